@@ -1,0 +1,1 @@
+"""What every skillq process shares: messages, topology, transports and the client."""

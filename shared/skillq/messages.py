@@ -1,0 +1,464 @@
+"""Every message that crosses a process boundary, and the words they share.
+
+One frozen model per message, discriminated by `type`. Services are deployed separately, so a reader
+ignores fields it does not know; it refuses a version it does not know (`decode`). Times are seconds
+since the epoch (UTC), lengths of time are seconds.
+"""
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from enum import StrEnum
+from graphlib import CycleError, TopologicalSorter
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from skillq.errors import MalformedMessage, UsageError
+
+SCHEMA_VERSION: Final = 1
+MAX_PAYLOAD_BYTES = 256 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_NAME = 63
+DEFAULT_RUN = "default"
+DEFAULT_TYPE = "task"
+
+MIN_LEVEL, MAX_LEVEL = 1, 10
+RESERVED_NAMES = frozenset({"all"})  # the key `stop.all` is everybody's
+
+
+class TaskStatus(StrEnum):
+    """Where a task is. The moves between them are in `skillq_manager.core.lifecycle`."""
+
+    BLOCKED = "blocked"  # waits for tasks it depends on
+    READY = "ready"  # waits for a worker
+    ASSIGNED = "assigned"  # a worker was told to do it
+    RUNNING = "running"  # that worker has begun
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the work said no
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    DEAD_LETTERED = "dead_lettered"  # we gave up: attempts lost, undeliverable, poison
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset(
+    {
+        TaskStatus.SUCCEEDED,
+        TaskStatus.FAILED,
+        TaskStatus.TIMED_OUT,
+        TaskStatus.CANCELLED,
+        TaskStatus.DEAD_LETTERED,
+    }
+)
+
+
+class Outcome(StrEnum):
+    """How one attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    REFUSED = "refused"  # the worker has no handler for the type; not counted against the task
+    RETURNED = "returned"  # it never began: handed back, or its message came back; not counted
+    LOST = "lost"  # its worker went away
+    CANCELLED = "cancelled"
+
+
+def slug(written: str) -> str:
+    """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
+
+    Raises:
+        ValueError: nothing is left of it, it is longer than 63 characters, or it is reserved.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", written.lower()).strip("-")
+    if not name:
+        raise ValueError(f"{written!r} has no letter a-z or digit to make a name from")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"{written!r} is longer than {MAX_NAME} characters")
+    if name in RESERVED_NAMES:
+        raise ValueError(f"{written!r} is reserved: choose another name")
+    return name
+
+
+def _plain(written: object) -> object:
+    """Ids and labels may be written as numbers: `id: 1`."""
+    if isinstance(written, int) and not isinstance(written, bool):
+        return str(written)
+    return written
+
+
+def _sluggable(written: str) -> str:
+    slug(written)
+    return written
+
+
+def _fits(value: Any) -> Any:
+    if (
+        value
+        and (size := len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()))
+        > MAX_PAYLOAD_BYTES
+    ):
+        raise ValueError(
+            f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: pass a reference instead"
+        )
+    return value
+
+
+def _seconds(written: object) -> object:
+    """A length of time: a number of seconds, or a number with a unit, as `30s`, `5m`, `2h`."""
+    if isinstance(written, str) and (
+        found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", written)
+    ):
+        return (
+            float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
+        )
+    return written
+
+
+def _unique(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+Level = Annotated[int, Field(ge=MIN_LEVEL, le=MAX_LEVEL)]
+Title = Annotated[
+    str, BeforeValidator(_plain), Field(min_length=1, max_length=120), AfterValidator(_sluggable)
+]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+TaskId = Annotated[
+    str, BeforeValidator(_plain), Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$")
+]
+Label = Annotated[
+    str, BeforeValidator(_plain), Field(min_length=1, max_length=63), AfterValidator(_sluggable)
+]
+Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
+Output = Annotated[JsonValue, AfterValidator(_fits)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+# --- tasks -----------------------------------------------------------------------------------
+
+
+class Task(Wire):
+    """One unit of work, as a user describes it."""
+
+    id: TaskId
+    difficulty: Level
+    description: Annotated[str, Field(max_length=2000)] = ""
+    type: Label = DEFAULT_TYPE
+    priority: Annotated[int, Field(ge=1, le=100)] = 1
+    requires: Labels = ()
+    depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_unique)] = ()
+    payload: Payload = {}
+    timeout: Seconds | None = None
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+
+
+def check_tasks(tasks: Iterable[Task]) -> None:
+    """Refuse tasks that can never all be done.
+
+    Raises:
+        UsageError: two tasks have one id, or their dependencies go in a circle.
+    """
+    graph: dict[str, tuple[str, ...]] = {}
+    for task in tasks:
+        if task.id in graph:
+            raise UsageError(f"task {task.id}: two tasks have this id; give each its own")
+        graph[task.id] = task.depends_on
+    try:
+        TopologicalSorter({id: after for id, after in graph.items() if after}).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        raise UsageError(
+            f"task {error.args[1][0]}: depends on itself ({circle}); break the cycle"
+        ) from error
+
+
+class AttemptRef(Wire):
+    """One attempt; its number is the fencing token."""
+
+    run: Name
+    id: TaskId
+    attempt: int
+
+
+# --- client → manager ------------------------------------------------------------------------
+
+
+class Submission(Wire):
+    """Tasks to be done, accepted or refused as a whole."""
+
+    type: Literal["submission"] = "submission"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: str
+    run: Name
+    run_title: Title
+    tasks: tuple[Task, ...]
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        try:
+            check_tasks(self.tasks)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+# --- worker → manager ------------------------------------------------------------------------
+
+
+class WorkerProfile(Wire):
+    """Who a worker is and what it can do; `types` is None when it takes any type."""
+
+    name: Name
+    title: Title
+    incarnation: str
+    skill: Level
+    specialties: Labels = ()
+    types: tuple[Label, ...] | None = None
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+
+
+class Connect(Wire):
+    """A worker is there. `ready` says that it consumes its queue; until then it asks for the queue."""
+
+    type: Literal["connect"] = "connect"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: WorkerProfile
+    ready: bool = True
+
+
+class Disconnect(Wire):
+    """A worker leaves and hands back what it did not finish."""
+
+    type: Literal["disconnect"] = "disconnect"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    reason: str = ""
+
+
+class Heartbeat(Wire):
+    """A worker's sign of life: all that a manager which has just started must know of it."""
+
+    type: Literal["heartbeat"] = "heartbeat"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: WorkerProfile
+    holds: tuple[AttemptRef, ...] = ()  # accepted, and its result not yet confirmed
+    free_slots: int = 0
+    draining: bool = False
+
+
+class TaskResult(AttemptRef):
+    """How one attempt ended."""
+
+    outcome: Outcome
+    output: Output = None
+    error: str | None = None
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+class TaskResults(Wire):
+    type: Literal["result"] = "result"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    results: tuple[TaskResult, ...]
+
+
+class ProgressItem(AttemptRef):
+    """An attempt has begun (no fraction), or has come so far."""
+
+    at: float
+    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
+    note: str | None = None
+
+
+class Progress(Wire):
+    type: Literal["progress"] = "progress"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    items: tuple[ProgressItem, ...]
+
+
+# --- manager → worker ------------------------------------------------------------------------
+
+
+class TaskAssignment(AttemptRef):
+    """One attempt to make. `dependencies` holds the outputs of the tasks it depends on, by id."""
+
+    task_type: Label
+    description: str = ""
+    difficulty: Level
+    priority: int = 1
+    payload: dict[str, JsonValue] = {}
+    dependencies: dict[str, JsonValue] = {}
+    timeout: float | None = None
+
+
+class Assignments(Wire):
+    type: Literal["assignment"] = "assignment"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    tasks: tuple[TaskAssignment, ...]
+
+
+class Cancel(Wire):
+    """Give these attempts up; their results will not be counted."""
+
+    type: Literal["cancel"] = "cancel"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    attempts: tuple[AttemptRef, ...]
+    reason: str = ""
+
+
+class Stop(Wire):
+    """Leave: after what is running (`drain`), or at once (`now`)."""
+
+    type: Literal["stop"] = "stop"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    mode: Literal["drain", "now"] = "drain"
+    reason: str = ""
+
+
+# --- manager → anyone ------------------------------------------------------------------------
+
+
+class TaskEvent(Wire):
+    id: TaskId
+    status: TaskStatus
+    attempt: int
+    at: float
+    worker: str | None = None  # as its user wrote it
+    reason: str | None = None
+    output: JsonValue = None
+
+
+class TaskEvents(Wire):
+    type: Literal["task_events"] = "task_events"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: Name
+    task_type: Label
+    events: tuple[TaskEvent, ...]
+
+
+class WorkerEventKind(StrEnum):
+    CONNECTED = "connected"
+    DISCONNECTED = "disconnected"
+    SUSPECT = "suspect"  # its heartbeats are late: no new work
+    LOST = "lost"
+
+
+class WorkerEvent(Wire):
+    type: Literal["worker_event"] = "worker_event"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    title: str
+    incarnation: str
+    event: WorkerEventKind
+    at: float
+    reason: str = ""
+
+
+class RunStatus(StrEnum):
+    ACCEPTED = "accepted"
+    REFUSED = "refused"
+    COMPLETED = "completed"
+
+
+class RunEvent(Wire):
+    """A submission was taken or refused, or all tasks of a run have ended (`counts` by status)."""
+
+    type: Literal["run_event"] = "run_event"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    run: Name
+    title: str
+    status: RunStatus
+    at: float
+    submission_id: str | None = None
+    accepted: int = 0
+    known: int = 0  # submitted before, the same
+    reason: str | None = None
+    counts: dict[TaskStatus, int] = {}
+
+
+class Probe(Wire):
+    """The manager's message to itself: proof that its consumers live."""
+
+    type: Literal["probe"] = "probe"
+    schema_version: Literal[1] = SCHEMA_VERSION
+
+
+Message = (
+    Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress
+    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Probe
+)  # fmt: skip
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+
+
+def encode(message: Message) -> bytes:
+    return message.__pydantic_serializer__.to_json(message)
+
+
+def decode(body: bytes) -> Message:
+    """Read a message.
+
+    Raises:
+        MalformedMessage: with one line that says what is wrong with the body.
+    """
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise MalformedMessage(
+            f"a message of {len(body)} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
+        )
+    try:
+        return _MESSAGE.validate_json(body)
+    except ValidationError as error:
+        raise MalformedMessage(_complaint(body, error)) from error
+
+
+def _complaint(body: bytes, error: ValidationError) -> str:
+    try:
+        version = json.loads(body).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError, RecursionError):
+        return "not a JSON object"
+    if version != SCHEMA_VERSION:
+        return f"schema_version {version!r} is unknown; this release reads {SCHEMA_VERSION}"
+    return explain(error)
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation error, in one line: where, what, and the value."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    what = first["msg"].removeprefix("Value error, ")
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] in {"missing", "extra_forbidden"} or not where:
+        return f"{where}: {what}{more}" if where else f"{what}{more}"
+    return f"{where}: {what}, not {shorten(repr(first['input']), 60)}{more}"
+
+
+def shorten(text: str, width: int) -> str:
+    return text if len(text) <= width else text[: width - 1] + "…"

@@ -1,0 +1,137 @@
+"""Every exchange, queue and binding of skillq, declared once, as data.
+
+| exchange (topic, durable) | routing keys | bound queue |
+|---|---|---|
+| `skillq.submissions` client → manager | `submit.<client>` | `skillq.manager.submissions` |
+| `skillq.reports` worker → manager | `connect` `disconnect` `result` `progress` `.<w>` | `skillq.manager.reports` |
+| | `heartbeat.<w>` | `skillq.manager.heartbeats` |
+| `skillq.commands` manager → worker | `assignment.<w>` `cancel.<w>` `stop.<w>` `stop.all` | `skillq.worker.<w>` |
+| `skillq.events` manager → anyone | `task.<run>.<type>.<status>` `worker.<w>.<event>` `run.<run>.<status>` | whoever binds |
+| `skillq.dead-letters` | the queue it came from | `skillq.dead-letters` |
+"""
+
+from dataclasses import dataclass, field
+
+SUBMISSIONS = "skillq.submissions"
+REPORTS = "skillq.reports"
+COMMANDS = "skillq.commands"
+EVENTS = "skillq.events"
+DEAD_LETTERS = "skillq.dead-letters"  # the exchange and its queue
+
+MANAGER_SUBMISSIONS = "skillq.manager.submissions"
+MANAGER_REPORTS = "skillq.manager.reports"
+MANAGER_HEARTBEATS = "skillq.manager.heartbeats"
+
+HEARTBEAT_SECONDS = 5.0
+WORKER_QUEUE_EXPIRES_SECONDS = 600.0
+
+# A broker restart counts as a delivery: so high that it never parks good messages.
+_DELIVERY_LIMIT = 1_000_000
+
+Argument = str | int | bool
+
+
+@dataclass(frozen=True, slots=True)
+class Queue:
+    """A durable queue; `arguments` as RabbitMQ's documentation names them."""
+
+    name: str
+    arguments: dict[str, Argument] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Binding:
+    exchange: str
+    key: str
+    queue: str
+
+
+@dataclass(frozen=True, slots=True)
+class Topology:
+    """What one declaration asks for: durable topic exchanges, then queues, then bindings."""
+
+    exchanges: tuple[str, ...] = ()
+    queues: tuple[Queue, ...] = ()
+    bindings: tuple[Binding, ...] = ()
+
+
+def _quorum(name: str) -> Queue:
+    return Queue(
+        name,
+        {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": _DELIVERY_LIMIT,
+            "x-dead-letter-exchange": DEAD_LETTERS,
+            "x-dead-letter-routing-key": name,
+        },
+    )
+
+
+MANAGER = Topology(
+    exchanges=(SUBMISSIONS, REPORTS, COMMANDS, EVENTS, DEAD_LETTERS),
+    queues=(
+        _quorum(MANAGER_SUBMISSIONS),
+        _quorum(MANAGER_REPORTS),
+        Queue(
+            MANAGER_HEARTBEATS,
+            {
+                "x-queue-type": "classic",
+                "x-max-length": 10_000,
+                "x-overflow": "drop-head",
+                "x-message-ttl": int(2 * HEARTBEAT_SECONDS * 1000),
+            },
+        ),
+        Queue(DEAD_LETTERS, {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}),
+    ),
+    bindings=(
+        Binding(SUBMISSIONS, "submit.*", MANAGER_SUBMISSIONS),
+        Binding(REPORTS, "connect.*", MANAGER_REPORTS),
+        Binding(REPORTS, "disconnect.*", MANAGER_REPORTS),
+        Binding(REPORTS, "result.*", MANAGER_REPORTS),
+        Binding(REPORTS, "progress.*", MANAGER_REPORTS),
+        Binding(REPORTS, "heartbeat.*", MANAGER_HEARTBEATS),
+        Binding(DEAD_LETTERS, "#", DEAD_LETTERS),
+    ),
+)
+
+
+def worker_queue(worker: str) -> str:
+    return f"skillq.worker.{worker}"
+
+
+def worker_topology(worker: str) -> Topology:
+    """The queue of one worker, which the manager declares when that worker connects."""
+    queue = worker_queue(worker)
+    return Topology(
+        queues=(
+            Queue(
+                queue,
+                {
+                    "x-queue-type": "classic",
+                    "x-expires": int(WORKER_QUEUE_EXPIRES_SECONDS * 1000),
+                    "x-dead-letter-exchange": DEAD_LETTERS,
+                    "x-dead-letter-routing-key": queue,
+                },
+            ),
+        ),
+        bindings=(
+            Binding(COMMANDS, f"assignment.{worker}", queue),
+            Binding(COMMANDS, f"cancel.{worker}", queue),
+            Binding(COMMANDS, f"stop.{worker}", queue),
+            Binding(COMMANDS, "stop.all", queue),
+        ),
+    )
+
+
+def key_matches(pattern: str, key: str) -> bool:
+    """Whether a topic binding key takes a routing key: `*` is one word, `#` is any number of them."""
+    return _match(pattern.split("."), key.split("."))
+
+
+def _match(pattern: list[str], words: list[str]) -> bool:
+    if not pattern:
+        return not words
+    first, rest = pattern[0], pattern[1:]
+    if first == "#":
+        return any(_match(rest, words[i:]) for i in range(len(words) + 1))
+    return bool(words) and first in {"*", words[0]} and _match(rest, words[1:])

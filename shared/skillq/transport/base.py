@@ -1,0 +1,153 @@
+"""The port to the broker. One contract suite holds both implementations to it: `tests/contract/test_transport.py`.
+
+Semantics are RabbitMQ's: a message goes to every queue with a matching binding; a queue hands each
+message to one consumer, at most `prefetch` unacknowledged at a time; what is not acknowledged when
+its consumer, channel or process goes away is delivered again with `redelivered` set.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import Protocol, Self
+from uuid import uuid4
+
+from skillq.messages import SCHEMA_VERSION, Message, encode
+from skillq.topology import DEAD_LETTERS, Topology
+
+REASON_HEADER = "x-skillq-reason"
+QUEUE_HEADER = "x-skillq-queue"
+
+HeaderValue = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message on its way out: the body and what goes into its AMQP properties."""
+
+    body: bytes
+    type: str
+    headers: Mapping[str, HeaderValue] = field(
+        default_factory=lambda: {"schema_version": SCHEMA_VERSION}
+    )
+    message_id: str = field(default_factory=lambda: uuid4().hex)
+    persistent: bool = True
+
+    @classmethod
+    def of(cls, message: Message, *, persistent: bool = True) -> Self:
+        return cls(encode(message), message.type, persistent=persistent)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Delivery:
+    """One handing-over of a message to this process. `token` is the transport's own."""
+
+    body: bytes
+    type: str
+    queue: str
+    exchange: str
+    routing_key: str
+    redelivered: bool
+    headers: Mapping[str, object]
+    message_id: str
+    app_id: str
+    token: object
+
+
+class Consumer(Protocol):
+    """Takes deliveries from one queue, on a channel of its own."""
+
+    async def batch(self) -> list[Delivery]:
+        """Wait for a delivery; return it with all others that have arrived, in order.
+
+        Raises:
+            TransportError: this consumer was closed.
+        """
+        ...
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge; as one `multiple` acknowledgement where that says the same.
+
+        A delivery from before a reconnect is passed over: the broker delivers it again.
+        """
+        ...
+
+    async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
+        """Give one back to its queue, or (`requeue=False`) to the queue's dead-letter exchange."""
+        ...
+
+    async def close(self) -> None:
+        """Stop consuming. What is unacknowledged goes back to the queue."""
+        ...
+
+
+class Transport(Protocol):
+    """A process's way to the broker: an async context manager, open between enter and exit."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    @property
+    def connected(self) -> bool:
+        """Whether the broker can be reached now, for publishing and for consuming."""
+        ...
+
+    async def declare(self, topology: Topology) -> None:
+        """Declare durable topic exchanges, durable queues and bindings; the same again is a no-op.
+
+        Raises:
+            UsageError: something is there with other arguments; the message names it.
+            TransportError: the broker could not be asked; repeat it.
+        """
+        ...
+
+    async def publish(
+        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
+    ) -> None:
+        """Publish and wait for the broker's confirm. Concurrent calls are pipelined, in order.
+
+        Raises:
+            Unroutable: mandatory, and no queue is bound for the key.
+            TransportError: not confirmed; it may have arrived all the same.
+        """
+        ...
+
+    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> Consumer:
+        """Consume a queue that exists. The consumer survives reconnects and broker restarts.
+
+        Raises:
+            QueueNotFound: there is no such queue.
+            QueueInUse: somebody consumes it exclusively, or it has a consumer and `exclusive` is asked for.
+            TransportError: the broker could not be asked; repeat it.
+        """
+        ...
+
+    async def subscribe(self, exchange: str, keys: Sequence[str]) -> Consumer:
+        """Consume what is published from now on under these binding keys, from a queue of one's own.
+
+        The queue goes when the consumer does; after a reconnect it is made anew, so that messages
+        published in between are missed.
+        """
+        ...
+
+
+async def park(transport: Transport, consumer: Consumer, delivery: Delivery, reason: str) -> None:
+    """Move a delivery that cannot be handled to `skillq.dead-letters`, with the reason in a header.
+
+    Raises:
+        TransportError: the broker did not confirm the copy; the delivery stays unacknowledged.
+    """
+    headers = {k: v for k, v in delivery.headers.items() if isinstance(v, str | int)}
+    copy = Outgoing(
+        delivery.body,
+        delivery.type,
+        headers | {REASON_HEADER: reason, QUEUE_HEADER: delivery.queue},
+        delivery.message_id or uuid4().hex,
+    )
+    await transport.publish(DEAD_LETTERS, delivery.queue, copy)
+    await consumer.ack([delivery])
