@@ -10,6 +10,7 @@ import re
 from collections.abc import Iterable, Sequence
 from enum import StrEnum
 from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
 from typing import Annotated, Any, Final, Literal, Self
 
 from pydantic import (
@@ -171,6 +172,11 @@ class Task(Wire):
     timeout: Seconds | None = None
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
 
+    def fingerprint(self) -> int:
+        """A number of 63 bits that stands for this definition."""
+        digest = blake2b(self.__pydantic_serializer__.to_json(self), digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
 
 def check_tasks(tasks: Iterable[Task]) -> None:
     """Refuse tasks that can never all be done.
@@ -211,7 +217,7 @@ class Submission(Wire):
     submission_id: str
     run: Name
     run_title: Title
-    tasks: tuple[Task, ...]
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
@@ -286,11 +292,9 @@ class TaskResults(Wire):
 
 
 class ProgressItem(AttemptRef):
-    """An attempt has begun (no fraction), or has come so far."""
+    """An attempt has begun."""
 
     at: float
-    fraction: Annotated[float, Field(ge=0, le=1)] | None = None
-    note: str | None = None
 
 
 class Progress(Wire):
@@ -311,6 +315,7 @@ class TaskAssignment(AttemptRef):
     description: str = ""
     difficulty: Level
     priority: int = 1
+    requires: Labels = ()
     payload: dict[str, JsonValue] = {}
     dependencies: dict[str, JsonValue] = {}
     timeout: float | None = None

@@ -1,0 +1,1 @@
+"""The manager: takes submissions, decides who does what, counts every task once."""

@@ -1,0 +1,1 @@
+"""The manager's decisions. Pure: no await, no clock, no log, no random; time and chance are arguments."""

@@ -1,0 +1,155 @@
+"""The workers that are there: joining, heard of, silent, gone."""
+
+from itertools import count
+
+from skillq.messages import (
+    AttemptRef,
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Outcome,
+    WorkerEventKind,
+    WorkerProfile,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.core.leases import LeasePolicy, Verdict, judge
+from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.ready import Board
+from skillq_manager.core.tasks import Tasks
+from skillq_manager.core.turn import Turn
+
+
+class Fleet:
+    def __init__(self, turn: Turn, board: Board, tasks: Tasks, policy: LeasePolicy) -> None:
+        self._turn = turn
+        self._board = board
+        self._tasks = tasks
+        self._policy = policy
+        self._joined = count(1)
+        self._departed: dict[str, str] = {}  # by name, the incarnation that said goodbye
+        self.next_sweep = 0.0
+        self.workers: dict[str, WorkerEntry] = {}
+
+    def connect(self, event: Connect) -> None:
+        if event.ready:
+            self._hear(event.worker, replace=True)
+
+    def heartbeat(self, event: Heartbeat) -> None:
+        """Renew the lease; compare what the worker holds with what it should, and send the difference."""
+        # Heartbeats have a queue of their own: one of a dead namesake may come after its heir's Connect.
+        worker = self._hear(event.worker, replace=False)
+        if worker is None:
+            return
+        if worker.draining != event.draining:
+            worker.draining = event.draining
+            self._board.freed(worker)
+        self._abort_strangers(worker, event.holds)
+        self._resend_missing(worker, event.holds)
+
+    def disconnect(self, event: Disconnect) -> None:
+        """A worker leaves; what it still holds is handed back, and no attempt is held against the task."""
+        self._departed[event.worker] = event.incarnation
+        worker = self.current(event.worker, event.incarnation)
+        if worker is not None:
+            self._part(worker, WorkerEventKind.DISCONNECTED, Outcome.RETURNED, event.reason)
+
+    def returned(self, event: c.Returned) -> None:
+        """Assignments came back: no new work for that worker until it is heard of again."""
+        worker = self.current(event.worker, event.incarnation)
+        if worker is None:
+            return
+        worker.suspect = True
+        for ref in event.attempts:
+            task = self._tasks.live.get((ref.run, ref.id))
+            if task is not None and task.worker is worker and task.attempt == ref.attempt:
+                self._tasks.end(
+                    task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
+                )
+
+    def refuse(self, worker: WorkerEntry, task_type: str) -> None:
+        """The worker has no handler for this type: it gets no more of them."""
+        self._board.leave(worker)
+        worker.skills = worker.skills._replace(refused=worker.skills.refused | {task_type})
+        self._board.join(worker)
+
+    def sweep(self) -> None:
+        """Judge the silence of every worker, once per `sweep_every`."""
+        if self._turn.now < self.next_sweep:
+            return
+        self.next_sweep = self._turn.now + self._policy.sweep_every
+        for worker in list(self.workers.values()):
+            verdict = judge(self._policy, worker.last_seen, self._turn.now)
+            if verdict is Verdict.DEAD:
+                reason = f"not heard of for {self._policy.dead_after:g} s"
+                self._part(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
+            elif verdict is Verdict.SUSPECT and not worker.suspect:
+                worker.suspect = True
+                self._tell(worker, WorkerEventKind.SUSPECT, "heartbeats are late")
+
+    def current(self, name: str, incarnation: str) -> WorkerEntry | None:
+        worker = self.workers.get(name)
+        return worker if worker is not None and worker.incarnation == incarnation else None
+
+    def _hear(self, profile: WorkerProfile, *, replace: bool) -> WorkerEntry | None:
+        """The entry of a worker that gives a sign of life, or None for a ghost's."""
+        if self._departed.get(profile.name) == profile.incarnation:
+            return None
+        worker = self.workers.get(profile.name)
+        if worker is None:
+            return self._join(profile)
+        if worker.incarnation != profile.incarnation:
+            if not replace:
+                return None
+            self._part(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was started anew")
+            return self._join(profile)
+        worker.last_seen = self._turn.now
+        if worker.profile != profile:
+            self._board.leave(worker)
+            worker.profile, worker.skills = profile, Skills.of(profile)
+            self._board.join(worker)
+        if worker.suspect:
+            worker.suspect = False
+            self._board.freed(worker)
+            self._tell(worker, WorkerEventKind.CONNECTED, "heard of again")
+        return worker
+
+    def _join(self, profile: WorkerProfile) -> WorkerEntry:
+        worker = WorkerEntry(profile, Skills.of(profile), next(self._joined), self._turn.now)
+        self.workers[profile.name] = worker
+        self._departed.pop(profile.name, None)
+        self._board.join(worker)
+        self._tell(worker, WorkerEventKind.CONNECTED, "")
+        return worker
+
+    def _part(
+        self, worker: WorkerEntry, event: WorkerEventKind, outcome: Outcome, reason: str
+    ) -> None:
+        del self.workers[worker.name]
+        self._board.leave(worker)
+        self._tell(worker, event, reason)
+        for task in list(worker.holds.values()):
+            self._tasks.end(
+                task, worker, outcome, reason=f"worker {worker.profile.title}: {reason or event}"
+            )
+
+    def _abort_strangers(self, worker: WorkerEntry, held: tuple[AttemptRef, ...]) -> None:
+        strangers = tuple(ref for ref in held if not self._is_held(worker, ref))
+        if strangers:
+            self._turn.out.append(c.Abort(worker.profile, strangers))
+
+    def _is_held(self, worker: WorkerEntry, ref: AttemptRef) -> bool:
+        task = worker.holds.get((ref.run, ref.id))
+        return task is not None and task.attempt == ref.attempt
+
+    def _resend_missing(self, worker: WorkerEntry, held: tuple[AttemptRef, ...]) -> None:
+        there = {(ref.run, ref.id, ref.attempt) for ref in held}
+        for task in worker.holds.values():
+            if (*task.key, task.attempt) not in there and self._is_overdue(task):
+                task.assigned_at = self._turn.now
+                self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
+
+    def _is_overdue(self, task: TaskEntry) -> bool:
+        return self._turn.now - task.assigned_at >= self._policy.resend_after
+
+    def _tell(self, worker: WorkerEntry, event: WorkerEventKind, reason: str) -> None:
+        self._turn.out.append(c.SaveWorker(worker.profile, event, reason, self._turn.now))

@@ -1,0 +1,87 @@
+"""Who can do what, and who should: pure rules that `ready.Board` applies.
+
+Best fit gives a task to the free eligible worker with the smallest surplus, and takes the most urgent,
+then the hardest task first: list scheduling under grade-of-service eligibility (Hwang, Chang and Lee,
+"Parallel machine scheduling under a grade of service provision", 2004).
+"""
+
+from typing import Protocol
+
+from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
+
+SPECIALTY_BONUS = 2
+
+Order = tuple[float | int | str, ...]
+
+
+def effective_skill(skills: Skills, task_type: str) -> int:
+    """Skill level, +2 where the task's type is among the specialties."""
+    return skills.skill + (SPECIALTY_BONUS if task_type in skills.specialties else 0)
+
+
+def handles(skills: Skills, task_type: str) -> bool:
+    if task_type in skills.refused:
+        return False
+    return skills.types is None or task_type in skills.types
+
+
+def is_able(skills: Skills, need: Need) -> bool:
+    return (
+        handles(skills, need.type)
+        and need.requires <= skills.specialties
+        and effective_skill(skills, need.type) >= need.difficulty
+    )
+
+
+class Policy(Protocol):
+    """Smaller comes first, in all three orders."""
+
+    def can(self, skills: Skills, need: Need) -> bool:
+        """Whether workers with these skills may be given tasks with this need."""
+        ...
+
+    def rank(self, task: TaskEntry) -> Order:
+        """Which task goes first."""
+        ...
+
+    def fit(self, skills: Skills, need: Need) -> Order:
+        """Which skills suit a need best."""
+        ...
+
+    def turn(self, worker: WorkerEntry) -> Order:
+        """Which of the workers that suit equally well."""
+        ...
+
+
+class BestFit:
+    """The least-skilled worker that can do it; urgent, then hard tasks first."""
+
+    def can(self, skills: Skills, need: Need) -> bool:
+        return is_able(skills, need)
+
+    def rank(self, task: TaskEntry) -> Order:
+        return (-task.priority, -task.need.difficulty, task.seq)
+
+    def fit(self, skills: Skills, need: Need) -> Order:
+        surplus = effective_skill(skills, need.type) - need.difficulty
+        spare = len(skills.specialties - need.requires - {need.type})
+        return (surplus, spare)
+
+    def turn(self, worker: WorkerEntry) -> Order:
+        return (len(worker.holds) / worker.profile.slots, worker.name)
+
+
+class Arrival:
+    """The tutorial's pairing: first task to first worker, able or not."""
+
+    def can(self, skills: Skills, need: Need) -> bool:
+        return handles(skills, need.type)
+
+    def rank(self, task: TaskEntry) -> Order:
+        return (task.seq,)
+
+    def fit(self, skills: Skills, need: Need) -> Order:
+        return ()
+
+    def turn(self, worker: WorkerEntry) -> Order:
+        return (worker.joined,)

@@ -1,0 +1,53 @@
+"""Whether a task whose attempt did not succeed is tried again, and when."""
+
+from dataclasses import dataclass
+
+from skillq.messages import Outcome, TaskStatus
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """Back-off doubles from `base` to `cap` seconds, with full jitter.
+
+    Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+
+    base: float = 2.0
+    cap: float = 300.0
+    max_losses: int = 3  # a task that kills its workers must not kill the fleet
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What becomes of the task; `delay` in seconds, when it is ready again."""
+
+    status: TaskStatus
+    delay: float = 0.0
+
+
+_GIVEN_UP = {Outcome.FAILED: TaskStatus.FAILED, Outcome.TIMED_OUT: TaskStatus.TIMED_OUT}
+
+
+def decide(
+    policy: RetryPolicy,
+    outcome: Outcome,
+    *,
+    failures: int,
+    losses: int,
+    max_attempts: int,
+    chance: float,
+) -> Verdict:
+    """Decide after an attempt that did not succeed.
+
+    `failures` and `losses` count this attempt; `chance` is a random number in [0, 1).
+    """
+    if outcome is Outcome.LOST:
+        given_up = losses >= policy.max_losses
+        return Verdict(TaskStatus.DEAD_LETTERED if given_up else TaskStatus.READY)
+    if outcome not in _GIVEN_UP:
+        return Verdict(TaskStatus.READY)
+    if failures >= max_attempts:
+        return Verdict(_GIVEN_UP[outcome])
+    return Verdict(
+        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures, 64)) * chance
+    )

@@ -1,0 +1,153 @@
+"""The manager's state and the one method that changes it: events in, commands out.
+
+It remembers only tasks that have not ended and workers that are there; what has ended is in the store.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from skillq.messages import (
+    AttemptRef,
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Outcome,
+    Progress,
+    TaskResults,
+    TaskStatus,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.core.fleet import Fleet
+from skillq_manager.core.leases import LeasePolicy
+from skillq_manager.core.matching import Policy, effective_skill, handles
+from skillq_manager.core.model import Need, TaskEntry, TaskKey
+from skillq_manager.core.ready import Board
+from skillq_manager.core.retry import RetryPolicy, Verdict
+from skillq_manager.core.tasks import Tasks
+from skillq_manager.core.turn import Turn
+
+
+class State:
+    """`chance` returns random numbers in [0, 1), for the jitter of retries."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        *,
+        chance: Callable[[], float],
+        expected_workers: int = 0,
+        leases: LeasePolicy | None = None,
+        retries: RetryPolicy | None = None,
+    ) -> None:
+        self._turn = Turn()
+        self.board = Board(policy)
+        self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
+        self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
+        self._expected_workers = expected_workers
+        self._handlers: dict[type, Callable[[Any], None]] = {
+            c.Submitted: self.tasks.submit,
+            Connect: self.fleet.connect,
+            Heartbeat: self.fleet.heartbeat,
+            Disconnect: self.fleet.disconnect,
+            c.Returned: self.fleet.returned,
+            TaskResults: self._results,
+            Progress: self._progress,
+            c.Undeliverable: self._undeliverable,
+        }
+
+    def handle(self, events: Iterable[c.Event], now: float) -> list[c.Command]:
+        """Take in what has happened up to `now` (seconds, never going back), and decide what is to be done."""
+        self._turn.begin(now)
+        for event in events:
+            self._handlers[type(event)](event)
+        self.fleet.sweep()
+        self.tasks.due()
+        self._match()
+        self._turn.out.extend(
+            c.CompleteRun(run, now) for run in self._turn.runs if run not in self.tasks.open
+        )
+        return self._turn.out
+
+    def next_deadline(self) -> float | None:
+        """When `handle` has something to do even if nothing happens."""
+        due = [self.tasks.timers[0][0]] if self.tasks.timers else []
+        if self.fleet.workers:
+            due.append(self.fleet.next_sweep)
+        return min(due, default=None)
+
+    @property
+    def is_idle(self) -> bool:
+        """No task is left that has not ended."""
+        return not self.tasks.live
+
+    def _match(self) -> None:
+        if len(self.fleet.workers) < self._expected_workers:
+            return
+        self._expected_workers = 0  # from now on they may come and go
+        while (match := self.board.next_match()) is not None:
+            self.tasks.assign(*match)
+
+    def _results(self, event: TaskResults) -> None:
+        for result in event.results:
+            task = self._current(result, event.worker, event.incarnation)
+            if task is None or task.worker is None:
+                self._turn.out.append(c.Stale(result, event.worker, event.incarnation))
+                continue
+            if result.outcome is Outcome.REFUSED:
+                self.fleet.refuse(task.worker, task.need.type)
+            self.tasks.end(task, task.worker, result.outcome, reason=result.error, result=result)
+
+    def _progress(self, event: Progress) -> None:
+        for item in event.items:
+            task = self._current(item, event.worker, event.incarnation)
+            if task is not None and task.worker is not None:
+                self.tasks.start(task, task.worker, item.at)
+
+    def _undeliverable(self, event: c.Undeliverable) -> None:
+        task = self.tasks.live.get((event.attempt.run, event.attempt.id))
+        if task is not None and task.worker is not None and task.attempt == event.attempt.attempt:
+            given_up = Verdict(TaskStatus.DEAD_LETTERED)
+            self.tasks.end(
+                task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=given_up
+            )
+
+    def _current(self, ref: AttemptRef, worker: str, incarnation: str) -> TaskEntry | None:
+        """The task, if this is its current attempt, by this start of this worker."""
+        task = self.tasks.live.get((ref.run, ref.id))
+        if task is None or task.worker is None or task.attempt != ref.attempt:
+            return None
+        return task if task.worker is self.fleet.current(worker, incarnation) else None
+
+    # --- why a task waits
+
+    def reason(self, key: TaskKey, now: float) -> str | None:
+        """Why a task that has not ended is where it is, in a sentence; None for one that has."""
+        task = self.tasks.live.get(key)
+        if task is None:
+            return None
+        if task.worker is not None:
+            return f"attempt {task.attempt} is with {task.worker.profile.title}"
+        if task.status is TaskStatus.BLOCKED:
+            return f"waits for {task.waits_for} of the tasks it depends on"
+        if task.retry_at is not None:
+            return f"is tried again in {max(0.0, task.retry_at - now):.1f} s"
+        if self._expected_workers:
+            return f"waits for workers: {len(self.fleet.workers)} of {self._expected_workers} expected are there"
+        return self._why_unmatched(task.need)
+
+    def _why_unmatched(self, need: Need) -> str:
+        capable = sum(1 for _ in self.board.capable(need))
+        if capable:
+            return f"waits for a slot: {capable} of {len(self.fleet.workers)} workers can do it, none is free"
+        if not self.fleet.workers:
+            return "no worker is connected"
+        skilled = [w.skills for w in self.fleet.workers.values() if handles(w.skills, need.type)]
+        if not skilled:
+            return f"no connected worker handles the type {need.type!r}"
+        special = [s for s in skilled if need.requires <= s.specialties]
+        if not special:
+            return f"no connected worker has the specialties {', '.join(sorted(need.requires))}"
+        best = max(effective_skill(s, need.type) for s in special)
+        return (
+            f"no connected worker can do it: it needs skill {need.difficulty}, the best has {best}"
+        )

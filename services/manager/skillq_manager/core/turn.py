@@ -1,0 +1,22 @@
+"""What one call of `State.handle` shares among its parts."""
+
+from dataclasses import dataclass, field
+
+from skillq_manager.core.commands import Command, Known
+from skillq_manager.core.model import TaskKey
+
+
+@dataclass(slots=True)
+class Turn:
+    now: float = 0.0
+    out: list[Command] = field(default_factory=list)
+    runs: dict[str, None] = field(default_factory=dict)  # may have been completed; an ordered set
+    ended: dict[TaskKey, Known] = field(default_factory=dict)  # what the store cannot know yet
+    titles: dict[str, str] = field(default_factory=dict)  # of runs, likewise
+
+    def begin(self, now: float) -> None:
+        self.now = now
+        self.out = []
+        self.runs.clear()
+        self.ended.clear()
+        self.titles.clear()
