@@ -40,11 +40,14 @@ class _Class:
 class _Pool:
     """Workers with equal skills: the free ones, and the classes they may take from."""
 
-    __slots__ = ("classes", "entries", "free", "id", "members", "skills")
+    __slots__ = ("candidate", "classes", "entries", "free", "id", "members", "skills")
 
     def __init__(self, skills: Skills, id: int) -> None:
         self.id = id
         self.skills = skills
+        self.candidate: Order | None = (
+            None  # the one entry among the board's candidates that counts
+        )
         self.members: dict[str, WorkerEntry] = {}
         self.free: list[tuple[Order, int, WorkerEntry]] = []
         self.classes: list[tuple[Order, int, _Class]] = []  # a heap of heads
@@ -162,10 +165,12 @@ class Board:
         """
         while self._candidates:
             rank, _, pool = self._candidates[0]
-            best = pool.best()
+            best = pool.best() if pool.candidate == rank else None
             if best is None or pool.first_free(self._policy) is None:
                 heappop(self._candidates)
+                pool.candidate = None if pool.candidate == rank else pool.candidate
             elif best[0] != rank:
+                pool.candidate = best[0]
                 heapreplace(self._candidates, (best[0], pool.id, pool))
             else:
                 _, _, task = heappop(best[1].heap)
@@ -193,7 +198,10 @@ class Board:
 
     def _consider(self, pool: _Pool) -> None:
         best = pool.best()
-        if best is not None and pool.first_free(self._policy) is not None:
+        if best is None or pool.first_free(self._policy) is None:
+            return
+        if pool.candidate is None or best[0] < pool.candidate:
+            pool.candidate = best[0]
             heappush(self._candidates, (best[0], pool.id, pool))
 
     def _new_class(self, need: Need) -> _Class:
