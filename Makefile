@@ -1,0 +1,64 @@
+# Thin: a target is a command or two. `make demo` and `make test` are all that a fresh machine with
+# Python 3.11 or newer needs: they set up .venv from the hashed locks, and do it again only when those change.
+
+PYTHON ?= python3
+BIN := .venv/bin
+INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install
+LOCKED := --require-hashes --only-binary :all:
+EDITABLE := --no-deps --no-build-isolation --editable .
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links
+
+.PHONY: demo test lint format bench up down lock
+
+demo: .venv/.cli ## the tutorial, embedded: no broker
+	@$(BIN)/skillq demo
+
+test: .venv/.dev ## everything but the Compose story; ARGS goes to pytest
+	$(BIN)/coverage run -m pytest $(ARGS)
+	$(BIN)/coverage report --fail-under=90
+	$(BIN)/coverage report --fail-under=100 --include='services/manager/skillq_manager/core/*'
+
+lint: .venv/.dev
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: .venv/.dev
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+bench: .venv/.dev
+	$(BIN)/python -m benchmarks.core
+
+up: ## RabbitMQ, manager, three kinds of worker, the tutorial
+	docker compose up --build
+
+down:
+	docker compose down
+
+lock: .venv/.dev ## make the locks anew; ARGS=--upgrade for the newest of everything
+	$(LOCK) $(ARGS) pyproject.toml --all-extras --group dev -o requirements/dev.txt
+	for service in manager worker cli; do \
+	  $(LOCK) pyproject.toml --extra $$service -c requirements/dev.txt -o requirements/$$service.txt || exit 1; done
+	@# hatchling makes an editable install with editables
+	$(BIN)/python -c 'import tomllib; \
+	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "editables", sep="\n")' | \
+	  $(LOCK) - -c requirements/dev.txt -o requirements/build.txt
+
+.venv/.made:
+	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("skillq needs Python 3.11 or newer: make PYTHON=python3.13 …")'
+	$(PYTHON) -m venv .venv
+	touch $@
+
+.venv/.cli: pyproject.toml requirements/build.txt requirements/cli.txt | .venv/.made
+	$(INSTALL) $(LOCKED) -r requirements/build.txt -r requirements/cli.txt
+	$(INSTALL) $(EDITABLE)
+	touch $@
+
+# dev.txt holds the same releases of all that cli.txt holds, and more
+.venv/.dev: pyproject.toml requirements/build.txt requirements/dev.txt | .venv/.made
+	$(INSTALL) $(LOCKED) -r requirements/build.txt -r requirements/dev.txt
+	$(INSTALL) $(EDITABLE)
+	touch $@ .venv/.cli
