@@ -138,10 +138,15 @@ class _Link:
         try:
             yield channel
         finally:
-            await channel.close()
+            await _close(channel)
 
     async def close(self) -> None:
         await self._connection.close()
+
+
+async def _close(channel: AbstractChannel) -> None:
+    with suppress(TransportError), _translated("close"):
+        await channel.close()
 
 
 def _now() -> float:
@@ -225,7 +230,7 @@ class RabbitConsumer:
                 timeout=_RPC_SECONDS,
             )
         except BaseException:
-            await channel.close()
+            await _close(channel)
             raise
         return session
 
@@ -235,8 +240,7 @@ class RabbitConsumer:
             await session.over.wait()
             # The broker delivers these again.
             self._arrived.clear()
-            with suppress(*_DRIVER_ERRORS):
-                await session.channel.close()
+            await _close(session.channel)
             session = await self._begin_again()
 
     async def _begin_again(self) -> _Session:
@@ -298,8 +302,7 @@ class RabbitConsumer:
             await asyncio.wait([self._keeper])
         if self._session is not None:
             self._session.over.set()
-            with suppress(*_DRIVER_ERRORS):
-                await self._session.channel.close()
+            await _close(self._session.channel)
 
 
 def _delivery(session: _Session, tag: int, message: DeliveredMessage) -> Delivery:

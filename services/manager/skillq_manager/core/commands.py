@@ -70,6 +70,7 @@ class Answer(NamedTuple):
     accepted: int
     known: int
     reason: str | None
+    at: float
 
 
 class AddTask(NamedTuple):

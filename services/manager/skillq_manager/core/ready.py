@@ -101,7 +101,7 @@ class Board:
     """Matches ready tasks with free workers by a policy."""
 
     def __init__(self, policy: Policy) -> None:
-        self._policy = policy
+        self.policy = policy
         self._classes: dict[Need, _Class] = {}
         self._pools: dict[Skills, _Pool] = {}
         self._tickets = count(1)
@@ -116,7 +116,7 @@ class Board:
         cls = self._classes.get(task.need) or self._new_class(task.need)
         head = cls.head()
         task.ticket = next(self._tickets)
-        rank = self._policy.rank(task)
+        rank = self.policy.rank(task)
         heappush(cls.heap, (rank, task.ticket, task))
         self.waiting += 1
         if head is None or rank < head[0]:
@@ -153,7 +153,7 @@ class Board:
         """A worker's slots or availability have changed."""
         pool = self._pools.get(worker.skills)
         if pool is not None and worker.is_free:
-            pool.add_free(worker, self._policy.turn(worker))
+            pool.add_free(worker, self.policy.turn(worker))
             self._consider(pool)
 
     # --- matching
@@ -166,7 +166,7 @@ class Board:
         while self._candidates:
             rank, _, pool = self._candidates[0]
             best = pool.best() if pool.candidate == rank else None
-            if best is None or pool.first_free(self._policy) is None:
+            if best is None or pool.first_free(self.policy) is None:
                 heappop(self._candidates)
                 pool.candidate = None if pool.candidate == rank else pool.candidate
             elif best[0] != rank:
@@ -184,7 +184,7 @@ class Board:
         for fit, _, pool in cls.pools:
             if chosen_fit is not None and fit != chosen_fit:
                 break
-            first = pool.first_free(self._policy)
+            first = pool.first_free(self.policy)
             if first is not None and (chosen is None or first < chosen):
                 chosen, chosen_fit = first, fit
         assert chosen is not None, "a candidate pool had a free worker"  # noqa: S101 - an invariant
@@ -193,12 +193,12 @@ class Board:
     def capable(self, need: Need) -> Iterator[WorkerEntry]:
         """The workers that may be given tasks with this need, free or not."""
         for pool in self._pools.values():
-            if self._policy.can(pool.skills, need):
+            if self.policy.can(pool.skills, need):
                 yield from pool.members.values()
 
     def _consider(self, pool: _Pool) -> None:
         best = pool.best()
-        if best is None or pool.first_free(self._policy) is None:
+        if best is None or pool.first_free(self.policy) is None:
             return
         if pool.candidate is None or best[0] < pool.candidate:
             pool.candidate = best[0]
@@ -222,11 +222,11 @@ class Board:
         for cls in self._classes.values():
             self._connect(cls, pool)
             head = cls.head()
-            if head is not None and self._policy.can(skills, cls.need):
+            if head is not None and self.policy.can(skills, cls.need):
                 pool.offer(cls, head[0])
         return pool
 
     def _connect(self, cls: _Class, pool: _Pool) -> None:
-        if self._policy.can(pool.skills, cls.need):
-            cls.pools.append((self._policy.fit(pool.skills, cls.need), pool.id, pool))
+        if self.policy.can(pool.skills, cls.need):
+            cls.pools.append((self.policy.fit(pool.skills, cls.need), pool.id, pool))
             cls.pools.sort(key=lambda entry: entry[:2])

@@ -43,7 +43,7 @@ class State:
         self.board = Board(policy)
         self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
-        self._expected_workers = expected_workers
+        self.expected_workers = expected_workers
         self._handlers: dict[type, Callable[[Any], None]] = {
             c.Submitted: self.tasks.submit,
             Connect: self.fleet.connect,
@@ -81,9 +81,9 @@ class State:
         return not self.tasks.live
 
     def _match(self) -> None:
-        if len(self.fleet.workers) < self._expected_workers:
+        if len(self.fleet.workers) < self.expected_workers:
             return
-        self._expected_workers = 0  # from now on they may come and go
+        self.expected_workers = 0  # from now on they may come and go
         while (match := self.board.next_match()) is not None:
             self.tasks.assign(*match)
 
@@ -111,6 +111,10 @@ class State:
                 task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=given_up
             )
 
+    def is_current(self, ref: AttemptRef, worker: str, incarnation: str) -> bool:
+        """Whether this attempt is still this worker's."""
+        return self._current(ref, worker, incarnation) is not None
+
     def _current(self, ref: AttemptRef, worker: str, incarnation: str) -> TaskEntry | None:
         """The task, if this is its current attempt, by this start of this worker."""
         task = self.tasks.live.get((ref.run, ref.id))
@@ -131,8 +135,8 @@ class State:
             return f"waits for {task.waits_for} of the tasks it depends on"
         if task.retry_at is not None:
             return f"is tried again in {max(0.0, task.retry_at - now):.1f} s"
-        if self._expected_workers:
-            return f"waits for workers: {len(self.fleet.workers)} of {self._expected_workers} expected are there"
+        if self.expected_workers:
+            return f"waits for workers: {len(self.fleet.workers)} of {self.expected_workers} expected are there"
         return self._why_unmatched(task.need)
 
     def _why_unmatched(self, need: Need) -> str:

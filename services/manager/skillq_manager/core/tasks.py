@@ -38,13 +38,13 @@ class Tasks:
         submission = event.submission
         reason = self._refusal(event)
         if reason is not None:
-            self._turn.out.append(c.Answer(submission, 0, 0, reason))
+            self._turn.out.append(c.Answer(submission, 0, 0, reason, self._turn.now))
             return
         fresh = [
             t for t in submission.tasks if self._known((submission.run, t.id), event.known) is None
         ]
         known = len(submission.tasks) - len(fresh)
-        self._turn.out.append(c.Answer(submission, len(fresh), known, None))
+        self._turn.out.append(c.Answer(submission, len(fresh), known, None, self._turn.now))
         self._turn.runs[submission.run] = None
         self._turn.titles[submission.run] = submission.run_title
         entries = [self._enter(submission.run, task) for task in fresh]

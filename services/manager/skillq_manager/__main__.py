@@ -1,0 +1,79 @@
+"""The manager's process: the one place that knows which transport, store and clock it runs on."""
+
+import asyncio
+import random
+import signal
+import sys
+
+import structlog
+
+from skillq import logs
+from skillq.clock import steady_clock
+from skillq.errors import SkillqError, UsageError
+from skillq.settings import load, without_password
+from skillq.summary import summary
+from skillq.transport.rabbitmq import RabbitTransport
+from skillq_manager.core.state import State
+from skillq_manager.manager import Manager
+from skillq_manager.settings import POLICIES, ManagerSettings
+from skillq_manager.store.memory import MemoryStore
+from skillq_manager.summary import ended_tasks
+from skillq_manager.web.app import create_app
+from skillq_manager.web.server import serve
+
+
+async def run(settings: ManagerSettings) -> None:
+    """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`."""
+    logs.configure(settings.log_level, settings.log_format)
+    structlog.contextvars.bind_contextvars(service="manager")
+    transport = RabbitTransport(
+        settings.broker_url,
+        app_id="manager",
+        connection_name="skillq manager",
+        connect_timeout=settings.connect_timeout,
+    )
+    store = MemoryStore()
+    async with transport:
+        manager = Manager(
+            transport,
+            store,
+            State(
+                POLICIES[settings.policy](),
+                chance=random.random,
+                expected_workers=settings.expected_workers,
+            ),
+            clock=steady_clock(),
+            stop_when_done=settings.stop_when_done,
+            on_complete=lambda run: print_summary(store, run),
+        )
+        app = create_app(manager, settings.api_token)
+        log = structlog.get_logger()
+        log.info(
+            logs.Log.STARTED, broker=without_password(settings.broker_url), policy=settings.policy
+        )
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, manager.stop)
+        async with serve(app, settings.http_host, settings.http_port):
+            await manager.run()
+        log.info(logs.Log.STOPPED)
+
+
+async def print_summary(store: MemoryStore, run: str) -> None:
+    """On standard output, apart from the logs."""
+    lines = summary(await ended_tasks(store, run))
+    sys.stdout.write("\n".join(lines) + "\n")
+    sys.stdout.flush()
+
+
+def main() -> int:
+    try:
+        asyncio.run(run(load(ManagerSettings)))
+    except SkillqError as error:
+        sys.stderr.write(f"skillq manager: {error}\n")
+        return 2 if isinstance(error, UsageError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

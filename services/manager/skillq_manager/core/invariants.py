@@ -1,0 +1,92 @@
+"""What is true of a state between two turns, whatever has happened. Tests ask after every step."""
+
+from collections import Counter
+
+from skillq.messages import TaskStatus
+from skillq_manager.core.model import TaskEntry, WorkerEntry
+from skillq_manager.core.state import State
+
+
+class InvariantBroken(AssertionError):
+    """Raised when a state contradicts itself: a bug in the core."""
+
+
+def validate(state: State) -> None:
+    """Look at all that the state holds.
+
+    Raises:
+        InvariantBroken: with what is wrong, and with whom.
+    """
+    _dependencies(state)
+    _places(state)
+    _fleet(state)
+    _counts(state)
+    _nothing_left_to_match(state)
+
+
+def _require(truth: bool, *what: object) -> None:
+    if not truth:
+        raise InvariantBroken(" ".join(str(word) for word in what))
+
+
+def _dependencies(state: State) -> None:
+    """A task is blocked as long as it is registered with tasks that have not succeeded."""
+    registered = Counter(task for waiting in state.tasks.dependents.values() for task in waiting)
+    for key in state.tasks.dependents:
+        _require(key in state.tasks.live, key, "has ended, yet tasks wait for it")
+    for task in state.tasks.live.values():
+        blocked = task.status is TaskStatus.BLOCKED
+        _require(blocked == (task.waits_for > 0), task, "waits for a wrong number of tasks")
+        _require(task.waits_for == registered[task], task, "is registered a wrong number of times")
+
+
+def _places(state: State) -> None:
+    """A live task is in the one place that its status says."""
+    timed = Counter(task for _, _, task in state.tasks.timers)
+    for key, task in state.tasks.live.items():
+        _require(task.key == key, task, "is kept under the key", key)
+        places = [task.waits_for > 0, task.ticket > 0, timed[task] == 1, task.worker is not None]
+        _require(places == _expected_places(task), task, "is in the wrong places:", places)
+        if task.worker is not None:
+            there = state.fleet.workers.get(task.worker.name) is task.worker
+            _require(there, task, "is with a worker that is not there")
+            _require(task.worker.holds.get(key) is task, task, "is not held by its worker")
+    _require(all(task.key in state.tasks.live for task in timed), "a timer is of a task that ended")
+
+
+def _expected_places(task: TaskEntry) -> list[bool]:
+    ready = task.status is TaskStatus.READY
+    held = task.status in {TaskStatus.ASSIGNED, TaskStatus.RUNNING}
+    later = ready and task.retry_at is not None
+    return [task.status is TaskStatus.BLOCKED, ready and not later, later, held]
+
+
+def _fleet(state: State) -> None:
+    """A worker holds live tasks only, its own, and no more than it has slots."""
+    for name, worker in state.fleet.workers.items():
+        _require(worker.name == name, worker.name, "is kept under the name", name)
+        _require(len(worker.holds) <= worker.profile.slots, name, "has more attempts than slots")
+        for key, task in worker.holds.items():
+            _require(state.tasks.live.get(key) is task, name, "holds a task that has ended:", key)
+            _require(task.worker is worker, name, "holds a task of another worker:", key)
+
+
+def _counts(state: State) -> None:
+    live = state.tasks.live
+    _require(Counter(run for run, _ in live) == state.tasks.open, "open tasks are miscounted")
+    ready = sum(task.ticket > 0 for task in live.values())
+    _require(ready == state.board.waiting, "waiting tasks are miscounted")
+
+
+def _nothing_left_to_match(state: State) -> None:
+    """Nobody waits for each other, unless all wait for workers that are still to come."""
+    if state.expected_workers:
+        return
+    free = [worker for worker in state.fleet.workers.values() if worker.is_free]
+    for task in state.tasks.live.values():
+        if task.ticket:
+            _require(not _takers(state, task, free), task.key, "waits, a worker is free")
+
+
+def _takers(state: State, task: TaskEntry, free: list[WorkerEntry]) -> list[str]:
+    return [w.name for w in free if state.board.policy.can(w.skills, task.need)]

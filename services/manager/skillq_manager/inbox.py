@@ -1,0 +1,116 @@
+"""What has arrived for the manager: deliveries from its three queues, and events from inside."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from skillq import topology
+from skillq.clock import Clock
+from skillq.errors import MalformedMessage
+from skillq.messages import (
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Message,
+    Probe,
+    Progress,
+    Submission,
+    TaskResults,
+    decode,
+)
+from skillq.transport import Consumer, Delivery
+from skillq_manager.core.commands import Event
+
+Inbound = Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
+
+BELONGS: dict[str, tuple[type[Message], ...]] = {
+    topology.MANAGER_SUBMISSIONS: (Submission, Probe),
+    topology.MANAGER_REPORTS: (Connect, Disconnect, TaskResults, Progress, Probe),
+    topology.MANAGER_HEARTBEATS: (Heartbeat, Probe),
+}
+
+
+@dataclass(slots=True)
+class Intake:
+    """All that has arrived since the last round."""
+
+    deliveries: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.deliveries or self.submissions or self.events)
+
+
+class Inbox:
+    """Collects; `take` hands over everything at once, so that rounds grow with the load."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._intake = Intake()
+        self._arrived = asyncio.Event()
+        self.heard: dict[str, float] = {}  # by queue, when something last came out of it
+
+    def add_event(self, event: Event) -> None:
+        self._intake.events.append(event)
+        self._arrived.set()
+
+    def add_submission(self, submission: Submission) -> None:
+        self._intake.submissions.append(submission)
+        self._arrived.set()
+
+    def wake(self) -> None:
+        self._arrived.set()
+
+    async def pump(self, queue: str, consumer: Consumer) -> None:
+        """Take in what `consumer` brings, for ever."""
+        while True:
+            deliveries = await consumer.batch()
+            self.heard[queue] = self._clock()
+            self._intake.deliveries.append((consumer, deliveries))
+            self._arrived.set()
+
+    async def take(self, timeout: float | None) -> Intake:
+        """Wait until something is there, or for `timeout` seconds."""
+        if not self._arrived.is_set():
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._arrived.wait()
+            except TimeoutError:
+                return Intake()
+        self._arrived.clear()
+        intake, self._intake = self._intake, Intake()
+        return intake
+
+
+def read(delivery: Delivery) -> Inbound:
+    """The message in a delivery.
+
+    Raises:
+        MalformedMessage: it cannot be read, or it has no business in this queue or under this key.
+    """
+    message = decode(delivery.body)
+    if not isinstance(message, BELONGS[delivery.queue]):
+        raise MalformedMessage(f"a {message.type} message does not belong in {delivery.queue}")
+    sender = _sender(message)
+    if sender is not None and sender != _last_word(delivery.routing_key):
+        raise MalformedMessage(
+            f"a message of worker {sender} came under the key {delivery.routing_key}"
+        )
+    return message  # type: ignore[return-value]  # BELONGS has just checked it
+
+
+def _sender(message: Message) -> str | None:
+    match message:
+        case Connect() | Heartbeat():
+            return message.worker.name
+        case Disconnect() | TaskResults() | Progress():
+            return message.worker
+        case _:
+            return None
+
+
+@lru_cache(maxsize=4096)
+def _last_word(key: str) -> str:
+    return key.rpartition(".")[2]

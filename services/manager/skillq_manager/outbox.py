@@ -1,0 +1,307 @@
+"""Commands into messages: at most one per routing key and round, cut to fit."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from functools import lru_cache
+from typing import Any
+
+import structlog
+
+from skillq import topology
+from skillq.errors import TransportError, Unroutable, UsageError
+from skillq.logs import Log
+from skillq.messages import (
+    MAX_MESSAGE_BYTES,
+    Assignments,
+    AttemptRef,
+    Cancel,
+    Message,
+    RunEvent,
+    RunStatus,
+    Stop,
+    TaskAssignment,
+    TaskEvent,
+    TaskEvents,
+    TaskStatus,
+    WorkerEvent,
+    WorkerEventKind,
+    WorkerProfile,
+    slug,
+)
+from skillq.packing import pack
+from skillq.transport import Outgoing, Transport
+from skillq_manager.core import commands as c
+from skillq_manager.core.model import TaskKey
+from skillq_manager.store.base import Body, Store
+
+_RETRY_SECONDS = 1.0
+
+log = structlog.get_logger()
+_word = lru_cache(maxsize=4096)(slug)
+
+
+class Outbox:
+    """Publishes in the background, so that no broken worker or broker holds up the loop.
+
+    `feed` takes events back to the loop; `is_current` says whether an attempt is still wanted.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        store: Store,
+        feed: Callable[[c.Event], None],
+        is_current: Callable[[AttemptRef, WorkerProfile], bool],
+    ) -> None:
+        self._transport = transport
+        self._store = store
+        self._feed = feed
+        self._is_current = is_current
+        self._pending: set[asyncio.Task[None]] = set()
+
+    async def send(self, commands: Sequence[c.Command]) -> None:
+        """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
+        await self._send_assignments([o for o in commands if isinstance(o, c.Assign | c.Resend)])
+        for command in commands:
+            if isinstance(command, c.Abort):
+                self._send_cancel(command)
+            if isinstance(command, c.SaveWorker) and command.event is WorkerEventKind.CONNECTED:
+                self.declare(command.profile.name)  # it may have expired while the worker was away
+        await self._send_events(commands)
+
+    async def flush(self, timeout: float) -> None:
+        """Wait until all is confirmed, `timeout` seconds at most; drop the rest."""
+        if self._pending:
+            await asyncio.wait(self._pending, timeout=timeout)
+        for task in list(self._pending):
+            task.cancel()
+        await asyncio.gather(*self._pending, return_exceptions=True)
+
+    def declare(self, worker: str) -> None:
+        self._spawn(self._declare(worker))
+
+    async def stop_all(self, reason: str) -> None:
+        stop = Outgoing.of(Stop(reason=reason))
+        try:
+            await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
+        except TransportError as error:
+            log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
+
+    # --- assignments
+
+    async def _send_assignments(self, wanted: list[c.Assign | c.Resend]) -> None:
+        if not wanted:
+            return
+        bodies = await self._store.bodies([o.key for o in wanted])
+        by_worker: dict[str, tuple[WorkerProfile, list[TaskAssignment]]] = {}
+        for order in wanted:
+            _, items = by_worker.setdefault(order.worker.name, (order.worker, []))
+            items.append(_assignment(order.key, order.attempt, bodies[order.key]))
+        for worker, items in by_worker.values():
+            self._send_to(worker, items)
+
+    def _send_to(self, worker: WorkerProfile, items: list[TaskAssignment]) -> None:
+        def make(tasks: tuple[TaskAssignment, ...]) -> Message:
+            return Assignments(worker=worker.name, incarnation=worker.incarnation, tasks=tasks)
+
+        messages, too_large = pack(make, items)
+        for message, tasks in messages:
+            self._spawn(self._deliver(worker, message, tasks))
+        for item in too_large:
+            reason = (
+                f"its payload and the outputs of its dependencies are over {MAX_MESSAGE_BYTES} bytes together; "
+                "return references instead"
+            )
+            self._feed(c.Undeliverable(item, reason))
+
+    async def _deliver(
+        self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[TaskAssignment]
+    ) -> None:
+        while any(self._is_current(task, worker) for task in tasks):
+            try:
+                await self._transport.publish(
+                    topology.COMMANDS, f"assignment.{worker.name}", message
+                )
+            except Unroutable:
+                log.warning(Log.ASSIGNMENT_RETURNED, worker=worker.title, tasks=len(tasks))
+                self._feed(c.Returned(worker.name, worker.incarnation, tuple(tasks)))
+                await self._declare(worker.name)
+                return
+            except TransportError as error:
+                log.warning(Log.NOT_CONFIRMED, worker=worker.title, error=str(error))
+                await asyncio.sleep(_RETRY_SECONDS)
+            else:
+                return
+
+    async def _declare(self, worker: str) -> None:
+        try:
+            await self._transport.declare(topology.worker_topology(worker))
+        except (TransportError, UsageError) as error:
+            # The worker says Connect again until its queue is there.
+            log.warning(Log.NOT_CONFIRMED, worker=worker, error=str(error))
+
+    def _send_cancel(self, command: c.Abort) -> None:
+        worker = command.worker
+        cancel = Cancel(
+            worker=worker.name,
+            incarnation=worker.incarnation,
+            attempts=command.attempts,
+            reason="not its attempt any more",
+        )
+        self._tell(topology.COMMANDS, f"cancel.{worker.name}", [Outgoing.of(cancel)])
+
+    # --- events
+
+    async def _send_events(self, commands: Sequence[c.Command]) -> None:
+        by_key: dict[tuple[str, str, TaskStatus], list[TaskEvent]] = {}
+        for command in commands:
+            if (event := _task_event(command)) is not None:
+                run, task_type, item = event
+                by_key.setdefault((run, task_type, item.status), []).append(item)
+        for (run, task_type, status), items in by_key.items():
+            key = f"task.{run}.{_word(task_type)}.{status}"
+            self._tell(topology.EVENTS, key, _pack_events(run, task_type, items))
+        for command in commands:
+            await self._send_rare_event(command)
+
+    async def _send_rare_event(self, command: c.Command) -> None:
+        event: WorkerEvent | RunEvent
+        match command:
+            case c.SaveWorker():
+                event = _worker_event(command)
+                key = f"worker.{event.worker}.{event.event}"
+            case c.Answer():
+                event = _answer_event(command)
+                key = f"run.{event.run}.{event.status}"
+            case c.CompleteRun():
+                event = await self._complete_event(command)
+                key = f"run.{event.run}.{event.status}"
+            case _:
+                return
+        self._tell(topology.EVENTS, key, [Outgoing.of(event, persistent=False)])
+
+    async def _complete_event(self, command: c.CompleteRun) -> RunEvent:
+        row = await self._store.run(command.run)
+        return RunEvent(
+            run=command.run,
+            title=row.title if row else command.run,
+            status=RunStatus.COMPLETED,
+            at=command.at,
+            counts={status: n for status, n in row.counts.items() if n} if row else {},
+        )
+
+    def _tell(self, exchange: str, key: str, messages: Iterable[Outgoing]) -> None:
+        for message in messages:
+            self._spawn(self._tell_one(exchange, key, message))
+
+    async def _tell_one(self, exchange: str, key: str, message: Outgoing) -> None:
+        try:
+            await self._transport.publish(exchange, key, message, mandatory=False)
+        except TransportError as error:
+            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._pending.add(task)
+        task.add_done_callback(self._pending.discard)
+
+
+def _assignment(key: TaskKey, attempt: int, body: Body) -> TaskAssignment:
+    task = body.task
+    return TaskAssignment(
+        run=key[0],
+        id=key[1],
+        attempt=attempt,
+        task_type=task.type,
+        description=task.description,
+        difficulty=task.difficulty,
+        priority=task.priority,
+        requires=task.requires,
+        payload=task.payload,
+        dependencies=body.dependencies,
+        timeout=task.timeout,
+    )
+
+
+def _pack_events(run: str, task_type: str, items: list[TaskEvent]) -> list[Outgoing]:
+    def make(events: tuple[TaskEvent, ...]) -> Message:
+        return TaskEvents(run=run, task_type=task_type, events=events)
+
+    messages, _ = pack(make, items, persistent=False)
+    return [message for message, _ in messages]
+
+
+def _task_event(command: c.Command) -> tuple[str, str, TaskEvent] | None:
+    match command:
+        case c.AddTask():
+            task_type, attempt, worker, reason = command.task.type, 0, None, None
+            status, output = command.status, None
+        case c.SetStatus():
+            task_type, attempt, worker, reason = (
+                command.task_type,
+                command.attempt,
+                None,
+                command.reason,
+            )
+            status, output = command.status, None
+        case c.Assign():
+            task_type, attempt, worker, reason = (
+                command.task_type,
+                command.attempt,
+                command.worker.title,
+                None,
+            )
+            status, output = TaskStatus.ASSIGNED, None
+        case c.Start():
+            task_type, attempt, worker, reason = (
+                command.task_type,
+                command.attempt,
+                command.worker.title,
+                None,
+            )
+            status, output = TaskStatus.RUNNING, None
+        case c.EndAttempt():
+            task_type, attempt, worker, reason = (
+                command.task_type,
+                command.attempt,
+                command.worker.title,
+                command.reason,
+            )
+            status, output = command.status, command.result.output if command.result else None
+        case _:
+            return None
+    run, id = command.key
+    event = TaskEvent(
+        id=id,
+        status=status,
+        attempt=attempt,
+        at=command.at,
+        worker=worker,
+        reason=reason,
+        output=output,
+    )
+    return run, task_type, event
+
+
+def _worker_event(command: c.SaveWorker) -> WorkerEvent:
+    return WorkerEvent(
+        worker=command.profile.name,
+        title=command.profile.title,
+        incarnation=command.profile.incarnation,
+        event=command.event,
+        at=command.at,
+        reason=command.reason,
+    )
+
+
+def _answer_event(command: c.Answer) -> RunEvent:
+    return RunEvent(
+        run=command.submission.run,
+        title=command.submission.run_title,
+        status=RunStatus.REFUSED if command.reason else RunStatus.ACCEPTED,
+        at=command.at,
+        submission_id=command.submission.submission_id,
+        accepted=command.accepted,
+        known=command.known,
+        reason=command.reason,
+    )

@@ -1,0 +1,55 @@
+"""Logs: events with fields, from a closed list of names."""
+
+import logging
+import sys
+from enum import StrEnum
+
+import structlog
+
+
+class Log(StrEnum):
+    """Every event that is logged."""
+
+    STARTED = "started"
+    STOPPED = "stopped"
+    DRAINING = "draining"
+    HTTP_SERVING = "http_serving"
+    WAITING_FOR_MANAGER = "waiting_for_manager"
+    WAITING_FOR_QUEUE = "waiting_for_queue"
+    CONNECTED = "connected"
+    MESSAGE_PARKED = "message_parked"
+    SUBMISSION_ACCEPTED = "submission_accepted"
+    SUBMISSION_REFUSED = "submission_refused"
+    RUN_COMPLETED = "run_completed"
+    TASK_ASSIGNED = "task_assigned"
+    TASK_STARTED = "task_started"
+    TASK_ENDED = "task_ended"
+    RESULT_STALE = "result_stale"
+    ATTEMPT_STARTED = "attempt_started"
+    ATTEMPT_ENDED = "attempt_ended"
+    ATTEMPT_ABORTED = "attempt_aborted"
+    WORKER_CHANGED = "worker_changed"
+    ASSIGNMENT_RETURNED = "assignment_returned"
+    NOT_CONFIRMED = "not_confirmed"
+
+
+def configure(level: str, format: str | None) -> None:
+    """Send logs to standard error, as `console` or `json`; None chooses by whether that is a terminal."""
+    console = format == "console" or (format is None and sys.stderr.isatty())
+    # The driver logs each reconnect attempt with a traceback; our own events say what matters.
+    for noisy in ("aio_pika", "aiormq", "asyncio"):
+        logging.getLogger(noisy).setLevel(logging.CRITICAL)
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+            if console
+            else structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=False,
+    )

@@ -1,0 +1,24 @@
+"""Many items into few messages, none of them too large."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from skillq.messages import MAX_MESSAGE_BYTES, Message
+from skillq.transport.base import Outgoing
+
+Item = TypeVar("Item")
+
+
+def pack(
+    make: Callable[[tuple[Item, ...]], Message], items: Sequence[Item], *, persistent: bool = True
+) -> tuple[list[tuple[Outgoing, Sequence[Item]]], list[Item]]:
+    """The messages, each with its items; and the items that are too large for a message of their own."""
+    outgoing = Outgoing.of(make(tuple(items)), persistent=persistent)
+    if len(outgoing.body) <= MAX_MESSAGE_BYTES:
+        return [(outgoing, items)], []
+    if len(items) == 1:
+        return [], list(items)
+    middle = len(items) // 2
+    first, too_large = pack(make, items[:middle], persistent=persistent)
+    second, also_too_large = pack(make, items[middle:], persistent=persistent)
+    return first + second, too_large + also_too_large

@@ -1,0 +1,101 @@
+"""Settings: the one place where the environment is read.
+
+Every field of a settings class is an option of the command line, `--broker-url`, and a variable,
+`SKILLQ_BROKER_URL`. Secrets may be in a file whose path is in `SKILLQ_BROKER_URL_FILE`.
+"""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from skillq.errors import UsageError
+from skillq.messages import shorten
+
+PREFIX = "SKILLQ_"
+
+
+def without_password(url: str) -> str:
+    """The URL as it may be shown."""
+    head, at, tail = url.rpartition("@")
+    scheme, separator, user = head.partition("://")
+    return f"{scheme}{separator}{user.partition(':')[0]}@{tail}" if at else url
+
+
+def _broker_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
+        raise ValueError("should be amqp://user:password@host:5672/vhost or amqps://…")
+    return url
+
+
+BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads `SKILLQ_X_FILE` for any field x."""
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
+        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        if path is None:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except OSError as error:
+            raise UsageError(
+                f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: {error.strerror}"
+            ) from error
+
+    def __call__(self) -> dict[str, Any]:
+        fields = self.settings_cls.model_fields
+        found = {name: self.get_field_value(info, name)[0] for name, info in fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
+
+
+class Settings(BaseSettings):
+    """What every process has."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    broker_url: BrokerUrl = "amqp://guest:guest@localhost:5672/"
+    connect_timeout: Annotated[float, Field(ge=0)] = 30.0  # seconds to wait for the broker at start
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["console", "json"] | None = None
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls)
+
+
+SettingsT = TypeVar("SettingsT", bound=BaseSettings)
+
+
+def load(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT:
+    """Read the environment; options that were given come first.
+
+    Raises:
+        UsageError: names the option, the variable and the value that is wrong.
+    """
+    chosen = {name: value for name, value in (given or {}).items() if value is not None}
+    try:
+        return cls(**chosen)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        name = str(first["loc"][0])
+        value = first["input"]
+        shown = without_password(value) if isinstance(value, str) else repr(value)
+        complaint = first["msg"].removeprefix("Value error, ")
+        raise UsageError(
+            f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {complaint}, not {shorten(shown, 80)!r}"
+        ) from error
