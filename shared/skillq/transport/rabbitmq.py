@@ -184,7 +184,7 @@ class _Session:
         rest = sorted(tags.difference(first))
         for tag in tags:
             del self.outstanding[tag]
-        return [(first[-1], len(first) > 1)] * bool(first) + [(tag, False) for tag in rest]
+        return [(tag, len(first) > 1) for tag in first[-1:]] + [(tag, False) for tag in rest]
 
     def tag(self, delivery: Delivery) -> int | None:
         """The tag of a delivery that is unacknowledged in this session."""

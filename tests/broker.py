@@ -1,0 +1,359 @@
+"""A RabbitMQ for the tests: one that is there, one we start, or one we install. Never none.
+
+Tried in this order, or only the one that SKILLQ_TEST_BROKER names:
+
+| `url` | SKILLQ_TEST_BROKER_URL; its management API at SKILLQ_TEST_MANAGEMENT_URL or port 15672 |
+| `installed` | the machine's own `rabbitmq-server`, as a private node on free ports |
+| `docker` | a container of SKILLQ_TEST_BROKER_IMAGE (rabbitmq:4-management) |
+| `apt` | Debian's package, installed first (as root), then as `installed` |
+"""
+
+import base64
+import json
+import os
+import shutil
+import socket
+import subprocess
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import quote, urlsplit
+from uuid import uuid4
+
+START_SECONDS = 120.0
+POLICY = Path("/usr/sbin/policy-rc.d")
+REMEDY = (
+    "set SKILLQ_TEST_BROKER_URL to a RabbitMQ with the management plugin, "
+    "or install rabbitmq-server, or start a Docker engine"
+)
+
+
+class NoBroker(Exception):
+    """Raised when a source has no broker to offer; one line that says why."""
+
+
+class Node(Protocol):
+    """Something that runs a broker and can stop and start it again."""
+
+    def restart(self) -> None: ...
+
+    def stop(self) -> None: ...
+
+
+class Broker:
+    """A running RabbitMQ, told what to do through its management API."""
+
+    def __init__(self, url: str, management: str, node: Node | None = None) -> None:
+        parts = urlsplit(url)
+        self.user, self._password = parts.username or "guest", parts.password or "guest"
+        self.host, self.port = parts.hostname or "127.0.0.1", parts.port or 5672
+        self._scheme = parts.scheme
+        self._management = management.rstrip("/")
+        self._node = node
+
+    def url(self, vhost: str) -> str:
+        who = f"{quote(self.user, safe='')}:{quote(self._password, safe='')}"
+        return f"{self._scheme}://{who}@{self.host}:{self.port}/{quote(vhost, safe='')}"
+
+    @contextmanager
+    def vhost(self) -> Iterator[str]:
+        """Give the URL of a vhost of one's own; it goes afterwards with all that is in it."""
+        name = f"test-{uuid4().hex[:12]}"
+        self.ask("PUT", f"/vhosts/{name}", {})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.ask("PUT", f"/permissions/{name}/{quote(self.user, safe='')}", everything)
+        try:
+            yield self.url(name)
+        finally:
+            self.ask("DELETE", f"/vhosts/{name}")
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """One request to the management API."""
+        credentials = base64.b64encode(f"{self.user}:{self._password}".encode()).decode()
+        request = urllib.request.Request(
+            f"{self._management}/api{path}",
+            None if body is None else json.dumps(body).encode(),
+            {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
+            method=method,
+        )
+        with urllib.request.urlopen(request, timeout=30) as answer:
+            text = answer.read()
+        return json.loads(text) if text else None
+
+    def connections(self, url: str) -> dict[str, str]:
+        """The open connections of a vhost: the broker's name of each, and the name its client gave."""
+        vhost = urlsplit(url).path[1:]
+        return {
+            one["name"]: one.get("client_properties", {}).get("connection_name", "")
+            for one in self.ask("GET", "/connections")
+            if one.get("vhost") == vhost
+        }
+
+    def close_connection(self, name: str) -> None:
+        self.ask("DELETE", f"/connections/{quote(name, safe='')}")
+
+    @property
+    def can_restart(self) -> bool:
+        return self._node is not None
+
+    def restart(self) -> None:
+        assert self._node is not None, "only a broker that the tests started can be restarted"
+        self._node.restart()
+        self.wait_until_up()
+
+    def stop(self) -> None:
+        if self._node is not None:
+            self._node.stop()
+
+    def wait_until_up(self) -> None:
+        until(self._is_up, f"the broker at {self.host}:{self.port} did not start")
+
+    def _is_up(self) -> bool:
+        with suppress(OSError):
+            socket.create_connection((self.host, self.port), timeout=5).close()
+            # An empty answer, as for a few moments after a start, is not yet a broker.
+            return bool(self.ask("GET", "/overview").get("rabbitmq_version"))
+        return False
+
+
+def until(done: Callable[[], bool], complaint: str, seconds: float = START_SECONDS) -> None:
+    deadline = time.monotonic() + seconds
+    while not done():
+        if time.monotonic() > deadline:
+            raise NoBroker(f"{complaint} within {seconds:.0f} s")
+        time.sleep(0.1)
+
+
+def free_ports(count: int) -> list[int]:
+    """Loopback ports below 32768, where no client's own port can be in the way of a restart."""
+    found: list[int] = []
+    candidate = 20_000 + os.getpid() % 10_000
+    while len(found) < count:
+        candidate = candidate + 1 if candidate < 32_700 else 20_000
+        with suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", candidate))
+            found.append(candidate)
+    return found
+
+
+# --- the machine's own rabbitmq-server, as a private node --------------------------------------
+
+
+def _server() -> str | None:
+    # Debian's wrapper on the PATH changes the user, and so loses our directories.
+    direct = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
+    return str(direct) if direct.exists() else shutil.which("rabbitmq-server")
+
+
+class PrivateNode:
+    """A node with its own name, ports, cookie and data, and an epmd of its own."""
+
+    def __init__(self, server: str) -> None:
+        self._server = server
+        self._home = Path(tempfile.mkdtemp(prefix="skillq-broker-"))
+        self.amqp, self.management, dist, self._epmd_port = free_ports(4)
+        self._log = (self._home / "console.log").open("wb")
+        config = self._home / "rabbitmq.conf"
+        config.write_text(
+            f"listeners.tcp.1 = 127.0.0.1:{self.amqp}\n"
+            f"management.tcp.ip = 127.0.0.1\nmanagement.tcp.port = {self.management}\n"
+            "collect_statistics_interval = 1000\n"
+        )
+        plugins = self._home / "enabled_plugins"
+        plugins.write_text("[rabbitmq_management].\n")
+        self._environment = os.environ | {
+            "HOME": str(self._home),
+            "ERL_EPMD_PORT": str(self._epmd_port),
+            "ERL_EPMD_ADDRESS": "127.0.0.1",
+            "RABBITMQ_NODENAME": f"skillq-test-{self.amqp}@localhost",
+            "RABBITMQ_DIST_PORT": str(dist),
+            "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
+            "RABBITMQ_CONFIG_FILE": str(config),
+            "RABBITMQ_CONF_ENV_FILE": str(self._home / "none"),
+            "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
+            "RABBITMQ_MNESIA_BASE": str(self._home / "data"),
+            "RABBITMQ_LOG_BASE": str(self._home / "log"),
+        }
+        self._epmd = self._run([shutil.which("epmd") or "epmd", "-port", str(self._epmd_port)])
+        self._process = self._run([server])
+
+    def _run(self, command: list[str]) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            command,
+            env=self._environment,
+            stdin=subprocess.DEVNULL,
+            stdout=self._log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+
+    def restart(self) -> None:
+        self._end(self._process)
+        self._process = self._run([self._server])
+
+    def stop(self) -> None:
+        self._end(self._process)
+        self._end(self._epmd)
+        self._log.close()
+        shutil.rmtree(self._home, ignore_errors=True)
+
+    @staticmethod
+    def _end(process: subprocess.Popen[bytes]) -> None:
+        process.terminate()
+        try:
+            process.wait(60)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def _installed() -> Broker:
+    server = _server()
+    if server is None:
+        raise NoBroker("rabbitmq-server is not installed")
+    node = PrivateNode(server)
+    url = f"amqp://guest:guest@127.0.0.1:{node.amqp}"
+    return _awaited(Broker(url, f"http://127.0.0.1:{node.management}", node))
+
+
+def _awaited(broker: Broker) -> Broker:
+    try:
+        broker.wait_until_up()
+    except BaseException:
+        broker.stop()
+        raise
+    return broker
+
+
+# --- Docker ------------------------------------------------------------------------------------
+
+
+class ContainerNode:
+    """A container whose ports stay what they are when it is restarted."""
+
+    def __init__(self, image: str) -> None:
+        # Slow to import, and seldom needed.
+        from testcontainers.core.container import DockerContainer  # noqa: PLC0415
+        from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
+
+        self.amqp, self.management = free_ports(2)
+        self._container = (
+            DockerContainer(image)
+            .with_env(
+                "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS", "-rabbit collect_statistics_interval 1000"
+            )
+            .waiting_for(LogMessageWaitStrategy("Server startup complete"))
+        )
+        # Its annotation has no room for the address, Docker has.
+        bound: dict[Any, Any] = self._container.ports
+        bound |= {
+            5672: ("127.0.0.1", self.amqp),
+            15672: ("127.0.0.1", self.management),
+        }
+        self._container.start()
+
+    def restart(self) -> None:
+        self._container.get_wrapped_container().restart()
+
+    def stop(self) -> None:
+        self._container.stop()
+
+
+def _docker() -> Broker:
+    image = os.environ.get("SKILLQ_TEST_BROKER_IMAGE", "rabbitmq:4-management")
+    if shutil.which("docker") is None and "DOCKER_HOST" not in os.environ:
+        raise NoBroker("there is no Docker")
+    try:
+        node = ContainerNode(image)
+    except Exception as error:
+        raise NoBroker(f"Docker does not start {image}: {error}") from error
+    url = f"amqp://guest:guest@127.0.0.1:{node.amqp}"
+    return _awaited(Broker(url, f"http://127.0.0.1:{node.management}", node))
+
+
+# --- a broker that is there, and a broker from Debian ------------------------------------------
+
+
+def _from_url() -> Broker:
+    url = os.environ.get("SKILLQ_TEST_BROKER_URL")
+    if not url:
+        raise NoBroker("SKILLQ_TEST_BROKER_URL is not set")
+    management = os.environ.get("SKILLQ_TEST_MANAGEMENT_URL")
+    management = management or f"http://{urlsplit(url).hostname}:15672"
+    broker = Broker(url, management)
+    try:
+        broker.ask("GET", "/overview")
+    except OSError as error:
+        raise NoBroker(
+            f"no management API at {management} ({error}): the tests make vhosts through it; "
+            "set SKILLQ_TEST_MANAGEMENT_URL"
+        ) from error
+    return broker
+
+
+def _from_apt() -> Broker:
+    if shutil.which("apt-get") is None or os.geteuid() != 0:
+        raise NoBroker("this is no Debian where we are root")
+    with _no_services_started():
+        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "rabbitmq-server"]
+        environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
+        if subprocess.run(install, env=environment, capture_output=True, check=False).returncode:
+            subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+            done = subprocess.run(
+                install, env=environment, capture_output=True, check=False, text=True
+            )
+            if done.returncode:
+                raise NoBroker(f"apt-get install rabbitmq-server: {done.stderr.strip()[-200:]}")
+    return _installed()
+
+
+@contextmanager
+def _no_services_started() -> Iterator[None]:
+    """Keep Debian from starting the system's own broker beside ours."""
+    before = POLICY.read_bytes() if POLICY.exists() else None
+    mode = POLICY.stat().st_mode if before is not None else 0
+    POLICY.write_text("#!/bin/sh\nexit 101\n")
+    POLICY.chmod(0o755)
+    try:
+        yield
+    finally:
+        POLICY.unlink()
+        if before is not None:
+            POLICY.write_bytes(before)
+            POLICY.chmod(mode)
+
+
+SOURCES: dict[str, Callable[[], Broker]] = {
+    "url": _from_url,
+    "installed": _installed,
+    "docker": _docker,
+    "apt": _from_apt,
+}
+
+
+def find_broker(*, restartable: bool = False) -> Broker:
+    """Find or start a broker; `restartable` leaves out the one that somebody else runs.
+
+    Raises:
+        NoBroker: with one line that says what was tried and what to do.
+    """
+    forced = os.environ.get("SKILLQ_TEST_BROKER")
+    if forced is not None and forced not in SOURCES:
+        raise NoBroker(f"SKILLQ_TEST_BROKER={forced}: choose one of {', '.join(SOURCES)}")
+    names = [forced] if forced else list(SOURCES)
+    if restartable:
+        names = [name for name in names if name != "url"] or [*SOURCES][1:]
+    elif not forced and os.environ.get("SKILLQ_TEST_BROKER_URL"):
+        names = ["url"]
+    failures = []
+    for name in names:
+        try:
+            return SOURCES[name]()
+        except NoBroker as error:
+            failures.append(f"{name}: {error}")
+    raise NoBroker(f"no RabbitMQ for the tests ({'; '.join(failures)}); {REMEDY}")
