@@ -288,6 +288,7 @@ class TaskResults(Wire):
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: str
+    store: str = ""  # whose attempts these are: as the assignment said
     results: tuple[TaskResult, ...]
 
 
@@ -302,6 +303,7 @@ class Progress(Wire):
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: str
+    store: str = ""
     items: tuple[ProgressItem, ...]
 
 
@@ -326,6 +328,7 @@ class Assignments(Wire):
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: str
+    store: str = ""  # numbers attempts; a store that was lost is followed by one of another name
     tasks: tuple[TaskAssignment, ...]
 
 

@@ -41,6 +41,7 @@ async def run(settings: ManagerSettings) -> None:
                 POLICIES[settings.policy](),
                 chance=random.random,
                 expected_workers=settings.expected_workers,
+                store=store.id,
             ),
             clock=steady_clock(),
             stop_when_done=settings.stop_when_done,

@@ -102,7 +102,12 @@ class Outbox:
 
     def _send_to(self, worker: WorkerProfile, items: list[TaskAssignment]) -> None:
         def make(tasks: tuple[TaskAssignment, ...]) -> Message:
-            return Assignments(worker=worker.name, incarnation=worker.incarnation, tasks=tasks)
+            return Assignments(
+                worker=worker.name,
+                incarnation=worker.incarnation,
+                store=self._store.id,
+                tasks=tasks,
+            )
 
         messages, too_large = pack(make, items)
         for message, tasks in messages:

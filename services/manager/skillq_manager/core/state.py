@@ -28,7 +28,7 @@ from skillq_manager.core.turn import Turn
 
 
 class State:
-    """`chance` returns random numbers in [0, 1), for the jitter of retries."""
+    """`chance` returns random numbers in [0, 1), for the jitter of retries; `store` names what numbers attempts."""
 
     def __init__(
         self,
@@ -38,12 +38,14 @@ class State:
         expected_workers: int = 0,
         leases: LeasePolicy | None = None,
         retries: RetryPolicy | None = None,
+        store: str = "",
     ) -> None:
         self._turn = Turn()
         self.board = Board(policy)
         self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
+        self._store = store
         self._handlers: dict[type, Callable[[Any], None]] = {
             c.Submitted: self.tasks.submit,
             Connect: self.fleet.connect,
@@ -89,7 +91,7 @@ class State:
 
     def _results(self, event: TaskResults) -> None:
         for result in event.results:
-            task = self._current(result, event.worker, event.incarnation)
+            task = self._reported(result, event)
             if task is None or task.worker is None:
                 self._turn.out.append(c.Stale(result, event.worker, event.incarnation))
                 continue
@@ -99,7 +101,7 @@ class State:
 
     def _progress(self, event: Progress) -> None:
         for item in event.items:
-            task = self._current(item, event.worker, event.incarnation)
+            task = self._reported(item, event)
             if task is not None and task.worker is not None:
                 self.tasks.start(task, task.worker, item.at)
 
@@ -110,6 +112,11 @@ class State:
             self.tasks.end(
                 task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=given_up
             )
+
+    def _reported(self, ref: AttemptRef, event: TaskResults | Progress) -> TaskEntry | None:
+        if event.store != self._store:
+            return None
+        return self._current(ref, event.worker, event.incarnation)
 
     def is_current(self, ref: AttemptRef, worker: str, incarnation: str) -> bool:
         """Whether this attempt is still this worker's."""

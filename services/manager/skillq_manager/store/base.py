@@ -90,6 +90,11 @@ class Filter:
 
 
 class Journal(Protocol):
+    @property
+    def id(self) -> str:
+        """Names this store for as long as it lasts: attempts are numbered per store."""
+        ...
+
     async def commit(self, commands: Sequence[Command]) -> None:
         """Write what was decided, all or nothing; when it returns, it lasts as long as the store does."""
         ...

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import islice
 from typing import Any
+from uuid import uuid4
 
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
@@ -13,6 +14,7 @@ from skillq_manager.store.base import AttemptRow, Body, Filter, RunRow, TaskRow,
 
 class MemoryStore:
     def __init__(self) -> None:
+        self.id = uuid4().hex[:8]
         self._tasks: dict[TaskKey, TaskRow] = {}  # in order of submission
         self._runs: dict[str, RunRow] = {}
         self._by_run: dict[str, list[TaskRow]] = {}

@@ -1,0 +1,94 @@
+"""The worker's process: the one place that knows which transport, clock and executor it runs on."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import structlog
+
+from skillq import logs
+from skillq.clock import steady_clock
+from skillq.errors import SkillqError, UsageError
+from skillq.messages import WorkerProfile, slug
+from skillq.settings import load, without_password
+from skillq.transport.rabbitmq import RabbitTransport
+from skillq_worker.executor import Executor, HandlerExecutor
+from skillq_worker.handlers import load_handlers
+from skillq_worker.health import serve_health
+from skillq_worker.settings import WorkerSettings
+from skillq_worker.simulation import Simulation
+from skillq_worker.worker import Worker
+
+
+async def run(settings: WorkerSettings) -> None:
+    """Work until SIGTERM, SIGINT or a Stop message; a second signal leaves at once."""
+    logs.configure(settings.log_level, settings.log_format)
+    structlog.contextvars.bind_contextvars(service="worker")
+    profile = profile_of(settings)
+    with executor_for(settings.handlers, profile, settings.time_scale) as executor:
+        profile = profile.model_copy(update={"types": executor.types})
+        transport = RabbitTransport(
+            settings.broker_url,
+            app_id=f"worker {profile.name}",
+            connection_name=f"skillq worker {profile.title}",
+            connect_timeout=settings.connect_timeout,
+        )
+        async with transport:
+            worker = Worker(
+                transport, profile, executor, clock=steady_clock(), grace=settings.grace
+            )
+            structlog.get_logger().info(
+                logs.Log.STARTED, worker=profile.title, broker=without_password(settings.broker_url)
+            )
+            _stop_on_signals(worker)
+            async with serve_health(settings.health_port, lambda: worker.is_ready):
+                await worker.run()
+        structlog.get_logger().info(logs.Log.STOPPED, worker=profile.title)
+
+
+def profile_of(settings: WorkerSettings) -> WorkerProfile:
+    return WorkerProfile(
+        name=slug(settings.name),
+        title=settings.name,
+        incarnation=uuid4().hex,
+        skill=settings.skill,
+        specialties=settings.specialty,
+        slots=settings.slots,
+    )
+
+
+@contextmanager
+def executor_for(
+    handlers: str | None, profile: WorkerProfile, time_scale: float
+) -> Iterator[Executor]:
+    """The user's handlers, or the simulation where none are named."""
+    if handlers is None:
+        yield Simulation(profile, time_scale)
+        return
+    with HandlerExecutor(load_handlers(handlers)) as executor:
+        yield executor
+
+
+def _stop_on_signals(worker: Worker) -> None:
+    def stop() -> None:
+        worker.stop(now=worker.is_draining)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+
+
+def main() -> int:
+    handlers = sys.argv[1] if len(sys.argv) > 1 else None
+    try:
+        asyncio.run(run(load(WorkerSettings, {"handlers": handlers})))
+    except SkillqError as error:
+        sys.stderr.write(f"skillq worker: {error}\n")
+        return 2 if isinstance(error, UsageError) else 3
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

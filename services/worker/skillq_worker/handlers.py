@@ -1,0 +1,201 @@
+"""Users' own work: typed functions, registered by task type.
+
+    handlers = Handlers()
+
+    @handlers.task
+    def thumbnail(path: str, width: int = 200) -> str: ...
+
+    @handlers.task("ocr")
+    async def read_text(path: str, context: Context) -> dict[str, str]: ...
+
+A task's payload is validated against the signature; what is returned is the task's output.
+"""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, NotRequired, Required, TypeVar, get_type_hints, overload
+
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
+
+from skillq.errors import UsageError
+from skillq.messages import TaskAssignment, explain, slug
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a handler may know of its task: ask for it by a parameter annotated `Context`.
+
+    `token` names this attempt: a fence for systems that take writes from only the newest one.
+    """
+
+    run: str
+    id: str
+    attempt: int
+    task_type: str
+    description: str
+    difficulty: int
+    priority: int
+    dependencies: Mapping[str, JsonValue]  # outputs of the tasks it depends on, by id
+
+    @property
+    def token(self) -> str:
+        return f"{self.run}/{self.id}:{self.attempt}"
+
+    @classmethod
+    def of(cls, task: TaskAssignment) -> "Context":
+        return cls(
+            task.run,
+            task.id,
+            task.attempt,
+            task.task_type,
+            task.description,
+            task.difficulty,
+            task.priority,
+            task.dependencies,
+        )
+
+
+class PayloadError(Exception):
+    """Raised when a task's payload does not fit its handler's signature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Handler:
+    """A user's function, with the model its payload is validated against."""
+
+    function: Callable[..., Any]
+    payload: TypeAdapter[dict[str, Any]]
+    context: str | None  # the parameter that wants the context
+
+    @property
+    def is_async(self) -> bool:
+        return inspect.iscoroutinefunction(self.function)
+
+    def arguments(self, task: TaskAssignment) -> dict[str, Any]:
+        """The keyword arguments for a task.
+
+        Raises:
+            PayloadError: names the field that does not fit.
+        """
+        try:
+            arguments = self.payload.validate_python(task.payload)
+        except ValidationError as error:
+            raise PayloadError(f"payload: {explain(error)}") from error
+        if self.context is not None:
+            arguments[self.context] = Context.of(task)
+        return arguments
+
+
+def as_output(value: object) -> JsonValue:
+    """What a handler returned, as JSON.
+
+    Raises:
+        TypeError: it cannot be written as JSON.
+    """
+    try:
+        output: JsonValue = to_jsonable_python(value)
+    except PydanticSerializationError as error:
+        raise TypeError(f"the handler returned what cannot be written as JSON: {error}") from error
+    return output
+
+
+class Handlers:
+    """A registry of handlers by task type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[str, Handler] = {}
+
+    @overload
+    def task(self, function: Function, /) -> Function: ...
+
+    @overload
+    def task(self, type: str, /) -> Callable[[Function], Function]: ...
+
+    def task(self, given: Any, /) -> Any:
+        """Register a function under its own name, or `@handlers.task("type")` under another.
+
+        Raises:
+            UsageError: the type has a handler already, or the signature cannot be a payload's.
+        """
+        if not isinstance(given, str):
+            return self._register(given.__name__, given)
+        return lambda function: self._register(given, function)
+
+    @property
+    def types(self) -> tuple[str, ...]:
+        return tuple(self._handlers)
+
+    def __getitem__(self, task_type: str) -> Handler:
+        return self._handlers[task_type]
+
+    def _register(self, task_type: str, function: Function) -> Function:
+        try:
+            slug(task_type)
+        except ValueError as error:
+            raise UsageError(f"task type {error}") from error
+        if task_type in self._handlers:
+            raise UsageError(f"two handlers are registered for the task type {task_type!r}")
+        self._handlers[task_type] = _handler(task_type, function)
+        return function
+
+
+def _handler(task_type: str, function: Callable[..., Any]) -> Handler:
+    hints = get_type_hints(function, include_extras=True)
+    fields: dict[str, Any] = {}
+    context = None
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
+            raise UsageError(f"handler {task_type!r}: {parameter} cannot be filled from a payload")
+        if hints.get(name) is Context:
+            context = name
+            continue
+        required = parameter.default is parameter.empty
+        fields[name] = (Required if required else NotRequired)[hints.get(name, Any)]
+    # A TypedDict, not a model: a parameter may have any name, `json` and `copy` too.
+    shape = TypedDict("Payload", fields)  # type: ignore[misc]  # made at run time
+    shape.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    try:
+        payload: TypeAdapter[dict[str, Any]] = TypeAdapter[Any](shape)
+    except Exception as error:  # pydantic raises many kinds for annotations it cannot use
+        raise UsageError(
+            f"handler {task_type!r}: its parameters cannot be validated: {error}"
+        ) from error
+    return Handler(function, payload, context)
+
+
+def load_handlers(path: str) -> Handlers:
+    """Import `module:attribute`, from the current folder too.
+
+    Raises:
+        UsageError: in one line, what is missing or what went wrong at import.
+    """
+    module_name, _, attribute = path.partition(":")
+    if not module_name or not attribute:
+        raise UsageError(f"handlers {path!r}: write MODULE:HANDLERS, as in my_tasks:handlers")
+    if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
+        sys.path.insert(0, os.getcwd())  # noqa: PTH109
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # a user's module may raise anything
+        raise UsageError(
+            f"handlers {path!r}: module {module_name} does not import: {type(error).__name__}: {error}"
+        ) from error
+    found = getattr(module, attribute, None)
+    if not isinstance(found, Handlers):
+        what = "has no" if found is None else f"has a {type(found).__name__} as"
+        raise UsageError(
+            f"handlers {path!r}: {module_name} {what} {attribute}; it should be a Handlers()"
+        )
+    if not found.types:
+        raise UsageError(
+            f"handlers {path!r}: no function is registered; decorate one with @{attribute}.task"
+        )
+    return found

@@ -1,0 +1,50 @@
+"""Two questions an orchestrator asks over HTTP: /livez and /readyz."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+from skillq.errors import UsageError
+
+_TIMEOUT_SECONDS = 5.0
+
+
+@asynccontextmanager
+async def serve_health(port: int, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
+    """Answer on all addresses; port 0 serves nothing.
+
+    Raises:
+        UsageError: the port is in use.
+    """
+    if not port:
+        yield
+        return
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            async with asyncio.timeout(_TIMEOUT_SECONDS):
+                request = await reader.readline()
+        except (TimeoutError, ValueError, OSError):
+            request = b""
+        status, body = _answer(request, is_ready())
+        writer.write(
+            f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n{body}".encode()
+        )
+        writer.close()
+
+    try:
+        server = await asyncio.start_server(answer, port=port)
+    except OSError as error:
+        raise UsageError(f"--health-port {port}: {error.strerror}; choose another") from error
+    async with server:
+        yield
+
+
+def _answer(request: bytes, is_ready: bool) -> tuple[str, str]:
+    match request.split(b" ")[:2]:
+        case [b"GET", b"/livez"]:
+            return "200 OK", "alive\n"
+        case [b"GET", b"/readyz"]:
+            return ("200 OK", "ready\n") if is_ready else ("503 Service Unavailable", "not ready\n")
+        case _:
+            return "404 Not Found", "ask for /livez or /readyz\n"

@@ -1,0 +1,127 @@
+"""What a worker has to say, kept until the broker has confirmed it."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import structlog
+
+from skillq import topology
+from skillq.errors import TransportError
+from skillq.logs import Log
+from skillq.messages import (
+    AttemptRef,
+    Message,
+    Progress,
+    ProgressItem,
+    TaskResult,
+    TaskResults,
+    WorkerProfile,
+)
+from skillq.packing import pack
+from skillq.transport import Outgoing, Transport
+
+_FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
+
+Item = TypeVar("Item")
+
+log = structlog.get_logger()
+
+
+async def publish_until_confirmed(transport: Transport, key: str, message: Outgoing) -> None:
+    """Publish a report again and again; a report that arrives twice does no harm."""
+    delay = _FIRST_DELAY
+    while True:
+        try:
+            await transport.publish(topology.REPORTS, key, message)
+        except TransportError as error:
+            log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, _LAST_DELAY)
+        else:
+            return
+
+
+class Reporter:
+    """Sends results and starts, as many as there are at once. `confirmed` hears of results that arrived."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        profile: WorkerProfile,
+        confirmed: Callable[[Sequence[AttemptRef]], None],
+    ) -> None:
+        self._transport = transport
+        self._profile = profile
+        self._confirmed = confirmed
+        self._results: list[TaskResult] = []
+        self._starts: list[ProgressItem] = []
+        self._news = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self.store = ""  # whose attempts these are
+
+    def started(self, item: ProgressItem) -> None:
+        self._starts.append(item)
+        self._wake()
+
+    def ended(self, result: TaskResult) -> None:
+        self._results.append(result)
+        self._wake()
+
+    def change_store(self, store: str) -> None:
+        """From now on the attempts are of another store; what is left of the old one is of no use."""
+        self.store = store
+        self._results.clear()
+        self._starts.clear()
+
+    async def flushed(self) -> None:
+        """Wait until all is confirmed."""
+        await self._idle.wait()
+
+    async def run(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            results, self._results = self._results, []
+            starts, self._starts = self._starts, []
+            await self._send_starts(starts, results)
+            await self._send_results(results)
+            if not self._news.is_set():
+                self._idle.set()
+
+    def _wake(self) -> None:
+        self._idle.clear()
+        self._news.set()
+
+    async def _send_starts(self, starts: list[ProgressItem], results: Sequence[TaskResult]) -> None:
+        over = {(r.run, r.id, r.attempt) for r in results}
+        items = [s for s in starts if (s.run, s.id, s.attempt) not in over]
+        if items:
+            await self._send("progress", self._progress, items)
+
+    async def _send_results(self, results: list[TaskResult]) -> None:
+        if results:
+            await self._send("result", self._task_results, results)
+            self._confirmed(results)
+
+    async def _send(
+        self, word: str, make: Callable[[tuple[Item, ...]], Message], items: list[Item]
+    ) -> None:
+        key = f"{word}.{self._profile.name}"
+        messages, _ = pack(make, items)
+        for message, _ in messages:
+            await publish_until_confirmed(self._transport, key, message)
+
+    def _progress(self, items: tuple[ProgressItem, ...]) -> Message:
+        return Progress(
+            worker=self._profile.name, incarnation=self._profile.incarnation, items=items
+        )
+
+    def _task_results(self, results: tuple[TaskResult, ...]) -> Message:
+        return TaskResults(
+            worker=self._profile.name,
+            incarnation=self._profile.incarnation,
+            store=self.store,
+            results=results,
+        )

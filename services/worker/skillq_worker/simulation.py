@@ -1,0 +1,32 @@
+"""The work of the tutorial: it takes a while, and succeeds where the skill suffices."""
+
+import asyncio
+
+from pydantic import JsonValue
+
+from skillq.messages import TaskAssignment, WorkerProfile
+from skillq_worker.executor import TaskFailed
+
+SPECIALTY_BONUS = 2
+
+
+class Simulation:
+    """Takes any type; a task takes `difficulty / priority * time_scale` seconds."""
+
+    types = None
+
+    def __init__(self, profile: WorkerProfile, time_scale: float) -> None:
+        self._skill = profile.skill
+        self._specialties = frozenset(profile.specialties)
+        self._time_scale = time_scale
+
+    async def execute(self, task: TaskAssignment) -> JsonValue:
+        seconds = task.difficulty / task.priority * self._time_scale
+        await asyncio.sleep(seconds)
+        missing = [name for name in task.requires if name not in self._specialties]
+        if missing:
+            raise TaskFailed(f"specialty {', '.join(missing)} is missing")
+        skill = self._skill + (SPECIALTY_BONUS if task.task_type in self._specialties else 0)
+        if skill < task.difficulty:
+            raise TaskFailed(f"skill {skill} is below difficulty {task.difficulty}")
+        return {"seconds": seconds, "inputs": list(task.dependencies)}

@@ -1,0 +1,301 @@
+"""The worker's shell: accept, run, report; say that it lives; leave in order.
+
+An assignment is acknowledged when it has been accepted, not when the work is done: from then on the
+worker's heartbeats hold the lease, and a result is kept until the broker has confirmed it.
+"""
+
+import asyncio
+import random
+from collections import OrderedDict
+from collections.abc import Sequence
+
+import structlog
+
+from skillq import topology
+from skillq.clock import Clock
+from skillq.errors import MalformedMessage, QueueInUse, QueueNotFound, TransportError, UsageError
+from skillq.logs import Log
+from skillq.messages import (
+    Assignments,
+    AttemptRef,
+    Cancel,
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Message,
+    Outcome,
+    ProgressItem,
+    Stop,
+    TaskAssignment,
+    TaskResult,
+    WorkerProfile,
+    decode,
+)
+from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq_worker.executor import Executor, attempt
+from skillq_worker.reporter import Reporter, publish_until_confirmed
+
+TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
+GOODBYE_SECONDS = 5.0
+_REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
+
+Key = tuple[str, str]
+
+log = structlog.get_logger()
+
+
+class Worker:
+    """Runs until it is told to stop. `grace` is how many seconds running attempts get to finish then."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        profile: WorkerProfile,
+        executor: Executor,
+        *,
+        clock: Clock,
+        grace: float,
+    ) -> None:
+        self._transport = transport
+        self._profile = profile
+        self._executor = executor
+        self._clock = clock
+        self._grace = grace
+        self._reporter = Reporter(transport, profile, self._forget)
+        self._slots = asyncio.Semaphore(profile.slots)
+        self._attempts: dict[AttemptRef, asyncio.Task[None]] = {}
+        self._held: dict[
+            AttemptRef, None
+        ] = {}  # accepted, and its result not confirmed: an ordered set
+        self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
+        self._stop = asyncio.Event()
+        self.is_attached = False
+
+    @property
+    def is_ready(self) -> bool:
+        """It consumes its queue, and the broker is connected."""
+        return self.is_attached and self._transport.connected
+
+    @property
+    def is_draining(self) -> bool:
+        return self._stop.is_set()
+
+    def stop(self, *, now: bool = False) -> None:
+        """Take nothing new and leave: after what is running, or `now`."""
+        if now:
+            self._grace = 0.0
+        self._stop.set()
+
+    async def run(self) -> None:
+        """Work until stopped.
+
+        Raises:
+            UsageError: another worker of this name is connected.
+            TransportError: its consumer is gone for good.
+        """
+        stopped = asyncio.create_task(self._stop.wait(), name="stop")
+        attaching = asyncio.create_task(self._attach(), name="attach")
+        await asyncio.wait([stopped, attaching], return_when=asyncio.FIRST_COMPLETED)
+        if not attaching.done():
+            await _cancel([attaching])
+            return
+        consumer = attaching.result()
+        background = [
+            asyncio.create_task(self._receive(consumer), name="receive"),
+            asyncio.create_task(self._reporter.run(), name="report"),
+            asyncio.create_task(self._heartbeat(), name="heartbeat"),
+        ]
+        try:
+            await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
+            for task in background:
+                if task.done():
+                    task.result()
+            await self._drain()
+        finally:
+            await _cancel([stopped, *background, *self._attempts.values()])
+            await consumer.close()
+
+    # --- arriving and leaving
+
+    async def _attach(self) -> Consumer:
+        """Consume the queue of this name, alone; ask the manager for it where it is not there yet."""
+        give_up_at = self._clock() + TAKE_OVER_SECONDS
+        delay = 0.05
+        while True:
+            try:
+                consumer = await self._consume()
+            except QueueInUse as error:
+                if self._clock() > give_up_at:
+                    raise UsageError(
+                        f"a worker named {self._profile.title!r} is connected already; choose another --name"
+                    ) from error
+                log.info(Log.WAITING_FOR_QUEUE, worker=self._profile.title)
+            except TransportError as error:
+                log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
+            else:
+                await self._connect(ready=True)
+                self.is_attached = True
+                log.info(Log.CONNECTED, worker=self._profile.title)
+                return consumer
+            await asyncio.sleep(delay)
+            delay = min(2 * delay, 2.0)
+
+    async def _consume(self) -> Consumer:
+        queue = topology.worker_queue(self._profile.name)
+        prefetch = 2 * self._profile.slots + 10
+        try:
+            return await self._transport.consume(queue, prefetch=prefetch, exclusive=True)
+        except QueueNotFound:
+            await self._transport.publish(*self._hello(ready=False))
+            raise
+
+    async def _connect(self, *, ready: bool) -> None:
+        _, key, hello = self._hello(ready=ready)
+        await publish_until_confirmed(self._transport, key, hello)
+
+    def _hello(self, *, ready: bool) -> tuple[str, str, Outgoing]:
+        hello = Outgoing.of(Connect(worker=self._profile, ready=ready))
+        return topology.REPORTS, f"connect.{self._profile.name}", hello
+
+    async def _drain(self) -> None:
+        log.info(Log.DRAINING, running=len(self._attempts), grace=self._grace)
+        if self._attempts:
+            await asyncio.wait(self._attempts.values(), timeout=self._grace)
+        await _cancel(list(self._attempts.values()))
+        try:
+            async with asyncio.timeout(GOODBYE_SECONDS):
+                await self._reporter.flushed()
+                goodbye = Disconnect(
+                    worker=self._profile.name,
+                    incarnation=self._profile.incarnation,
+                    reason="stopped",
+                )
+                key = f"disconnect.{self._profile.name}"
+                await publish_until_confirmed(self._transport, key, Outgoing.of(goodbye))
+        except TimeoutError:
+            log.warning(Log.NOT_CONFIRMED, key="disconnect", error="no answer from the broker")
+
+    # --- heartbeats
+
+    async def _heartbeat(self) -> None:
+        while True:
+            await asyncio.sleep(topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+            heartbeat = Heartbeat(
+                worker=self._profile,
+                holds=tuple(self._held),
+                free_slots=self._profile.slots - len(self._attempts),
+                draining=self.is_draining,
+            )
+            key = f"heartbeat.{self._profile.name}"
+            message = Outgoing.of(heartbeat, persistent=False)
+            try:
+                await self._transport.publish(topology.REPORTS, key, message, mandatory=False)
+            except TransportError as error:
+                log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+
+    # --- commands
+
+    async def _receive(self, consumer: Consumer) -> None:
+        while True:
+            deliveries = await consumer.batch()
+            handled = [d for d in deliveries if await self._handle(consumer, d)]
+            await consumer.ack(handled)
+
+    async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
+        """Obey; False where the delivery was parked and needs no acknowledgement."""
+        try:
+            self._obey(decode(delivery.body))
+        except MalformedMessage as error:
+            log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=str(error))
+            try:
+                await park(self._transport, consumer, delivery, str(error))
+            except TransportError:
+                await consumer.nack(delivery, requeue=True)
+            return False
+        return True
+
+    def _obey(self, message: Message) -> None:
+        match message:
+            case Assignments():
+                if message.incarnation == self._profile.incarnation:
+                    self._serve(message.store)
+                    for task in message.tasks:
+                        self._accept(task)
+            case Cancel():
+                if message.incarnation == self._profile.incarnation:
+                    self._abort(message.attempts)
+            case Stop():
+                self.stop(now=message.mode == "now")
+            case _:
+                raise MalformedMessage(
+                    f"a {message.type} message does not belong in a worker's queue"
+                )
+
+    def _serve(self, store: str) -> None:
+        """Attempts are numbered per store: a manager that lost its store begins again at 1."""
+        if store == self._reporter.store:
+            return
+        self._abort(list(self._held))
+        self._seen.clear()
+        self._reporter.change_store(store)
+
+    def _accept(self, task: TaskAssignment) -> None:
+        key = (task.run, task.id)
+        if self._seen.get(key, 0) >= task.attempt:
+            return  # sent twice, or overtaken
+        self._seen[key] = task.attempt
+        self._seen.move_to_end(key)
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        ref = _ref(task)
+        self._held[ref] = None
+        if self.is_draining:
+            self._reporter.ended(_returned(ref))
+            return
+        work = asyncio.create_task(self._attempt(ref, task), name=f"{task.run}/{task.id}")
+        self._attempts[ref] = work
+        work.add_done_callback(lambda _: self._attempts.pop(ref, None))
+
+    async def _attempt(self, ref: AttemptRef, task: TaskAssignment) -> None:
+        async with self._slots:
+            self._reporter.started(
+                ProgressItem(run=ref.run, id=ref.id, attempt=ref.attempt, at=self._clock())
+            )
+            log.debug(Log.ATTEMPT_STARTED, task=(ref.run, ref.id), attempt=ref.attempt)
+            result = await attempt(self._executor, task, self._clock)
+            log.debug(Log.ATTEMPT_ENDED, task=(ref.run, ref.id), outcome=result.outcome)
+            self._reporter.ended(result)
+
+    def _abort(self, attempts: Sequence[AttemptRef]) -> None:
+        for ref in attempts:
+            self._held.pop(ref, None)
+            work = self._attempts.get(ref)
+            if work is not None:
+                log.info(Log.ATTEMPT_ABORTED, task=(ref.run, ref.id), attempt=ref.attempt)
+                work.cancel()
+
+    def _forget(self, confirmed: Sequence[AttemptRef]) -> None:
+        for result in confirmed:
+            self._held.pop(_ref(result), None)
+
+
+def _ref(attempt: AttemptRef) -> AttemptRef:
+    return AttemptRef(run=attempt.run, id=attempt.id, attempt=attempt.attempt)
+
+
+def _returned(ref: AttemptRef) -> TaskResult:
+    return TaskResult(
+        run=ref.run,
+        id=ref.id,
+        attempt=ref.attempt,
+        outcome=Outcome.RETURNED,
+        error="the worker is leaving",
+    )
+
+
+async def _cancel(
+    tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool] | asyncio.Task[Consumer]],
+) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
