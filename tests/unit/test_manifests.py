@@ -11,6 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from skillq_manager.settings import ManagerSettings
+from skillq_worker.settings import WorkerSettings
+
 pytestmark = pytest.mark.timeout(300)  # the first run on a machine may install kubectl
 
 ROOT = Path(__file__).parents[2]
@@ -203,6 +206,14 @@ def test_secrets_reach_our_processes_as_files_only(manifests: list[Manifest]) ->
         assert named == set(secret_paths(workload)), name
         assert "from a secret" not in variables.values(), name
         assert not {"SKILLQ_BROKER_URL", "SKILLQ_API_TOKEN"} & variables.keys(), name
+
+
+def test_every_variable_of_a_service_is_a_setting(manifests: list[Manifest]) -> None:
+    fields = {*ManagerSettings.model_fields, *WorkerSettings.model_fields}
+    settings = {f"SKILLQ_{field.upper()}" for field in fields}
+    for name, workload in services_of_ours(manifests).items():
+        used = {v.removesuffix("_FILE") for v in environment(manifests, workload)}
+        assert used <= settings, name
 
 
 def test_a_service_leads_to_the_pods_of_its_name_and_to_no_others(
