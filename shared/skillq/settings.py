@@ -61,10 +61,18 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
-    broker_url: BrokerUrl = "amqp://guest:guest@localhost:5672/"
-    connect_timeout: Annotated[float, Field(ge=0)] = 30.0  # seconds to wait for the broker at start
-    log_level: Literal["debug", "info", "warning", "error"] = "info"
-    log_format: Literal["console", "json"] | None = None
+    broker_url: BrokerUrl = Field(
+        "amqp://guest:guest@localhost:5672/", description="where RabbitMQ is"
+    )
+    connect_timeout: float = Field(
+        30.0, ge=0, description="seconds to wait for the broker at start"
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="least level logged"
+    )
+    log_format: Literal["console", "json"] | None = Field(
+        None, description="console or json; default: console on a terminal"
+    )
 
     @classmethod
     def settings_customise_sources(

@@ -1,6 +1,7 @@
 """The last words of a run, as in the tutorial."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 from skillq.messages import TaskStatus
@@ -25,19 +26,30 @@ class Ended(NamedTuple):
     reason: str | None = None
 
 
-def success_rate(ended: Sequence[Ended]) -> float:
+def success_rate(counts: Mapping[TaskStatus, int]) -> float:
     """In percent, of the tasks that have ended."""
-    return 100.0 * sum(e.status is TaskStatus.SUCCEEDED for e in ended) / len(ended)
+    ended = sum(n for status, n in counts.items() if status.is_terminal)
+    return 100.0 * counts.get(TaskStatus.SUCCEEDED, 0) / ended if ended else 0.0
 
 
-def summary(ended: Sequence[Ended]) -> list[str]:
-    """The lines; of a long run, only those of tasks that did not succeed."""
+def summary(ended: Sequence[Ended], counts: Mapping[TaskStatus, int] | None = None) -> list[str]:
+    """The lines; of a long run, only those of tasks that did not succeed.
+
+    `counts` says how all tasks of the run have ended, where `ended` are not all of them.
+    """
+    if counts is None:
+        counts = Counter(e.status for e in ended)
     shown = list(ended)
     if len(ended) > _MANY:
         shown = [e for e in ended if e.status is not TaskStatus.SUCCEEDED][:_MANY]
-    rest = [f"… and {len(ended) - len(shown)} more"] if len(shown) < len(ended) else []
-    rate = f"Success rate: {success_rate(ended):.2f}%"
-    return ["All tasks completed", *map(_line, shown), *rest, rate]
+    more = sum(counts.values()) - len(shown)
+    rest = [f"… and {more} more"] if more else []
+    return [
+        "All tasks completed",
+        *map(_line, shown),
+        *rest,
+        f"Success rate: {success_rate(counts):.2f}%",
+    ]
 
 
 def _line(ended: Ended) -> str:

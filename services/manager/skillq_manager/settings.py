@@ -1,7 +1,7 @@
 """The manager's settings."""
 
 from ipaddress import ip_address
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
@@ -12,14 +12,16 @@ POLICIES: dict[str, type[Policy]] = {"best-fit": BestFit, "arrival": Arrival}
 
 
 class ManagerSettings(Settings):
-    http_host: str = "127.0.0.1"
-    http_port: Annotated[int, Field(ge=0, le=65535)] = 8080
-    api_token: SecretStr | None = None
-    expected_workers: Annotated[int, Field(ge=0)] = (
-        0  # how many must be there before the first assignment
+    http_host: str = Field("127.0.0.1", description="address to serve HTTP on")
+    http_port: int = Field(8080, ge=0, le=65535, description="port to serve HTTP on")
+    api_token: SecretStr | None = Field(None, description="what clients send as a bearer token")
+    expected_workers: int = Field(
+        0, ge=0, description="how many workers must be there before the first assignment"
     )
-    policy: Literal["best-fit", "arrival"] = "best-fit"
-    stop_when_done: bool = False
+    policy: Literal["best-fit", "arrival"] = Field("best-fit", description="who gets what")
+    stop_when_done: bool = Field(
+        False, description="leave, and send all workers home, when all tasks are done"
+    )
 
     @model_validator(mode="after")
     def _token_off_loopback(self) -> Self:

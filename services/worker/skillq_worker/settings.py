@@ -29,11 +29,18 @@ def _with_host(written: str) -> str:
 
 
 class WorkerSettings(Settings):
-    name: Annotated[Title, BeforeValidator(_with_host)] = Field(default_factory=_host_name)
-    skill: Level = 5
-    specialty: Annotated[Labels, NoDecode, BeforeValidator(_split)] = ()
-    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
-    time_scale: Annotated[float, Field(ge=0)] = 1.0  # seconds per unit of simulated difficulty
-    grace: Annotated[float, Field(ge=0)] = 30.0  # seconds to finish what runs after SIGTERM
-    health_port: Annotated[int, Field(ge=0, le=65535)] = 0  # 0: none
-    handlers: str | None = None  # MODULE:HANDLERS; None: the simulation
+    name: Annotated[Title, BeforeValidator(_with_host)] = Field(
+        default_factory=_host_name,
+        description="its name, {host} standing for the host's; default: the host's",
+    )
+    skill: Level = Field(5, description="skill level, 1-10")
+    specialty: Annotated[Labels, NoDecode, BeforeValidator(_split)] = Field(
+        (), description="what it is especially good at"
+    )
+    slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="attempts at a time")
+    time_scale: float = Field(1.0, ge=0, description="seconds per unit of simulated difficulty")
+    grace: float = Field(30.0, ge=0, description="seconds to finish what runs after SIGTERM")
+    health_port: int = Field(0, ge=0, le=65535, description="port for /livez and /readyz; 0: none")
+    handlers: str | None = Field(
+        None, description="MODULE:HANDLERS; without it the work is simulated"
+    )

@@ -2,7 +2,7 @@
 
 Two robust connections, one that publishes and one that consumes. Channels are ours: aio-pika's robust
 channels keep a whole connection down while one queue is missing, so each consumer here keeps a plain
-channel open by itself and waits alone. See docs/adr.
+channel open by itself and waits alone.
 """
 
 import asyncio

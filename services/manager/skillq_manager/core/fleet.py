@@ -26,7 +26,7 @@ class Fleet:
         self._tasks = tasks
         self._policy = policy
         self._joined = count(1)
-        self._departed: dict[str, str] = {}  # by name, the incarnation that said goodbye
+        self._departed: dict[tuple[str, str], float] = {}  # by name and incarnation, when
         self.next_sweep = 0.0
         self.workers: dict[str, WorkerEntry] = {}
 
@@ -48,7 +48,7 @@ class Fleet:
 
     def disconnect(self, event: Disconnect) -> None:
         """A worker leaves; what it still holds is handed back, and no attempt is held against the task."""
-        self._departed[event.worker] = event.incarnation
+        self._departed[event.worker, event.incarnation] = self._turn.now
         worker = self.current(event.worker, event.incarnation)
         if worker is not None:
             self._part(worker, WorkerEventKind.DISCONNECTED, Outcome.RETURNED, event.reason)
@@ -58,7 +58,7 @@ class Fleet:
         worker = self.current(event.worker, event.incarnation)
         if worker is None:
             return
-        worker.suspect = True
+        self._suspect(worker, "its queue was not there")
         for ref in event.attempts:
             task = self._tasks.live.get((ref.run, ref.id))
             if task is not None and task.worker is worker and task.attempt == ref.attempt:
@@ -77,14 +77,24 @@ class Fleet:
         if self._turn.now < self.next_sweep:
             return
         self.next_sweep = self._turn.now + self._policy.sweep_every
+        self._forget_departed()
         for worker in list(self.workers.values()):
             verdict = judge(self._policy, worker.last_seen, self._turn.now)
             if verdict is Verdict.DEAD:
                 reason = f"not heard of for {self._policy.dead_after:g} s"
                 self._part(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
-            elif verdict is Verdict.SUSPECT and not worker.suspect:
-                worker.suspect = True
-                self._tell(worker, WorkerEventKind.SUSPECT, "heartbeats are late")
+            elif verdict is Verdict.SUSPECT:
+                self._suspect(worker, "heartbeats are late")
+
+    def _suspect(self, worker: WorkerEntry, reason: str) -> None:
+        if not worker.suspect:
+            worker.suspect = True
+            self._tell(worker, WorkerEventKind.SUSPECT, reason)
+
+    def _forget_departed(self) -> None:
+        """Nothing that a worker said is on its way for as long as this."""
+        limit = self._turn.now - self._policy.forget_after
+        self._departed = {who: at for who, at in self._departed.items() if at > limit}
 
     def current(self, name: str, incarnation: str) -> WorkerEntry | None:
         worker = self.workers.get(name)
@@ -92,7 +102,7 @@ class Fleet:
 
     def _hear(self, profile: WorkerProfile, *, replace: bool) -> WorkerEntry | None:
         """The entry of a worker that gives a sign of life, or None for a ghost's."""
-        if self._departed.get(profile.name) == profile.incarnation:
+        if (profile.name, profile.incarnation) in self._departed:
             return None
         worker = self.workers.get(profile.name)
         if worker is None:
@@ -100,23 +110,28 @@ class Fleet:
         if worker.incarnation != profile.incarnation:
             if not replace:
                 return None
+            self._departed[worker.name, worker.incarnation] = self._turn.now
             self._part(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was started anew")
             return self._join(profile)
+        self._renew(worker, profile)
+        return worker
+
+    def _renew(self, worker: WorkerEntry, profile: WorkerProfile) -> None:
         worker.last_seen = self._turn.now
-        if worker.profile != profile:
+        changed = worker.profile != profile
+        if changed:
             self._board.leave(worker)
             worker.profile, worker.skills = profile, Skills.of(profile)
             self._board.join(worker)
-        if worker.suspect:
+        if changed or worker.suspect:
             worker.suspect = False
             self._board.freed(worker)
-            self._tell(worker, WorkerEventKind.CONNECTED, "heard of again")
-        return worker
+            reason = "its profile has changed" if changed else "heard of again"
+            self._tell(worker, WorkerEventKind.CONNECTED, reason)
 
     def _join(self, profile: WorkerProfile) -> WorkerEntry:
         worker = WorkerEntry(profile, Skills.of(profile), next(self._joined), self._turn.now)
         self.workers[profile.name] = worker
-        self._departed.pop(profile.name, None)
         self._board.join(worker)
         self._tell(worker, WorkerEventKind.CONNECTED, "")
         return worker

@@ -5,6 +5,7 @@ then the hardest task first: list scheduling under grade-of-service eligibility 
 "Parallel machine scheduling under a grade of service provision", 2004).
 """
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
@@ -31,6 +32,20 @@ def is_able(skills: Skills, need: Need) -> bool:
         and need.requires <= skills.specialties
         and effective_skill(skills, need.type) >= need.difficulty
     )
+
+
+def why_unable(fleet: Sequence[Skills], need: Need) -> str:
+    """Why none of these workers can meet a need, in a sentence."""
+    if not fleet:
+        return "no worker is connected"
+    skilled = [skills for skills in fleet if handles(skills, need.type)]
+    if not skilled:
+        return f"no worker handles the type {need.type!r}"
+    special = [skills for skills in skilled if need.requires <= skills.specialties]
+    if not special:
+        return f"no worker has the specialties it requires: {', '.join(sorted(need.requires))}"
+    best = max(effective_skill(skills, need.type) for skills in special)
+    return f"no worker can do it: it needs skill {need.difficulty}, the best has {best}"
 
 
 class Policy(Protocol):

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from skillq.messages import TaskStatus, WorkerProfile
+from skillq.messages import Task, TaskStatus, WorkerProfile
 
 TaskKey = tuple[str, str]  # run, id
 
@@ -14,6 +14,10 @@ class Need(NamedTuple):
     type: str
     difficulty: int
     requires: frozenset[str]
+
+    @classmethod
+    def of(cls, task: Task) -> "Need":
+        return cls(task.type, task.difficulty, frozenset(task.requires))
 
 
 class Skills(NamedTuple):

@@ -19,7 +19,7 @@ from skillq.messages import (
 from skillq_manager.core import commands as c
 from skillq_manager.core.fleet import Fleet
 from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.matching import Policy, effective_skill, handles
+from skillq_manager.core.matching import Policy, why_unable
 from skillq_manager.core.model import Need, TaskEntry, TaskKey
 from skillq_manager.core.ready import Board
 from skillq_manager.core.retry import RetryPolicy, Verdict
@@ -150,15 +150,4 @@ class State:
         capable = sum(1 for _ in self.board.capable(need))
         if capable:
             return f"waits for a slot: {capable} of {len(self.fleet.workers)} workers can do it, none is free"
-        if not self.fleet.workers:
-            return "no worker is connected"
-        skilled = [w.skills for w in self.fleet.workers.values() if handles(w.skills, need.type)]
-        if not skilled:
-            return f"no connected worker handles the type {need.type!r}"
-        special = [s for s in skilled if need.requires <= s.specialties]
-        if not special:
-            return f"no connected worker has the specialties {', '.join(sorted(need.requires))}"
-        best = max(effective_skill(s, need.type) for s in special)
-        return (
-            f"no connected worker can do it: it needs skill {need.difficulty}, the best has {best}"
-        )
+        return why_unable([worker.skills for worker in self.fleet.workers.values()], need)

@@ -89,7 +89,7 @@ class Tasks:
         entry = TaskEntry(
             key=(run, task.id),
             seq=next(self._seq),
-            need=Need(task.type, task.difficulty, frozenset(task.requires)),
+            need=Need.of(task),
             priority=task.priority,
             max_attempts=task.max_attempts,
             fingerprint=task.fingerprint(),

@@ -1,0 +1,119 @@
+"""Manager and workers in one process, on the memory transport and store: the same code as the services."""
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+from skillq import topology
+from skillq.client import Client
+from skillq.clock import Clock, steady_clock
+from skillq.errors import UsageError
+from skillq.forms import WorkerForm, WorkFile
+from skillq.messages import Task, TaskEvent, WorkerProfile, slug
+from skillq.summary import Ended
+from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq_manager.core.matching import Policy, why_unable
+from skillq_manager.core.model import Need, Skills
+from skillq_manager.core.state import State
+from skillq_manager.manager import Manager
+from skillq_manager.store.memory import MemoryStore
+from skillq_manager.summary import ended_tasks
+from skillq_worker.executor import Executor, HandlerExecutor
+from skillq_worker.handlers import load_handlers
+from skillq_worker.simulation import Simulation
+from skillq_worker.worker import Worker
+
+OnEvent = Callable[[TaskEvent], None]
+
+
+async def run_embedded(
+    work: WorkFile, policy: Policy, time_scale: float, on_event: OnEvent
+) -> list[Ended]:
+    """Run all tasks of a file with its workers; return how each has ended, in order of submission.
+
+    Raises:
+        UsageError: there are no workers, or a task that none of them can do.
+    """
+    clock = steady_clock()
+    broker, store = MemoryBroker(), MemoryStore()
+    state = State(policy, chance=random.random, expected_workers=len(work.workers), store=store.id)
+
+    async def quiet(run: str) -> None: ...
+
+    async with AsyncExitStack() as stack:
+
+        async def open_transport(app_id: str) -> MemoryTransport:
+            return await stack.enter_async_context(MemoryTransport(broker, app_id=app_id))
+
+        fleet = _executors(stack, work.workers, time_scale)
+        _check_able(work.tasks, [profile for profile, _ in fleet], policy)
+        manager = Manager(
+            await open_transport("manager"),
+            store,
+            state,
+            clock=clock,
+            stop_when_done=True,
+            on_complete=quiet,
+        )
+        workers = [
+            await _worker(await open_transport(profile.name), profile, executor, clock)
+            for profile, executor in fleet
+        ]
+        client = Client(await open_transport("client"))
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(manager.run(), name="manager")
+                for worker in workers:
+                    group.create_task(worker.run())
+                group.create_task(client.complete(work.run, work.tasks, on_event))
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from failures
+    return await ended_tasks(store, slug(work.run))
+
+
+async def _worker(
+    transport: MemoryTransport, profile: WorkerProfile, executor: Executor, clock: Clock
+) -> Worker:
+    # Declared ahead, so that the workers join in the order of the file.
+    await transport.declare(topology.MANAGER)
+    await transport.declare(topology.worker_topology(profile.name))
+    return Worker(transport, profile, executor, clock=clock, grace=0.0)
+
+
+def _executors(
+    stack: AsyncExitStack, workers: Sequence[WorkerForm], time_scale: float
+) -> list[tuple[WorkerProfile, Executor]]:
+    if not workers:
+        raise UsageError("the file has no workers; add `workers:` with a name and a skill each")
+    shared: dict[str, HandlerExecutor] = {}
+    fleet: list[tuple[WorkerProfile, Executor]] = []
+    for form in workers:
+        profile = WorkerProfile(
+            name=slug(form.name),
+            title=form.name,
+            incarnation=uuid4().hex,
+            skill=form.skill,
+            specialties=form.specialties,
+            slots=form.slots,
+        )
+        executor: Executor = Simulation(profile, time_scale)
+        if form.handlers is not None:
+            if form.handlers not in shared:
+                handlers = HandlerExecutor(load_handlers(form.handlers))
+                shared[form.handlers] = stack.enter_context(handlers)
+            executor = shared[form.handlers]
+        fleet.append((profile.model_copy(update={"types": executor.types}), executor))
+    return fleet
+
+
+def _check_able(tasks: Sequence[Task], fleet: Sequence[WorkerProfile], policy: Policy) -> None:
+    """Nobody will join later: a task that none of these workers may be given would wait for ever."""
+    skills = [Skills.of(profile) for profile in fleet]
+    for task in tasks:
+        need = Need.of(task)
+        if not any(policy.can(s, need) for s in skills):
+            raise UsageError(
+                f"task {task.id}: {why_unable(skills, need)}; add a worker that can do it"
+            )

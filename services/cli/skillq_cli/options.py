@@ -1,0 +1,45 @@
+"""Options of the command line, made from settings: each field is an option, a variable, and in the help."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from pydantic import SecretStr
+from pydantic_settings import BaseSettings
+
+from skillq.settings import PREFIX
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def settings_options(cls: type[BaseSettings], *leave_out: str) -> Callable[[Command], Command]:
+    """Add an option for each setting. Values are checked where settings are read, by `skillq.settings.load`."""
+
+    def decorate(command: Command) -> Command:
+        for name, field in reversed(cls.model_fields.items()):
+            if name in leave_out:
+                continue
+            default = (
+                ""
+                if field.default_factory or field.default in {None, ()}
+                else f"; default: {field.default}"
+            )
+            text = f"{field.description} [{PREFIX}{name.upper()}{default}]"
+            flag = f"--{name.replace('_', '-')}"
+            if field.annotation is bool:
+                option = click.option(flag, name, is_flag=True, default=None, help=text)
+            else:
+                many = name == "specialty"
+                option = click.option(
+                    flag, name, multiple=many, help=text, metavar=_metavar(name, field.annotation)
+                )
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def _metavar(name: str, annotation: object) -> str:
+    if annotation in {int, float}:
+        return "N"
+    return "TOKEN" if annotation == SecretStr | None else name.rpartition("_")[2].upper()

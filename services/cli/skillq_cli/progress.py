@@ -1,0 +1,117 @@
+"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Protocol, Self
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from skillq.forms import one_line
+from skillq.messages import TaskEvent, TaskStatus
+
+_MANY = 100  # tasks; from here on plain lines count instead of naming each
+_SHOWN = 12  # running tasks named in the live view
+
+
+class Progress(Protocol):
+    def on_event(self, event: TaskEvent) -> None: ...
+
+
+@contextmanager
+def progress(total: int, *, quiet: bool) -> Iterator[Progress]:
+    """The display that suits standard output."""
+    if quiet:
+        yield _Quiet()
+    elif sys.stdout.isatty():
+        with _Live(total) as live:
+            yield live
+    else:
+        yield _Plain(total)
+
+
+class _Quiet:
+    def on_event(self, event: TaskEvent) -> None:
+        pass
+
+
+class _Plain:
+    """One line for each assignment and each end; of many tasks, one for each tenth of them."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._ended = 0
+
+    def on_event(self, event: TaskEvent) -> None:
+        self._ended += event.status.is_terminal
+        if self._total > _MANY:
+            self._count(event)
+        elif event.status is TaskStatus.ASSIGNED:
+            _say(f"task {event.id}: assigned to {event.worker}")
+        elif event.status.is_terminal or (event.status is TaskStatus.READY and event.reason):
+            reason = f" ({event.reason})" if event.reason else ""
+            word = "to be tried again" if event.status is TaskStatus.READY else event.status
+            _say(f"task {event.id}: {word}{reason}")
+
+    def _count(self, event: TaskEvent) -> None:
+        step = max(1, self._total // 10)
+        if event.status.is_terminal and self._ended % step == 0:
+            _say(f"{self._ended} of {self._total} tasks have ended")
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(one_line(line) + "\n")
+    sys.stdout.flush()
+
+
+class _Live:
+    """How many are where, and who does what."""
+
+    def __init__(self, total: int) -> None:
+        self._total = total
+        self._tasks: dict[str, TaskEvent] = {}  # those with a worker
+        self._status: dict[str, TaskStatus] = {}
+        self._counts: Counter[TaskStatus] = Counter()
+        self._live = Live(
+            console=Console(), get_renderable=self._render, refresh_per_second=10, transient=True
+        )
+
+    def __enter__(self) -> Self:
+        self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._live.stop()
+
+    def on_event(self, event: TaskEvent) -> None:
+        before = self._status.get(event.id)
+        if before is not None:
+            self._counts[before] -= 1
+        self._status[event.id] = event.status
+        self._counts[event.status] += 1
+        if event.status in {TaskStatus.ASSIGNED, TaskStatus.RUNNING}:
+            self._tasks[event.id] = event
+        else:
+            self._tasks.pop(event.id, None)
+
+    def _render(self) -> Group:
+        ended = sum(n for status, n in self._counts.items() if status.is_terminal)
+        words = "  ".join(f"{n} {status}" for status, n in self._counts.items() if n)
+        table = Table.grid(padding=(0, 2))
+        for event in list(self._tasks.values())[:_SHOWN]:
+            table.add_row(
+                Text(one_line(event.worker or "")), Text(f"task {event.id}"), Text(event.status)
+            )
+        bar = ProgressBar(total=self._total, completed=ended, width=40)
+        return Group(bar, Text(f"{ended} of {self._total} ended   {words}"), table)
