@@ -1,0 +1,101 @@
+"""The manager's API, as the commands ask it."""
+
+from types import TracebackType
+from typing import Any, Self
+from urllib.parse import quote, urlsplit
+
+import httpx
+
+from skillq.errors import SkillqError, Unreachable, UsageError
+from skillq.forms import one_line
+from skillq.settings import without_password
+from skillq_cli.settings import ApiSettings
+
+_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
+_MAX_PAGE = 1000
+
+Json = Any  # what json.loads gives
+
+
+class Api:
+    """Open between enter and exit."""
+
+    def __init__(self, settings: ApiSettings) -> None:
+        self._shown = without_password(settings.api_url)
+        token = settings.api_token.get_secret_value() if settings.api_token else ""
+        self._has_token = bool(token)
+        headers = {"Accept": "application/json"}
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        self._client = httpx.Client(
+            base_url=settings.api_url,
+            headers=httpx.Headers(headers, encoding="utf-8"),
+            timeout=10.0,
+            # A proxy set for the world outside does not know this machine's managers.
+            trust_env=urlsplit(settings.api_url).hostname not in _LOOPBACK,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._client.close()
+
+    def get(self, *path: str, **parameters: str | int | None) -> Json:
+        """What `/api/<path>` answers.
+
+        Raises:
+            UsageError: the manager refuses the question, as when there is no such task.
+            Unreachable: no manager answers, or it does not let us in.
+        """
+        where = "/api/" + "/".join(quote(part, safe="") for part in path)
+        given = {name: value for name, value in parameters.items() if value is not None}
+        try:
+            response = self._client.get(where, params=given)
+        except (httpx.RequestError, httpx.InvalidURL) as error:
+            raise Unreachable(
+                f"no manager answers at {self._shown}: is it running, is --api-url right?"
+            ) from error
+        answer = self._json(response)
+        if not response.is_success:
+            raise self._refusal(response.status_code, answer)
+        return answer
+
+    def get_all(self, *path: str, **parameters: str | int | None) -> Json:
+        """All pages of a list as one."""
+        items: list[Json] = []
+        cursor: str | None = None
+        while True:
+            answer = self.get(*path, **parameters, limit=_MAX_PAGE, cursor=cursor)
+            items += answer["items"]
+            cursor = answer["next_cursor"]
+            if cursor is None:
+                return {"items": items, "next_cursor": None}
+
+    def _json(self, response: httpx.Response) -> Json:
+        try:
+            answer = response.json()
+        except ValueError:
+            answer = None
+        if not isinstance(answer, dict) or not (response.is_success or "error" in answer):
+            raise Unreachable(
+                f"what answers at {self._shown} is no skillq manager: is --api-url right?"
+            )
+        return answer
+
+    def _refusal(self, status: int, answer: Json) -> SkillqError:
+        line = one_line(str(answer["error"]))
+        if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
+            if self._has_token:
+                return Unreachable(
+                    f"the manager at {self._shown} refuses the token: is --api-token right?"
+                )
+            return Unreachable(f"the manager at {self._shown} wants a token: --api-token")
+        if status < httpx.codes.INTERNAL_SERVER_ERROR:
+            return UsageError(line)
+        return Unreachable(f"the manager at {self._shown} cannot answer: {line}")

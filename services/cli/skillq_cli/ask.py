@@ -1,0 +1,212 @@
+"""The commands that ask the manager: status, runs, tasks, task, workers."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import wraps
+from typing import Any, NamedTuple
+
+import click
+from rich.console import Console, RenderableType
+from rich.live import Live
+from rich.text import Text
+
+from skillq.errors import Unreachable, UsageError
+from skillq.messages import DEFAULT_RUN, TaskStatus, slug
+from skillq.settings import Settings, load
+from skillq_cli import tables
+from skillq_cli.api import Api, Json
+from skillq_cli.options import settings_options
+from skillq_cli.settings import ApiSettings
+
+WATCH_SECONDS = 1.0
+_WIDE = 100_000  # off a terminal nothing is folded: others read it line by line
+
+Fetch = Callable[[Api], Json]
+Draw = Callable[[Json], RenderableType]
+
+
+class How(NamedTuple):
+    """Where to ask, and how to show the answer."""
+
+    settings: ApiSettings
+    as_json: bool
+    watch: bool
+
+
+def asks(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that all of these have."""
+
+    @settings_options(ApiSettings, *Settings.model_fields)
+    @click.option("--json", "as_json", is_flag=True, help="Print what the API answers.")
+    @click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
+    @wraps(command)
+    def wrapped(
+        api_url: str | None, api_token: str | None, as_json: bool, watch: bool, **more: Any
+    ) -> None:
+        settings = load(ApiSettings, {"api_url": api_url, "api_token": api_token})
+        command(How(settings, as_json, watch), **more)
+
+    return wrapped
+
+
+@click.command()
+@asks
+def status(how: How) -> None:
+    """Tasks by status, workers, slots and runs, all together."""
+    _show(how, lambda api: api.get("summary"), tables.status)
+
+
+@click.command()
+@asks
+def runs(how: How) -> None:
+    """List the runs."""
+    _show(how, lambda api: api.get_all("runs"), tables.runs)
+
+
+@click.command()
+@click.option("--run", metavar="RUN", help="Only of this run.")
+@click.option(
+    "--status", type=click.Choice([s.value for s in TaskStatus]), help="Only of this status."
+)
+@click.option("--type", metavar="TYPE", help="Only of this type.")
+@click.option("--worker", metavar="WORKER", help="Only with this worker.")
+@click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="So many."
+)
+@click.option("--all", "whole", is_flag=True, help="All of them, whatever --limit says.")
+@asks
+def tasks(
+    how: How,
+    *,
+    run: str | None,
+    status: str | None,
+    type: str | None,
+    worker: str | None,
+    limit: int,
+    whole: bool,
+) -> None:
+    """List tasks, in order of submission."""
+    which = {"run": run, "status": status, "type": type, "worker": worker}
+    if whole:
+        _show(how, lambda api: api.get_all("tasks", **which), tables.tasks)
+    else:
+        _show(how, lambda api: api.get("tasks", **which, limit=limit), tables.tasks)
+
+
+@click.command()
+@click.argument("id", metavar="[RUN/]ID")
+@click.option("--run", metavar="RUN", help=f"Its run, {DEFAULT_RUN} unless given.")
+@asks
+def task(how: How, id: str, run: str | None) -> None:
+    """Show one task and its attempts."""
+    in_id, slash, id = id.rpartition("/")
+    if slash and run is not None:
+        raise UsageError(f"the run is given twice, as {in_id!r} and as --run {run!r}; give it once")
+    path = ("tasks", _name(run or in_id or DEFAULT_RUN), id)
+    _show(how, lambda api: api.get(*path), tables.task)
+
+
+@click.command()
+@asks
+def workers(how: How) -> None:
+    """List the workers, those that have left too."""
+    _show(how, lambda api: api.get_all("workers"), tables.workers)
+
+
+COMMANDS: list[click.Command] = [status, runs, tasks, task, workers]
+
+
+def _name(run: str) -> str:
+    try:
+        return slug(run)
+    except ValueError as error:
+        raise UsageError(f"there is no run {run!r}: {error}") from error
+
+
+# --- showing
+
+
+def _show(how: How, fetch: Fetch, draw: Draw) -> None:
+    with Api(how.settings) as api:
+        answer = fetch(api)  # what is wrong from the start ends even a watch
+        if how.watch:
+            with _until_interrupted():
+                (_watch_json if how.as_json else _watch_table)(api, answer, fetch, draw)
+        elif how.as_json:
+            click.echo(to_json(answer, indent=2))
+        else:
+            _console().print(draw(answer))
+            _hint_at_more(answer)
+
+
+def _hint_at_more(answer: Json) -> None:
+    if answer.get("next_cursor") is not None:
+        click.echo("There are more: --all shows them, or a larger --limit.", err=True)
+
+
+def _watch_json(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
+    """One line per change."""
+    shown = None
+    for now in _answers(api, answer, fetch):
+        line = None if isinstance(now, Unreachable) else to_json(now)
+        if line is None and shown is not None:
+            click.echo(str(now), err=True)
+        elif line is not None and line != shown:
+            click.echo(line)
+        shown = line
+
+
+def _watch_table(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
+    """Drawn over on a terminal; off it, one table per change."""
+    console = _console()
+    if not console.is_terminal:
+        shown = None
+        for now in _answers(api, answer, fetch):
+            if str(now) != shown:
+                console.print(_drawn(now, draw))
+            shown = str(now)
+        return
+    with Live(console=console, auto_refresh=False, screen=True) as live:
+        for now in _answers(api, answer, fetch):
+            live.update(_drawn(now, draw), refresh=True)
+
+
+def _answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachable]:
+    """The first answer, then one a second; a manager that is started anew ends no watch."""
+    yield answer
+    while True:
+        time.sleep(WATCH_SECONDS)
+        try:
+            yield fetch(api)
+        except Unreachable as error:
+            yield error
+
+
+def _drawn(now: Json | Unreachable, draw: Draw) -> RenderableType:
+    return Text(str(now)) if isinstance(now, Unreachable) else draw(now)
+
+
+@contextmanager
+def _until_interrupted() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        return
+
+
+def _console() -> Console:
+    console = Console(highlight=False, markup=False, emoji=False)
+    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def to_json(answer: Json, indent: int | None = None) -> str:
+    """JSON without the control characters that its rules let through: a terminal would obey them."""
+    text = json.dumps(answer, ensure_ascii=False, indent=indent)
+    return re.sub(r"[^\n -~]", lambda found: _escaped(found[0]), text)
+
+
+def _escaped(char: str) -> str:
+    return char if char.isprintable() else json.dumps(char)[1:-1]

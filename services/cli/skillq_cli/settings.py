@@ -1,0 +1,22 @@
+"""Settings of the commands that ask the manager."""
+
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, Field, SecretStr
+
+from skillq.settings import Settings
+
+
+def _http_url(url: str) -> str:
+    parts = urlsplit(url)
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError("should be http://host:port or https://…")
+    return url.rstrip("/")
+
+
+class ApiSettings(Settings):
+    api_url: Annotated[str, AfterValidator(_http_url)] = Field(
+        "http://127.0.0.1:8080", description="address of the manager"
+    )
+    api_token: SecretStr | None = Field(None, description="the manager's token")

@@ -1,0 +1,1 @@
+"""The manager's window: API, probes, metrics."""

@@ -1,0 +1,118 @@
+"""The application: routes, who may use them, and errors as one clear line."""
+
+import hmac
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import Annotated
+
+from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
+from pydantic import SecretStr
+from starlette.exceptions import HTTPException as StarletteHTTPException
+
+from skillq.errors import UsageError
+from skillq.forms import one_line
+from skillq.messages import shorten
+from skillq_manager.manager import Manager
+from skillq_manager.web import api, metrics, views
+
+_NOT_READY = "the broker is not connected, or a consumer of the manager is not proven live"
+
+
+def create_app(manager: Manager, token: SecretStr | None) -> FastAPI:
+    """The manager's HTTP interface; with a token, /api wants it.
+
+    Raises:
+        UsageError: the token is empty.
+    """
+    if token is not None and not token.get_secret_value():
+        raise UsageError("--api-token (SKILLQ_API_TOKEN) is empty: give a token, or unset it")
+    # The usual pages of documentation load their scripts from elsewhere: we have none.
+    app = FastAPI(
+        title="skillq manager",
+        version=version("skillq"),
+        docs_url=None,
+        redoc_url=None,
+        redirect_slashes=False,
+    )
+    app.state.manager = manager
+    app.state.token = token
+    app.include_router(api.router, dependencies=[Depends(_authorized)])
+    app.get("/livez")(_livez)
+    app.get("/readyz")(_readyz)
+    app.get("/metrics", response_class=Response)(_metrics)
+    app.exception_handler(StarletteHTTPException)(_refuse)
+    app.exception_handler(RequestValidationError)(_misunderstand)
+    app.exception_handler(Exception)(_fail)
+    return app
+
+
+# --- who may
+
+_Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
+
+
+async def _authorized(request: Request, given: _Credentials) -> None:
+    token: SecretStr | None = request.app.state.token
+    if token is None:
+        return
+    wanted = token.get_secret_value().encode()
+    # Headers are decoded as latin-1: back to the bytes that were sent.
+    if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), wanted):
+        raise HTTPException(
+            401,
+            "send the manager's token: Authorization: Bearer …",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+# --- probes and metrics, for everyone
+
+
+async def _livez() -> dict[str, str]:
+    return {"status": "live"}
+
+
+async def _readyz(manager: api.TheManager) -> dict[str, str]:
+    if not manager.is_ready:
+        raise HTTPException(503, _NOT_READY)
+    return {"status": "ready"}
+
+
+async def _metrics(manager: api.TheManager) -> Response:
+    body = metrics.render(await views.summary(manager), ready=manager.is_ready)
+    return Response(body, media_type=CONTENT_TYPE_LATEST)
+
+
+# --- errors
+
+
+def _problem(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
+    return JSONResponse({"error": one_line(line)}, status, headers)
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    if not isinstance(error, StarletteHTTPException):
+        raise error
+    line = error.detail
+    if line == HTTPStatus(error.status_code).phrase:  # the router's own
+        line = f"{line}: {request.method} {request.url.path}; /openapi.json lists what there is"
+    return _problem(error.status_code, line, dict(error.headers or {}))
+
+
+async def _misunderstand(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    first = error.errors()[0]
+    name = ".".join(map(str, first["loc"][1:]))
+    if first["type"] == "extra_forbidden":
+        return _problem(422, f"unknown parameter {name!r}")
+    return _problem(422, f"{name}: {first['msg']}, not {shorten(repr(first['input']), 60)}")
+
+
+async def _fail(request: Request, error: Exception) -> Response:
+    """The server logs the error itself."""
+    return _problem(500, "the manager failed to answer; its log says why")

@@ -1,0 +1,107 @@
+"""The HTTP server inside the manager's event loop."""
+
+import asyncio
+import errno
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import structlog
+import uvicorn
+from fastapi import FastAPI
+
+from skillq.errors import UsageError
+from skillq.logs import Log
+
+GRACE_SECONDS = 0.5  # for requests that are being answered when we leave
+
+log = structlog.get_logger()
+
+
+class _Server(uvicorn.Server):
+    """Leaves signals to the process, and leaves when it is told to."""
+
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.up = asyncio.Event()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.up.set()
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        for connection in list(self.server_state.connections):
+            transport = getattr(connection, "transport", None)
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+        await asyncio.gather(*self.server_state.tasks, return_exceptions=True)
+
+
+@asynccontextmanager
+async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
+    """Serve while the context is open; gives the address, with the port that 0 has chosen.
+
+    Raises:
+        UsageError: that address cannot be had.
+    """
+    listener = await _listen(host, port)
+    bound = listener.getsockname()[:2]
+    server = _Server(_config(app))
+    serving = asyncio.create_task(server.serve([listener]), name="http")
+    up = asyncio.create_task(server.up.wait())
+    try:
+        await asyncio.wait([serving, up], return_when=asyncio.FIRST_COMPLETED)
+        log.info(Log.HTTP_SERVING, host=bound[0], port=bound[1])
+        yield bound
+    finally:
+        up.cancel()
+        server.should_exit = True
+        await serving
+        listener.close()
+
+
+def _config(app: FastAPI) -> uvicorn.Config:
+    config = uvicorn.Config(
+        app,
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        log_level="error",
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+    )
+    # Handed to asyncio as it is, which takes fractions.
+    config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]
+    return config
+
+
+async def _listen(host: str, port: int) -> socket.socket:
+    try:
+        found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(f"--http-host: {host!r} is no address of this machine") from error
+    # `localhost` is both ::1 and 127.0.0.1; the latter is what people write.
+    family, _, _, _, address = min(found, key=lambda one: one[0] is not socket.AF_INET)
+    try:
+        return socket.create_server(address[:2], family=family, backlog=2048)
+    except OSError as error:
+        raise UsageError(_complaint(host, port, error)) from error
+
+
+def _complaint(host: str, port: int, error: OSError) -> str:
+    match error.errno:
+        case errno.EADDRINUSE:
+            return f"--http-port: {port} on {host} is in use; choose another, or 0 for any"
+        case errno.EACCES | errno.EPERM:
+            return f"--http-port: {port} needs privileges; choose one from 1024 on"
+        case errno.EADDRNOTAVAIL:
+            return f"--http-host: {host!r} is no address of this machine"
+        case _:
+            return f"--http-port: cannot listen on {host}:{port}: {error.strerror}"
