@@ -21,7 +21,7 @@ from skillq.messages import (
     WorkerEventKind,
     WorkerProfile,
 )
-from skillq_manager.core.model import TaskKey
+from skillq_manager.core.model import Need, TaskKey
 
 # --- events ----------------------------------------------------------------------------------
 
@@ -130,6 +130,27 @@ class EndAttempt(NamedTuple):
     reason: str | None
     result: TaskResult | None  # None where the worker did not say it
     retry_at: float | None
+    failures: int  # the task's, up to now: they count against `max_attempts`
+    losses: int  # likewise, against the cap of lost attempts
+    at: float
+
+
+class SetNeed(NamedTuple):
+    """What a task asks of a worker is no longer what its definition says: escalated, relaxed, a worker excluded."""
+
+    key: TaskKey
+    need: Need
+    reason: str
+    at: float
+
+
+class Reopen(NamedTuple):
+    """An operator sends a task again that has ended; its budget of attempts is as new."""
+
+    key: TaskKey
+    task_type: str
+    status: TaskStatus  # ready or blocked
+    attempt: int  # the last number given out; it never goes back
     at: float
 
 
@@ -170,6 +191,8 @@ Command = (
     | Resend
     | Start
     | EndAttempt
+    | SetNeed
+    | Reopen
     | Stale
     | Abort
     | SaveWorker

@@ -14,6 +14,8 @@ class Need(NamedTuple):
     type: str
     difficulty: int
     requires: frozenset[str]
+    excluded: frozenset[str] = frozenset()  # workers, by name, that are not to try it
+    aged: bool = False  # has waited so long that reserved workers take it
 
     @classmethod
     def of(cls, task: Task) -> "Need":

@@ -183,6 +183,8 @@ class Tasks:
                 reason,
                 result,
                 retry_at,
+                task.failures,
+                task.losses,
                 self._turn.now,
             )
         )

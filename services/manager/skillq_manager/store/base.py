@@ -3,15 +3,20 @@
 `Journal` is what the manager's loop needs, `Views` what people ask. Times are seconds since the epoch (UTC).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from types import TracebackType
+from typing import NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
+from skillq.errors import SkillqError
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core.commands import Command, Known
-from skillq_manager.core.model import TaskKey
+from skillq_manager.core.model import Need, TaskKey
+
+
+LEASE_SECONDS = 10.0
 
 
 class Body(NamedTuple):
@@ -89,6 +94,34 @@ class Filter:
     cursor: int = 0
 
 
+@dataclass(slots=True)
+class LiveRow:
+    """A task that has not ended, as a manager that starts needs it."""
+
+    run: str
+    seq: int
+    task: Task  # without its payload
+    fingerprint: int
+    status: TaskStatus
+    submitted_at: float
+    attempt: int
+    failures: int
+    losses: int
+    worker: str | None  # the name on the wire of the one that has it
+    incarnation: str | None
+    assigned_at: float | None
+    retry_at: float | None
+    need: Need | None  # where it is not what the definition says
+
+
+class StoreConflict(SkillqError):
+    """Raised when what was decided does not fit what is stored; nothing was written."""
+
+
+class LeadershipLost(SkillqError):
+    """Raised when another manager leads; nothing was written."""
+
+
 class Journal(Protocol):
     @property
     def id(self) -> str:
@@ -96,7 +129,20 @@ class Journal(Protocol):
         ...
 
     async def commit(self, commands: Sequence[Command]) -> None:
-        """Write what was decided, all or nothing; when it returns, it lasts as long as the store does."""
+        """Write what one call of the core decided, all or nothing; when it returns, it lasts as the store does.
+
+        Raises:
+            StoreConflict: an attempt to be ended or begun is not the current one (a compare-and-set failed).
+            LeadershipLost: another manager leads.
+        """
+        ...
+
+    def load(self) -> AsyncIterator[list[LiveRow]]:
+        """All tasks that have not ended, in order of submission, page by page."""
+        ...
+
+    async def last_seq(self) -> int:
+        """The highest `seq` given out; 0 where there is none."""
         ...
 
     async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
@@ -124,5 +170,26 @@ class Views(Protocol):
         ...
 
 
-class Store(Journal, Views, Protocol):
-    """Both, in one thing."""
+class Leadership(Protocol):
+    """Which manager decides. The lease is a row with an epoch that every `commit` checks."""
+
+    async def acquire(self) -> bool:
+        """Become or stay the leader for `LEASE_SECONDS` from now; False while another one leads."""
+        ...
+
+    async def release(self) -> None:
+        """Let another lead at once."""
+        ...
+
+
+class Store(Journal, Views, Leadership, Protocol):
+    """All of them, in one thing: an async context manager, open between enter and exit."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
