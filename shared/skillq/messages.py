@@ -79,6 +79,15 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Unroutable(StrEnum):
+    """What becomes of a task that no connected worker can do."""
+
+    WAIT = "wait"
+    REJECT = "reject"  # give it up
+    RELAX = "relax"  # ask for less: first no specialties, then one level less each time
+    ESCALATE = "escalate"  # let the most skilled worker try
+
+
 def slug(written: str) -> str:
     """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
 
@@ -168,13 +177,23 @@ class Task(Wire):
     priority: Annotated[int, Field(ge=1, le=100)] = 1
     requires: Labels = ()
     depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_unique)] = ()
+    on_failed_dependency: Literal["fail", "run"] = "fail"
     payload: Payload = {}
-    timeout: Seconds | None = None
+    timeout: Seconds | None = None  # of one attempt
+    deadline: Seconds | None = None  # of the whole task, from its submission on
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    retry_on: Labels = ()  # exceptions, by class name, after which it is tried again; none: any
+    no_retry_on: Labels = ()  # exceptions after which it is not
+    escalate_by: Annotated[int, Field(ge=0, lt=MAX_LEVEL)] = (
+        0  # how much more skill each retry needs
+    )
+    unroutable: Unroutable = Unroutable.WAIT
+    unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
 
     def fingerprint(self) -> int:
-        """A number of 63 bits that stands for this definition."""
-        digest = blake2b(self.__pydantic_serializer__.to_json(self), digest_size=8).digest()
+        """A number of 63 bits that stands for this definition; fields of later releases do not change it."""
+        body = self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+        digest = blake2b(body, digest_size=8).digest()
         return int.from_bytes(digest) >> 1
 
 
@@ -241,6 +260,9 @@ class WorkerProfile(Wire):
     specialties: Labels = ()
     types: tuple[Label, ...] | None = None
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = (
+        0  # easier tasks only when they have waited long
+    )
 
 
 class Connect(Wire):
@@ -279,6 +301,7 @@ class TaskResult(AttemptRef):
     outcome: Outcome
     output: Output = None
     error: str | None = None
+    error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
     started_at: float | None = None
     finished_at: float | None = None
 

@@ -56,8 +56,55 @@ class Undeliverable(NamedTuple):
     reason: str
 
 
+class CancelRequested(NamedTuple):
+    """Somebody calls tasks off: these, or (None) all of the run."""
+
+    request: str  # names the `Reply`
+    run: str
+    ids: tuple[str, ...] | None
+    reason: str
+
+
+class Again(NamedTuple):
+    """A task that has ended, as the store has it."""
+
+    key: TaskKey
+    seq: int
+    task: Task
+    fingerprint: int
+    status: TaskStatus
+    attempt: int
+
+
+class Retried(NamedTuple):
+    """Somebody sends tasks again; `known` are the tasks they depend on."""
+
+    request: str
+    tasks: tuple[Again, ...]
+    known: Mapping[TaskKey, Known]
+
+
+class Blinded(NamedTuple):
+    """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
+
+
+class Sighted(NamedTuple):
+    """It can hear them again."""
+
+
 Event = (
-    Submitted | Connect | Disconnect | Heartbeat | TaskResults | Progress | Returned | Undeliverable
+    Submitted
+    | CancelRequested
+    | Retried
+    | Blinded
+    | Sighted
+    | Connect
+    | Disconnect
+    | Heartbeat
+    | TaskResults
+    | Progress
+    | Returned
+    | Undeliverable
 )
 
 # --- commands --------------------------------------------------------------------------------
@@ -71,6 +118,14 @@ class Answer(NamedTuple):
     known: int
     reason: str | None
     at: float
+
+
+class Reply(NamedTuple):
+    """Tell who asked for tasks to be called off or sent again."""
+
+    request: str
+    done: tuple[TaskKey, ...]
+    refused: Mapping[TaskKey, str]
 
 
 class AddTask(NamedTuple):
@@ -185,6 +240,7 @@ class CompleteRun(NamedTuple):
 
 Command = (
     Answer
+    | Reply
     | AddTask
     | SetStatus
     | Assign

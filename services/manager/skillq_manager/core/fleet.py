@@ -1,5 +1,6 @@
 """The workers that are there: joining, heard of, silent, gone."""
 
+from collections.abc import Iterable
 from itertools import count
 
 from skillq.messages import (
@@ -27,6 +28,7 @@ class Fleet:
         self._policy = policy
         self._joined = count(1)
         self._departed: dict[tuple[str, str], float] = {}  # by name and incarnation, when
+        self._blind = False  # silence says nothing about workers
         self.next_sweep = 0.0
         self.workers: dict[str, WorkerEntry] = {}
 
@@ -78,6 +80,12 @@ class Fleet:
             return
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
+        self._tasks.age(self._policy.reserve_for)
+        self._tasks.lift_exclusions()
+        if not self._blind:
+            self._judge()
+
+    def _judge(self) -> None:
         for worker in list(self.workers.values()):
             verdict = judge(self._policy, worker.last_seen, self._turn.now)
             if verdict is Verdict.DEAD:
@@ -85,6 +93,23 @@ class Fleet:
                 self._part(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
             elif verdict is Verdict.SUSPECT:
                 self._suspect(worker, "heartbeats are late")
+
+    def blinded(self, event: c.Blinded) -> None:
+        """No worker is judged by its silence while the manager cannot hear any."""
+        self._blind = True
+
+    def sighted(self, event: c.Sighted) -> None:
+        """From now on, all have their full time to be heard of again."""
+        self._blind = False
+        for worker in self.workers.values():
+            worker.last_seen = self._turn.now
+
+    def restore(self, profiles: Iterable[WorkerProfile]) -> None:
+        """Workers that an earlier manager knew: they have their full time to be heard of."""
+        for profile in profiles:
+            worker = WorkerEntry(profile, Skills.of(profile), next(self._joined), self._turn.now)
+            self.workers[profile.name] = worker
+            self._board.join(worker)
 
     def _suspect(self, worker: WorkerEntry, reason: str) -> None:
         if not worker.suspect:

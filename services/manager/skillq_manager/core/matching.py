@@ -26,11 +26,17 @@ def handles(skills: Skills, task_type: str) -> bool:
     return skills.types is None or task_type in skills.types
 
 
+def may_try(skills: Skills, need: Need) -> bool:
+    """Whether it handles the type, and has not been excluded."""
+    return handles(skills, need.type) and skills.alias not in need.excluded
+
+
 def is_able(skills: Skills, need: Need) -> bool:
     return (
-        handles(skills, need.type)
+        may_try(skills, need)
         and need.requires <= skills.specialties
         and effective_skill(skills, need.type) >= need.difficulty
+        and (need.aged or need.difficulty >= skills.reserve)
     )
 
 
@@ -45,7 +51,11 @@ def why_unable(fleet: Sequence[Skills], need: Need) -> str:
     if not special:
         return f"no worker has the specialties it requires: {', '.join(sorted(need.requires))}"
     best = max(effective_skill(skills, need.type) for skills in special)
-    return f"no worker can do it: it needs skill {need.difficulty}, the best has {best}"
+    if best < need.difficulty:
+        return f"no worker can do it: it needs skill {need.difficulty}, the best has {best}"
+    return (
+        "no worker may take it: those who could are reserved for harder tasks, or failed it before"
+    )
 
 
 class Policy(Protocol):
@@ -90,7 +100,7 @@ class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
 
     def can(self, skills: Skills, need: Need) -> bool:
-        return handles(skills, need.type)
+        return may_try(skills, need)
 
     def rank(self, task: TaskEntry) -> Order:
         return (task.seq,)

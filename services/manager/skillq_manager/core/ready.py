@@ -8,6 +8,7 @@ put right when it comes to the top.
 Between two calls of `next_match` that return None, no free worker and ready task match.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from heapq import heapify, heappop, heappush, heapreplace
 from itertools import count
@@ -35,6 +36,9 @@ class _Class:
                 return top
             heappop(self.heap)
         return None
+
+    def waiting(self) -> list[TaskEntry]:
+        return [task for _, ticket, task in self.heap if task.ticket == ticket]
 
 
 class _Pool:
@@ -107,6 +111,8 @@ class Board:
         self._tickets = count(1)
         self._pool_ids = count(1)
         self._candidates: list[tuple[Order, int, _Pool]] = []
+        self._pool_of: dict[str, _Pool] = {}  # by worker
+        self._excluded: Counter[str] = Counter()  # workers, by how many classes exclude them
         self.waiting = 0
 
     # --- tasks
@@ -134,27 +140,35 @@ class Board:
 
     def join(self, worker: WorkerEntry) -> None:
         """A worker may be given work, as far as it is free."""
-        pool = self._pools.get(worker.skills) or self._new_pool(worker.skills)
+        alias = worker.name if worker.name in self._excluded else None
+        skills = worker.skills._replace(alias=alias)
+        pool = self._pools.get(skills) or self._new_pool(skills)
         pool.members[worker.name] = worker
+        self._pool_of[worker.name] = pool
         self.freed(worker)
 
     def leave(self, worker: WorkerEntry) -> None:
         """A worker is gone, or its skills are about to change."""
-        pool = self._pools.get(worker.skills)
+        pool = self._pool_of.get(worker.name)
         if pool is None or pool.members.get(worker.name) is not worker:
             return
+        del self._pool_of[worker.name]
         del pool.members[worker.name]
         if not pool.members:
-            del self._pools[worker.skills]
+            del self._pools[pool.skills]
             for cls in self._classes.values():
                 cls.pools = [entry for entry in cls.pools if entry[2] is not pool]
 
     def freed(self, worker: WorkerEntry) -> None:
         """A worker's slots or availability have changed."""
-        pool = self._pools.get(worker.skills)
+        pool = self._pool_of.get(worker.name)
         if pool is not None and worker.is_free:
             pool.add_free(worker, self.policy.turn(worker))
             self._consider(pool)
+
+    def fleet(self) -> list[Skills]:
+        """What the workers that are there can do, each kind once."""
+        return list(self._pools)
 
     # --- matching
 
@@ -196,6 +210,30 @@ class Board:
             if self.policy.can(pool.skills, need):
                 yield from pool.members.values()
 
+    def is_routable(self, need: Need) -> bool:
+        """Whether somebody is there who may be given tasks with this need, free or not."""
+        return any(self.policy.can(skills, need) for skills in self._pools)
+
+    # --- what waits in vain
+
+    def stuck_by_exclusion(self) -> Iterator[TaskEntry]:
+        """Tasks that nobody may be given because of the workers they exclude."""
+        for cls in list(self._classes.values()):
+            if cls.need.excluded and not cls.pools:
+                yield from cls.waiting()
+
+    def aged_heads(self, since: float) -> Iterator[TaskEntry]:
+        """Tasks first in their class that have been ready since before, and that a reserved worker could take."""
+        if not any(skills.reserve for skills in self._pools):
+            return
+        for cls in list(self._classes.values()):
+            head = None if cls.need.aged else cls.head()
+            if head is None or head[2].ready_at > since:
+                continue
+            aged = cls.need._replace(aged=True)
+            if sum(self.policy.can(skills, aged) for skills in self._pools) > len(cls.pools):
+                yield head[2]
+
     def _consider(self, pool: _Pool) -> None:
         best = pool.best()
         if best is None or pool.first_free(self.policy) is None:
@@ -208,12 +246,27 @@ class Board:
         if len(self._classes) >= _MANY_CLASSES:
             self._forget_empty_classes()
         cls = self._classes[need] = _Class(need)
+        for name in need.excluded:
+            self._exclude(name)
         for pool in self._pools.values():
             self._connect(cls, pool)
         return cls
 
+    def _exclude(self, name: str) -> None:
+        """Give a worker a pool of its own: a class can only pass over whole pools."""
+        self._excluded[name] += 1
+        pool = self._pool_of.get(name)
+        if pool is not None and pool.skills.alias is None:
+            worker = pool.members[name]
+            self.leave(worker)
+            self.join(worker)
+
     def _forget_empty_classes(self) -> None:
-        self._classes = {n: c for n, c in self._classes.items() if c.head() is not None}
+        empty = [need for need, cls in self._classes.items() if cls.head() is None]
+        for need in empty:
+            del self._classes[need]
+            self._excluded.subtract(need.excluded)
+        self._excluded = +self._excluded
         for pool in self._pools.values():
             pool.keep(self._classes)
 
