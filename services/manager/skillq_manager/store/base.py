@@ -12,9 +12,8 @@ from pydantic import JsonValue
 
 from skillq.errors import SkillqError
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import Command, Known
+from skillq_manager.core.commands import Command, Known, Stale
 from skillq_manager.core.model import Need, TaskKey
-
 
 LEASE_SECONDS = 10.0
 
@@ -38,6 +37,21 @@ class AttemptRow:
     error: str | None = None
     counted: bool = True  # False for a stale report: late, foreign, doubled
 
+    @classmethod
+    def of_stale(cls, command: Stale) -> Self:
+        result = command.result
+        return cls(
+            result.attempt,
+            command.worker,
+            command.incarnation,
+            assigned_at=result.started_at or 0.0,
+            started_at=result.started_at,
+            finished_at=result.finished_at,
+            outcome=result.outcome,
+            error=result.error,
+            counted=False,
+        )
+
 
 @dataclass(slots=True)
 class TaskRow:
@@ -50,10 +64,11 @@ class TaskRow:
     reason: str | None = None
     worker: str | None = None  # of the last attempt, as its user wrote it
     attempt: int = 0
-    started_at: float | None = None
-    finished_at: float | None = None
+    started_at: float | None = None  # of the last attempt
+    finished_at: float | None = None  # of the task
     output: JsonValue = None
     error: str | None = None
+    # By number, what counted first, then stale reports as they came; on the task's own page only.
     attempts: list[AttemptRow] = field(default_factory=list)
 
 
@@ -63,7 +78,7 @@ class RunRow:
     title: str
     submitted_at: float
     finished_at: float | None = None  # None while a task of it has not ended
-    counts: dict[TaskStatus, int] = field(default_factory=dict)
+    counts: dict[TaskStatus, int] = field(default_factory=dict)  # of statuses that it has
 
     @property
     def total(self) -> int:
@@ -103,11 +118,11 @@ class LiveRow:
     task: Task  # without its payload
     fingerprint: int
     status: TaskStatus
-    submitted_at: float
+    submitted_at: float  # or sent again: deadlines count from here
     attempt: int
     failures: int
     losses: int
-    worker: str | None  # the name on the wire of the one that has it
+    worker: str | None  # the name on the wire of the one that has it; None where none has
     incarnation: str | None
     assigned_at: float | None
     retry_at: float | None
@@ -119,7 +134,11 @@ class StoreConflict(SkillqError):
 
 
 class LeadershipLost(SkillqError):
-    """Raised when another manager leads; nothing was written."""
+    """Raised when this manager does not lead (any more); nothing was written."""
+
+
+def without_payload(task: Task) -> Task:
+    return task.model_copy(update={"payload": {}}) if task.payload else task
 
 
 class Journal(Protocol):
@@ -132,8 +151,9 @@ class Journal(Protocol):
         """Write what one call of the core decided, all or nothing; when it returns, it lasts as the store does.
 
         Raises:
-            StoreConflict: an attempt to be ended or begun is not the current one (a compare-and-set failed).
-            LeadershipLost: another manager leads.
+            StoreConflict: a task is not where a command takes it from (`fences`): a compare-and-set failed.
+            LeadershipLost: this manager does not lead.
+            Unreachable: the database failed; whether it was written is not known.
         """
         ...
 
@@ -149,7 +169,9 @@ class Journal(Protocol):
         """Those of these tasks that there are."""
         ...
 
-    async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]: ...
+    async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
+        """Those of these tasks that there are."""
+        ...
 
 
 class Views(Protocol):
@@ -160,10 +182,12 @@ class Views(Protocol):
     async def run(self, run: str) -> RunRow | None: ...
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
-        """In order of submission."""
+        """In order of submission, without payloads and attempts."""
         ...
 
-    async def task(self, key: TaskKey) -> TaskRow | None: ...
+    async def task(self, key: TaskKey) -> TaskRow | None:
+        """With its payload and all its attempts."""
+        ...
 
     async def workers(self) -> list[WorkerRow]:
         """All workers ever seen, in order of their names."""
@@ -171,10 +195,10 @@ class Views(Protocol):
 
 
 class Leadership(Protocol):
-    """Which manager decides. The lease is a row with an epoch that every `commit` checks."""
+    """Which manager decides; the others may read. What another one took over, `commit` refuses."""
 
     async def acquire(self) -> bool:
-        """Become or stay the leader for `LEASE_SECONDS` from now; False while another one leads."""
+        """Become or stay the leader for the lease's time from now; False while another one leads."""
         ...
 
     async def release(self) -> None:
