@@ -13,7 +13,7 @@ from rich.text import Text
 from skillq.forms import one_line
 from skillq.messages import shorten
 
-_MAX_DESCRIPTION = 60
+_MAX_DESCRIPTION, _MAX_REASON = 60, 200
 
 _STYLES = {
     "running": "cyan",
@@ -78,7 +78,7 @@ def tasks(answer: Answer) -> RenderableType:
             task["status"],
             task["worker"],
             shorten(task["description"], _MAX_DESCRIPTION),
-            task["reason"],
+            shorten(task["reason"] or "", _MAX_REASON),
         )
     return table
 
@@ -119,7 +119,7 @@ def _attempts(answer: Iterable[Answer]) -> RenderableType:
             _time(attempt["started_at"]),
             _time(attempt["finished_at"]),
             "yes" if attempt["counted"] else "no",
-            attempt["error"],
+            shorten(attempt["error"] or "", _MAX_REASON),
         )
     return table
 

@@ -90,15 +90,15 @@ class Desk:
         item = ProgressItem(run="default", id=id, attempt=1, at=at)
         message = Progress(worker=who.name, incarnation=who.incarnation, items=(item,))
         await self.say(f"progress.{who.name}", message)
-        await self.until(lambda: self._row(id).status != "assigned")
+        await self.until(lambda: self.row(id).status != "assigned")
 
     async def end(self, who: WorkerProfile, id: str, outcome: str, **more: Any) -> None:
         result = TaskResult(run="default", id=id, attempt=1, outcome=Outcome(outcome), **more)
         message = TaskResults(worker=who.name, incarnation=who.incarnation, results=(result,))
         await self.say(f"result.{who.name}", message)
-        await self.until(lambda: self._row(id).status.is_terminal)
+        await self.until(lambda: self.row(id).status.is_terminal)
 
-    def _row(self, id: str) -> Any:
+    def row(self, id: str) -> Any:
         return self.store._tasks["default", id]
 
     async def submit(self, *tasks: Any, **more: Any) -> httpx.Response:

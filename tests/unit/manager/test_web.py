@@ -95,7 +95,7 @@ async def test_a_stale_report_is_shown_as_one_that_did_not_count(desk: Desk) -> 
     late = TaskResult(run="default", id="1", attempt=7, outcome=Outcome.FAILED)
     message = TaskResults(worker="junior", incarnation="other", results=(late,))
     await desk.say("result.junior", message)
-    await desk.until(lambda: len(desk._row("1").attempts) == 2)
+    await desk.until(lambda: len(desk.row("1").attempts) == 2)
     attempts = (await desk.get("/api/tasks/default/1"))["attempts"]
     assert [(a["attempt"], a["counted"]) for a in attempts] == [(1, True), (7, False)]
     assert attempts[1]["assigned_at"] is None
@@ -105,7 +105,7 @@ async def test_tasks_are_filtered_by_all_that_is_given(desk: Desk) -> None:
     await desk.submit(*TASKS)
     await desk.submit({"id": "x", "difficulty": 1}, run="Night Shift")
     await desk.join("Junior", 3)
-    await desk.until(lambda: desk._row("1").worker)
+    await desk.until(lambda: desk.row("1").worker)
 
     async def ids(**which: str) -> list[str]:
         return [task["id"] for task in (await desk.get("/api/tasks", **which))["items"]]
@@ -169,7 +169,7 @@ async def test_runs_show_their_counts_and_their_success_rate(desk: Desk) -> None
     junior = await desk.join("Junior", 3)
     await desk.end(junior, "1", "succeeded")
     senior = await desk.join("Senior", 9)
-    await desk.until(lambda: desk._row("2").worker)
+    await desk.until(lambda: desk.row("2").worker)
     await desk.end(senior, "2", "failed")
     (default, night) = (await desk.get("/api/runs"))["items"]
     assert default == await desk.get("/api/runs/default")
