@@ -31,6 +31,8 @@ class Api:
             base_url=settings.api_url,
             headers=httpx.Headers(headers, encoding="utf-8"),
             timeout=10.0,
+            # A kept connection may be closed by the other side just when it is used again.
+            limits=httpx.Limits(max_keepalive_connections=0),
             # A proxy set for the world outside does not know this machine's managers.
             trust_env=urlsplit(settings.api_url).hostname not in _LOOPBACK,
         )

@@ -2,10 +2,10 @@
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
+from time import sleep
 from typing import Any, NamedTuple
 
 import click
@@ -22,7 +22,7 @@ from skillq_cli.options import settings_options
 from skillq_cli.settings import ApiSettings
 
 WATCH_SECONDS = 1.0
-_WIDE = 100_000  # off a terminal nothing is folded: others read it line by line
+_WIDE = 1_000_000  # off a terminal nothing is folded: others read it line by line
 
 Fetch = Callable[[Api], Json]
 Draw = Callable[[Json], RenderableType]
@@ -138,7 +138,7 @@ def _show(how: How, fetch: Fetch, draw: Draw) -> None:
         elif how.as_json:
             click.echo(to_json(answer, indent=2))
         else:
-            _console().print(draw(answer))
+            _print(_console(), draw(answer))
             _hint_at_more(answer)
 
 
@@ -166,7 +166,7 @@ def _watch_table(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
         shown = None
         for now in _answers(api, answer, fetch):
             if str(now) != shown:
-                console.print(_drawn(now, draw))
+                _print(console, _drawn(now, draw))
             shown = str(now)
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
@@ -178,7 +178,7 @@ def _answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachabl
     """The first answer, then one a second; a manager that is started anew ends no watch."""
     yield answer
     while True:
-        time.sleep(WATCH_SECONDS)
+        sleep(WATCH_SECONDS)
         try:
             yield fetch(api)
         except Unreachable as error:
@@ -200,6 +200,16 @@ def _until_interrupted() -> Iterator[None]:
 def _console() -> Console:
     console = Console(highlight=False, markup=False, emoji=False)
     return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+
+
+def _print(console: Console, what: RenderableType) -> None:
+    if console.is_terminal:
+        console.print(what)
+        return
+    with console.capture() as captured:
+        console.print(what)
+    # Cells are padded to the widest, which may be very wide.
+    click.echo("\n".join(map(str.rstrip, captured.get().splitlines())))
 
 
 def to_json(answer: Json, indent: int | None = None) -> str:

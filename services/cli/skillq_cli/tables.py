@@ -1,19 +1,23 @@
 """The manager's answers as tables. What users wrote is shown as they wrote it, and obeyed by nobody."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
+from itertools import zip_longest
 from typing import Any
 
-from rich import box
-from rich.console import Group, RenderableType
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.table import Table
 from rich.text import Text
 
 from skillq.forms import one_line
 from skillq.messages import shorten
 
-_MAX_DESCRIPTION = 60
+_MAX_DESCRIPTION, _MAX_REASON = 60, 200
+_GAP = 2
+_ROOMY = {"description", "reason", "error", "now", "specialties", "types"}
+_LEAST_ROOMY = 7
 
 _STYLES = {
     "running": "cyan",
@@ -47,10 +51,9 @@ def status(answer: Answer) -> RenderableType:
 
 
 def runs(answer: Answer) -> RenderableType:
-    table = _table("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
+    table = _List("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
     for run in answer["items"]:
-        _row(
-            table,
+        table.add(
             run["run"],
             run["title"],
             run["tasks"],
@@ -64,12 +67,11 @@ def runs(answer: Answer) -> RenderableType:
 
 
 def tasks(answer: Answer) -> RenderableType:
-    table = _table(
+    table = _List(
         "run", "id", "type", "difficulty", "priority", "status", "worker", "description", "reason"
     )
     for task in answer["items"]:
-        _row(
-            table,
+        table.add(
             task["run"],
             task["id"],
             task["type"],
@@ -78,7 +80,7 @@ def tasks(answer: Answer) -> RenderableType:
             task["status"],
             task["worker"],
             shorten(task["description"], _MAX_DESCRIPTION),
-            task["reason"],
+            shorten(task["reason"] or "", _MAX_REASON),
         )
     return table
 
@@ -106,12 +108,11 @@ def task(answer: Answer) -> RenderableType:
 
 
 def _attempts(answer: Iterable[Answer]) -> RenderableType:
-    table = _table(
+    table = _List(
         "attempt", "worker", "outcome", "assigned", "started", "finished", "counted", "error"
     )
     for attempt in answer:
-        _row(
-            table,
+        table.add(
             attempt["attempt"],
             attempt["worker"],
             attempt["outcome"],
@@ -119,18 +120,17 @@ def _attempts(answer: Iterable[Answer]) -> RenderableType:
             _time(attempt["started_at"]),
             _time(attempt["finished_at"]),
             "yes" if attempt["counted"] else "no",
-            attempt["error"],
+            shorten(attempt["error"] or "", _MAX_REASON),
         )
     return table
 
 
 def workers(answer: Answer) -> RenderableType:
-    table = _table(
+    table = _List(
         "name", "skill", "specialties", "types", "running", "slots", "status", "last seen", "start"
     )
     for worker in answer["items"]:
-        _row(
-            table,
+        table.add(
             worker["name"],
             worker["skill"],
             ", ".join(worker["specialties"]),
@@ -147,32 +147,68 @@ def workers(answer: Answer) -> RenderableType:
 # --- how
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False, header_style="bold")
-    for column in columns:
-        # Where there is no room, fold: an id cut short is no id.
-        table.add_column(column, overflow="fold")
-    return table
+class _List:
+    """Lines in columns. Where they do not fit, cells are folded: an id cut short is no id."""
+
+    def __init__(self, *columns: str) -> None:
+        self._columns = columns
+        self._rows: list[tuple[str, ...]] = []
+
+    def add(self, *values: object) -> None:
+        self._rows.append(tuple("" if v is None else one_line(str(v)) for v in values))
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        lines = [self._columns, *self._rows]
+        widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
+        self._narrow(widths, options.max_width - _GAP * (len(widths) - 1))
+        # Not rich's own table: that lays out a thousand rows a second, and a list may have a hundred thousand.
+        for number, line in enumerate(lines):
+            yield from _laid_out(console, line, widths, "" if number else "bold")
+
+    def _narrow(self, widths: list[int], room: int) -> None:
+        """Take from the widest what is too much; from names and numbers last."""
+        ranks = [column in _ROOMY for column in self._columns]
+        while sum(widths) > room and max(widths) > 1:
+            at = max(
+                range(len(widths)),
+                key=lambda i: (ranks[i] and widths[i] > _LEAST_ROOMY, widths[i]),
+            )
+            widths[at] -= 1
+
+
+def _laid_out(
+    console: Console, line: Sequence[str], widths: Sequence[int], style: str
+) -> Iterator[Text]:
+    """One line, or as many as its cells need when they are folded."""
+    cells = [
+        [_cell(value)] if cell_len(value) <= width else _fold(console, value, width)
+        for value, width in zip(line, widths, strict=True)
+    ]
+    for parts in zip_longest(*cells, fillvalue=Text()):
+        text = Text(no_wrap=True, overflow="ignore", style=style)
+        for part, width in zip(parts, widths, strict=True):
+            text.append_text(part).append(" " * (width - part.cell_len + _GAP))
+        text.rstrip()
+        yield text
+
+
+def _fold(console: Console, value: str, width: int) -> list[Text]:
+    return list(_cell(value).wrap(console, width, overflow="fold"))
 
 
 def _pairs(pairs: Mapping[str, object]) -> Table:
     """Those that have a value, one a line."""
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, _GAP))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
     for name, value in pairs.items():
         if value not in {None, ""}:
-            table.add_row(name, _cell(value))
+            table.add_row(name, _cell(one_line(str(value))))
     return table
 
 
-def _row(table: Table, *values: object) -> None:
-    table.add_row(*map(_cell, values))
-
-
-def _cell(value: object) -> Text:
+def _cell(text: str) -> Text:
     """As Text, in which rich finds no markup."""
-    text = "" if value is None else one_line(str(value))
     return Text(text, style=_STYLES.get(text, ""))
 
 

@@ -7,20 +7,21 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Any, Protocol
+from typing import Protocol
 
-from pydantic import JsonValue, TypeAdapter, ValidationError
+from pydantic import JsonValue
 
 from skillq.clock import Clock
-from skillq.messages import Outcome, Output, TaskAssignment, TaskResult, explain
-from skillq_worker.handlers import Handlers, PayloadError, as_output
+from skillq.messages import Outcome, TaskAssignment, TaskResult, shorten
+from skillq_worker.handlers import Handlers, OutputError, PayloadError, as_output
 
 
 class TaskFailed(Exception):
     """Raised by work that says no; the message is all there is to say."""
 
 
-_OUTPUT: TypeAdapter[JsonValue] = TypeAdapter(Output)
+_LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
+_MAX_ERROR = 2000
 
 
 class Executor(Protocol):
@@ -45,15 +46,20 @@ class HandlerExecutor:
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="handlers", daemon=True)
+        # A daemon: code that blocks it must not keep the process from leaving.
+        self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
 
     def __enter__(self) -> "HandlerExecutor":
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        # The thread is a daemon: code that blocks it must not keep the process from leaving.
         self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(_LEAVE_SECONDS)
+
+    def _run_loop(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.get_loop().run_forever()
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -61,17 +67,19 @@ class HandlerExecutor:
 
     async def execute(self, task: TaskAssignment) -> JsonValue:
         handler = self._handlers[task.task_type]
-        arguments = handler.arguments(task)
-        if handler.is_async:
-            value = await self._on_loop(handler.function(**arguments))
-        else:
-            value = await _on_thread(lambda: handler.function(**arguments))
-        return as_output(value)
 
-    async def _on_loop(self, work: Awaitable[Any]) -> Any:
-        async def run() -> Any:
+        # Validating arguments and writing the output run users' code, too: their models, their generators.
+        async def work() -> JsonValue:
+            return as_output(await handler.function(**handler.arguments(task)))
+
+        if handler.is_async:
+            return await self._on_loop(work)
+        return await _on_thread(lambda: as_output(handler.function(**handler.arguments(task))))
+
+    async def _on_loop(self, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
+        async def run() -> JsonValue:
             try:
-                return await work
+                return await work()
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # SystemExit would end the loop of all handlers
@@ -80,9 +88,9 @@ class HandlerExecutor:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
 
-async def _on_thread(work: Callable[[], Any]) -> Any:
+async def _on_thread(work: Callable[[], JsonValue]) -> JsonValue:
     """Run on a daemon thread: an executor's threads would keep a process that wants to leave."""
-    future: Future[Any] = Future()
+    future: Future[JsonValue] = Future()
 
     def run() -> None:
         if not future.set_running_or_notify_cancel():
@@ -120,17 +128,26 @@ async def _outcome(
     limit = asyncio.timeout(task.timeout)
     try:
         async with limit:
-            output = await executor.execute(task)
-    except (TaskFailed, PayloadError) as error:
-        return Outcome.FAILED, None, str(error)
+            return Outcome.SUCCEEDED, await executor.execute(task), None
+    except (TaskFailed, PayloadError, OutputError) as error:
+        return Outcome.FAILED, None, _text(error)
+    except asyncio.CancelledError:
+        if (current := asyncio.current_task()) is None or current.cancelling():
+            raise  # it is we who are told to give it up
+        return Outcome.FAILED, None, "the handler cancelled itself"
     except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
         if limit.expired():
             return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s"
-        return Outcome.FAILED, None, f"{type(error).__name__}: {error}"[:2000]
+        return Outcome.FAILED, None, _text(error, f"{type(error).__name__}: ")
+
+
+def _text(error: Exception, prefix: str = "") -> str:
+    """What an error says, fit for a message: a result that cannot be sent would never be counted."""
     try:
-        return Outcome.SUCCEEDED, _OUTPUT.validate_python(output), None
-    except ValidationError as error:
-        return Outcome.FAILED, None, f"the output {explain(error)}"
+        said = str(error)
+    except Exception:  # noqa: BLE001 - users' errors may fail at that, too
+        said = "what it says cannot be read"
+    return shorten((prefix + said).encode(errors="backslashreplace").decode(), _MAX_ERROR)
 
 
 def _ordinary(error: BaseException) -> Exception:

@@ -13,6 +13,7 @@ A task's payload is validated against the signature; what is returned is the tas
 
 import importlib
 import inspect
+import json
 import os
 import sys
 from collections.abc import Callable, Mapping
@@ -20,13 +21,16 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, Required, TypeVar, get_type_hints, overload
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
-from pydantic_core import PydanticSerializationError, to_jsonable_python
+from pydantic_core import from_json, to_jsonable_python
 from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
 
 from skillq.errors import UsageError
-from skillq.messages import TaskAssignment, explain, slug
+from skillq.forms import one_line
+from skillq.messages import MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
 
 Function = TypeVar("Function", bound=Callable[..., Any])
+
+_ENVELOPE = 20  # levels of nesting that messages put around an output; readers go down to 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +71,10 @@ class PayloadError(Exception):
     """Raised when a task's payload does not fit its handler's signature."""
 
 
+class OutputError(Exception):
+    """Raised when what a handler returned cannot be a task's output."""
+
+
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A user's function, with the model its payload is validated against."""
@@ -95,15 +103,25 @@ class Handler:
 
 
 def as_output(value: object) -> JsonValue:
-    """What a handler returned, as JSON.
+    """What a handler returned, as JSON that every reader can read.
 
     Raises:
-        TypeError: it cannot be written as JSON.
+        OutputError: it cannot be written as JSON, or is too large.
     """
     try:
         output: JsonValue = to_jsonable_python(value)
-    except PydanticSerializationError as error:
-        raise TypeError(f"the handler returned what cannot be written as JSON: {error}") from error
+        body = json.dumps(
+            output, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+        ).encode()
+        from_json(b"[" * _ENVELOPE + body + b"]" * _ENVELOPE)
+    except (ValueError, TypeError, RecursionError) as error:
+        raise OutputError(
+            f"the handler returned what cannot be written as JSON: {one_line(shorten(str(error), 300))}"
+        ) from error
+    if len(body) > MAX_PAYLOAD_BYTES:
+        raise OutputError(
+            f"the output is {len(body)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: return a reference instead"
+        )
     return output
 
 
@@ -166,7 +184,7 @@ def _handler(task_type: str, function: Callable[..., Any]) -> Handler:
         payload: TypeAdapter[dict[str, Any]] = TypeAdapter[Any](shape)
     except Exception as error:  # pydantic raises many kinds for annotations it cannot use
         raise UsageError(
-            f"handler {task_type!r}: its parameters cannot be validated: {error}"
+            f"handler {task_type!r}: its parameters cannot be validated: {one_line(str(error))}"
         ) from error
     return Handler(function, payload, context)
 
@@ -184,11 +202,13 @@ def load_handlers(path: str) -> Handlers:
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # a user's module may raise anything
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
         raise UsageError(
-            f"handlers {path!r}: module {module_name} does not import: {type(error).__name__}: {error}"
+            f"handlers {path!r}: module {module_name} does not import: {type(error).__name__}: {one_line(str(error))}"
         ) from error
-    found = getattr(module, attribute, None)
+    found: Any = module
+    for name in attribute.split("."):
+        found = getattr(found, name, None)
     if not isinstance(found, Handlers):
         what = "has no" if found is None else f"has a {type(found).__name__} as"
         raise UsageError(

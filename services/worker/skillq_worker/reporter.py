@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TypeVar
 
 import structlog
@@ -85,8 +86,9 @@ class Reporter:
             self._news.clear()
             results, self._results = self._results, []
             starts, self._starts = self._starts, []
-            await self._send_starts(starts, results)
-            await self._send_results(results)
+            store = self.store  # it may change while we wait for the broker
+            await self._send_starts(store, starts, results)
+            await self._send_results(store, results)
             if not self._news.is_set():
                 self._idle.set()
 
@@ -94,16 +96,19 @@ class Reporter:
         self._idle.clear()
         self._news.set()
 
-    async def _send_starts(self, starts: list[ProgressItem], results: Sequence[TaskResult]) -> None:
+    async def _send_starts(
+        self, store: str, starts: list[ProgressItem], results: Sequence[TaskResult]
+    ) -> None:
         over = {(r.run, r.id, r.attempt) for r in results}
         items = [s for s in starts if (s.run, s.id, s.attempt) not in over]
         if items:
-            await self._send("progress", self._progress, items)
+            await self._send("progress", partial(self._progress, store), items)
 
-    async def _send_results(self, results: list[TaskResult]) -> None:
+    async def _send_results(self, store: str, results: list[TaskResult]) -> None:
         if results:
-            await self._send("result", self._task_results, results)
-            self._confirmed(results)
+            await self._send("result", partial(self._task_results, store), results)
+            if store == self.store:
+                self._confirmed(results)
 
     async def _send(
         self, word: str, make: Callable[[tuple[Item, ...]], Message], items: list[Item]
@@ -113,15 +118,18 @@ class Reporter:
         for message, _ in messages:
             await publish_until_confirmed(self._transport, key, message)
 
-    def _progress(self, items: tuple[ProgressItem, ...]) -> Message:
+    def _progress(self, store: str, items: tuple[ProgressItem, ...]) -> Message:
         return Progress(
-            worker=self._profile.name, incarnation=self._profile.incarnation, items=items
+            worker=self._profile.name,
+            incarnation=self._profile.incarnation,
+            store=store,
+            items=items,
         )
 
-    def _task_results(self, results: tuple[TaskResult, ...]) -> Message:
+    def _task_results(self, store: str, results: tuple[TaskResult, ...]) -> Message:
         return TaskResults(
             worker=self._profile.name,
             incarnation=self._profile.incarnation,
-            store=self.store,
+            store=store,
             results=results,
         )

@@ -64,11 +64,13 @@ class Worker:
         self._reporter = Reporter(transport, profile, self._forget)
         self._slots = asyncio.Semaphore(profile.slots)
         self._attempts: dict[AttemptRef, asyncio.Task[None]] = {}
+        self._begun: set[asyncio.Task[None]] = set()  # those of them that have a slot
         self._held: dict[
             AttemptRef, None
         ] = {}  # accepted, and its result not confirmed: an ordered set
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()  # no grace for what is running
         self.is_attached = False
 
     @property
@@ -83,7 +85,7 @@ class Worker:
     def stop(self, *, now: bool = False) -> None:
         """Take nothing new and leave: after what is running, or `now`."""
         if now:
-            self._grace = 0.0
+            self._hurry.set()
         self._stop.set()
 
     async def run(self) -> None:
@@ -95,11 +97,14 @@ class Worker:
         """
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         attaching = asyncio.create_task(self._attach(), name="attach")
-        await asyncio.wait([stopped, attaching], return_when=asyncio.FIRST_COMPLETED)
-        if not attaching.done():
-            await _cancel([attaching])
-            return
-        consumer = attaching.result()
+        try:
+            await asyncio.wait([stopped, attaching], return_when=asyncio.FIRST_COMPLETED)
+            if attaching.done():
+                await self._work(attaching.result(), stopped)
+        finally:
+            await _cancel([stopped, attaching])
+
+    async def _work(self, consumer: Consumer, stopped: asyncio.Task[bool]) -> None:
         background = [
             asyncio.create_task(self._receive(consumer), name="receive"),
             asyncio.create_task(self._reporter.run(), name="report"),
@@ -112,7 +117,7 @@ class Worker:
                     task.result()
             await self._drain()
         finally:
-            await _cancel([stopped, *background, *self._attempts.values()])
+            await _cancel([*background, *self._attempts.values()])
             await consumer.close()
 
     # --- arriving and leaving
@@ -158,9 +163,9 @@ class Worker:
         return topology.REPORTS, f"connect.{self._profile.name}", hello
 
     async def _drain(self) -> None:
-        log.info(Log.DRAINING, running=len(self._attempts), grace=self._grace)
-        if self._attempts:
-            await asyncio.wait(self._attempts.values(), timeout=self._grace)
+        self._hand_back_unstarted()
+        log.info(Log.DRAINING, running=len(self._begun), grace=self._grace)
+        await self._finish()
         await _cancel(list(self._attempts.values()))
         try:
             async with asyncio.timeout(GOODBYE_SECONDS):
@@ -174,6 +179,27 @@ class Worker:
                 await publish_until_confirmed(self._transport, key, Outgoing.of(goodbye))
         except TimeoutError:
             log.warning(Log.NOT_CONFIRMED, key="disconnect", error="no answer from the broker")
+
+    async def _finish(self) -> None:
+        """Let what is running finish: for as long as the grace, or until we are told to hurry."""
+        if not self._attempts:
+            return
+        finished = asyncio.ensure_future(asyncio.wait(self._attempts.values()))
+        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        try:
+            await asyncio.wait(
+                [finished, hurry], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED
+            )
+        finally:
+            for waiting in (finished, hurry):
+                waiting.cancel()
+            await asyncio.gather(finished, hurry, return_exceptions=True)
+
+    def _hand_back_unstarted(self) -> None:
+        for ref, work in self._attempts.items():
+            if work not in self._begun:
+                work.cancel()
+                self._reporter.ended(_returned(ref))
 
     # --- heartbeats
 
@@ -254,10 +280,17 @@ class Worker:
             return
         work = asyncio.create_task(self._attempt(ref, task), name=f"{task.run}/{task.id}")
         self._attempts[ref] = work
-        work.add_done_callback(lambda _: self._attempts.pop(ref, None))
+        work.add_done_callback(lambda work: self._over(ref, work))
+
+    def _over(self, ref: AttemptRef, work: asyncio.Task[None]) -> None:
+        self._begun.discard(work)
+        # An attempt of another store may have this one's number, and its place.
+        if self._attempts.get(ref) is work:
+            del self._attempts[ref]
 
     async def _attempt(self, ref: AttemptRef, task: TaskAssignment) -> None:
         async with self._slots:
+            self._begun.add(self._attempts[ref])
             self._reporter.started(
                 ProgressItem(run=ref.run, id=ref.id, attempt=ref.attempt, at=self._clock())
             )

@@ -12,7 +12,7 @@ class Address:
     """A broker URL, taken apart; never shown with its password."""
 
     def __init__(self, url: str) -> None:
-        shown = re.sub(r"^(.*?//)?([^:@]*):.*@", r"\1\2:***@", url)
+        shown = re.sub(r"^((?:[^/]*//)?+[^:@]*):.*@", r"\1:***@", url)
         parts = _split(url, shown)
         options = parse_qs(parts.query)
         if "no_verify_ssl" in options:

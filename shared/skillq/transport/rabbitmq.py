@@ -11,22 +11,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from itertools import takewhile
-from types import TracebackType
 from typing import NoReturn, Self
 
 from aio_pika import RobustConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel, DeliveredMessage
-from aiormq.exceptions import (
-    AuthenticationError,
-    ChannelAccessRefused,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-    InvalidFrameError,
-    ProbableAuthenticationError,
-    PublishError,
-)
 from pamqp.commands import Basic
 
 from skillq.errors import (
@@ -40,18 +30,14 @@ from skillq.errors import (
 from skillq.topology import Topology, worker_queue
 from skillq.transport.address import Address
 from skillq.transport.base import Delivery, Outgoing
+from skillq.transport.consuming import KeptConsumer, Session
 
 _RECONNECT_SECONDS = 1
-_REOPEN_SECONDS = 0.5
 _CONNECT_SECONDS = 10.0
 _RPC_SECONDS = 10.0
 _SUBSCRIPTION_PREFETCH = 1000
 _WORKER_QUEUES = worker_queue("")
-PUBLISH, CONSUME = 0, 1
-
-# Both kinds come out of the driver: AMQPError and OSError, but also RuntimeError (a channel in the
-# wrong state) and TimeoutError.
-_DRIVER_ERRORS = CONNECTION_EXCEPTIONS
+_PUBLISH, _CONSUME = 0, 1
 
 
 @contextmanager
@@ -65,7 +51,8 @@ def _translated(doing: str) -> Iterator[None]:
             raise
         # The driver rejects what it had in flight on a dead connection with this, too.
         raise TransportError(f"{doing}: the connection to the broker was lost") from error
-    except _DRIVER_ERRORS as error:
+    except CONNECTION_EXCEPTIONS as error:
+        # AMQPError, OSError, TimeoutError, but also RuntimeError: a channel in the wrong state.
         raise TransportError(f"{doing}: {_reason(error)}") from error
 
 
@@ -74,6 +61,8 @@ def _reason(error: BaseException) -> str:
         return "the broker did not answer in time"
     if isinstance(error.__cause__, ConnectionRefusedError):
         return "connection refused"
+    if isinstance(error, amqp.DeliveryError):
+        return "the broker refused it"  # a queue is full, or was just going
     text = str(error.args[-1]) if error.args else ""
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
@@ -101,7 +90,7 @@ class _Link:
             link = cls(address, name)
             try:
                 await link._connection.connect(min(_CONNECT_SECONDS, max(0.1, deadline - _now())))
-            except _DRIVER_ERRORS as error:
+            except CONNECTION_EXCEPTIONS as error:
                 await link.close()
                 _give_up_if_refused(address, error)
                 if _now() >= deadline:
@@ -154,11 +143,11 @@ def _now() -> float:
 
 
 def _give_up_if_refused(address: Address, error: BaseException) -> None:
-    if isinstance(error, AuthenticationError | ProbableAuthenticationError):
+    if isinstance(error, amqp.AuthenticationError | amqp.ProbableAuthenticationError):
         raise Unreachable(
             f"{address.shown} refuses user {address.user!r}; check the user and the password"
         ) from error
-    if isinstance(error, InvalidFrameError) and "Connection.OpenOk" in str(error):
+    if isinstance(error, amqp.InvalidFrameError) and "Connection.OpenOk" in str(error):
         # The driver expected this one frame and swallows the reason in the one that came.
         raise Unreachable(
             f"{address.shown} refuses the vhost {address.vhost!r}: it does not exist, "
@@ -166,158 +155,68 @@ def _give_up_if_refused(address: Address, error: BaseException) -> None:
         ) from error
 
 
-class _Session:
-    """The life of one consuming channel. Delivery tags count within it only."""
+class _Channel:
+    """A consuming channel that takes what its broker no longer wants to hear for said."""
 
     def __init__(self, channel: AbstractChannel) -> None:
-        self.channel = channel
-        self.queue = ""
-        self.outstanding: dict[int, None] = {}
-        self.over = asyncio.Event()
-        channel.closing.add_done_callback(lambda _: self.over.set())
-        channel.on_consumer_cancel_callbacks.add(lambda _: self.over.set())
+        self._channel = channel
 
-    def settled(self, deliveries: Sequence[Delivery]) -> list[tuple[int, bool]]:
-        """What to acknowledge, as (tag, multiple): all from the oldest on as one, the rest singly."""
-        tags = {tag for one in deliveries if (tag := self.tag(one)) is not None}
-        first = list(takewhile(tags.__contains__, self.outstanding))
-        rest = sorted(tags.difference(first))
-        for tag in tags:
-            del self.outstanding[tag]
-        return [(tag, len(first) > 1) for tag in first[-1:]] + [(tag, False) for tag in rest]
+    async def ack(self, tag: int, *, multiple: bool) -> None:
+        with suppress(TransportError), _translated("acknowledge"):
+            async with asyncio.timeout(_RPC_SECONDS):
+                await self._channel.basic_ack(tag, multiple=multiple, wait=False)
 
-    def tag(self, delivery: Delivery) -> int | None:
-        """The tag of a delivery that is unacknowledged in this session."""
-        if not isinstance(delivery.token, tuple):
-            return None
-        session, tag = delivery.token
-        return tag if session is self and tag in self.outstanding else None
+    async def nack(self, tag: int, *, requeue: bool) -> None:
+        with suppress(TransportError), _translated("reject"):
+            async with asyncio.timeout(_RPC_SECONDS):
+                await self._channel.basic_nack(tag, requeue=requeue, wait=False)
+
+    async def close(self) -> None:
+        await _close(self._channel)
 
 
-# Finds or makes the queue of a session on its channel, and names it.
+# Finds or makes the queue to consume, on the channel that will consume it, and names it.
 _Find = Callable[[AbstractChannel], Awaitable[str]]
 
 
-class RabbitConsumer:
-    """See `skillq.transport.base.Consumer`."""
+async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Session:
+    channel = await link.channel()
+    try:
+        session = _session(channel)
+        await channel.basic_qos(prefetch_count=prefetch, timeout=_RPC_SECONDS)
+        queue = await find(channel)
 
-    def __init__(self, link: _Link, find: _Find, prefetch: int, exclusive: bool) -> None:
-        self._link = link
-        self._find = find
-        self._prefetch = prefetch
-        self._exclusive = exclusive
-        self._arrived: list[Delivery] = []
-        self._news = asyncio.Event()
-        self._closed = False
-        self._session: _Session | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        async def take(message: DeliveredMessage) -> None:
+            if (tag := message.delivery_tag) is not None and not session.over.is_set():
+                session.take(tag, _delivery(message, queue, (session, tag)))
 
-    async def open(self) -> Self:
-        session = await self._begin()
-        self._keeper = asyncio.create_task(self._keep(session), name="skillq consumer")
-        return self
-
-    async def _begin(self) -> _Session:
-        channel = await self._link.channel()
-        try:
-            session = self._session = _Session(channel)
-            await channel.basic_qos(prefetch_count=self._prefetch, timeout=_RPC_SECONDS)
-            session.queue = await self._find(channel)
-            await channel.basic_consume(
-                session.queue,
-                lambda message: self._on_delivery(session, message),
-                exclusive=self._exclusive,
-                timeout=_RPC_SECONDS,
-            )
-        except BaseException:
-            await _close(channel)
-            raise
-        return session
-
-    async def _keep(self, session: _Session) -> None:
-        """Consume on a new channel whenever one ends: broker gone, queue deleted, timed out."""
-        while True:
-            await session.over.wait()
-            # The broker delivers these again.
-            self._arrived.clear()
-            await _close(session.channel)
-            session = await self._begin_again()
-
-    async def _begin_again(self) -> _Session:
-        while True:
-            await self._link.wait_until_connected()
-            try:
-                with _translated("consume"):
-                    return await self._begin()
-            except TransportError:
-                await asyncio.sleep(_REOPEN_SECONDS)
-
-    async def _on_delivery(self, session: _Session, message: DeliveredMessage) -> None:
-        tag = message.delivery_tag
-        if tag is None or session.over.is_set():
-            return
-        session.outstanding[tag] = None
-        self._arrived.append(_delivery(session, tag, message))
-        self._news.set()
-
-    async def batch(self) -> list[Delivery]:
-        while not self._arrived:
-            if self._closed:
-                raise TransportError("the consumer was closed")
-            self._news.clear()
-            await self._news.wait()
-        batch, self._arrived = self._arrived, []
-        return batch
-
-    async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        session = self._session
-        if session is None or session.over.is_set():
-            return
-        with suppress(TransportError), _translated("acknowledge"):
-            async with asyncio.timeout(_RPC_SECONDS):
-                for tag, multiple in session.settled(deliveries):
-                    await session.channel.basic_ack(tag, multiple=multiple, wait=False)
-
-    async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
-        session = self._session
-        if session is None or session.over.is_set() or (tag := session.tag(delivery)) is None:
-            return
-        del session.outstanding[tag]
-        with suppress(TransportError), _translated("reject"):
-            async with asyncio.timeout(_RPC_SECONDS):
-                await session.channel.basic_nack(tag, requeue=requeue, wait=False)
-
-    @property
-    def closed(self) -> bool:
-        return self._closed
-
-    async def close(self) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._arrived.clear()
-        self._news.set()
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        if self._session is not None:
-            self._session.over.set()
-            await _close(self._session.channel)
+        await channel.basic_consume(queue, take, exclusive=exclusive, timeout=_RPC_SECONDS)
+    except BaseException:
+        await _close(channel)
+        raise
+    return session
 
 
-def _delivery(session: _Session, tag: int, message: DeliveredMessage) -> Delivery:
+def _session(channel: AbstractChannel) -> Session:
+    session = Session(_Channel(channel))
+    channel.closing.add_done_callback(lambda _: session.end())
+    channel.on_consumer_cancel_callbacks.add(lambda _: session.end())
+    return session
+
+
+def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
     properties = message.header.properties
     return Delivery(
         body=message.body,
         type=properties.message_type or "",
-        queue=session.queue,
+        queue=queue,
         exchange=message.exchange or "",
         routing_key=message.routing_key or "",
         redelivered=bool(message.redelivered),
         headers=properties.headers or {},
         message_id=properties.message_id or "",
         app_id=properties.app_id or "",
-        token=(session, tag),
+        token=token,
     )
 
 
@@ -331,7 +230,7 @@ class RabbitTransport:
         self._app_id = app_id
         self._name = connection_name
         self._connect_timeout = connect_timeout
-        self._consumers: list[RabbitConsumer] = []
+        self._consumers: list[KeptConsumer] = []
         self._links: list[_Link] = []
         self._channel: AbstractChannel | None = None
         self._opening = asyncio.Lock()
@@ -347,12 +246,7 @@ class RabbitTransport:
             raise
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         # Consumers first: closing their channels sends the acknowledgements that wait in line.
         await asyncio.gather(*(consumer.close() for consumer in self._consumers))
         self._consumers.clear()
@@ -375,15 +269,15 @@ class RabbitTransport:
         with _translated("declare"):
             try:
                 await self._declare(topology)
-            except ChannelAccessRefused as error:
+            except amqp.ChannelAccessRefused as error:
                 self._may_not("declare", error)
-            except ChannelPreconditionFailed as error:
+            except amqp.ChannelPreconditionFailed as error:
                 await self._delete(_stale_worker_queue(error))
                 await self._declare(topology)
 
     async def _declare(self, topology: Topology) -> None:
         # The publishing connection may be blocked by an alarm, and a declaration would hang on it.
-        async with self._link(CONSUME).short_lived_channel() as channel:
+        async with self._link(_CONSUME).short_lived_channel() as channel:
             for exchange in topology.exchanges:
                 await channel.exchange_declare(
                     exchange, exchange_type="topic", durable=True, timeout=_RPC_SECONDS
@@ -398,7 +292,7 @@ class RabbitTransport:
                 )
 
     async def _delete(self, queue: str) -> None:
-        async with self._link(CONSUME).short_lived_channel() as channel:
+        async with self._link(_CONSUME).short_lived_channel() as channel:
             await channel.queue_delete(queue, timeout=_RPC_SECONDS)
 
     def _may_not(self, do: str, error: BaseException) -> NoReturn:
@@ -420,11 +314,11 @@ class RabbitTransport:
                     mandatory=mandatory,
                     timeout=_RPC_SECONDS,
                 )
-            except PublishError as error:
+            except amqp.PublishError as error:
                 raise Unroutable(f"no queue takes {key} from exchange {exchange}") from error
 
     async def _publishing_channel(self) -> AbstractChannel:
-        link = self._link(PUBLISH)
+        link = self._link(_PUBLISH)
         if self._channel is None or self._channel.is_closed:
             async with self._opening:
                 if self._channel is None or self._channel.is_closed:
@@ -444,27 +338,14 @@ class RabbitTransport:
             app_id=self._app_id,
         )
 
-    async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False
-    ) -> RabbitConsumer:
+    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
             # Consuming asks for it anyhow, and a passive declaration needs more permissions.
             return queue
 
-        consumer = RabbitConsumer(self._link(CONSUME), find, prefetch, exclusive)
-        with _translated(f"consume {queue}"):
-            try:
-                return self._keep(await consumer.open())
-            except ChannelNotFoundEntity as error:
-                raise QueueNotFound(f"queue {queue} does not exist (yet)") from error
-            except ChannelAccessRefused as error:
-                if "exclusive" not in _reason(error):
-                    self._may_not("consume", error)
-                raise QueueInUse(
-                    f"queue {queue} has a consumer; only one may consume it exclusively"
-                ) from error
+        return await self._consume(find, queue, prefetch, exclusive=exclusive)
 
-    async def subscribe(self, exchange: str, keys: Sequence[str]) -> RabbitConsumer:
+    async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
             declared = await channel.queue_declare(
                 "", exclusive=True, auto_delete=True, timeout=_RPC_SECONDS
@@ -474,20 +355,40 @@ class RabbitTransport:
                 await channel.queue_bind(name, exchange, key, timeout=_RPC_SECONDS)
             return name
 
-        consumer = RabbitConsumer(self._link(CONSUME), find, _SUBSCRIPTION_PREFETCH, True)
-        with _translated(f"subscribe to {exchange}"):
-            try:
-                return self._keep(await consumer.open())
-            except ChannelAccessRefused as error:
-                self._may_not("subscribe", error)
+        return await self._consume(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
 
-    def _keep(self, consumer: RabbitConsumer) -> RabbitConsumer:
+    async def _consume(
+        self, find: _Find, what: str, prefetch: int, *, exclusive: bool
+    ) -> KeptConsumer:
+        link = self._link(_CONSUME)
+
+        async def begin() -> Session:
+            with _translated(f"consume {what}"):
+                return await _begin(link, find, prefetch, exclusive)
+
+        try:
+            consumer = await KeptConsumer(begin, link.wait_until_connected).open()
+        except TransportError as error:
+            self._explain_refusal(what, error)
+            raise
         self._consumers = [one for one in self._consumers if not one.closed]
         self._consumers.append(consumer)
         return consumer
 
+    def _explain_refusal(self, what: str, error: TransportError) -> None:
+        cause = error.__cause__
+        reason = _reason(cause) if cause else ""
+        if isinstance(cause, amqp.ChannelNotFoundEntity) and "no queue" in reason:
+            raise QueueNotFound(f"queue {what} does not exist (yet)") from error
+        if isinstance(cause, amqp.ChannelAccessRefused) and "exclusive" in reason:
+            raise QueueInUse(
+                f"queue {what} has a consumer; only one may consume it exclusively"
+            ) from error
+        if isinstance(cause, amqp.ChannelAccessRefused):
+            self._may_not(f"consume {what}", cause)
 
-def _stale_worker_queue(error: ChannelPreconditionFailed) -> str:
+
+def _stale_worker_queue(error: amqp.ChannelPreconditionFailed) -> str:
     """The worker's queue that an earlier release declared otherwise.
 
     Raises:

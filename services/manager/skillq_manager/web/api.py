@@ -98,11 +98,10 @@ async def workers(manager: TheManager, query: Annotated[PageQuery, Query()]) -> 
     return await page(rows, query.limit, lambda row: row[1], lambda row: row[0])
 
 
+_FORM = SubmissionForm.model_json_schema(ref_template="#/components/schemas/{model}")
+FORM_PARTS: dict[str, Any] = _FORM.pop("$defs")  # belong under components/schemas
 _BODY: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": SubmissionForm.model_json_schema()}},
-    }
+    "requestBody": {"required": True, "content": {"application/json": {"schema": _FORM}}}
 }
 
 

@@ -47,6 +47,7 @@ def create_app(manager: Manager, token: SecretStr | None) -> FastAPI:
     app.exception_handler(StarletteHTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_misunderstand)
     app.exception_handler(Exception)(_fail)
+    app.openapi()["components"]["schemas"] |= api.FORM_PARTS
     return app
 
 

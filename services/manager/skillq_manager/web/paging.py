@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from base64 import urlsafe_b64decode, urlsafe_b64encode
+from base64 import b64decode, urlsafe_b64encode
 from binascii import Error
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -32,7 +32,7 @@ class PageQuery(BaseModel):
             HTTPException: it is none of ours.
         """
         try:
-            return urlsafe_b64decode((self.cursor or "").encode()).decode()
+            return b64decode((self.cursor or "").encode(), b"-_", validate=True).decode()
         except (Error, ValueError) as error:
             raise HTTPException(422, "cursor: is none that a list has answered") from error
 

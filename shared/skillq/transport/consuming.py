@@ -1,0 +1,127 @@
+"""Consuming over channels that come and go: what is unacknowledged, and what may be acknowledged at once."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from itertools import takewhile
+from typing import Protocol, Self
+
+from skillq.errors import TransportError
+from skillq.transport.base import Delivery
+
+_REOPEN_SECONDS = 0.5
+
+
+class Channel(Protocol):
+    """What a session asks of its channel. None of it raises: a dead channel's deliveries come again."""
+
+    async def ack(self, tag: int, *, multiple: bool) -> None: ...
+
+    async def nack(self, tag: int, *, requeue: bool) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class Session:
+    """The life of one consuming channel. Delivery tags count within it only."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.over = asyncio.Event()
+        self.arrived: list[Delivery] = []
+        self.news = asyncio.Event()
+        self._outstanding: dict[int, None] = {}
+
+    def take(self, tag: int, delivery: Delivery) -> None:
+        self._outstanding[tag] = None
+        self.arrived.append(delivery)
+        self.news.set()
+
+    def end(self) -> None:
+        """Forget it all: the broker delivers it again."""
+        self.over.set()
+        self._outstanding.clear()
+        self.arrived.clear()
+        self.news.set()
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        tags = {tag for one in deliveries if (tag := self._tag(one)) is not None}
+        # From the oldest on, one acknowledgement says it all; the rest goes singly.
+        first = list(takewhile(tags.__contains__, self._outstanding))
+        for tag in tags:
+            del self._outstanding[tag]
+        if first:
+            await self.channel.ack(first[-1], multiple=len(first) > 1)
+        for tag in sorted(tags.difference(first)):
+            await self.channel.ack(tag, multiple=False)
+
+    async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
+        tag = self._tag(delivery)
+        if tag is not None:
+            del self._outstanding[tag]
+            await self.channel.nack(tag, requeue=requeue)
+
+    def _tag(self, delivery: Delivery) -> int | None:
+        """The tag of a delivery that is unacknowledged in this session."""
+        if not isinstance(delivery.token, tuple):
+            return None
+        session, tag = delivery.token
+        return tag if session is self and tag in self._outstanding else None
+
+
+class KeptConsumer:
+    """See `skillq.transport.base.Consumer`. Begins a new session whenever one ends.
+
+    `begin` opens a channel and consumes on it; `connected` waits until that makes sense.
+    """
+
+    def __init__(
+        self, begin: Callable[[], Awaitable[Session]], connected: Callable[[], Awaitable[None]]
+    ) -> None:
+        self._begin = begin
+        self._connected = connected
+        self.closed = False
+
+    async def open(self) -> Self:
+        self._session = await self._begin()
+        self._keeper = asyncio.create_task(self._keep(), name="skillq consumer")
+        return self
+
+    async def _keep(self) -> None:
+        """Go on after the broker went away, the queue was deleted, or a delivery timed out."""
+        while True:
+            await self._session.over.wait()
+            await self._session.channel.close()
+            ended, self._session = self._session, await self._begin_again()
+            ended.news.set()
+
+    async def _begin_again(self) -> Session:
+        while True:
+            await self._connected()
+            try:
+                return await self._begin()
+            except TransportError:
+                await asyncio.sleep(_REOPEN_SECONDS)
+
+    async def batch(self) -> list[Delivery]:
+        while not (arrived := self._session.arrived):
+            if self.closed:
+                raise TransportError("the consumer was closed")
+            self._session.news.clear()
+            await self._session.news.wait()
+        self._session.arrived = []
+        return arrived
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        await self._session.ack(deliveries)
+
+    async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
+        await self._session.nack(delivery, requeue=requeue)
+
+    async def close(self) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self._keeper.cancel()
+        await asyncio.wait([self._keeper])
+        self._session.end()
+        await self._session.channel.close()

@@ -1,0 +1,267 @@
+"""The queues of the broker in memory, and their consumers."""
+
+import asyncio
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Protocol
+
+from skillq.errors import TransportError
+from skillq.topology import Argument
+from skillq.transport.base import Delivery, Outgoing
+
+# The delivery limit is known and not enforced: brokers differ in what counts as a delivery.
+KNOWN_ARGUMENTS = frozenset(
+    {
+        "x-queue-type",
+        "x-delivery-limit",
+        "x-expires",
+        "x-dead-letter-exchange",
+        "x-dead-letter-routing-key",
+        "x-max-length",
+        "x-overflow",
+        "x-message-ttl",
+    }
+)
+_tags = count(1)
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What was published, and where it died without anybody rejecting it."""
+
+    outgoing: Outgoing
+    app_id: str
+    exchange: str
+    routing_key: str
+    died_in: frozenset[str] = frozenset()
+
+
+@dataclass(slots=True)
+class Stored:
+    """A message in one queue. `place` keeps its position when it comes back."""
+
+    message: Message
+    place: int
+    deadline: float | None
+    redelivered: bool = False
+
+
+def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: str) -> Message:
+    """The message as it goes from a queue to that queue's dead-letter exchange."""
+    first = {
+        "x-first-death-reason": reason,
+        "x-first-death-queue": queue,
+        "x-first-death-exchange": message.exchange,
+    }
+    out = replace(message.outgoing, headers=first | dict(message.outgoing.headers))
+    died_in = frozenset[str]() if reason == "rejected" else message.died_in | {queue}
+    return Message(out, message.app_id, exchange, key, died_in)
+
+
+class Owner(Protocol):
+    """What a queue asks of its broker."""
+
+    def bury(self, message: Message, queue: "MemoryQueue", reason: str) -> None: ...
+
+    def delete_queue(self, name: str) -> None: ...
+
+    def detach(self, consumer: "MemoryConsumer", queue: "MemoryQueue") -> None: ...
+
+
+class MemoryQueue:
+    """Hands each message to one consumer that has room, in order, round robin."""
+
+    def __init__(self, broker: Owner, name: str, arguments: Mapping[str, Argument]):
+        self.name = name
+        self.arguments = dict(arguments)
+        self.consumers: deque[MemoryConsumer] = deque()
+        self.temporary = False
+        self._broker = broker
+        self._ready: deque[Stored] = deque()
+        self._places = count()
+        self._max_length = _number(arguments, "x-max-length")
+        self._ttl = _number(arguments, "x-message-ttl")
+        self._expires = _number(arguments, "x-expires")
+        self._ttl_timer: asyncio.TimerHandle | None = None
+        self._expires_timer: asyncio.TimerHandle | None = None
+        self.touch()
+
+    def put(self, message: Message) -> None:
+        deadline = None if self._ttl is None else _now() + self._ttl / 1000
+        stored = Stored(message, next(self._places), deadline)
+        if not self._ready and (consumer := self._free_consumer()):
+            consumer.take(stored, next(_tags))
+            return
+        self._ready.append(stored)
+        if self._max_length is not None and len(self._ready) > self._max_length:
+            self._broker.bury(self._ready.popleft().message, self, "maxlen")
+        self._watch_ttl()
+
+    def put_back(self, returned: list[Stored]) -> None:
+        for stored in sorted(returned, key=lambda one: one.place, reverse=True):
+            stored.redelivered = True
+            self._insert(stored)
+        if returned:
+            self._watch_ttl()
+
+    def _insert(self, stored: Stored) -> None:
+        ready = self._ready
+        at = next((i for i, other in enumerate(ready) if other.place > stored.place), len(ready))
+        ready.insert(at, stored)
+
+    def dispatch(self) -> None:
+        self._drop_expired()
+        while self._ready and (consumer := self._free_consumer()):
+            consumer.take(self._ready.popleft(), next(_tags))
+
+    def _free_consumer(self) -> "MemoryConsumer | None":
+        for _ in range(len(self.consumers)):
+            consumer = self.consumers[0]
+            self.consumers.rotate(-1)
+            if consumer.has_room:
+                return consumer
+        return None
+
+    def attach(self, consumer: "MemoryConsumer") -> None:
+        self.consumers.append(consumer)
+        self.touch()
+        self.dispatch()
+
+    def _drop_expired(self) -> None:
+        if self._ttl is None or not self._ready:
+            return
+        now = _now()
+        while self._ready and (deadline := self._ready[0].deadline) is not None and deadline <= now:
+            self._broker.bury(self._ready.popleft().message, self, "expired")
+
+    def _watch_ttl(self) -> None:
+        if self._ttl_timer is None and self._ready and (at := self._ready[0].deadline) is not None:
+            self._ttl_timer = asyncio.get_running_loop().call_at(at, self._on_ttl)
+
+    def _on_ttl(self) -> None:
+        self._ttl_timer = None
+        self._drop_expired()
+        self._watch_ttl()
+
+    def touch(self) -> None:
+        """Begin the time after which an unused queue goes (`x-expires`) anew."""
+        if self._expires_timer is not None:
+            self._expires_timer.cancel()
+            self._expires_timer = None
+        if self._expires is not None and not self.consumers:
+            self._expires_timer = asyncio.get_running_loop().call_later(
+                self._expires / 1000, self._broker.delete_queue, self.name
+            )
+
+    def shut(self) -> None:
+        for timer in (self._ttl_timer, self._expires_timer):
+            if timer is not None:
+                timer.cancel()
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
+
+
+def _number(arguments: Mapping[str, Argument], name: str) -> int | None:
+    value = arguments.get(name)
+    return value if isinstance(value, int) else None
+
+
+class MemoryConsumer:
+    """See `skillq.transport.base.Consumer`."""
+
+    def __init__(self, broker: Owner, queue: MemoryQueue, prefetch: int, exclusive: bool):
+        self._broker = broker
+        self._queue = queue
+        self._prefetch = prefetch
+        self.exclusive = exclusive
+        self._unacked: dict[int, Stored] = {}
+        self._arrived: list[Delivery] = []
+        self._news = asyncio.Event()
+        self._closed = False
+        queue.attach(self)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    @property
+    def has_room(self) -> bool:
+        return not self._prefetch or len(self._unacked) < self._prefetch
+
+    def take(self, stored: Stored, tag: int) -> None:
+        message, out = stored.message, stored.message.outgoing
+        self._unacked[tag] = stored
+        self._arrived.append(
+            Delivery(
+                body=out.body,
+                type=out.type,
+                queue=self._queue.name,
+                exchange=message.exchange,
+                routing_key=message.routing_key,
+                redelivered=stored.redelivered,
+                headers=out.headers,
+                message_id=out.message_id,
+                app_id=message.app_id,
+                token=tag,
+            )
+        )
+        self._news.set()
+
+    async def batch(self) -> list[Delivery]:
+        if self._arrived:
+            # A busy consumer would keep the loop from everybody else.
+            await asyncio.sleep(0)
+        while not self._arrived:
+            if self._closed:
+                raise TransportError(f"the consumer of {self._queue.name} was closed")
+            await self._news.wait()
+        batch, self._arrived = self._arrived, []
+        if not self._closed:
+            self._news.clear()
+        return batch
+
+    async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        for delivery in deliveries:
+            self._unacked.pop(_tag(delivery), None)
+        self._queue.dispatch()
+
+    async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
+        stored = self._unacked.pop(_tag(delivery), None)
+        if stored is None:
+            return
+        if requeue:
+            self._queue.put_back([stored])
+        else:
+            self._broker.bury(stored.message, self._queue, "rejected")
+        self._queue.dispatch()
+
+    async def close(self) -> None:
+        self.shut()
+
+    def shut(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        self._broker.detach(self, self._queue)
+        self._queue.put_back(list(self._unacked.values()))
+        self.forget()
+        self._news.set()
+        self._queue.dispatch()
+
+    def forget(self) -> None:
+        self._unacked.clear()
+        self._arrived.clear()
+        self._news.clear()
+
+    def move_to(self, queue: MemoryQueue) -> None:
+        """Go on with the queue that was declared in place of a deleted one."""
+        self._queue = queue
+        queue.attach(self)
+
+
+def _tag(delivery: Delivery) -> int:
+    return delivery.token if isinstance(delivery.token, int) else 0

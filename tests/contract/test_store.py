@@ -1,0 +1,377 @@
+"""The contract of the store: every implementation keeps the same promises."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any
+
+import pytest
+
+from skillq.messages import (
+    AttemptRef,
+    Outcome,
+    Task,
+    TaskStatus,
+    WorkerEventKind,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.store.base import Filter, Store, TaskRow
+from skillq_manager.store.memory import MemoryStore
+from tests.contract.decisions import (
+    FAILED,
+    JUNIOR,
+    READY,
+    RUNNING,
+    SENIOR,
+    SUCCEEDED,
+    add,
+    assign,
+    end,
+    said,
+    start,
+)
+from tests.factories import profile, submission, task
+
+
+@asynccontextmanager
+async def memory() -> AsyncIterator[Store]:
+    yield MemoryStore()
+
+
+STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {"memory": memory}
+
+
+@pytest.fixture(params=STORES)
+async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
+    async with STORES[request.param]() as store:
+        yield store
+
+
+async def row_of(store: Store, of: c.AddTask) -> TaskRow:
+    row = await store.task(of.key)
+    assert row is not None
+    return row
+
+
+async def counts_of(store: Store, run: str = "default") -> dict[TaskStatus, int]:
+    """Without the zeros, which a store may show or not."""
+    row = await store.run(run)
+    assert row is not None
+    return {status: n for status, n in row.counts.items() if n}
+
+
+async def ids(store: Store, **which: Any) -> list[str]:
+    return [row.task.id for row in await store.tasks(Filter(**which))]
+
+
+# --- tasks and attempts ----------------------------------------------------------------------
+
+
+async def test_a_task_is_read_as_it_was_added(store: Store) -> None:
+    rich = Task(
+        id="a.b:c@d",
+        difficulty=7,
+        description="Größe, 🦀 und 'quotes'",
+        type="OCR scan",
+        priority=9,
+        requires=("gpu", "ocr"),
+        depends_on=("x",),
+        payload={"deep": [{"list": [1, 2.5, None, True, "ü"]}], "empty": {}},
+        timeout=0.5,
+        max_attempts=4,
+    )
+    await store.commit([add(7, rich, status=TaskStatus.BLOCKED)])
+    row = await store.task(("default", "a.b:c@d"))
+    assert row == TaskRow(
+        run="default",
+        seq=7,
+        task=rich,
+        fingerprint=rich.fingerprint(),
+        status=TaskStatus.BLOCKED,
+        submitted_at=107.0,
+    )
+
+
+async def test_an_assignment_opens_an_attempt_and_takes_the_reason_away(store: Store) -> None:
+    a = add(1)
+    await store.commit([a, assign(a)])
+    row = await row_of(store, a)
+    assert (row.status, row.worker, row.attempt) == (TaskStatus.ASSIGNED, "Junior 1", 1)
+    (attempt,) = row.attempts
+    assert (attempt.attempt, attempt.worker, attempt.incarnation) == (1, "Junior 1", "1")
+    assert (attempt.assigned_at, attempt.started_at, attempt.outcome) == (200.0, None, None)
+    assert attempt.counted
+
+
+async def test_a_start_is_seen_at_the_task_and_at_its_attempt(store: Store) -> None:
+    a = add(1)
+    await store.commit([a, assign(a), start(a)])
+    row = await row_of(store, a)
+    assert (row.status, row.started_at, row.attempts[0].started_at) == (RUNNING, 201.0, 201.0)
+    assert row.finished_at is None
+
+
+@pytest.mark.parametrize("output", [None, 0, "", "text", [1, {"a": None}], {"größe": 1.5}])
+async def test_a_success_keeps_the_output_and_the_workers_own_times(
+    store: Store, output: Any
+) -> None:
+    a = add(1)
+    result = said(a, output=output, started_at=202.5, finished_at=203.5)
+    await store.commit([a, assign(a), start(a), end(a, result=result)])
+    row = await row_of(store, a)
+    assert (row.status, row.output, row.error) == (SUCCEEDED, output, None)
+    assert (row.started_at, row.finished_at) == (202.5, 203.5)
+    (attempt,) = row.attempts
+    assert (attempt.started_at, attempt.finished_at) == (202.5, 203.5)
+    assert attempt.outcome is Outcome.SUCCEEDED
+
+
+async def test_an_end_without_a_report_has_the_managers_time(store: Store) -> None:
+    a = add(1)
+    lost = end(a, Outcome.LOST, TaskStatus.DEAD_LETTERED, reason="lost too often")
+    await store.commit([a, assign(a), start(a), lost])
+    row = await row_of(store, a)
+    assert (row.status, row.reason, row.error) == (
+        TaskStatus.DEAD_LETTERED,
+        "lost too often",
+        "lost too often",
+    )
+    assert (row.started_at, row.finished_at, row.output) == (201.0, 300.0, None)
+    assert (row.attempts[0].finished_at, row.attempts[0].error) == (300.0, "lost too often")
+
+
+async def test_a_failed_attempt_that_is_tried_again_ends_the_attempt_and_not_the_task(
+    store: Store,
+) -> None:
+    a = add(1)
+    failed = end(a, Outcome.FAILED, READY, reason="no", result=said(a, outcome=Outcome.FAILED))
+    await store.commit([a, assign(a), failed])
+    row = await row_of(store, a)
+    assert (row.status, row.reason, row.finished_at, row.error) == (READY, "no", None, None)
+    assert (row.attempts[0].outcome, row.attempts[0].error) == (Outcome.FAILED, "no")
+    await store.commit([assign(a, 2, SENIOR), end(a, attempt=2, result=said(a, 2, output=1))])
+    row = await row_of(store, a)
+    assert [(x.attempt, x.worker, x.outcome) for x in row.attempts] == [
+        (1, "Junior 1", Outcome.FAILED),
+        (2, "Senior", Outcome.SUCCEEDED),
+    ]
+    assert (row.worker, row.attempt, row.output) == ("Senior", 2, 1)
+
+
+async def test_a_task_that_ends_without_an_attempt_says_why(store: Store) -> None:
+    a = add(1, status=TaskStatus.BLOCKED)
+    doom = c.SetStatus(a.key, "task", FAILED, "dependency x failed", 0, 300.0)
+    await store.commit([a, doom])
+    row = await row_of(store, a)
+    assert (row.status, row.reason, row.finished_at) == (FAILED, "dependency x failed", 300.0)
+    assert row.attempts == []
+
+
+async def test_a_task_whose_dependencies_are_done_is_ready(store: Store) -> None:
+    a = add(1, status=TaskStatus.BLOCKED)
+    await store.commit([a, c.SetStatus(a.key, "task", READY, None, 0, 300.0)])
+    row = await row_of(store, a)
+    assert (row.status, row.finished_at) == (READY, None)
+
+
+async def test_a_stale_report_is_kept_and_changes_nothing(store: Store) -> None:
+    a = add(1)
+    await store.commit([a, assign(a), end(a, result=said(a, output=1))])
+    before = await counts_of(store)
+    late = said(a, output=2, outcome=Outcome.FAILED, error="late", started_at=1.0, finished_at=2.0)
+    await store.commit([c.Stale(late, "junior-1", "other")])
+    row = await row_of(store, a)
+    assert (row.status, row.output, row.worker, row.attempt) == (SUCCEEDED, 1, "Junior 1", 1)
+    assert await counts_of(store) == before
+    (counted, stale) = row.attempts
+    assert (counted.counted, counted.outcome) == (True, Outcome.SUCCEEDED)
+    assert (stale.counted, stale.worker, stale.incarnation) == (False, "junior-1", "other")
+    assert (stale.outcome, stale.error, stale.finished_at) == (Outcome.FAILED, "late", 2.0)
+
+
+async def test_a_stale_report_of_the_same_attempt_does_not_hide_the_one_that_counts(
+    store: Store,
+) -> None:
+    a = add(1)
+    await store.commit([a, assign(a), c.Stale(said(a), "senior", "other")])
+    await store.commit([start(a), end(a)])
+    row = await row_of(store, a)
+    assert {x.counted: x.outcome for x in row.attempts} == {
+        True: Outcome.SUCCEEDED,
+        False: Outcome.SUCCEEDED,
+    }
+    assert next(x for x in row.attempts if x.counted).started_at == 201.0
+
+
+async def test_a_stale_report_of_a_task_that_never_was_is_passed_over(store: Store) -> None:
+    await store.commit([c.Stale(said(add(1)), "junior-1", "1")])
+    assert await store.task(("default", "1")) is None
+    assert await store.runs() == []
+
+
+async def test_what_is_for_others_is_passed_over(store: Store) -> None:
+    ref = AttemptRef(run="default", id="a", attempt=1)
+    await store.commit([])
+    await store.commit(
+        [
+            c.Answer(submission(task()), 1, 0, None, 1.0),
+            c.Resend(("default", "a"), 1, JUNIOR),
+            c.Abort(JUNIOR, (ref,)),
+        ]
+    )
+    assert (await store.runs(), await ids(store), await store.workers()) == ([], [], [])
+
+
+# --- what the loop asks ----------------------------------------------------------------------
+
+
+async def test_known_are_those_that_there_are_with_status_and_fingerprint(store: Store) -> None:
+    a, b = add(1), add(2, run="other")
+    await store.commit([a, b, assign(a)])
+    known = await store.known([a.key, b.key, ("default", "nope"), ("other", a.key[1])])
+    assert dict(known) == {
+        a.key: c.Known(TaskStatus.ASSIGNED, a.fingerprint),
+        b.key: c.Known(READY, b.fingerprint),
+    }
+    assert dict(await store.known([])) == {}
+
+
+async def test_a_fingerprint_of_all_its_63_bits_comes_back(store: Store) -> None:
+    a = add(1, fingerprint=2**63 - 1)
+    await store.commit([a])
+    assert (await store.known([a.key]))[a.key].fingerprint == 2**63 - 1
+
+
+async def test_a_body_has_the_definition_and_the_outputs_of_its_own_dependencies(
+    store: Store,
+) -> None:
+    a, b = add(1), add(2)
+    both = add(3, task("3", depends_on=("2", "1"), payload={"n": 1}), status=TaskStatus.BLOCKED)
+    await store.commit([a, b, both, assign(a), assign(b)])
+    await store.commit([end(a, result=said(a, output={"x": 1})), end(b, result=said(b))])
+    bodies = await store.bodies([both.key, a.key])
+    assert bodies[both.key].task == both.task
+    assert bodies[both.key].dependencies == {"1": {"x": 1}, "2": None}
+    assert bodies[a.key] == (a.task, {})
+
+
+async def test_dependencies_are_those_of_the_same_run(store: Store) -> None:
+    other, own = add(1, run="other"), add(2, task("1"))
+    after = add(3, task("3", depends_on=("1",)))
+    await store.commit([other, own, after, assign(other), assign(own)])
+    await store.commit([end(other, result=said(other, output="other"))])
+    await store.commit([end(own, result=said(own, output="own"))])
+    assert (await store.bodies([after.key]))[after.key].dependencies == {"1": "own"}
+
+
+# --- runs ------------------------------------------------------------------------------------
+
+
+async def test_a_run_counts_its_tasks_by_status_through_all_their_moves(store: Store) -> None:
+    tasks = [add(n) for n in range(1, 5)]
+    await store.commit(tasks)
+    assert await counts_of(store) == {READY: 4}
+    await store.commit([assign(one) for one in tasks] + [start(tasks[0])])
+    assert await counts_of(store) == {TaskStatus.ASSIGNED: 3, RUNNING: 1}
+    await store.commit([end(tasks[0]), end(tasks[1], Outcome.FAILED, FAILED)])
+    await store.commit([end(tasks[2], Outcome.LOST, READY)])
+    assert await counts_of(store) == {SUCCEEDED: 1, FAILED: 1, READY: 1, TaskStatus.ASSIGNED: 1}
+    row = await store.run("default")
+    assert row is not None
+    assert (row.total, row.ended) == (4, 2)
+
+
+async def test_a_run_is_what_its_first_submission_made_it(store: Store) -> None:
+    await store.commit([add(1, run="night", run_title="Night Shift"), add(2, run="night")])
+    row = await store.run("night")
+    assert row is not None
+    assert (row.run, row.title, row.submitted_at) == ("night", "Night Shift", 101.0)
+    assert row.finished_at is None
+    assert await store.run("Night Shift") is None
+
+
+async def test_a_run_is_finished_once_and_open_again_with_its_next_task(store: Store) -> None:
+    async def finished_at() -> float | None:
+        row = await store.run("default")
+        assert row is not None
+        return row.finished_at
+
+    await store.commit([add(1), c.CompleteRun("default", 300.0)])
+    assert await finished_at() == 300.0
+    await store.commit([c.CompleteRun("default", 400.0)])
+    assert await finished_at() == 300.0
+    await store.commit([add(2)])
+    assert await finished_at() is None
+    await store.commit([c.CompleteRun("default", 500.0), c.CompleteRun("nope", 500.0)])
+    assert await finished_at() == 500.0
+
+
+async def test_runs_come_in_order_of_submission(store: Store) -> None:
+    await store.commit([add(1, run="z"), add(2, run="a")])
+    await store.commit([add(3, run="m"), add(4, run="a")])
+    assert [row.run for row in await store.runs()] == ["z", "a", "m"]
+
+
+# --- lists -----------------------------------------------------------------------------------
+
+
+async def test_tasks_come_in_order_of_submission_whatever_their_ids(store: Store) -> None:
+    await store.commit([add(1, task("z")), add(2, task("10")), add(3, task("9"), run="other")])
+    assert await ids(store) == ["z", "10", "9"]
+
+
+async def test_tasks_match_all_that_is_given(store: Store) -> None:
+    a, b = add(1, task("a", type="ocr")), add(2, task("b", type="ocr"), run="other")
+    d, e = add(3, task("d")), add(4, task("e"), status=TaskStatus.BLOCKED)
+    await store.commit([a, b, d, e, assign(a), assign(b, worker=SENIOR), assign(d)])
+    assert await ids(store, run="other") == ["b"]
+    assert await ids(store, run="nope") == []
+    assert await ids(store, status=TaskStatus.ASSIGNED) == ["a", "b", "d"]
+    assert await ids(store, type="ocr") == ["a", "b"]
+    assert await ids(store, worker="Junior 1") == ["a", "d"]
+    assert await ids(store, worker="Junior 1", type="ocr", run="default") == ["a"]
+    assert await ids(store, worker="junior-1") == []
+
+
+async def test_pages_of_any_size_hold_every_task_once_and_in_order(store: Store) -> None:
+    await store.commit([add(n, run="even" if n % 2 == 0 else "odd") for n in range(1, 24)])
+    for limit in (1, 5, 23, 100):
+        for run, wanted in ((None, range(1, 24)), ("even", range(2, 24, 2))):
+            found: list[int] = []
+            which = Filter(run=run, limit=limit)
+            while rows := await store.tasks(which):
+                assert len(rows) <= limit
+                found += [row.seq for row in rows]
+                which = Filter(run=run, limit=limit, cursor=rows[-1].seq)
+            assert found == list(wanted)
+
+
+async def test_a_task_that_is_not_there_is_none(store: Store) -> None:
+    await store.commit([add(1)])
+    assert await store.task(("default", "nope")) is None
+    assert await store.task(("nope", "1")) is None
+    assert await store.run("nope") is None
+
+
+# --- workers ---------------------------------------------------------------------------------
+
+
+async def test_a_worker_is_shown_as_it_was_last_by_name(store: Store) -> None:
+    again = profile("Junior 1", 4, incarnation="2", specialties=("ocr",), types=("a", "b"), slots=3)
+    await store.commit(
+        [
+            c.SaveWorker(SENIOR, WorkerEventKind.CONNECTED, "", 1.0),
+            c.SaveWorker(JUNIOR, WorkerEventKind.CONNECTED, "", 2.0),
+            c.SaveWorker(JUNIOR, WorkerEventKind.LOST, "not heard of", 3.0),
+        ]
+    )
+    (junior, senior) = await store.workers()
+    assert (junior.profile, junior.status, junior.reason, junior.since) == (
+        JUNIOR,
+        WorkerEventKind.LOST,
+        "not heard of",
+        3.0,
+    )
+    assert senior.profile == SENIOR
+    await store.commit([c.SaveWorker(again, WorkerEventKind.CONNECTED, "", 4.0)])
+    (junior, _) = await store.workers()
+    assert (junior.profile, junior.status) == (again, WorkerEventKind.CONNECTED)

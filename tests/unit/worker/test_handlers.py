@@ -1,0 +1,443 @@
+"""Users' handlers: what goes in is validated, what comes out is JSON, and nothing they do is lost."""
+
+import asyncio
+import math
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, JsonValue
+
+from skillq.clock import steady_clock
+from skillq.errors import UsageError
+from skillq.messages import (
+    MAX_PAYLOAD_BYTES,
+    Outcome,
+    TaskAssignment,
+    TaskResult,
+    TaskResults,
+    decode,
+    encode,
+)
+from skillq_worker import Context, Handlers
+from skillq_worker.executor import HandlerExecutor, attempt
+from skillq_worker.handlers import load_handlers
+from tests.unit.worker.boss import order
+
+clock = steady_clock()
+
+
+async def made(handlers: Handlers, task: TaskAssignment) -> TaskResult:
+    """The result of an attempt, as the manager reads it."""
+    with HandlerExecutor(handlers) as executor:
+        result = await attempt(executor, task, clock)
+    sent = encode(TaskResults(worker="ada", incarnation="1", results=(result,)))
+    read = decode(sent)
+    assert isinstance(read, TaskResults)
+    return read.results[0]
+
+
+async def call(
+    function: Callable[..., Any], timeout: float | None = None, **payload: Any
+) -> TaskResult:
+    handlers = Handlers()
+    handlers.task("work")(function)
+    return await made(handlers, order(task_type="work", payload=payload, timeout=timeout))
+
+
+async def returned(function: Callable[..., Any], **payload: Any) -> JsonValue:
+    result = await call(function, **payload)
+    assert result.outcome is Outcome.SUCCEEDED, result.error
+    return result.output
+
+
+async def complaint(function: Callable[..., Any], **payload: Any) -> str:
+    result = await call(function, **payload)
+    assert result.outcome is Outcome.FAILED
+    assert result.error is not None
+    assert result.error.isprintable(), "one line"
+    return result.error
+
+
+# --- the payload -----------------------------------------------------------------------------
+
+
+def thumbnail(path: str, width: int = 200) -> str:
+    return f"{path} at {width}"
+
+
+async def test_a_payload_becomes_the_arguments() -> None:
+    assert await returned(thumbnail, path="a.png", width=20) == "a.png at 20"
+
+
+async def test_what_a_payload_leaves_out_has_the_default_of_the_signature() -> None:
+    assert await returned(thumbnail, path="a.png") == "a.png at 200"
+
+
+async def test_a_missing_field_fails_the_task_and_is_named() -> None:
+    assert await complaint(thumbnail) == "payload: path: Field required"
+
+
+async def test_a_field_that_the_signature_lacks_fails_the_task_and_is_named() -> None:
+    said = await complaint(thumbnail, path="a.png", widht=20)
+    assert said == "payload: widht: Extra inputs are not permitted"
+
+
+async def test_a_value_of_the_wrong_type_fails_the_task_with_field_and_value() -> None:
+    said = await complaint(thumbnail, path="a.png", width="wide")
+    assert said.startswith("payload: width: Input should be a valid integer")
+    assert said.endswith("not 'wide'")
+
+
+async def test_a_function_without_parameters_takes_no_payload() -> None:
+    assert await returned(lambda: 1) == 1
+    assert await complaint(lambda: 1, x=1) == "payload: x: Extra inputs are not permitted"
+
+
+async def test_parameters_may_have_any_name() -> None:
+    def odd(  # noqa: PLR0917
+        self: int, cls: int, json: int, copy: int, schema: int, task: int, model_config: int
+    ) -> int:
+        return self + cls + json + copy + schema + task + model_config
+
+    names = ["self", "cls", "json", "copy", "schema", "task", "model_config"]
+    assert await returned(odd, **dict.fromkeys(names, 1)) == len(names)
+
+
+async def test_parameters_without_annotations_take_anything() -> None:
+    def echo(x, y=None):  # type: ignore[no-untyped-def]
+        return [x, y]
+
+    assert await returned(echo, x={"deep": [1]}) == [{"deep": [1]}, None]
+
+
+class Size(BaseModel):
+    width: int
+    height: int = 1
+
+
+@dataclass
+class Point:
+    x: int
+    y: int
+
+
+async def test_models_and_dataclasses_are_parameters_and_results() -> None:
+    def grow(size: Size, at: Point, day: date, tags: set[str]) -> dict[str, object]:
+        assert isinstance(size, Size)
+        assert isinstance(at, Point)
+        assert day == date(2026, 1, 2)
+        return {"size": Size(width=2 * size.width), "at": Point(at.y, at.x), "tags": sorted(tags)}
+
+    output = await returned(
+        grow, size={"width": 3}, at={"x": 1, "y": 2}, day="2026-01-02", tags=["b", "a"]
+    )
+    assert output == {"size": {"width": 6, "height": 1}, "at": {"x": 2, "y": 1}, "tags": ["a", "b"]}
+
+
+async def test_a_wrong_field_within_a_model_is_named_by_its_path() -> None:
+    def grow(size: Size) -> None: ...
+
+    said = await complaint(grow, size={"width": "wide"})
+    assert said.startswith("payload: size.width: ")
+
+
+async def test_a_handler_that_asks_for_it_sees_its_task_and_the_outputs_it_depends_on() -> None:
+    handlers = Handlers()
+
+    @handlers.task
+    async def join(sep: str, *, context: Context) -> list[object]:
+        parts = sep.join(str(value) for value in context.dependencies.values())
+        return [context.token, context.run, context.id, context.priority, parts]
+
+    task = order("j", 3, "join", payload={"sep": "-"}, dependencies={"a": 1, "b": [2]}, priority=7)
+    result = await made(handlers, task)
+    assert result.output == ["default/j:3", "default", "j", 7, "1-[2]"]
+
+
+async def test_the_context_cannot_be_forged_by_a_payload() -> None:
+    async def peek(context: Context) -> None: ...
+
+    assert "context: Extra inputs" in await complaint(peek, context={"run": "other"})
+
+
+# --- the output ------------------------------------------------------------------------------
+
+
+async def test_no_return_value_is_the_output_null() -> None:
+    assert await returned(lambda: None) is None
+
+
+NO_JSON = {
+    "an object": object(),
+    "bytes that are no text": b"\xff",
+    "not a number": [math.nan],
+    "infinity": {"loss": -math.inf},
+    "half a character": "\ud800",
+}
+
+
+@pytest.mark.parametrize("name", NO_JSON)
+async def test_an_output_that_is_not_json_fails_the_task_and_says_so(name: str) -> None:
+    said = await complaint(lambda: NO_JSON[name])
+    assert said.startswith("the handler returned what cannot be written as JSON: ")
+
+
+async def test_an_output_that_holds_itself_fails_the_task() -> None:
+    circle: list[object] = []
+    circle.append(circle)
+    assert "cannot be written as JSON" in await complaint(lambda: circle)
+
+
+@pytest.mark.parametrize("depth", [190, 300, 5000])
+async def test_an_output_nested_deeper_than_readers_go_fails_the_task(depth: int) -> None:
+    deep: list[object] = []
+    for _ in range(depth):
+        deep = [deep]
+    assert "cannot be written as JSON" in await complaint(lambda: deep)
+
+
+async def test_an_output_of_256_kib_is_kept_and_one_byte_more_fails_the_task() -> None:
+    whole = "x" * (MAX_PAYLOAD_BYTES - 2)  # and two quotation marks
+    assert await returned(lambda: whole) == whole
+    said = await complaint(lambda: whole + "x")
+    assert said == (
+        f"the output is {MAX_PAYLOAD_BYTES + 1} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: "
+        "return a reference instead"
+    )
+
+
+async def test_the_size_of_an_output_is_counted_in_bytes() -> None:
+    assert "are allowed" in await complaint(lambda: "é" * (MAX_PAYLOAD_BYTES // 2))
+
+
+async def test_a_generator_s_items_are_the_output() -> None:
+    def count(n: int) -> Iterator[int]:
+        yield from range(n)
+
+    assert await returned(count, n=3) == [0, 1, 2]
+
+
+# --- what goes wrong -------------------------------------------------------------------------
+
+
+def raising(error: BaseException, *, sync: bool) -> Callable[[], Any]:
+    def work() -> None:
+        raise error
+
+    async def work_async() -> None:
+        raise error
+
+    return work if sync else work_async
+
+
+class Unspeakable(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+ERRORS = [
+    (ValueError("no such page"), "ValueError: no such page"),
+    (KeyError("page"), "KeyError: 'page'"),
+    (TimeoutError("slow"), "TimeoutError: slow"),
+    (SystemExit(3), "SystemExit: 3"),
+    (KeyboardInterrupt(), "KeyboardInterrupt"),
+    (GeneratorExit(), "GeneratorExit"),
+    (StopIteration(1), "StopIteration"),
+    (StopAsyncIteration(), "StopAsyncIteration"),
+    (asyncio.CancelledError(), "ancelled"),
+    (Unspeakable(), "Unspeakable: what it says cannot be read"),
+    (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
+    (ValueError("x" * 1_000_000), "ValueError: xxx"),
+]
+
+
+@pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
+@pytest.mark.parametrize(("error", "said"), ERRORS, ids=[said[:20] for _, said in ERRORS])
+async def test_whatever_a_handler_raises_fails_its_task_and_the_next_one_runs(
+    error: BaseException, said: str, sync: bool
+) -> None:
+    handlers = Handlers()
+    handlers.task("bad")(raising(error, sync=sync))
+    handlers.task("good")(lambda: "well")
+    with HandlerExecutor(handlers) as executor:
+        failed = await attempt(executor, order(task_type="bad"), clock)
+        well = await attempt(executor, order(task_type="good"), clock)
+    assert failed.outcome is Outcome.FAILED
+    assert said in (failed.error or "")
+    assert len(failed.error or "") <= 2000
+    encode(TaskResults(worker="ada", incarnation="1", results=(failed,)))
+    assert well.outcome is Outcome.SUCCEEDED
+
+
+async def test_an_async_handler_that_ends_the_loop_s_tasks_does_not_end_the_others() -> None:
+    handlers = Handlers()
+    began = threading.Event()
+
+    @handlers.task
+    async def slow() -> str:
+        began.set()
+        await asyncio.sleep(0.05)
+        return "done"
+
+    @handlers.task
+    async def rude() -> None:
+        raise SystemExit
+
+    with HandlerExecutor(handlers) as executor:
+        other = asyncio.create_task(attempt(executor, order(task_type="slow"), clock))
+        await asyncio.to_thread(began.wait, 5)
+        await attempt(executor, order(task_type="rude"), clock)
+        assert (await other).output == "done"
+
+
+async def test_an_async_handler_that_takes_too_long_is_cancelled_and_timed_out() -> None:
+    ended: list[str] = []
+
+    async def slow() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append("cancelled")
+
+    result = await call(slow, timeout=0.05)
+    assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 0.05 s")
+    assert ended == ["cancelled"]
+
+
+async def test_a_sync_handler_that_takes_too_long_is_timed_out_at_once() -> None:
+    let_go = threading.Event()
+    began = time.monotonic()
+    result = await call(lambda: let_go.wait(30), timeout=0.05)
+    assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 0.05 s")
+    assert time.monotonic() - began < 5
+    let_go.set()
+
+
+async def test_a_handler_s_own_timeout_error_within_the_limit_is_a_failure() -> None:
+    result = await call(raising(TimeoutError("upstream"), sync=False), timeout=30)
+    assert (result.outcome, result.error) == (Outcome.FAILED, "TimeoutError: upstream")
+
+
+async def test_a_type_without_handler_is_refused_and_named() -> None:
+    handlers = Handlers()
+    handlers.task("ocr")(lambda: 1)
+    result = await made(handlers, order(task_type="speech"))
+    assert (result.outcome, result.error) == (Outcome.REFUSED, "no handler for the type 'speech'")
+
+
+async def test_users_code_never_runs_on_the_worker_s_own_thread() -> None:
+    """Neither the handler, nor the models of its parameters, nor what makes its output."""
+    ours = threading.get_ident()
+    seen: list[int] = []
+
+    class Watched(BaseModel):
+        def model_post_init(self, _: object) -> None:
+            seen.append(threading.get_ident())
+
+    def sync(model: Watched) -> Iterator[int]:
+        seen.append(threading.get_ident())
+        yield 1
+
+    async def not_sync(model: Watched) -> Iterator[int]:
+        return sync(model)
+
+    assert await returned(sync, model={}) == [1]
+    assert await returned(not_sync, model={}) == [1]
+    assert len(seen) == 4
+    assert ours not in seen
+
+
+# --- registering and loading -----------------------------------------------------------------
+
+
+def test_two_handlers_of_one_type_are_refused() -> None:
+    handlers = Handlers()
+    handlers.task(thumbnail)
+    with pytest.raises(
+        UsageError, match="two handlers are registered for the task type 'thumbnail'"
+    ):
+        handlers.task("thumbnail")(lambda: 1)
+
+
+@pytest.mark.parametrize("name", ["", "…", "all", "x" * 64])
+def test_a_type_that_makes_no_routing_key_is_refused(name: str) -> None:
+    with pytest.raises(UsageError, match="task type"):
+        Handlers().task(name)(lambda: 1)
+
+
+def test_parameters_that_a_payload_cannot_fill_are_refused_at_once() -> None:
+    def many(*paths: str) -> None: ...
+
+    with pytest.raises(UsageError, match=r"handler 'many': \*paths: str cannot be filled"):
+        Handlers().task(many)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    return tmp_path
+
+
+GOOD = "from skillq_worker import Handlers\nhandlers = Handlers()\n@handlers.task\ndef ocr(path: str) -> str: ...\n"
+
+
+def test_handlers_are_found_in_the_current_folder(folder: Path) -> None:
+    (folder / "found_here.py").write_text(GOOD)
+    assert load_handlers("found_here:handlers").types == ("ocr",)
+
+
+def test_handlers_may_be_an_attribute_of_an_attribute(folder: Path) -> None:
+    (folder / "found_deep.py").write_text(GOOD + "class tasks:\n    inner = handlers\n")
+    assert load_handlers("found_deep:tasks.inner").types == ("ocr",)
+
+
+BAD = {
+    "no_colon": ("", "bad_no_colon", "write MODULE:HANDLERS, as in my_tasks:handlers"),
+    "no_attribute": ("", "bad_no_attribute:", "write MODULE:HANDLERS"),
+    "no_module": ("", ":handlers", "write MODULE:HANDLERS"),
+    "relative": ("", ".tasks:handlers", "does not import"),
+    "missing": ("", "is_not_there:handlers", "No module named 'is_not_there'"),
+    "syntax": ("def", "bad_syntax:handlers", "does not import: SyntaxError: "),
+    "raises": (
+        "1 / 0",
+        "bad_raises:handlers",
+        "does not import: ZeroDivisionError: division by zero",
+    ),
+    "lines": ("raise OSError('a\\nb')", "bad_lines:handlers", r"OSError: a\nb"),
+    "exits": ("import sys\nsys.exit(0)", "bad_exits:handlers", "does not import: SystemExit: 0"),
+    "attribute": ("x = 1", "bad_attribute:handlers", "has no handlers; it should be a Handlers()"),
+    "kind": (
+        "handlers = {}",
+        "bad_kind:handlers",
+        "has a dict as handlers; it should be a Handlers()",
+    ),
+    "empty": (
+        "from skillq_worker import Handlers\nhandlers = Handlers()",
+        "bad_empty:handlers",
+        "no function is registered; decorate one with @handlers.task",
+    ),
+    "registers": (
+        "from skillq_worker import Handlers\nhandlers = Handlers()\n@handlers.task\ndef f(*a): ...",
+        "bad_registers:handlers",
+        "handler 'f': *a cannot be filled from a payload",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_handlers_that_cannot_be_loaded_are_explained_in_one_line(folder: Path, case: str) -> None:
+    text, path, said = BAD[case]
+    (folder / f"bad_{case}.py").write_text(text)
+    with pytest.raises(UsageError) as caught:
+        load_handlers(path)
+    line = str(caught.value)
+    assert line.startswith(f"handlers {path!r}: ")
+    assert said in line
+    assert line.isprintable()
