@@ -17,6 +17,11 @@ class Log(StrEnum):
     WAITING_FOR_MANAGER = "waiting_for_manager"
     WAITING_FOR_QUEUE = "waiting_for_queue"
     CONNECTED = "connected"
+    LEADING = "leading"
+    STANDING_BY = "standing_by"
+    STEPPED_DOWN = "stepped_down"
+    BLINDED = "blinded"  # no heartbeats arrive, not even the manager's own: leases are frozen
+    SIGHTED = "sighted"
     MESSAGE_PARKED = "message_parked"
     SUBMISSION_ACCEPTED = "submission_accepted"
     SUBMISSION_REFUSED = "submission_refused"

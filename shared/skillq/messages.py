@@ -441,6 +441,9 @@ class Probe(Wire):
 
     type: Literal["probe"] = "probe"
     schema_version: Literal[1] = SCHEMA_VERSION
+    store: str = (
+        ""  # of the manager that sent it: two with different ones must not serve one broker
+    )
 
 
 Message = (

@@ -37,7 +37,7 @@ async def run(settings: ManagerSettings) -> None:
         manager = Manager(
             transport,
             store,
-            State(
+            lambda: State(
                 POLICIES[settings.policy](),
                 chance=random.random,
                 expected_workers=settings.expected_workers,

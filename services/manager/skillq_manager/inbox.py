@@ -1,12 +1,11 @@
 """What has arrived for the manager: deliveries from its three queues, and events from inside."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from skillq import topology
-from skillq.clock import Clock
 from skillq.errors import MalformedMessage
 from skillq.messages import (
     Connect,
@@ -46,11 +45,10 @@ class Intake:
 class Inbox:
     """Collects; `take` hands over everything at once, so that rounds grow with the load."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note  # is told of each queue that brings something
         self._intake = Intake()
         self._arrived = asyncio.Event()
-        self.heard: dict[str, float] = {}  # by queue, when something last came out of it
 
     def add_event(self, event: Event) -> None:
         self._intake.events.append(event)
@@ -63,11 +61,15 @@ class Inbox:
     def wake(self) -> None:
         self._arrived.set()
 
+    def clear(self) -> None:
+        """Forget what has arrived: the broker delivers it again, to whoever leads next."""
+        self._intake = Intake()
+
     async def pump(self, queue: str, consumer: Consumer) -> None:
         """Take in what `consumer` brings, for ever."""
         while True:
             deliveries = await consumer.batch()
-            self.heard[queue] = self._clock()
+            self._note(queue)
             self._intake.deliveries.append((consumer, deliveries))
             self._arrived.set()
 

@@ -2,10 +2,14 @@
 
 What has been acknowledged has been committed. What is lost on the way to a worker is noticed by
 comparing its heartbeat with what it should hold, and sent again.
+
+Of several managers on one store, one leads; the others stand by and answer questions.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from uuid import uuid4
 
 import structlog
 
@@ -13,37 +17,41 @@ from skillq import topology
 from skillq.clock import Clock
 from skillq.errors import MalformedMessage, QueueInUse, TransportError, Unreachable, UsageError
 from skillq.logs import Log
-from skillq.messages import AttemptRef, Connect, Probe, Submission, TaskStatus, WorkerProfile
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerEventKind, WorkerProfile
+from skillq.transport import Consumer, Delivery, Transport, park
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.inbox import Inbox, Intake, read
+from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
-from skillq_manager.store.base import Store
+from skillq_manager.senses import CONSUMED, Senses
+from skillq_manager.store.base import LeadershipLost, Store
 
 PREFETCH = 200
-PROBE_SECONDS = 5.0
-READY_SECONDS = 15.0  # a consumer that was not heard of for so long is not proven live
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
+STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
+RENEW_SECONDS = 3.0
 STOP_SECONDS = 10.0  # how long workers are waited for at the end
 
 log = structlog.get_logger()
 
 OnComplete = Callable[[str], Awaitable[None]]
+_Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
 
 class Manager:
     """Runs until stopped, or (`stop_when_done`) until all that was submitted has ended.
 
-    `on_complete` is called with the name of a run whenever all its tasks have ended.
+    `new_state` makes the core anew whenever this manager begins to lead. `on_complete` is called with
+    the name of a run whenever all its tasks have ended.
     """
 
     def __init__(
         self,
         transport: Transport,
         store: Store,
-        state: State,
+        new_state: Callable[[], State],
         *,
         clock: Clock,
         stop_when_done: bool = False,
@@ -51,15 +59,19 @@ class Manager:
     ) -> None:
         self._transport = transport
         self._clock = clock
+        self._new_state = new_state
         self._stop_when_done = stop_when_done
         self._on_complete = on_complete
-        self._inbox = Inbox(clock)
+        self._senses = Senses(transport, store.id, clock)
+        self._inbox = Inbox(self._senses.note)
         self._outbox = Outbox(transport, store, self._inbox.add_event, self._is_current)
-        self._answers: dict[str, asyncio.Future[c.Answer]] = {}
+        self._answers: dict[str, asyncio.Future[c.Answer | c.Reply]] = {}
         self._stopping = False
+        self._leading = False
+        self._blind = False
         self._has_completed = False
         self.store = store
-        self.state = state
+        self.state = new_state()
 
     # --- what the web and the process ask of it
 
@@ -72,30 +84,71 @@ class Manager:
         """Take in a submission that came by another way than the broker.
 
         Raises:
-            Unreachable: the manager left before it could decide.
+            Unreachable: this manager stands by, or leaves before it could decide.
         """
-        future: asyncio.Future[c.Answer] = asyncio.get_running_loop().create_future()
-        self._answers[submission.submission_id] = future
-        self._inbox.add_submission(submission)
+        answer = await self._ask(
+            submission.submission_id, lambda: self._inbox.add_submission(submission)
+        )
+        assert isinstance(answer, c.Answer)  # noqa: S101 - an answer to a submission
+        return answer
+
+    async def cancel(self, run: str, ids: Sequence[str] | None, reason: str) -> tuple[TaskKey, ...]:
+        """Call tasks off, all of the run where no ids are given; return those that had not ended.
+
+        Raises:
+            Unreachable: as `submit`.
+        """
+        request = uuid4().hex
+        event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
+        reply = await self._ask(request, lambda: self._inbox.add_event(event))
+        assert isinstance(reply, c.Reply)  # noqa: S101
+        return reply.done
+
+    async def retry(self, keys: Sequence[TaskKey]) -> c.Reply:
+        """Send tasks again that have ended; the reply says which, and why not the others.
+
+        Raises:
+            Unreachable: as `submit`.
+        """
+        request = uuid4().hex
+        rows = [row for key in keys if (row := await self.store.task(key)) is not None]
+        known = await self.store.known({(row.run, d) for row in rows for d in row.task.depends_on})
+        again = tuple(
+            c.Again(
+                (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
+            )
+            for row in rows
+        )
+        event = c.Retried(request, again, known)
+        reply = await self._ask(request, lambda: self._inbox.add_event(event))
+        assert isinstance(reply, c.Reply)  # noqa: S101
+        return reply
+
+    async def _ask(self, request: str, put: Callable[[], None]) -> c.Answer | c.Reply:
+        if self._stopping or not self._leading:
+            raise Unreachable("this manager does not lead now; ask again in a moment")
+        future: asyncio.Future[c.Answer | c.Reply] = asyncio.get_running_loop().create_future()
+        self._answers[request] = future
+        put()
         try:
             return await future
         finally:
-            self._answers.pop(submission.submission_id, None)
+            self._answers.pop(request, None)
+
+    @property
+    def is_leading(self) -> bool:
+        return self._leading
 
     @property
     def is_ready(self) -> bool:
-        """The broker is connected, and each consumer has lately brought something."""
-        now = self._clock()
-        heard = (self._inbox.heard.get(queue.name) for queue in _QUEUES)
-        return self._transport.connected and all(
-            at is not None and now - at < READY_SECONDS for at in heard
-        )
+        """It leads and its consumers are proven live, or it stands by and the broker is connected."""
+        return self._senses.is_ready if self._leading else self._transport.connected
 
     def reason(self, key: TaskKey) -> str | None:
         """Why a task that has not ended is where it is."""
         return self.state.reason(key, self._clock())
 
-    # --- the loop
+    # --- leading and standing by
 
     async def run(self) -> None:
         """Serve, until stopped.
@@ -104,41 +157,105 @@ class Manager:
             UsageError: another manager serves this broker, or its queues were declared by another release.
             TransportError: the broker could not be asked.
         """
-        await self._transport.declare(topology.MANAGER)
-        consumers = {queue.name: await self._consume(queue.name) for queue in _QUEUES}
-        log.info(Log.CONNECTED)
-        background = [
-            asyncio.create_task(self._inbox.pump(queue, consumer), name=f"pump {queue}")
-            for queue, consumer in consumers.items()
-        ]
-        background.append(asyncio.create_task(self._probe(), name="probe"))
-        loop = asyncio.create_task(self._loop(), name="manager")
         try:
-            await asyncio.wait([loop, *background], return_when=asyncio.FIRST_COMPLETED)
-            for task in background:
-                if task.done():
-                    task.result()
-            await loop
+            while not self._stopping and not await self._is_done():
+                if await self.store.acquire():
+                    await self._lead()
+                else:
+                    await self._stand_by()
         finally:
-            await _cancel([loop, *background])
-            for future in self._answers.values():
-                future.set_exception(Unreachable("the manager is stopping; submit again"))
+            self._leading = False
+            self._drop_questions("the manager is stopping; ask again")
             await self._outbox.flush(timeout=STOP_SECONDS)
+            await self.store.release()
+
+    async def _is_done(self) -> bool:
+        return self._stop_when_done and self._has_completed and self.state.is_idle
+
+    async def _stand_by(self) -> None:
+        log.debug(Log.STANDING_BY)
+        await self._inbox.take(STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
+
+    async def _lead(self) -> None:
+        """Lead until stopped, done, or another one does."""
+        await self._transport.declare(topology.MANAGER)
+        await self._restore()
+        async with AsyncExitStack() as stack:
+            consumers = {queue: await self._consume(queue) for queue in CONSUMED}
             for consumer in consumers.values():
-                await consumer.close()
+                stack.push_async_callback(consumer.close)
+            self._leading = True
+            log.info(Log.LEADING, tasks=len(self.state.tasks.live))
+            try:
+                await _first_of(
+                    self._loop(),
+                    self._senses.probe(),
+                    self._renew(),
+                    *(self._inbox.pump(queue, consumer) for queue, consumer in consumers.items()),
+                )
+            except LeadershipLost as error:
+                log.warning(Log.STEPPED_DOWN, reason=str(error))
+            finally:
+                self._leading = False
+                self._inbox.clear()
+                self._drop_questions("another manager leads now; ask again")
+
+    async def _restore(self) -> None:
+        """Begin where the last leader left off."""
+        self.state = self._new_state()
+        there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
+        workers = [row.profile for row in await self.store.workers() if row.status in there]
+        self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
+        async for rows in self.store.load():
+            self.state.restore(rows)
+        await self._carry_out(self.state.end_restore())
+
+    async def _renew(self) -> None:
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            if not await self.store.acquire():
+                raise LeadershipLost("another manager has taken the lead")
+
+    def _drop_questions(self, reason: str) -> None:
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(Unreachable(reason))
+
+    async def _consume(self, queue: str) -> Consumer:
+        """Consume alone: two managers would each decide over half of what arrives."""
+        give_up_at = self._clock() + TAKE_OVER_SECONDS
+        while True:
+            try:
+                return await self._transport.consume(queue, prefetch=PREFETCH, exclusive=True)
+            except QueueInUse as error:
+                if self._clock() > give_up_at:
+                    raise UsageError(
+                        f"another manager consumes {queue} on this broker; stop it, or use another vhost"
+                    ) from error
+                log.info(Log.WAITING_FOR_QUEUE, queue=queue)
+                await asyncio.sleep(1.0)
+
+    # --- the loop
 
     async def _loop(self) -> None:
         while not self._stopping:
             deadline = self.state.next_deadline()
             timeout = None if deadline is None else max(0.0, deadline - self._clock())
             await self._round(await self._inbox.take(timeout))
-            if self._stop_when_done and self._has_completed and self.state.is_idle:
+            if await self._is_done():
                 await self._say_goodbye()
                 return
 
     async def _round(self, intake: Intake) -> None:
         events, settled = await self._read(intake)
-        commands = self.state.handle(events, self._clock())
+        if self._blind != self._senses.is_blind:
+            self._blind = not self._blind
+            events.insert(0, c.Blinded() if self._blind else c.Sighted())
+            log.warning(Log.BLINDED) if self._blind else log.info(Log.SIGHTED)
+        await self._carry_out(self.state.handle(events, self._clock()), settled)
+
+    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
+        """Write, then send, then acknowledge what it came from, then say so."""
         if commands:
             await self.store.commit(commands)
             await self._outbox.send(commands)
@@ -147,9 +264,7 @@ class Manager:
         for command in commands:
             await self._tell(command)
 
-    async def _read(
-        self, intake: Intake
-    ) -> tuple[list[c.Event], list[tuple[Consumer, list[Delivery]]]]:
+    async def _read(self, intake: Intake) -> tuple[list[c.Event], _Settled]:
         events: list[c.Event] = list(intake.events)
         submissions = list(intake.submissions)
         settled: list[tuple[Consumer, list[Delivery]]] = []
@@ -162,13 +277,22 @@ class Manager:
                     await self._park(consumer, delivery, str(error))
                     continue
                 good.append(delivery)
-                if isinstance(message, Submission):
-                    submissions.append(message)
-                elif not isinstance(message, Probe):
-                    self._greet(message)
-                    events.append(message)
+                match message:
+                    case Submission():
+                        submissions.append(message)
+                    case Probe():
+                        self._check_probe(message)
+                    case _:
+                        self._greet(message)
+                        events.append(message)
             settled.append((consumer, good))
         return events + await self._with_known(submissions), settled
+
+    def _check_probe(self, probe: Probe) -> None:
+        if probe.store not in {"", self.store.id}:
+            raise UsageError(
+                "another manager, with another store, serves this broker; stop it, or use another vhost"
+            )
 
     def _greet(self, message: object) -> None:
         if isinstance(message, Connect) and not message.ready:
@@ -199,49 +323,26 @@ class Manager:
         ]
 
     async def _tell(self, command: c.Command) -> None:
-        """Say what has been decided: to the log, to a waiting submitter, to `on_complete`."""
+        """Say what has been decided: to the log, to whoever asked, to `on_complete`."""
+        tell(command)
         match command:
-            case c.Answer():
-                _log_answer(command)
-                future = self._answers.get(command.submission.submission_id)
-                if future is not None and not future.done():
-                    future.set_result(command)
+            case c.Answer(submission=submission):
+                self._answer(submission.submission_id, command)
+            case c.Reply(request=request):
+                self._answer(request, command)
             case c.CompleteRun(run=run):
-                log.info(Log.RUN_COMPLETED, run=run)
                 self._has_completed = True
                 await self._on_complete(run)
             case _:
-                _log(command)
+                pass
+
+    def _answer(self, request: str, answer: c.Answer | c.Reply) -> None:
+        future = self._answers.get(request)
+        if future is not None and not future.done():
+            future.set_result(answer)
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
         return self.state.is_current(ref, worker.name, worker.incarnation)
-
-    # --- start and end
-
-    async def _consume(self, queue: str) -> Consumer:
-        """Consume alone: two managers would each decide over half of what arrives."""
-        give_up_at = self._clock() + TAKE_OVER_SECONDS
-        while True:
-            try:
-                return await self._transport.consume(queue, prefetch=PREFETCH, exclusive=True)
-            except QueueInUse as error:
-                if self._clock() > give_up_at:
-                    raise UsageError(
-                        f"another manager consumes {queue} on this broker; stop it, or use another vhost"
-                    ) from error
-                log.info(Log.WAITING_FOR_QUEUE, queue=queue)
-                await asyncio.sleep(1.0)
-
-    async def _probe(self) -> None:
-        """Send messages to oneself: proof that the consumers live, when nothing else comes."""
-        while True:
-            for exchange, key in _PROBES:
-                probe = Outgoing.of(Probe(), persistent=False)
-                try:
-                    await self._transport.publish(exchange, key, probe, mandatory=False)
-                except TransportError as error:
-                    log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
-            await asyncio.sleep(PROBE_SECONDS)
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""
@@ -251,58 +352,14 @@ class Manager:
             await self._round(await self._inbox.take(give_up_at - self._clock()))
 
 
-_QUEUES = tuple(q for q in topology.MANAGER.queues if q.name != topology.DEAD_LETTERS)
-_PROBES = (
-    (topology.SUBMISSIONS, "submit.manager"),
-    (topology.REPORTS, "progress.manager"),
-    (topology.REPORTS, "heartbeat.manager"),
-)
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_answer(answer: c.Answer) -> None:
-    run = answer.submission.run
-    if answer.reason is not None:
-        log.warning(Log.SUBMISSION_REFUSED, run=run, reason=answer.reason)
-    else:
-        log.info(Log.SUBMISSION_ACCEPTED, run=run, tasks=answer.accepted, known=answer.known)
-
-
-def _log(command: c.Command) -> None:
-    match command:
-        case c.SaveWorker(profile=worker):
-            log.info(
-                Log.WORKER_CHANGED, worker=worker.title, now=command.event, reason=command.reason
-            )
-        case c.Assign(worker=worker):
-            log.debug(
-                Log.TASK_ASSIGNED, task=command.key, attempt=command.attempt, worker=worker.title
-            )
-        case c.EndAttempt(worker=worker, status=TaskStatus.SUCCEEDED):
-            log.debug(
-                Log.TASK_ENDED, task=command.key, attempt=command.attempt, worker=worker.title
-            )
-        case c.EndAttempt(worker=worker):
-            log.info(
-                Log.TASK_ENDED,
-                task=command.key,
-                attempt=command.attempt,
-                worker=worker.title,
-                outcome=command.outcome,
-                now=command.status,
-                reason=command.reason,
-            )
-        case c.Stale(result=result):
-            log.info(
-                Log.RESULT_STALE,
-                task=(result.run, result.id),
-                attempt=result.attempt,
-                worker=command.worker,
-            )
-        case _:
-            pass
+async def _first_of(*work: Awaitable[None]) -> None:
+    """Run all until one ends, and end the others; its error is ours."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -273,6 +273,14 @@ def _task_event(command: c.Command) -> tuple[str, str, TaskEvent] | None:
                 command.reason,
             )
             status, output = command.status, command.result.output if command.result else None
+        case c.Reopen():
+            task_type, attempt, worker, reason = (
+                command.task_type,
+                command.attempt,
+                None,
+                "sent again",
+            )
+            status, output = command.status, None
         case _:
             return None
     run, id = command.key

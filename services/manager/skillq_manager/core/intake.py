@@ -25,6 +25,8 @@ class Intake:
         self._turn = turn
         self._tasks = tasks
         self._terms: dict[Terms, Terms] = {}  # many tasks say the same
+        self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
+        self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
 
     # --- submission
 
@@ -199,20 +201,36 @@ class Intake:
 
     def restore(self, rows: Iterable[LiveTask], workers: Mapping[str, WorkerEntry]) -> None:
         """Take in what an earlier manager left; what no worker of these has is lost, and ready again."""
-        lost: list[tuple[TaskEntry, LiveTask]] = []
-        for entry, row in [(self._restored(row), row) for row in rows]:
-            if entry.status not in {TaskStatus.ASSIGNED, TaskStatus.RUNNING}:
-                self._wait_again(entry, row)
-            elif (
-                worker := workers.get(row.worker or "")
-            ) and worker.incarnation == row.incarnation:
-                self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
+        for row in rows:
+            entry = self._restored(row)
+            if entry.status is TaskStatus.BLOCKED:
+                self._blocked.append((entry, row.task.depends_on))
+            elif entry.status is TaskStatus.READY and row.retry_at is not None:
+                self._tasks.wait_until(entry, row.retry_at)
+            elif entry.status is TaskStatus.READY:
+                self._tasks.put_on_board(entry)
             else:
-                lost.append((entry, row))
-        for entry, row in lost:
-            ghost = _ghost(row, self._turn.now)
-            self._tasks.hand_over(entry, ghost, self._turn.now)
-            self._tasks.end(entry, ghost, Outcome.LOST, reason="its worker is not there any more")
+                self._hold_again(entry, row, workers.get(row.worker or ""))
+
+    def restored(self) -> None:
+        """All are there: a blocked task waits for those of its dependencies that have not ended."""
+        for entry, depends_on in self._blocked:
+            for other in depends_on:
+                key = (entry.key[0], other)
+                if key in self._tasks.live:
+                    entry.waits_for += 1
+                    self._tasks.dependents.setdefault(key, []).append(entry)
+        self._blocked.clear()
+        for entry, worker in self._lost:
+            reason = "its worker is not there any more"
+            self._tasks.end(entry, worker, Outcome.LOST, reason=reason)
+        self._lost.clear()
+
+    def _hold_again(self, entry: TaskEntry, row: LiveTask, worker: WorkerEntry | None) -> None:
+        if worker is None or worker.incarnation != row.incarnation:
+            worker = _ghost(row, self._turn.now)
+            self._lost.append((entry, worker))
+        self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
 
     def _restored(self, row: LiveTask) -> TaskEntry:
         entry = TaskEntry(
@@ -230,20 +248,6 @@ class Intake:
         )
         self._tasks.open_up(entry)
         return entry
-
-    def _wait_again(self, entry: TaskEntry, row: LiveTask) -> None:
-        """Ready, perhaps not before a time; or blocked by those of its dependencies that have not ended."""
-        if entry.status is TaskStatus.READY:
-            if row.retry_at is not None:
-                self._tasks.wait_until(entry, row.retry_at)
-            else:
-                self._tasks.put_on_board(entry)
-            return
-        for other in row.task.depends_on:
-            key = (entry.key[0], other)
-            if key in self._tasks.live:
-                entry.waits_for += 1
-                self._tasks.dependents.setdefault(key, []).append(entry)
 
 
 def _ghost(row: LiveTask, now: float) -> WorkerEntry:

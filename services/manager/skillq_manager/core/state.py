@@ -72,18 +72,19 @@ class State:
             self._handlers[type(event)](event)
         return self._conclude()
 
-    def restore(
-        self,
-        rows: Iterable[LiveTask],
-        workers: Iterable[WorkerProfile],
-        last_seq: int,
-        now: float,
-    ) -> list[c.Command]:
-        """Take over from an earlier manager, once, before anything else; what follows is to be done."""
+    # Taking over from an earlier manager, once, before anything else: begin, tasks page by page, end.
+
+    def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
         self._turn.begin(now)
         self.fleet.restore(workers)
         self.tasks.seq = count(last_seq + 1)
+
+    def restore(self, rows: Iterable[LiveTask]) -> None:
         self._intake.restore(rows, self.fleet.workers)
+
+    def end_restore(self) -> list[c.Command]:
+        """What follows from it."""
+        self._intake.restored()
         if any(task.attempt for task in self.tasks.live.values()):
             self.expected_workers = 0  # they had been there
         return self._conclude()
