@@ -28,6 +28,7 @@ def main() -> None:
 def _main() -> int:
     try:
         code = cli.main(standalone_mode=False)
+        sys.stdout.flush()
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx else "skillq"
         return _complain(f"{place}: {error.format_message()} (see {place} --help)", USAGE)

@@ -122,7 +122,8 @@ class Manager:
         finally:
             await _cancel([loop, *background])
             for future in self._answers.values():
-                future.set_exception(Unreachable("the manager is stopping; submit again"))
+                if not future.done():
+                    future.set_exception(Unreachable("the manager is stopping; submit again"))
             await self._outbox.flush(timeout=STOP_SECONDS)
             for consumer in consumers.values():
                 await consumer.close()
