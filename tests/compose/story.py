@@ -62,6 +62,7 @@ class Stack:
             "RABBITMQ_UI_PORT": str(self._management),
             "SKILLQ_HTTP_PORT": str(self._http),
             "SKILLQ_API_TOKEN": TOKEN,
+            "SKILLQ_TIME_SCALE": "0.3",
         }
 
     def compose(self, *arguments: str, seconds: float = 120) -> str:
@@ -175,8 +176,10 @@ def test_fifty_tasks_from_the_command_line_all_succeed(stack: Stack, tmp_path: P
     assert [task["status"] for task in page["items"]] == ["succeeded"] * 50
 
 
-def test_the_examples_can_be_submitted(stack: Stack) -> None:
-    said = stack.cli("submit", "examples/tutorial.yaml", "--run", "again", "--watch")
+@pytest.mark.parametrize("example", ["tutorial", "pipeline"])
+def test_an_example_can_be_submitted(stack: Stack, example: str) -> None:
+    file = f"examples/{example}.yaml"
+    said = stack.cli("submit", file, "--run", f"{example} again", "--watch")
     assert "Success rate: 100.00%" in said
 
 
