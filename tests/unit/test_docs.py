@@ -161,7 +161,7 @@ def test_every_command_that_is_shown_is_understood(where: str, command: str) -> 
 
 def test_commands_are_found_where_they_are_shown() -> None:
     assert ("README.md", "submit examples/tutorial.yaml --watch") in SHOWN
-    assert ("README.md", "submit examples/pipeline.yaml") in SHOWN
+    assert ("README.md", "submit examples/pipeline.yaml --watch") in SHOWN
     assert ("examples/ocr.yaml", "task ocr/tally") in SHOWN
 
 
