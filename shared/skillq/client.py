@@ -12,6 +12,7 @@ from uuid import uuid4
 from skillq import topology
 from skillq.clock import Clock, steady_clock
 from skillq.errors import MalformedMessage, TransportError, Unreachable, UsageError
+from skillq.forms import one_line
 from skillq.messages import (
     RunEvent,
     RunStatus,
@@ -23,7 +24,7 @@ from skillq.messages import (
     decode,
     slug,
 )
-from skillq.packing import pack
+from skillq.packing import check_readable, pack
 from skillq.transport import Consumer, Outgoing, Transport
 
 _RETRY_SECONDS = 0.5
@@ -205,6 +206,7 @@ def _submissions(run: str, tasks: Sequence[Task]) -> dict[str, Outgoing]:
     def make(part: tuple[Task, ...], id: str = "") -> Submission:
         return Submission(submission_id=id, run=slug(run), run_title=run, tasks=part)
 
+    _check_sendable(tasks)
     parts, _ = pack(make, tasks)
     if len(parts) > 1:
         parts, _ = pack(make, _in_order(tasks))
@@ -213,6 +215,17 @@ def _submissions(run: str, tasks: Sequence[Task]) -> dict[str, Outgoing]:
         id = uuid4().hex
         submissions[id] = Outgoing.of(make(tuple(part), id))
     return submissions
+
+
+def _check_sendable(tasks: Sequence[Task]) -> None:
+    """A submission that the manager cannot read would be parked, and never answered."""
+    for task in tasks:
+        try:
+            check_readable(task.model_dump_json().encode())
+        except ValueError as error:
+            raise UsageError(
+                f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"
+            ) from error
 
 
 def _in_order(tasks: Sequence[Task]) -> list[Task]:

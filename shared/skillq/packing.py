@@ -3,10 +3,14 @@
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from pydantic_core import from_json
+
 from skillq.messages import MAX_MESSAGE_BYTES, Message
 from skillq.transport.base import Outgoing
 
 Item = TypeVar("Item")
+
+_ENVELOPE = 20  # levels that messages put around a payload or an output, and then some
 
 
 def pack(
@@ -22,3 +26,12 @@ def pack(
     first, too_large = pack(make, items[:middle], persistent=persistent)
     second, also_too_large = pack(make, items[middle:], persistent=persistent)
     return first + second, too_large + also_too_large
+
+
+def check_readable(body: bytes) -> None:
+    """Refuse JSON that no reader of a message will read: readers go down to 200 levels.
+
+    Raises:
+        ValueError: it is nested too deep, or no JSON.
+    """
+    from_json(b"[" * _ENVELOPE + body + b"]" * _ENVELOPE)

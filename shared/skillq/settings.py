@@ -45,9 +45,10 @@ class _SecretFiles(PydanticBaseSettingsSource):
             return None, field_name, False
         try:
             return Path(path).read_text().strip(), field_name, False
-        except OSError as error:
+        except (OSError, ValueError) as error:  # no such file, or no text
             raise UsageError(
-                f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: {error.strerror}"
+                f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: "
+                f"{getattr(error, 'strerror', None) or 'it is no UTF-8 text'}"
             ) from error
 
     def __call__(self) -> dict[str, Any]:
@@ -99,11 +100,15 @@ def load(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT
     try:
         return cls(**chosen)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        name = str(first["loc"][0])
-        value = first["input"]
-        shown = without_password(value) if isinstance(value, str) else repr(value)
-        complaint = first["msg"].removeprefix("Value error, ")
-        raise UsageError(
-            f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {complaint}, not {shorten(shown, 80)!r}"
-        ) from error
+        raise UsageError(_complaint(error)) from error
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    complaint = first["msg"].removeprefix("Value error, ")
+    if not first["loc"]:
+        return complaint  # it is about settings that do not go together, and names them
+    name = str(first["loc"][0])
+    value = first["input"]
+    shown = without_password(value) if isinstance(value, str) else repr(value)
+    return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {complaint}, not {shorten(shown, 80)!r}"

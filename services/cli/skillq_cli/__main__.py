@@ -2,6 +2,7 @@
 
 import os
 import sys
+from typing import Any
 
 import click
 
@@ -11,7 +12,27 @@ from skillq_cli import ask, work
 USAGE, UNREACHABLE, INTERRUPTED = 2, 3, 130
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+class _Interrupted(Exception):
+    """Raised for Ctrl-C, to which click would add a line of its own."""
+
+
+class _ReaderGone(Exception):
+    """Raised for a broken pipe, which click would take for a failure."""
+
+
+class _Commands(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+        return answer
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="skillq")
 def cli() -> None:
     """Tasks for fleets whose workers are not equal."""
@@ -27,19 +48,19 @@ def main() -> None:
 
 def _main() -> int:
     try:
-        code = cli.main(standalone_mode=False)
+        code = cli.main(prog_name="skillq", standalone_mode=False)
     except click.UsageError as error:
         place = error.ctx.command_path if error.ctx else "skillq"
         return _complain(f"{place}: {error.format_message()} (see {place} --help)", USAGE)
     except click.exceptions.Exit as leave:
         return leave.exit_code
-    except (click.Abort, KeyboardInterrupt):
+    except (_Interrupted, click.Abort, KeyboardInterrupt):
         return _complain("skillq: interrupted", INTERRUPTED)
     except SkillqError as error:
         return _complain(
             f"skillq: {error}", USAGE if isinstance(error, UsageError) else UNREACHABLE
         )
-    except BrokenPipeError:
+    except _ReaderGone:
         # The reader, `head` say, has seen enough; nothing more can be said, at exit neither.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0

@@ -50,6 +50,7 @@ async def run_embedded(
         async def open_transport(app_id: str) -> MemoryTransport:
             return await stack.enter_async_context(MemoryTransport(broker, app_id=app_id))
 
+        _check_complete(work.tasks)
         fleet = _executors(stack, work.workers, time_scale)
         _check_able(work.tasks, [profile for profile, _ in fleet], policy)
         manager = Manager(
@@ -109,6 +110,18 @@ def _executors(
             executor = shared[form.handlers]
         fleet.append((profile.model_copy(update={"types": executor.types}), executor))
     return fleet
+
+
+def _check_complete(tasks: Sequence[Task]) -> None:
+    """The run is new: it has no tasks but these."""
+    ids = {task.id for task in tasks}
+    for task in tasks:
+        for other in task.depends_on:
+            if other not in ids:
+                raise UsageError(
+                    f"task {task.id}: depends on {other}, which is not in the file; "
+                    "add it, or correct the id"
+                )
 
 
 def _check_able(tasks: Sequence[Task], fleet: Sequence[WorkerProfile], policy: Policy) -> None:

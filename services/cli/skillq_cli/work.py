@@ -4,7 +4,8 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +38,9 @@ class RunSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     policy: Literal["best-fit", "arrival"] = Field("best-fit", description="who gets what")
-    time_scale: float = Field(1.0, ge=0, description="seconds per unit of simulated difficulty")
+    time_scale: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="seconds per unit of simulated difficulty"
+    )
 
 
 as_json = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
@@ -66,10 +69,8 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
     """Run the workers and tasks of FILE (YAML or JSON) in this process."""
     settings = load(RunSettings, given)
     work = read_work_file(file)
-    try:
+    with _about(file):
         return _run(work, settings.policy, settings.time_scale, as_json)
-    except UsageError as error:
-        raise UsageError(f"{file}: {error}") from error
 
 
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
@@ -98,12 +99,21 @@ def submit(file: Path, run_name: str | None, watch: bool, as_json: bool, **given
     logs.configure("error", "console")
     if watch:
         with progress(len(work.tasks), quiet=as_json) as display:
-            result = asyncio.run(_complete(settings, work, display.on_event))
+            result = asyncio.run(_complete(settings, file, work, display.on_event))
         ended = _ended(work, result)
         return _conclude(work.run, ended, result.counts, as_json)
-    receipt = asyncio.run(_submit(settings, work))
+    receipt = asyncio.run(_submit(settings, file, work))
     _print_receipt(work, receipt, as_json)
     return 0
+
+
+@contextmanager
+def _about(file: Path) -> Iterator[None]:
+    """Say which file it is that is refused."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
 
 
 def _renamed(work: WorkFile, run: str) -> WorkFile:
@@ -113,16 +123,18 @@ def _renamed(work: WorkFile, run: str) -> WorkFile:
         raise UsageError(f"--run: {run!r} makes no name; use letters a-z and digits") from error
 
 
-async def _submit(settings: Settings, work: WorkFile) -> Receipt | None:
+async def _submit(settings: Settings, file: Path, work: WorkFile) -> Receipt | None:
     async with _transport(settings) as transport:
         client = Client(transport, name="cli", patience=settings.connect_timeout)
-        return await client.submit(work.run, work.tasks)
+        with _about(file):
+            return await client.submit(work.run, work.tasks)
 
 
-async def _complete(settings: Settings, work: WorkFile, on_event: Any) -> RunResult:
+async def _complete(settings: Settings, file: Path, work: WorkFile, on_event: Any) -> RunResult:
     async with _transport(settings) as transport:
         client = Client(transport, name="cli", patience=settings.connect_timeout)
-        return await client.complete(work.run, work.tasks, on_event)
+        with _about(file):
+            return await client.complete(work.run, work.tasks, on_event)
 
 
 def _transport(settings: Settings) -> RabbitTransport:

@@ -26,6 +26,8 @@ async def run(settings: ManagerSettings) -> None:
     """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`."""
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service="manager")
+    # Until there is something to leave in order, as Ctrl-C; process 1 of a container would ignore it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     transport = RabbitTransport(
         settings.broker_url,
         app_id="manager",
@@ -73,6 +75,9 @@ def main() -> int:
     except SkillqError as error:
         sys.stderr.write(f"skillq manager: {error}\n")
         return 2 if isinstance(error, UsageError) else 3
+    except KeyboardInterrupt:
+        sys.stderr.write("skillq manager: interrupted\n")
+        return 130
     return 0
 
 

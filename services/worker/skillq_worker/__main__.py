@@ -27,6 +27,8 @@ async def run(settings: WorkerSettings) -> None:
     """Work until SIGTERM, SIGINT or a Stop message; a second signal leaves at once."""
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service="worker")
+    # Until there is something to leave in order, as Ctrl-C; process 1 of a container would ignore it.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     profile = profile_of(settings)
     with executor_for(settings.handlers, profile, settings.time_scale) as executor:
         profile = profile.model_copy(update={"types": executor.types})
@@ -87,6 +89,9 @@ def main() -> int:
     except SkillqError as error:
         sys.stderr.write(f"skillq worker: {error}\n")
         return 2 if isinstance(error, UsageError) else 3
+    except KeyboardInterrupt:
+        sys.stderr.write("skillq worker: interrupted\n")
+        return 130
     return 0
 
 

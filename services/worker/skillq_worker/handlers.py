@@ -21,16 +21,15 @@ from dataclasses import dataclass
 from typing import Any, NotRequired, Required, TypeVar, get_type_hints, overload
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
-from pydantic_core import from_json, to_jsonable_python
+from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
 from skillq.messages import MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
+from skillq.packing import check_readable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-
-_ENVELOPE = 20  # levels of nesting that messages put around an output; readers go down to 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,7 @@ def as_output(value: object) -> JsonValue:
         body = json.dumps(
             output, separators=(",", ":"), ensure_ascii=False, allow_nan=False
         ).encode()
-        from_json(b"[" * _ENVELOPE + body + b"]" * _ENVELOPE)
+        check_readable(body)
     except (ValueError, TypeError, RecursionError) as error:
         raise OutputError(
             f"the handler returned what cannot be written as JSON: {one_line(shorten(str(error), 300))}"

@@ -38,7 +38,9 @@ class WorkerSettings(Settings):
         (), description="what it is especially good at"
     )
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="attempts at a time")
-    time_scale: float = Field(1.0, ge=0, description="seconds per unit of simulated difficulty")
+    time_scale: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="seconds per unit of simulated difficulty"
+    )
     grace: float = Field(30.0, ge=0, description="seconds to finish what runs after SIGTERM")
     health_port: int = Field(0, ge=0, le=65535, description="port for /livez and /readyz; 0: none")
     handlers: str | None = Field(

@@ -1,0 +1,66 @@
+"""A system of processes on a vhost of its own."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.processes import System
+
+MY_TASKS = '''
+import asyncio
+import os
+import time
+from pathlib import Path
+from uuid import uuid4
+
+from skillq_worker import Context, Handlers
+
+handlers = Handlers()
+other = Handlers()
+done = Path("done")
+
+
+def note(name: str) -> None:
+    (done / f"{name}.{uuid4().hex}").touch()
+
+
+@handlers.task
+def work(context: Context, seconds: float = 0.0) -> str:
+    note(f"begun-{context.id}")
+    time.sleep(seconds)
+    note(f"ended-{context.id}")
+    return context.id
+
+
+@handlers.task
+async def join(context: Context, sep: str = "-") -> str:
+    return sep.join(str(output) for output in context.dependencies.values())
+
+
+@handlers.task
+async def once(context: Context) -> int:
+    """Holds up the first worker that gets it, for ever."""
+    note("once")
+    if context.attempt == 1:
+        await asyncio.sleep(600)
+    return context.attempt
+
+
+@handlers.task
+def bad() -> None:
+    raise SystemExit("whatever I do")
+
+
+@other.task
+def speech(words: list[str]) -> int:
+    return len(words)
+'''
+
+
+@pytest.fixture
+def system(broker_url: str, tmp_path: Path) -> Iterator[System]:
+    (tmp_path / "done").mkdir()
+    (tmp_path / "my_tasks.py").write_text(MY_TASKS)
+    with System(broker_url, tmp_path) as system:
+        yield system

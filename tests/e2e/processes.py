@@ -1,0 +1,188 @@
+"""Whole processes that share nothing but a broker."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+SECONDS = 45.0  # generous: the machine may be busy
+
+TUTORIAL = """
+workers:
+  - {name: Junior, skill: 3}
+  - {name: Intermediate, skill: 6}
+  - {name: Senior, skill: 9}
+tasks:
+  - {id: 1, description: Simple calculation, difficulty: 2}
+  - {id: 2, description: Data analysis, difficulty: 5}
+  - {id: 3, description: ML model training, difficulty: 8}
+"""
+SUMMARY = [
+    "All tasks completed",
+    "Task 1 assigned to Junior - Success",
+    "Task 2 assigned to Intermediate - Success",
+    "Task 3 assigned to Senior - Success",
+    "Success rate: 100.00%",
+]
+
+
+def until(holds: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + SECONDS
+    while not holds():
+        assert time.monotonic() < deadline, f"{what}: not within {SECONDS:g} s"
+        time.sleep(0.02)
+
+
+class Process:
+    """A process, its standard output and standard error in files that can be read meanwhile."""
+
+    def __init__(
+        self, name: str, arguments: Sequence[str], here: Path, environment: dict[str, str]
+    ) -> None:
+        self.name = name
+        self._out, self._err = here / f"{name}.out", here / f"{name}.err"
+        with self._out.open("wb") as out, self._err.open("wb") as err:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                cwd=here,
+                stdin=subprocess.DEVNULL,
+                stdout=out,
+                stderr=err,
+                env=environment,
+            )
+
+    @property
+    def out(self) -> str:
+        return self._out.read_text()
+
+    @property
+    def err(self) -> str:
+        return self._err.read_text()
+
+    @property
+    def lines(self) -> list[str]:
+        return self.out.splitlines()
+
+    @property
+    def log(self) -> list[dict[str, Any]]:
+        """The events it has logged."""
+        lines = self.err.splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
+
+    def logged(self, event: str, **fields: object) -> list[dict[str, Any]]:
+        return [
+            entry
+            for entry in self.log
+            if entry["event"] == event and all(entry.get(k) == v for k, v in fields.items())
+        ]
+
+    def says(self, event: str, count: int = 1, **fields: object) -> None:
+        """Wait until it has logged that."""
+        until(
+            lambda: len(self.logged(event, **fields)) >= count or self._is_over(),
+            f"{self.name} should log {event} {fields}",
+        )
+        assert len(self.logged(event, **fields)) >= count, self.err
+
+    def _is_over(self) -> bool:
+        return self._process.poll() is not None
+
+    def signal(self, number: signal.Signals) -> None:
+        self._process.send_signal(number)
+
+    def ends(self, seconds: float = SECONDS) -> int:
+        """Wait for its end; its exit status."""
+        try:
+            return self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            raise AssertionError(f"{self.name} goes on:\n{self.out}\n{self.err}") from None
+
+    def kill(self) -> None:
+        """End it as a machine that loses its power does."""
+        self._process.kill()
+        self._process.wait()
+
+
+class System:
+    """The processes of one test; they are gone when it is over."""
+
+    def __init__(self, broker_url: str, here: Path) -> None:
+        self.here = here
+        self._started: list[Process] = []
+        self._environment = {k: v for k, v in os.environ.items() if not k.startswith("SKILLQ_")} | {
+            "SKILLQ_BROKER_URL": broker_url,
+            "SKILLQ_HTTP_PORT": "0",
+            "SKILLQ_LOG_FORMAT": "json",
+            "SKILLQ_LOG_LEVEL": "debug",
+            "SKILLQ_TIME_SCALE": "0.01",
+            "SKILLQ_CONNECT_TIMEOUT": "30",
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for process in self._started:
+            process.kill()
+        if error is not None:
+            for process in self._started:
+                sys.stderr.write(f"--- {process.name}\n{process.out}{process.err[-4000:]}\n")
+
+    def start(self, name: str, *arguments: str, **variables: str) -> Process:
+        name = f"{len(self._started)}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
+        process = Process(name, arguments, self.here, self._environment | variables)
+        self._started.append(process)
+        return process
+
+    def manager(self, **variables: object) -> Process:
+        return self.start("manager", "skillq_manager", **_variables(variables))
+
+    def worker(
+        self, worker: str, skill: int = 5, handlers: str = "", **variables: object
+    ) -> Process:
+        arguments = ["skillq_worker", *([handlers] if handlers else [])]
+        given = _variables({"name": worker, "skill": skill} | variables)
+        return self.start(f"worker {worker}", *arguments, **given)
+
+    def tiers(self) -> list[Process]:
+        tiers = (("Junior", 3), ("Intermediate", 6), ("Senior", 9))
+        return [self.worker(name, skill) for name, skill in tiers]
+
+    def skillq(self, *arguments: str) -> Process:
+        return self.start("skillq", "skillq_cli", *arguments)
+
+    def submit(self, file: str, *arguments: str) -> Process:
+        return self.skillq("submit", file, "--watch", "--json", *arguments)
+
+    def write(self, name: str, text: str) -> str:
+        (self.here / name).write_text(text)
+        return name
+
+
+def _variables(given: dict[str, object]) -> dict[str, str]:
+    return {f"SKILLQ_{name.upper()}": str(value) for name, value in given.items()}
+
+
+def answer(process: Process, code: int = 0) -> dict[str, Any]:
+    """What a watching submitter says at the end."""
+    assert process.ends() == code, process.err
+    assert not process.err
+    answer: dict[str, Any] = json.loads(process.out)
+    return answer
+
+
+def executions(here: Path) -> Iterator[str]:
+    """The files that the tests' own handlers leave, one an execution."""
+    return (path.name for path in (here / "done").iterdir())

@@ -1,0 +1,333 @@
+"""What users write: YAML, JSON and CSV, and for each mistake one line with file, item and remedy."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from skillq.errors import UsageError
+from skillq.forms import WorkFile
+from skillq_cli.files import read_work_file
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(name: str, text: str | bytes) -> WorkFile:
+    path = Path(name)
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_work_file(path)
+
+
+def complaint(name: str, text: str | bytes) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(name, text)
+    line = str(caught.value)
+    assert line.startswith(name), "it names the file"
+    assert line.isprintable(), "it is one line, and a terminal obeys none of it"
+    assert len(line) < 600
+    return line
+
+
+YAML = """
+run: Nightly batch
+workers:
+  - {name: Junior, skill: 3, slots: 2}
+  - {name: Expert, skill: 7, specialties: [ocr, gpu]}
+tasks:
+  - {id: 1, description: Simple calculation, difficulty: 2}
+  - {id: two, difficulty: 5, depends_on: [1], priority: 3, timeout: 30s, max_attempts: 3,
+     type: ocr, requires: [gpu], payload: {pages: [1, 2], deep: {a: null}}}
+"""
+
+
+def test_yaml_and_json_say_the_same() -> None:
+    in_yaml = read("work.yaml", YAML)
+    in_json = read("work.json", json.dumps(in_yaml.model_dump(mode="json")))
+    assert in_json == in_yaml
+    first, second = in_yaml.tasks
+    assert (first.id, first.type, first.priority, first.payload) == ("1", "task", 1, {})
+    assert (second.depends_on, second.timeout, second.max_attempts) == (("1",), 30.0, 3)
+    assert (second.type, second.requires) == ("ocr", ("gpu",))
+    assert second.payload == {"pages": [1, 2], "deep": {"a": None}}
+    assert [worker.name for worker in in_yaml.workers] == ["Junior", "Expert"]
+    assert in_yaml.run == "Nightly batch"
+
+
+@pytest.mark.parametrize("name", ["work.yml", "WORK.YAML", "w.ork.yaml"])
+def test_the_ending_says_what_a_file_is(name: str) -> None:
+    assert len(read(name, YAML).tasks) == 2
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
+    assert read("work.yaml", b"\xef\xbb\xbf" + YAML.encode()) == read("plain.yaml", YAML)
+    assert read("work.csv", b"\xef\xbb\xbfid,difficulty\n1,2\n").tasks[0].id == "1"
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"), [("30", 30), ("1.5", 1.5), ("250ms", 0.25), ("5m", 300), ("2h", 7200)]
+)
+def test_a_timeout_may_have_a_unit(written: str, seconds: float) -> None:
+    work = read("work.yaml", f"tasks: [{{id: 1, difficulty: 1, timeout: {written}}}]")
+    assert work.tasks[0].timeout == seconds
+
+
+# --- CSV -------------------------------------------------------------------------------------
+
+CSV = """id,description,difficulty,type,priority,requires,depends_on,payload,timeout
+1,Simple calculation,2,,,,,,
+2,"Data, ""big""
+and wide",5, ocr ,3,gpu;lab,,"{""pages"": [1]}",30s
+3,,8,,,gpu  lab,1 2,,
+"""
+
+
+def test_a_csv_file_holds_tasks() -> None:
+    one, two, three = read("tasks.csv", CSV).tasks
+    assert (one.description, one.difficulty, one.type, one.priority) == (
+        "Simple calculation",
+        2,
+        "task",
+        1,
+    )
+    assert two.description == 'Data, "big"\nand wide'
+    assert (two.type, two.priority, two.timeout) == ("ocr", 3, 30.0)
+    assert (two.requires, two.payload) == (("gpu", "lab"), {"pages": [1]})
+    assert (three.requires, three.depends_on) == (("gpu", "lab"), ("1", "2"))
+
+
+def test_line_ends_of_windows_are_line_ends() -> None:
+    assert [t.id for t in read("tasks.csv", "id,difficulty\r\n1,2\r\n2,3\r\n").tasks] == ["1", "2"]
+
+
+def test_characters_that_only_some_take_for_line_ends_are_text() -> None:
+    work = read("tasks.csv", "id,difficulty,description\n1,2,a\u2028b\x85c\n2,3,\n")
+    assert [task.description for task in work.tasks] == ["a\u2028b\x85c", ""]
+
+
+def test_a_file_of_workers_may_name_a_csv_file_of_tasks_beside_it(here: Path) -> None:
+    (here / "work").mkdir()
+    (here / "work" / "tasks.csv").write_text(CSV)
+    work = read("work/fleet.yaml", "workers: [{name: a, skill: 9}]\ntasks: tasks.csv")
+    assert (len(work.workers), len(work.tasks)) == (1, 3)
+
+
+# --- mistakes --------------------------------------------------------------------------------
+
+
+def with_task(**fields: object) -> str:
+    return json.dumps(
+        {"tasks": [{"id": "ok", "difficulty": 1}, {"id": "t1", "difficulty": 1} | fields]}
+    )
+
+
+def with_worker(**fields: object) -> str:
+    return json.dumps(
+        {
+            "workers": [{"name": "Ada", "skill": 1}, {"name": "Bob", "skill": 2} | fields],
+            "tasks": [{"id": 1, "difficulty": 1}],
+        }
+    )
+
+
+@pytest.mark.parametrize("level", [0, 11, -1, 10**30])
+def test_a_difficulty_outside_1_to_10_is_refused(level: int) -> None:
+    line = complaint("work.json", with_task(difficulty=level))
+    assert line.startswith("work.json: task t1: difficulty: ")
+    assert "equal to 1" in line or "equal to 10" in line
+    assert str(level) in line
+
+
+@pytest.mark.parametrize("level", [0, 11])
+def test_a_skill_outside_1_to_10_is_refused(level: int) -> None:
+    line = complaint("work.json", with_worker(skill=level))
+    assert line.startswith("work.json: worker Bob: skill: ")
+    assert str(level) in line
+
+
+TASKS: dict[str, tuple[dict[str, object], str]] = {
+    "no difficulty": ({"difficulty": None}, "difficulty: "),
+    "half a difficulty": ({"difficulty": 2.5}, "difficulty: "),
+    "a yes": ({"difficulty": True}, "difficulty: should be a number, not true"),
+    "a word": ({"difficulty": "hard"}, "difficulty: "),
+    "an unknown field": ({"colour": "red"}, "unknown field 'colour' (known are id, difficulty"),
+    "a misspelt field": (
+        {"dificulty": 3},
+        "unknown field 'dificulty' (did you mean 'difficulty'?)",
+    ),
+    "a field of Python": ({"model_config": 1}, "unknown field 'model_config'"),
+    "priority 0": ({"priority": 0}, "priority: "),
+    "a list as payload": ({"payload": [1]}, "payload: should be a mapping of names to values"),
+    "a large payload": ({"payload": {"x": "y" * 300_000}}, "pass a reference instead"),
+    "a timeout of nothing": ({"timeout": 0}, "timeout: "),
+    "a timeout of words": ({"timeout": "soon"}, "timeout: "),
+    "a text as list": ({"depends_on": "ok"}, "depends_on: should be a list, not 'ok'"),
+    "a type that makes no name": ({"type": "…"}, "type: '…' has no letter a-z or digit"),
+    "a reserved type": ({"type": "all"}, "type: 'all' is reserved: choose another name"),
+    "control characters": ({"type": "\x1b…\n"}, "type: "),
+    "no attempt": ({"max_attempts": 0}, "max_attempts: "),
+}
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_mistake_in_a_task_is_named_with_the_task(name: str) -> None:
+    fields, said = TASKS[name]
+    line = complaint("work.json", with_task(**fields))
+    assert line.startswith("work.json: task t1: ")
+    assert said in line
+
+
+@pytest.mark.parametrize("id", ["", "a b", "-x", "a/b", None, True, 1.5, [1], "x" * 129, "é"])
+def test_an_id_that_cannot_be_one_is_refused(id: object) -> None:
+    line = complaint("work.json", with_task(id=id))
+    assert line.startswith("work.json: task ")
+    assert "id: " in line
+
+
+def test_a_missing_field_is_named() -> None:
+    assert complaint("work.yaml", "tasks: [{id: 1}]") == (
+        "work.yaml: task 1: difficulty is missing"
+    )
+    assert complaint("work.yaml", "tasks: [{difficulty: 1}]") == (
+        "work.yaml: task number 1: id is missing"
+    )
+
+
+WORKERS: dict[str, tuple[dict[str, object], str]] = {
+    "no name": ({"name": ""}, "name: "),
+    "the reserved name": ({"name": "ALL"}, "name: 'ALL' is reserved: choose another name"),
+    "a name of signs": ({"name": "***"}, "name: '***' has no letter a-z or digit"),
+    "no slots": ({"slots": 0}, "slots: "),
+    "an unknown field": ({"speciality": "x"}, "unknown field 'speciality' (did you mean"),
+    "handlers without colon": ({"handlers": "my_tasks"}, "should be module:attribute"),
+}
+
+
+@pytest.mark.parametrize("name", WORKERS)
+def test_a_mistake_in_a_worker_is_named_with_the_worker(name: str) -> None:
+    fields, said = WORKERS[name]
+    line = complaint("work.json", with_worker(**fields))
+    assert line.startswith("work.json: worker ")
+    assert said in line
+
+
+def test_two_workers_of_one_name_are_refused() -> None:
+    assert complaint("work.json", with_worker(name="Ada")) == (
+        "work.json: worker Ada: two workers have this name; give each its own"
+    )
+
+
+def test_two_workers_whose_names_fall_together_on_the_wire_are_refused() -> None:
+    assert complaint("work.json", with_worker(name="ADA!")) == (
+        "work.json: worker ADA!: would be ada on the wire, as Ada is; give it another name"
+    )
+
+
+def test_two_tasks_with_one_id_are_refused() -> None:
+    line = complaint("work.yaml", "tasks: [{id: 1, difficulty: 1}, {id: '1', difficulty: 2}]")
+    assert line == "work.yaml: task 1: two tasks have this id; give each its own"
+
+
+def test_a_cycle_is_refused_and_shown() -> None:
+    line = complaint(
+        "work.yaml",
+        "tasks: [{id: a, difficulty: 1, depends_on: [c]}, {id: b, difficulty: 1, depends_on: [a]},"
+        " {id: c, difficulty: 1, depends_on: [b]}]",
+    )
+    assert "depends on itself (" in line
+    assert "→" in line
+    assert line.endswith("; break the cycle")
+
+
+def test_a_task_that_depends_on_itself_is_a_cycle() -> None:
+    line = complaint("work.yaml", "tasks: [{id: a, difficulty: 1, depends_on: [a]}]")
+    assert line == "work.yaml: task a: depends on itself (a → a); break the cycle"
+
+
+def test_of_many_mistakes_one_is_told_and_the_others_are_counted() -> None:
+    line = complaint("work.yaml", "tasks: [{id: 1, difficulty: 0}, {id: 2, difficulty: 11}]")
+    assert line.startswith("work.yaml: task 1: ")
+    assert line.endswith("(and 1 more)")
+
+
+NO_FILES = {
+    "empty.yaml": (b"", "should be a mapping"),
+    "blank.yml": (b"\n# nothing\n", "should be a mapping"),
+    "list.yaml": (b"- 1", "should be a mapping"),
+    "text.yaml": (b"hello", "should be a mapping"),
+    "no_tasks.yaml": (b"workers: []", "tasks is missing"),
+    "zero_tasks.yaml": (b"tasks: []", "tasks: should have at least one item"),
+    "null_tasks.yaml": (b"tasks:", "tasks: should be a list"),
+    "odd_task.yaml": (b"tasks: [1]", "task number 1: should be a mapping of fields"),
+    "unknown.yaml": (b"task: []\ntasks: [{id: 1, difficulty: 1}]", "did you mean 'tasks'?"),
+    "open.yaml": (b"tasks: [", "line 1: is no YAML"),
+    "tab.yaml": (b"tasks:\n\t- id: 1", "line 2: is no YAML"),
+    "twice.yaml": (b"tasks: []\ntasks: []", "line 1: is no YAML: 'tasks' stands twice"),
+    "twice.json": (b'{"tasks": [], "tasks": []}', "is no JSON: 'tasks' stands twice"),
+    "two.yaml": (b"a: 1\n---\nb: 2", "is no YAML: "),
+    "alias.yaml": (b"tasks: *nobody", "is no YAML: found undefined alias"),
+    "python.yaml": (b"tasks: !!python/object/apply:os.abort []", "is no YAML: "),
+    "stamp.yaml": (b"tasks: !!timestamp soon", "a tag does not fit its value"),
+    "bool.yaml": (b"tasks: !!bool soon", "a tag does not fit its value"),
+    "int.yaml": (b"tasks: !!int soon", "is no YAML: "),
+    "date.yaml": (b"tasks: 2026-13-45", "is no YAML: month must be in 1..12"),
+    "zero.yaml": (b"tasks: \x00", "character 8 may not stand in it"),
+    "latin.yaml": ("tasks: é".encode("latin-1"), "is not UTF-8 text (byte 7); save it as UTF-8"),
+    "utf16.yaml": ("tasks: []".encode("utf-16"), "is not UTF-8 text (byte 0)"),
+    "key.yaml": (b"? [a]\n: 1", "is no YAML: "),
+    "circle.yaml": (b"&a {tasks: *a}", "holds what no message can carry: Circular"),
+    "nan.yaml": (b"tasks: [{id: 1, difficulty: 1, payload: {x: .nan}}]", "holds what no message"),
+    "nan.json": (b'{"tasks": [{"id": 1, "difficulty": 1, "payload": {"x": NaN}}]}', "no message"),
+    "half.json": (
+        rb'{"tasks": [{"id": 1, "difficulty": 1, "description": "\ud800"}]}',
+        "no message",
+    ),
+    "deep.json": (b'{"tasks": ' + b"[" * 300 + b"]" * 300 + b"}", "recursion limit"),
+    "deeper.json": (b"[" * 100_000, "is no JSON: "),
+    "deeper.yaml": (b"[" * 5000, "is no YAML: "),
+    "empty.json": (b"", "is no JSON: Expecting value"),
+    "comma.json": (b'{"tasks": [],}', "is no JSON: "),
+    "list.json": (b"[]", "should be a mapping"),
+    "empty.csv": (b"", "tasks: should have at least one item"),
+    "heading.csv": (b"id,difficulty\n", "tasks: should have at least one item"),
+    "semicolon.csv": (b"id;difficulty\n1;2\n", "unknown field 'id;difficulty'"),
+    "long.csv": (b"id,difficulty\n1,2,3\n", "line 2: has more fields than the heading"),
+    "quote.csv": (b'id,difficulty\n"1,2\n', "is no CSV: "),
+    "payload.csv": (b"id,difficulty,payload\n1,2,{x}\n", "line 2: payload is no JSON: "),
+    "deep.csv": (b"id,difficulty,payload\n1,2," + b"[" * 100_000, "payload is no JSON: "),
+    "words.csv": (b"id,difficulty\n1,hard\n", "task 1: difficulty: "),
+    "level.csv": (b"id,difficulty\n1,11\n", "task 1: difficulty: "),
+    "missing.csv": (b"id\n1\n", "task 1: difficulty is missing"),
+    "column.csv": (b"id,difficulty,color\n1,1,red\n", "task 1: unknown field 'color'"),
+    "work.txt": (b"tasks: []", "a file ends in .yaml, .yml, .json or .csv, not in '.txt'"),
+    "work": (b"tasks: []", "a file ends in .yaml, .yml, .json or .csv, not in ''"),
+}
+
+
+@pytest.mark.parametrize("name", NO_FILES)
+def test_a_file_that_cannot_be_read_as_work_is_explained(name: str) -> None:
+    text, said = NO_FILES[name]
+    assert said in complaint(name, text)
+
+
+def test_a_file_that_is_not_there_is_named() -> None:
+    for name in ("none.yaml", "none.json", "none.csv", "no/where.yaml"):
+        with pytest.raises(UsageError, match="there is no such file"):
+            read_work_file(Path(name))
+
+
+def test_a_folder_is_no_file(here: Path) -> None:
+    (here / "folder.yaml").mkdir()
+    with pytest.raises(UsageError, match=r"folder.yaml: cannot be read: Is a directory"):
+        read_work_file(Path("folder.yaml"))
+
+
+@pytest.mark.parametrize("name", ["none.csv", "a\0b.csv", "\ud800.csv", "x" * 300 + ".csv"])
+def test_a_csv_file_that_is_named_and_not_there_is_explained(name: str) -> None:
+    Path("fleet.json").write_text(json.dumps({"tasks": name}))
+    with pytest.raises(UsageError) as caught:
+        read_work_file(Path("fleet.json"))
+    assert str(caught.value).isprintable()

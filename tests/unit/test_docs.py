@@ -1,0 +1,188 @@
+"""What is written is so: commands, examples, links, and what the README takes from the code."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+from docs import generated
+from skillq.messages import TaskEvent, TaskStatus
+from skillq_cli.__main__ import cli
+from skillq_cli.embedded import run_embedded
+from skillq_cli.files import read_work_file
+from skillq_manager.core.matching import BestFit
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+TIME_SCALE = 0.01
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+async def events(file: str) -> list[TaskEvent]:
+    """What happens when an example is run."""
+    seen: list[TaskEvent] = []
+    await run_embedded(read_work_file(ROOT / "examples" / file), BestFit(), TIME_SCALE, seen.append)
+    return seen
+
+
+def run(file: str, folder: Path) -> str:
+    """What `skillq run` prints, started in a folder."""
+    command = [sys.executable, "-m", "skillq_cli", "run", file, "--time-scale", str(TIME_SCALE)]
+    done = subprocess.run(
+        command, cwd=folder, check=False, capture_output=True, text=True, timeout=50
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+# --- the README
+
+
+def test_the_readme_shows_the_life_of_a_task_and_the_settings_as_the_code_has_them() -> None:
+    assert generated.filled(README) == README, "run python -m docs.generated"
+
+
+def test_a_setting_that_two_classes_have_has_one_default() -> None:
+    found: dict[str, set[object]] = {}
+    for cls in generated.CLASSES:
+        for field, info in cls.model_fields.items():
+            found.setdefault(field, set()).add(info.default)
+    assert [field for field, defaults in found.items() if len(defaults) > 1] == []
+
+
+@pytest.mark.e2e
+def test_the_handlers_in_the_readme_do_what_it_says(tmp_path: Path) -> None:
+    code = re.search(r"```python\n(.*?)```", README, re.DOTALL)
+    work = re.search(r"```yaml\n(.*?)```", README, re.DOTALL)
+    assert code
+    assert work
+    (tmp_path / "my_tasks.py").write_text(code[1])
+    (tmp_path / "work.yaml").write_text(work[1])
+    said = run("work.yaml", tmp_path)
+    assert "Task page-1 assigned to Reader - Success\nSuccess rate: 100.00%\n" in said
+
+
+# --- the examples
+
+
+@pytest.mark.e2e
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_an_example_runs_from_the_root(example: Path) -> None:
+    assert run(name(example), ROOT).endswith("Success rate: 100.00%\n")
+
+
+def test_the_examples_are_runs_of_their_own() -> None:
+    runs = [read_work_file(example).run for example in EXAMPLES]
+    assert sorted(runs) == ["default", "ocr", "pipeline"]
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=name)
+def test_an_example_says_how_it_is_run_and_what_to_look_for(example: Path) -> None:
+    top = example.read_text().partition("workers:")[0]
+    assert f"skillq run {name(example)}" in top
+    assert "Look for:" in top
+
+
+async def test_the_tally_of_the_ocr_example_is_made_of_the_pages() -> None:
+    seen = await events("ocr.yaml")
+    outputs = {e.id: e.output for e in seen if e.status is TaskStatus.SUCCEEDED}
+    assert outputs["page-4"] == {"words": 2, "often": {"the": 1, "end": 1}}
+    assert outputs["tally"] == {"title": "On tasks", "pages": 4, "words": 27}
+
+
+async def test_the_pipeline_goes_as_its_comments_say() -> None:
+    seen = await events("pipeline.yaml")
+    assigned = {e.id: e.worker for e in seen if e.status is TaskStatus.ASSIGNED}
+    order = list(assigned)
+    assert order[0] == "page-on-call"
+    assert order[-1] == "report"
+    assert order.index("train-large") < order.index("train-small")
+    assert assigned["page-on-call"] == assigned["get-orders"] == "Laptop"
+    assert assigned["get-clicks"] == assigned["get-weather"] == "Server"
+    assert assigned["join"] == "Server"
+    assert assigned["train-large"] == "GPU box"
+
+
+# --- commands and links
+
+
+def fenced(text: str) -> list[str]:
+    """The lines of all blocks of code."""
+    return [
+        line
+        for part in re.split(r"^```.*$", text, flags=re.MULTILINE)[1::2]
+        for line in part.splitlines()
+    ]
+
+
+def shown_commands(path: Path) -> list[str]:
+    """All `skillq …` in code and in comments, with Compose's name for it, too."""
+    text = path.read_text()
+    if path.suffix == ".md":
+        lines = fenced(text) + re.findall(r"`(skillq [^`…|]+)`", text)
+    else:
+        lines = [line.lstrip("# ") for line in text.splitlines()]
+    found = (
+        re.match(r"(?:\$ )?(?:docker compose run --rm cli|skillq) (.*?)(?:   .*)?$", line)
+        for line in lines
+    )
+    return [match[1] for match in found if match]
+
+
+SHOWN = sorted(
+    {
+        (name(path), command)
+        for path in [*PAGES, *EXAMPLES, ROOT / "examples" / "my_tasks.py"]
+        for command in shown_commands(path)
+    }
+)
+
+
+@pytest.mark.parametrize(("where", "command"), SHOWN)
+def test_every_command_that_is_shown_is_understood(where: str, command: str) -> None:
+    first, *arguments = shlex.split(command)
+    found = cli.commands[first]
+    try:
+        found.make_context(first, arguments)
+    except click.MissingParameter:
+        pass  # prose may name a command without its file
+    except click.UsageError as error:
+        pytest.fail(f"{where}: skillq {command}: {error.format_message()}")
+
+
+def test_commands_are_found_where_they_are_shown() -> None:
+    assert ("README.md", "submit examples/tutorial.yaml --watch") in SHOWN
+    assert ("README.md", "submit examples/pipeline.yaml --watch") in SHOWN
+    assert ("examples/ocr.yaml", "task ocr/tally") in SHOWN
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name)
+def test_every_relative_link_leads_somewhere(page: Path) -> None:
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"https?:", link):
+            continue
+        target, _, anchor = link.partition("#")
+        file = (page.parent / target).resolve() if target else page
+        assert file.exists(), f"{name(page)}: {link}"
+        assert not anchor or anchor in anchors(file), f"{name(page)}: {link}"
+
+
+def test_every_page_of_docs_is_named_somewhere() -> None:
+    everything = "".join(page.read_text() for page in PAGES)
+    lonely = [p.name for p in (ROOT / "docs").glob("*.*") if p.name not in everything]
+    assert lonely == []
