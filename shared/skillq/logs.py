@@ -22,6 +22,8 @@ class Log(StrEnum):
     STEPPED_DOWN = "stepped_down"
     BLINDED = "blinded"  # no heartbeats arrive, not even the manager's own: leases are frozen
     SIGHTED = "sighted"
+    FENCED = "fenced"  # no heartbeat was confirmed for a while: nothing new is started
+    LEASE_RENEWED = "lease_renewed"
     MESSAGE_PARKED = "message_parked"
     SUBMISSION_ACCEPTED = "submission_accepted"
     SUBMISSION_REFUSED = "submission_refused"

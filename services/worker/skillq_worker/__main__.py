@@ -40,7 +40,12 @@ async def run(settings: WorkerSettings) -> None:
         )
         async with transport:
             worker = Worker(
-                transport, profile, executor, clock=steady_clock(), grace=settings.grace
+                transport,
+                profile,
+                executor,
+                clock=steady_clock(),
+                grace=settings.grace,
+                abort_on_lost_lease=settings.on_lost_lease == "abort",
             )
             structlog.get_logger().info(
                 logs.Log.STARTED, worker=profile.title, broker=without_password(settings.broker_url)
@@ -59,6 +64,7 @@ def profile_of(settings: WorkerSettings) -> WorkerProfile:
         skill=settings.skill,
         specialties=settings.specialty,
         slots=settings.slots,
+        reserve=settings.reserve,
     )
 
 
@@ -70,7 +76,7 @@ def executor_for(
     if handlers is None:
         yield Simulation(profile, time_scale)
         return
-    with HandlerExecutor(load_handlers(handlers)) as executor:
+    with HandlerExecutor(load_handlers(handlers), profile.slots) as executor:
         yield executor
 
 

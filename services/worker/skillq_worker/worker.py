@@ -37,6 +37,8 @@ from skillq_worker.reporter import Reporter, publish_until_confirmed
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
+FENCE_SECONDS = 20.0  # without a confirmed heartbeat for so long, it starts nothing
+LEASE_SECONDS = 30.0  # and after this, others have what it holds
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
 Key = tuple[str, str]
@@ -45,7 +47,10 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Runs until it is told to stop. `grace` is how many seconds running attempts get to finish then."""
+    """Runs until it is told to stop. `grace` is how many seconds running attempts get to finish then.
+
+    `abort_on_lost_lease` gives up what runs when the manager must believe that this worker is dead.
+    """
 
     def __init__(
         self,
@@ -55,6 +60,7 @@ class Worker:
         *,
         clock: Clock,
         grace: float,
+        abort_on_lost_lease: bool = False,
     ) -> None:
         self._transport = transport
         self._profile = profile
@@ -69,6 +75,10 @@ class Worker:
             AttemptRef, None
         ] = {}  # accepted, and its result not confirmed: an ordered set
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
+        self._abort_on_lost_lease = abort_on_lost_lease
+        self._confirmed_at = clock()  # the last heartbeat
+        self._trusted = asyncio.Event()  # the lease is good for starting something
+        self._trusted.set()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
         self.is_attached = False
@@ -214,10 +224,28 @@ class Worker:
             )
             key = f"heartbeat.{self._profile.name}"
             message = Outgoing.of(heartbeat, persistent=False)
+            sent_at = self._clock()
             try:
-                await self._transport.publish(topology.REPORTS, key, message, mandatory=False)
+                await self._transport.publish(topology.REPORTS, key, message)
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+            else:
+                self._confirmed_at = sent_at
+            self._fence()
+
+    def _fence(self) -> None:
+        """Trust one's own lease no longer than the manager does."""
+        silence = self._clock() - self._confirmed_at
+        if silence < FENCE_SECONDS:
+            if not self._trusted.is_set():
+                log.info(Log.LEASE_RENEWED)
+            self._trusted.set()
+            return
+        if self._trusted.is_set():
+            log.warning(Log.FENCED, silence=round(silence, 1), running=len(self._begun))
+        self._trusted.clear()
+        if self._abort_on_lost_lease and silence >= LEASE_SECONDS:
+            self._abort(list(self._held))
 
     # --- commands
 
@@ -290,6 +318,7 @@ class Worker:
 
     async def _attempt(self, ref: AttemptRef, task: TaskAssignment) -> None:
         async with self._slots:
+            await self._trusted.wait()
             self._begun.add(self._attempts[ref])
             self._reporter.started(
                 ProgressItem(run=ref.run, id=ref.id, attempt=ref.attempt, at=self._clock())
