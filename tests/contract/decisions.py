@@ -2,9 +2,10 @@
 
 from typing import Any
 
+from tests.factories import profile, task
+
 from skillq.messages import Outcome, Task, TaskResult, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from tests.factories import profile, task
 
 JUNIOR = profile("Junior 1", 3)
 SENIOR = profile("Senior", 9)
@@ -45,7 +46,7 @@ def end(
     result: TaskResult | None = None,
 ) -> c.EndAttempt:
     return c.EndAttempt(
-        of.key, of.task.type, attempt, JUNIOR, outcome, status, reason, result, None, 300.0
+        of.key, of.task.type, attempt, JUNIOR, outcome, status, reason, result, None, 0, 0, 300.0
     )
 
 

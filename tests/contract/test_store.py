@@ -1,10 +1,9 @@
-"""The contract of the store: every implementation keeps the same promises."""
+"""The contract of the store: every implementation (`conftest.py`) keeps the same promises."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
+from tests.factories import profile, submission, task
 
 from skillq.messages import (
     AttemptRef,
@@ -15,7 +14,6 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import Filter, Store, TaskRow
-from skillq_manager.store.memory import MemoryStore
 from tests.contract.decisions import (
     FAILED,
     JUNIOR,
@@ -29,21 +27,6 @@ from tests.contract.decisions import (
     said,
     start,
 )
-from tests.factories import profile, submission, task
-
-
-@asynccontextmanager
-async def memory() -> AsyncIterator[Store]:
-    yield MemoryStore()
-
-
-STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {"memory": memory}
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    async with STORES[request.param]() as store:
-        yield store
 
 
 async def row_of(store: Store, of: c.AddTask) -> TaskRow:

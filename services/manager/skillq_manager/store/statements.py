@@ -57,7 +57,11 @@ class Statement:
 def _for_sqlite(statement: Statement) -> str:
     place = {name: f"?{n}" for n, name in enumerate(statement.columns.split(), 1)}
     filled = statement.template.format(
-        rows=f"VALUES ({', '.join(place.values())})", from_rows="", and_rows="", **_PARTS
+        rows=f"VALUES ({', '.join(place.values())})",
+        from_rows="",
+        and_rows="",
+        in_order="",
+        **_PARTS,
     )
     return re.sub(r":(\w+)", lambda found: place[found[1]], filled)
 
@@ -66,10 +70,14 @@ def _for_sqlite(statement: Statement) -> str:
 def _for_postgresql(statement: Statement) -> str:
     names = statement.columns.split()
     filled = statement.template.format(
-        rows="SELECT <values> FROM <rows>", from_rows="FROM <rows>", and_rows=", <rows>", **_PARTS
+        rows="SELECT <values> FROM <rows>",
+        from_rows="FROM <rows>",
+        and_rows=", <rows>",
+        in_order="ORDER BY given.nth",
+        **_PARTS,
     )
     arrays = ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(names, 1))
-    rows = f"unnest({arrays}) AS given({', '.join(names)})"
+    rows = f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, nth)"
     values = ", ".join(f"given.{name}" for name in names)
     filled = re.sub(r":(\w+)", r"given.\1", filled)
     return filled.replace("<rows>", rows).replace("<values>", values)
@@ -170,7 +178,7 @@ STALE = Statement(
     """INSERT INTO attempts
     (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
     SELECT tasks.seq, :attempt, :worker, :incarnation, :at, :started_at, :finished_at, :outcome, :reason, FALSE
-    FROM tasks {and_rows} {this}""",
+    FROM tasks {and_rows} {this} {in_order}""",
     "run id attempt worker incarnation at started_at finished_at outcome reason",
 )
 SAVE_WORKER = Statement(
