@@ -89,6 +89,7 @@ class Fleet:
     def _suspect(self, worker: WorkerEntry, reason: str) -> None:
         if not worker.suspect:
             worker.suspect = True
+            self._board.freed(worker)
             self._tell(worker, WorkerEventKind.SUSPECT, reason)
 
     def _forget_departed(self) -> None:

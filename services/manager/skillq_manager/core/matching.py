@@ -51,6 +51,10 @@ def why_unable(fleet: Sequence[Skills], need: Need) -> str:
 class Policy(Protocol):
     """Smaller comes first, in all three orders."""
 
+    def essence(self, skills: Skills) -> Skills:
+        """What of the skills matters; workers that are equal in it are looked at together."""
+        ...
+
     def can(self, skills: Skills, need: Need) -> bool:
         """Whether workers with these skills may be given tasks with this need."""
         ...
@@ -71,6 +75,9 @@ class Policy(Protocol):
 class BestFit:
     """The least-skilled worker that can do it; urgent, then hard tasks first."""
 
+    def essence(self, skills: Skills) -> Skills:
+        return skills
+
     def can(self, skills: Skills, need: Need) -> bool:
         return is_able(skills, need)
 
@@ -88,6 +95,9 @@ class BestFit:
 
 class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
+
+    def essence(self, skills: Skills) -> Skills:
+        return skills._replace(skill=0, specialties=frozenset())
 
     def can(self, skills: Skills, need: Need) -> bool:
         return handles(skills, need.type)

@@ -49,5 +49,5 @@ def decide(
     if failures >= max_attempts:
         return Verdict(_GIVEN_UP[outcome])
     return Verdict(
-        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures, 64)) * chance
+        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures - 1, 64)) * chance
     )
