@@ -13,7 +13,15 @@ from skillq import topology
 from skillq.clock import Clock
 from skillq.errors import MalformedMessage, QueueInUse, TransportError, Unreachable, UsageError
 from skillq.logs import Log
-from skillq.messages import AttemptRef, Connect, Probe, Submission, TaskStatus, WorkerProfile
+from skillq.messages import (
+    AttemptRef,
+    Connect,
+    Probe,
+    Submission,
+    TaskStatus,
+    WorkerProfile,
+    shorten,
+)
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
@@ -26,6 +34,7 @@ PREFETCH = 200
 PROBE_SECONDS = 5.0
 READY_SECONDS = 15.0  # a consumer that was not heard of for so long is not proven live
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
+MAX_REASON = 1000
 STOP_SECONDS = 10.0  # how long workers are waited for at the end
 
 log = structlog.get_logger()
@@ -57,6 +66,7 @@ class Manager:
         self._outbox = Outbox(transport, store, self._inbox.add_event, self._is_current)
         self._answers: dict[str, asyncio.Future[c.Answer]] = {}
         self._stopping = False
+        self._has_left = False
         self._has_completed = False
         self.store = store
         self.state = state
@@ -74,6 +84,8 @@ class Manager:
         Raises:
             Unreachable: the manager left before it could decide.
         """
+        if self._has_left:
+            raise Unreachable("the manager has stopped; submit again")
         future: asyncio.Future[c.Answer] = asyncio.get_running_loop().create_future()
         self._answers[submission.submission_id] = future
         self._inbox.add_submission(submission)
@@ -120,6 +132,7 @@ class Manager:
                     task.result()
             await loop
         finally:
+            self._has_left = True
             await _cancel([loop, *background])
             for future in self._answers.values():
                 if not future.done():
@@ -160,7 +173,8 @@ class Manager:
                 try:
                     message = read(delivery)
                 except MalformedMessage as error:
-                    await self._park(consumer, delivery, str(error))
+                    # It may quote what came, of any length; a header must fit into one frame.
+                    await self._park(consumer, delivery, shorten(str(error), MAX_REASON))
                     continue
                 good.append(delivery)
                 if isinstance(message, Submission):

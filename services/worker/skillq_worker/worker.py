@@ -30,6 +30,7 @@ from skillq.messages import (
     TaskResult,
     WorkerProfile,
     decode,
+    shorten,
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
 from skillq_worker.executor import Executor, attempt
@@ -37,6 +38,7 @@ from skillq_worker.reporter import Reporter, publish_until_confirmed
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
+MAX_REASON = 1000
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
 Key = tuple[str, str]
@@ -232,9 +234,11 @@ class Worker:
         try:
             self._obey(decode(delivery.body))
         except MalformedMessage as error:
-            log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=str(error))
+            # It may quote what came, of any length; a header must fit into one frame.
+            reason = shorten(str(error), MAX_REASON)
+            log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
             try:
-                await park(self._transport, consumer, delivery, str(error))
+                await park(self._transport, consumer, delivery, reason)
             except TransportError:
                 await consumer.nack(delivery, requeue=True)
             return False
