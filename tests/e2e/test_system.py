@@ -1,5 +1,6 @@
 """Manager, workers and clients as separate processes that share only a broker's URL."""
 
+import asyncio
 import json
 import signal
 from collections import Counter
@@ -8,6 +9,9 @@ from urllib.parse import quote
 
 import pytest
 
+from skillq import topology
+from skillq.transport import Outgoing
+from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import Broker
 from tests.e2e.processes import SUMMARY, TUTORIAL, System, answer, executions, until
 
@@ -317,6 +321,27 @@ def test_a_vhost_that_is_not_there_is_one_line_and_exit_3(system: System, broker
     assert client.ends() == 3
     assert client.err.count("\n") == 1
     assert "refuses the vhost 'no-such-vhost'" in client.err
+
+
+def test_what_nobody_can_read_is_parked_once_and_the_run_goes_on(
+    system: System, broker_url: str
+) -> None:
+    """Its reason quotes it, and it is longer than a header may be."""
+    manager = system.manager()
+    worker = system.worker("one", 5)
+    worker.says("connected")
+    poison = Outgoing(json.dumps({"type": "x" * 200_000}).encode(), "poison")
+
+    async def publish() -> None:
+        async with RabbitTransport(broker_url, app_id="", connection_name="tests") as transport:
+            await transport.publish(topology.REPORTS, "result.one", poison)
+            await transport.publish(topology.COMMANDS, "cancel.one", poison)
+
+    asyncio.run(publish())
+    assert answer(system.submit(system.write("run.json", tasks(3))))["counts"] == {"succeeded": 3}
+    manager.says("message_parked")
+    worker.says("message_parked")
+    assert len(manager.logged("message_parked") + worker.logged("message_parked")) == 2
 
 
 def test_a_submitter_that_no_manager_answers_says_so(system: System) -> None:

@@ -289,7 +289,8 @@ class Manager:
         return events + await self._with_known(submissions), settled
 
     def _check_probe(self, probe: Probe) -> None:
-        if probe.store not in {"", self.store.id}:
+        """Leave if another manager has our queues, and we do not have the one that only one can have."""
+        if probe.store not in {"", self.store.id} and self._senses.is_blind:
             raise UsageError(
                 "another manager, with another store, serves this broker; stop it, or use another vhost"
             )
@@ -346,7 +347,8 @@ class Manager:
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""
-        await self._outbox.stop_all("all tasks are done")
+        workers = self.state.fleet.workers.values()
+        await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
         give_up_at = self._clock() + STOP_SECONDS
         while self.state.fleet.workers and self._clock() < give_up_at:
             await self._round(await self._inbox.take(give_up_at - self._clock()))

@@ -65,4 +65,5 @@ class Senses:
             log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
 
 
-CONSUMED = tuple(q.name for q in topology.MANAGER.queues if q.name != topology.DEAD_LETTERS)
+# RabbitMQ takes no notice of `exclusive` on quorum queues: the classic one comes first, and is the lock.
+CONSUMED = (topology.MANAGER_HEARTBEATS, topology.MANAGER_REPORTS, topology.MANAGER_SUBMISSIONS)

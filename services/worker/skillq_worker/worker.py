@@ -218,6 +218,7 @@ class Worker:
             await asyncio.sleep(topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
             heartbeat = Heartbeat(
                 worker=self._profile,
+                store=self._reporter.store,
                 holds=tuple(self._held),
                 free_slots=self._profile.slots - len(self._attempts),
                 draining=self.is_draining,
@@ -276,10 +277,12 @@ class Worker:
                     for task in message.tasks:
                         self._accept(task)
             case Cancel():
-                if message.incarnation == self._profile.incarnation:
+                mine = message.incarnation == self._profile.incarnation
+                if mine and message.store == self._reporter.store:
                     self._abort(message.attempts)
             case Stop():
-                self.stop(now=message.mode == "now")
+                if self._profile.incarnation in message.incarnations:
+                    self.stop(now=message.mode == "now")
             case _:
                 raise MalformedMessage(
                     f"a {message.type} message does not belong in a worker's queue"

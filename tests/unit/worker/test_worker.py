@@ -495,6 +495,7 @@ STRAYS = {
         "schema_version 7 is unknown; this release reads 1",
     ),
     "an unknown type": (b'{"type": "dance"}', "dance"),
+    "a very long type": (b'{"type": "' + b"x" * 200_000 + b'"}', "xxx"),
     "a field is missing": (b'{"type": "cancel", "worker": "ada"}', "cancel.incarnation"),
     "no business here": (
         Outgoing.of(Probe()).body,
@@ -517,6 +518,7 @@ async def test_what_cannot_be_read_is_parked_with_its_reason_and_everything_goes
         (dead,) = boss.dead
     assert (dead.body, dead.message_id, dead.headers["mine"]) == (body, "7", "kept")
     assert reason in str(dead.headers[REASON_HEADER])
+    assert len(str(dead.headers[REASON_HEADER])) <= 1000
     assert dead.headers[QUEUE_HEADER] == "skillq.worker.ada"
 
 

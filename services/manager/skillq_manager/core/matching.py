@@ -61,6 +61,10 @@ def why_unable(fleet: Sequence[Skills], need: Need) -> str:
 class Policy(Protocol):
     """Smaller comes first, in all three orders."""
 
+    def essence(self, skills: Skills) -> Skills:
+        """What of the skills matters; workers that are equal in it are looked at together."""
+        ...
+
     def can(self, skills: Skills, need: Need) -> bool:
         """Whether workers with these skills may be given tasks with this need."""
         ...
@@ -81,6 +85,9 @@ class Policy(Protocol):
 class BestFit:
     """The least-skilled worker that can do it; urgent, then hard tasks first."""
 
+    def essence(self, skills: Skills) -> Skills:
+        return skills
+
     def can(self, skills: Skills, need: Need) -> bool:
         return is_able(skills, need)
 
@@ -98,6 +105,9 @@ class BestFit:
 
 class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
+
+    def essence(self, skills: Skills) -> Skills:
+        return skills._replace(skill=0, specialties=frozenset(), reserve=0)
 
     def can(self, skills: Skills, need: Need) -> bool:
         return may_try(skills, need)

@@ -53,7 +53,7 @@ def decide(
     if failures >= terms.max_attempts or not _is_retryable(terms, error_types):
         return Verdict(_GIVEN_UP[outcome])
     return Verdict(
-        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures, 64)) * chance
+        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures - 1, 64)) * chance
     )
 
 

@@ -43,13 +43,12 @@ class State:
         retries: RetryPolicy | None = None,
         store: str = "",
     ) -> None:
-        self._turn = Turn()
+        self._turn = Turn(store)
         self.board = Board(policy)
         self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
         self._intake = Intake(self._turn, self.tasks)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
-        self._store = store
         self._handlers: dict[type, Callable[[Any], None]] = {
             c.Submitted: self._intake.submit,
             c.CancelRequested: self._intake.cancel,
@@ -144,7 +143,7 @@ class State:
             )
 
     def _reported(self, ref: AttemptRef, event: TaskResults | Progress) -> TaskEntry | None:
-        if event.store != self._store:
+        if event.store != self._turn.store:
             return None
         return self._current(ref, event.worker, event.incarnation)
 

@@ -241,7 +241,7 @@ class Tasks:
         self._close(task)
 
     def _abort(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        self._turn.out.append(c.Abort(worker.profile, (task.ref,)))
+        self._turn.out.append(c.Abort(worker.profile, self._turn.store, (task.ref,)))
 
     def _close(self, task: TaskEntry) -> None:
         self._leave(task)

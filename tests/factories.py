@@ -1,0 +1,195 @@
+"""Small builders, and a state with a clock, shared by tests."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
+
+from hypothesis import HealthCheck, settings
+
+from skillq.messages import (
+    AttemptRef,
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Outcome,
+    Progress,
+    ProgressItem,
+    Submission,
+    Task,
+    TaskResult,
+    TaskResults,
+    TaskStatus,
+    WorkerProfile,
+    slug,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.core.invariants import validate
+from skillq_manager.core.leases import LeasePolicy
+from skillq_manager.core.matching import BestFit, Policy
+from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.core.state import State
+
+C = TypeVar("C")
+
+_EFFORT = int(os.environ.get("SKILLQ_TEST_EFFORT", "1"))
+
+
+def budget(examples: int, **more: Any) -> settings:
+    """The same examples every time; SKILLQ_TEST_EFFORT=20 looks for new ones, twenty times as long."""
+    return settings(
+        max_examples=examples * _EFFORT,
+        derandomize=_EFFORT == 1,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+        **more,
+    )
+
+
+# --- messages --------------------------------------------------------------------------------
+
+
+def profile(
+    title: str = "ada", skill: int = 5, incarnation: str = "1", **more: Any
+) -> WorkerProfile:
+    return WorkerProfile(
+        name=slug(title), title=title, skill=skill, incarnation=incarnation, **more
+    )
+
+
+def connect(title: str = "ada", skill: int = 5, *, ready: bool = True, **more: Any) -> Connect:
+    return Connect(worker=profile(title, skill, **more), ready=ready)
+
+
+def disconnect(who: WorkerProfile, reason: str = "") -> Disconnect:
+    return Disconnect(worker=who.name, incarnation=who.incarnation, reason=reason)
+
+
+def heartbeat(who: WorkerProfile, *holds: AttemptRef, draining: bool = False) -> Heartbeat:
+    return Heartbeat(worker=who, holds=holds, draining=draining)
+
+
+def task(id: str = "a", difficulty: int = 1, **more: Any) -> Task:
+    return Task(id=id, difficulty=difficulty, **more)
+
+
+def submission(*tasks: Task, run: str = "default") -> Submission:
+    return Submission(submission_id="s", run=slug(run), run_title=run, tasks=tasks)
+
+
+def ref(of: c.Assign) -> AttemptRef:
+    return AttemptRef(run=of.key[0], id=of.key[1], attempt=of.attempt)
+
+
+def result(of: c.Assign, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> TaskResult:
+    return TaskResult(run=of.key[0], id=of.key[1], attempt=of.attempt, outcome=outcome, **more)
+
+
+def results(of: c.Assign, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> TaskResults:
+    return report(of.worker, result(of, outcome, **more))
+
+
+def report(who: WorkerProfile, *what: TaskResult) -> TaskResults:
+    return TaskResults(worker=who.name, incarnation=who.incarnation, results=what)
+
+
+def progress(of: c.Assign, at: float = 0.0) -> Progress:
+    item = ProgressItem(run=of.key[0], id=of.key[1], attempt=of.attempt, at=at)
+    return Progress(worker=of.worker.name, incarnation=of.worker.incarnation, items=(item,))
+
+
+def returned(*of: c.Assign) -> c.Returned:
+    worker = of[0].worker
+    return c.Returned(worker.name, worker.incarnation, tuple(ref(one) for one in of))
+
+
+# --- entries of the core ---------------------------------------------------------------------
+
+
+def need(type: str = "task", difficulty: int = 1, requires: Iterable[str] = ()) -> Need:
+    return Need(type, difficulty, frozenset(requires))
+
+
+def task_entry(seq: int, of: Need | None = None, priority: int = 1) -> TaskEntry:
+    return TaskEntry(
+        key=("run", str(seq)),
+        seq=seq,
+        need=of or need(),
+        priority=priority,
+        max_attempts=1,
+        fingerprint=0,
+        status=TaskStatus.READY,
+    )
+
+
+def worker_entry(joined: int, skill: int = 5, title: str = "", **more: Any) -> WorkerEntry:
+    who = profile(title or f"w{joined}", skill, **more)
+    return WorkerEntry(who, Skills.of(who), joined, last_seen=0.0)
+
+
+# --- a state with a clock --------------------------------------------------------------------
+
+
+class Driver:
+    """Takes events to a state, remembers what a store would, and validates after every turn."""
+
+    def __init__(self, policy: Policy | None = None, *, chance: float = 0.5, **more: Any) -> None:
+        self.now = 1000.0
+        self.state = State(policy or BestFit(), chance=lambda: chance, **more)
+        self.stored: dict[TaskKey, c.Known] = {}
+        self.titles: dict[str, str] = {}
+
+    def __call__(self, *events: c.Event | Submission, after: float = 0.0) -> list[c.Command]:
+        self.now += after
+        known = dict(self.stored)
+        taken = [self._as_event(event, known) for event in events]
+        out = self.state.handle(taken, self.now)
+        self._store(out)
+        validate(self.state)
+        return out
+
+    def _as_event(self, event: c.Event | Submission, known: dict[TaskKey, c.Known]) -> c.Event:
+        if isinstance(event, Submission):
+            return c.Submitted(event, known, self.titles.get(event.run))
+        return event
+
+    def _store(self, out: Sequence[c.Command]) -> None:
+        for command in out:
+            if isinstance(command, c.AddTask):
+                self.stored[command.key] = c.Known(command.status, command.fingerprint)
+                self.titles[command.key[0]] = command.run_title
+            elif isinstance(command, c.SetStatus | c.EndAttempt):
+                self._set(command.key, command.status)
+            elif isinstance(command, c.Assign):
+                self._set(command.key, TaskStatus.ASSIGNED)
+            elif isinstance(command, c.Start):
+                self._set(command.key, TaskStatus.RUNNING)
+
+    def _set(self, key: TaskKey, status: TaskStatus) -> None:
+        self.stored[key] = self.stored[key]._replace(status=status)
+
+    def status(self, id: str, run: str = "default") -> TaskStatus:
+        return self.stored[run, id].status
+
+    def reason(self, id: str, run: str = "default") -> str | None:
+        return self.state.reason((run, id), self.now)
+
+
+def pick(out: Iterable[c.Command], kind: type[C]) -> list[C]:
+    """The commands of one kind."""
+    return [command for command in out if isinstance(command, kind)]
+
+
+def one(out: Iterable[c.Command], kind: type[C]) -> C:
+    """The only command of its kind."""
+    (command,) = pick(out, kind)
+    return command
+
+
+def pairs(out: Iterable[c.Command]) -> list[tuple[str, str]]:
+    """Who was given what: (task, worker)."""
+    return [(a.key[1], a.worker.name) for a in pick(out, c.Assign)]
+
+
+LEASES = LeasePolicy()
+RETRIES = RetryPolicy()

@@ -1,0 +1,264 @@
+"""Workers through `State.handle`: joining, heard of, silent, gone."""
+
+import pytest
+
+from skillq.messages import Outcome, TaskStatus, WorkerEventKind, WorkerProfile
+from skillq_manager.core import commands as c
+from skillq_manager.core.invariants import InvariantBroken, validate
+from tests.factories import (
+    Driver,
+    connect,
+    disconnect,
+    heartbeat,
+    one,
+    pairs,
+    pick,
+    profile,
+    ref,
+    results,
+    returned,
+    submission,
+    task,
+)
+
+S, Kind = TaskStatus, WorkerEventKind
+ADA = profile("ada")
+HEIR = profile("ada", incarnation="2")
+
+
+@pytest.fixture
+def do() -> Driver:
+    return Driver()
+
+
+@pytest.fixture
+def held(do: Driver) -> c.Assign:
+    return one(do(connect(), submission(task("a"))), c.Assign)
+
+
+def news(out: list[c.Command]) -> list[tuple[WorkerEventKind, str]]:
+    return [(save.event, save.reason) for save in pick(out, c.SaveWorker)]
+
+
+# --- joining
+
+
+def test_a_worker_joins_by_its_connect_or_by_its_heartbeat(do: Driver) -> None:
+    assert news(do(connect())) == [(Kind.CONNECTED, "")]
+    assert news(do(heartbeat(profile("bob")))) == [(Kind.CONNECTED, "")]
+
+
+def test_a_worker_that_is_not_ready_yet_gets_nothing(do: Driver) -> None:
+    assert not pairs(do(connect(ready=False), submission(task())))
+
+
+def test_a_worker_gets_no_more_than_it_has_slots(do: Driver) -> None:
+    out = do(connect(slots=2), submission(*(task(id) for id in "abc")))
+    assert [id for id, _ in pairs(out)] == ["a", "b"]
+
+
+def test_nothing_is_assigned_before_the_expected_workers_are_there() -> None:
+    do = Driver(expected_workers=2)
+    assert not pairs(do(connect(), submission(task())))
+    assert pairs(do(connect("bob", 3))) == [("a", "bob")]
+
+
+def test_afterwards_workers_come_and_go() -> None:
+    do = Driver(expected_workers=2)
+    do(connect(), connect("bob"))
+    do(disconnect(profile("bob")))
+    assert pairs(do(submission(task()))) == [("a", "ada")]
+
+
+def test_a_worker_that_changes_its_profile_is_matched_by_the_new_one(do: Driver) -> None:
+    do(connect(skill=1), submission(task(difficulty=9)))
+    out = do(heartbeat(profile(skill=9)))
+    assert news(out) == [(Kind.CONNECTED, "its profile has changed")]
+    assert pairs(out) == [("a", "ada")]
+    assert news(do(heartbeat(profile(skill=9)))) == []
+
+
+# --- silence
+
+
+def test_a_silent_worker_is_suspect_once_and_gets_nothing_new(do: Driver) -> None:
+    do(connect())
+    assert news(do(after=15.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert do(after=1.0) == []
+    assert not pairs(do(submission(task())))
+
+
+def test_a_suspect_that_is_heard_of_again_goes_on(do: Driver) -> None:
+    do(connect(), submission(task("a")))
+    do(submission(task("b")), after=15.0)
+    out = do(heartbeat(ADA))
+    assert news(out) == [(Kind.CONNECTED, "heard of again")]
+
+
+def test_a_suspect_with_a_new_profile_is_told_once(do: Driver) -> None:
+    do(connect())
+    do(after=15.0)
+    assert len(news(do(heartbeat(profile(skill=9))))) == 1
+
+
+def test_a_dead_worker_loses_its_attempts_to_others(do: Driver, held: c.Assign) -> None:
+    do(heartbeat(profile("bob")), after=29.0)
+    out = do(after=1.0)
+    assert news(out) == [(Kind.LOST, "not heard of for 30 s")]
+    end = one(out, c.EndAttempt)
+    assert (end.outcome, end.status) == (Outcome.LOST, S.READY)
+    assert end.reason == "worker ada: not heard of for 30 s"
+    assert pairs(out) == [("a", "bob")]
+
+
+def test_a_task_that_kills_its_workers_does_not_kill_the_fleet(do: Driver, held: c.Assign) -> None:
+    do(connect(incarnation="2"))
+    do(connect(incarnation="3"))
+    out = do(connect(incarnation="4"))
+    assert one(out, c.EndAttempt).status is S.DEAD_LETTERED
+    assert do.state.is_idle
+
+
+def test_silence_is_judged_once_per_sweep(do: Driver) -> None:
+    assert do.state.next_deadline() is None
+    do(connect())
+    assert do.state.next_deadline() == do.now + 1.0
+    do(after=0.5)
+    assert do.state.next_deadline() == do.now + 0.5
+
+
+# --- leaving
+
+
+def test_a_worker_that_leaves_hands_its_attempts_back(do: Driver, held: c.Assign) -> None:
+    out = do(connect("bob"), disconnect(ADA, "drained"))
+    assert (Kind.DISCONNECTED, "drained") in news(out)
+    end = one(out, c.EndAttempt)
+    assert (end.outcome, end.reason) == (Outcome.RETURNED, "worker ada: drained")
+    assert pairs(out) == [("a", "bob")]
+
+
+def test_a_departed_worker_is_not_brought_back_by_what_it_said_before(do: Driver) -> None:
+    do(connect(), disconnect(ADA))
+    assert do(heartbeat(ADA), connect(), disconnect(ADA)) == []
+
+
+def test_nor_is_one_whose_heir_has_left_as_well(do: Driver) -> None:
+    do(connect(), connect(incarnation="2"), disconnect(HEIR))
+    assert do(heartbeat(ADA), heartbeat(HEIR)) == []
+
+
+def test_nor_is_an_heir_by_the_doubled_goodbye_of_its_dead_namesake(do: Driver) -> None:
+    do(connect(incarnation="2"), disconnect(HEIR), disconnect(ADA))
+    assert do(heartbeat(HEIR)) == []
+
+
+def test_the_departed_are_not_remembered_for_ever(do: Driver) -> None:
+    do(connect(), disconnect(ADA))
+    assert do(after=59.0) == []
+    assert len(do.state.fleet._departed) == 1
+    do(after=1.0)
+    assert not do.state.fleet._departed
+
+
+# --- namesakes
+
+
+def test_a_new_incarnation_takes_the_place_of_the_old(do: Driver, held: c.Assign) -> None:
+    out = do(connect(incarnation="2"))
+    assert news(out) == [(Kind.LOST, "its process was started anew"), (Kind.CONNECTED, "")]
+    assert one(out, c.EndAttempt).outcome is Outcome.LOST
+    assert one(out, c.Assign).worker == HEIR
+
+
+def test_a_late_message_of_the_dead_does_not_oust_the_heir(do: Driver) -> None:
+    do(connect(), connect(incarnation="2"))
+    assert do(heartbeat(ADA)) == []
+    assert do(connect()) == []
+    assert do.state.fleet.workers["ada"].incarnation == "2"
+
+
+def test_a_heartbeat_of_an_unknown_namesake_is_ignored(do: Driver) -> None:
+    do(connect())
+    assert do(heartbeat(HEIR)) == []
+
+
+def test_a_goodbye_of_a_dead_namesake_does_not_take_the_heir_away(do: Driver) -> None:
+    do(connect(), connect(incarnation="2"))
+    assert do(disconnect(ADA)) == []
+
+
+# --- what heartbeats compare
+
+
+def test_an_attempt_that_is_not_the_workers_own_is_aborted(do: Driver, held: c.Assign) -> None:
+    do(results(held))
+    abort = one(do(heartbeat(ADA, ref(held))), c.Abort)
+    assert (abort.worker, abort.attempts) == (ADA, (ref(held),))
+
+
+def test_an_older_attempt_of_the_same_task_is_aborted(do: Driver, held: c.Assign) -> None:
+    old = ref(held).model_copy(update={"attempt": 0})
+    assert one(do(heartbeat(ADA, ref(held), old)), c.Abort).attempts == (old,)
+
+
+def test_an_assignment_that_the_worker_does_not_know_of_is_sent_again(
+    do: Driver, held: c.Assign
+) -> None:
+    assert do(heartbeat(ADA), after=9.0) == []
+    assert one(do(heartbeat(ADA), after=1.0), c.Resend) == c.Resend(held.key, 1, ADA)
+    assert do(heartbeat(ADA), after=9.0) == []
+
+
+def test_an_attempt_that_the_worker_holds_is_not_sent_again(do: Driver, held: c.Assign) -> None:
+    assert do(heartbeat(ADA, ref(held)), after=10.0) == []
+
+
+def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None:
+    do(connect(), heartbeat(ADA, draining=True))
+    assert not pairs(do(submission(task())))
+    assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+# --- returned assignments
+
+
+def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign) -> None:
+    out = do(connect("bob"), returned(held))
+    assert news(out)[1:] == [(Kind.SUSPECT, "its queue was not there")]
+    assert one(out, c.EndAttempt).outcome is Outcome.RETURNED
+    assert pairs(out) == [("a", "bob")]
+
+
+def test_its_worker_gets_nothing_until_it_is_heard_of_again(do: Driver, held: c.Assign) -> None:
+    assert not pairs(do(returned(held)))
+    assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None:
+    do(results(held))
+    assert not pick(do(returned(held)), c.EndAttempt)
+    ghost = held._replace(worker=HEIR)
+    assert do(returned(ghost)) == []
+
+
+# --- the invariants themselves
+
+
+def test_a_state_that_contradicts_itself_is_found_out(do: Driver, held: c.Assign) -> None:
+    worker = do.state.fleet.workers["ada"]
+    worker.holds.clear()
+    with pytest.raises(InvariantBroken, match="is not held by its worker"):
+        validate(do.state)
+
+
+def test_a_free_worker_next_to_a_task_it_can_do_is_found_out(do: Driver) -> None:
+    do(connect(skill=1), submission(task(difficulty=9)))
+    do.state.fleet.workers["ada"].skills = do.state.fleet.workers["ada"].skills._replace(skill=9)
+    with pytest.raises(InvariantBroken, match="waits, a worker is free"):
+        validate(do.state)
+
+
+def test_a_heartbeat_says_who_a_worker_is(do: Driver) -> None:
+    seen: list[WorkerProfile] = [save.profile for save in pick(do(heartbeat(ADA)), c.SaveWorker)]
+    assert seen == [ADA]

@@ -1,0 +1,36 @@
+"""The life of a task is the table; a move that is not in it raises and changes nothing."""
+
+from itertools import product
+
+import pytest
+
+from skillq.messages import TERMINAL, TaskStatus
+from skillq_manager.core.lifecycle import TRANSITIONS, InvalidTransition, check
+
+MOVES = [(a, b) for a, b in product(TaskStatus, TaskStatus) if b in TRANSITIONS[a]]
+OTHERS = [pair for pair in product(TaskStatus, TaskStatus) if pair not in MOVES]
+
+
+def test_every_status_has_a_row() -> None:
+    assert set(TRANSITIONS) == set(TaskStatus)
+
+
+@pytest.mark.parametrize(("status", "to"), MOVES)
+def test_a_move_of_the_table_is_allowed_and_says_why(status: TaskStatus, to: TaskStatus) -> None:
+    assert check(status, to) is to
+    assert TRANSITIONS[status][to]
+
+
+@pytest.mark.parametrize(("status", "to"), OTHERS)
+def test_any_other_move_is_refused_by_name(status: TaskStatus, to: TaskStatus) -> None:
+    with pytest.raises(InvalidTransition, match=f"a {status} task cannot become {to}"):
+        check(status, to)
+
+
+def test_terminal_statuses_absorb_and_all_others_lead_on() -> None:
+    assert {status for status in TaskStatus if not TRANSITIONS[status]} == TERMINAL
+
+
+def test_nothing_runs_that_was_not_ready_first() -> None:
+    before = {status for status in TaskStatus if TaskStatus.ASSIGNED in TRANSITIONS[status]}
+    assert before == {TaskStatus.READY}

@@ -1,0 +1,107 @@
+"""Who can do what, and who should."""
+
+import pytest
+
+from skillq_manager.core.matching import (
+    Arrival,
+    BestFit,
+    effective_skill,
+    handles,
+    is_able,
+    why_unable,
+)
+from skillq_manager.core.model import Skills
+from tests.factories import need, profile, task_entry, worker_entry
+
+
+def skills(skill: int, *specialties: str, types: tuple[str, ...] | None = None) -> Skills:
+    return Skills.of(profile(skill=skill, specialties=specialties, types=types))
+
+
+def test_a_specialty_is_worth_two_levels_for_its_type_only() -> None:
+    assert effective_skill(skills(6, "ocr"), "ocr") == 8
+    assert effective_skill(skills(6, "ocr"), "gpu") == 6
+
+
+def test_a_worker_that_names_no_types_handles_all() -> None:
+    assert handles(skills(1), "anything")
+
+
+def test_a_worker_that_names_types_handles_those() -> None:
+    assert handles(skills(1, types=("ocr",)), "ocr")
+    assert not handles(skills(1, types=("ocr",)), "gpu")
+
+
+def test_a_type_that_was_refused_is_not_handled() -> None:
+    assert not handles(skills(1)._replace(refused=frozenset({"ocr"})), "ocr")
+
+
+@pytest.mark.parametrize(
+    ("who", "what", "able"),
+    [
+        (skills(5), need(difficulty=5), True),
+        (skills(5), need(difficulty=6), False),
+        (skills(5, "ocr"), need("ocr", difficulty=7), True),
+        (skills(5, "ocr"), need("ocr", difficulty=8), False),
+        (skills(9), need(requires=["lab"]), False),
+        (skills(9, "lab"), need(requires=["lab"]), True),
+        (skills(9, types=("gpu",)), need("ocr"), False),
+    ],
+)
+def test_able_is_skilled_enough_special_enough_and_willing(
+    who: Skills, what: tuple[str, int, frozenset[str]], able: bool
+) -> None:
+    assert is_able(who, need(*what)) is able
+    assert BestFit().can(who, need(*what)) is able
+
+
+def test_best_fit_prefers_the_smallest_surplus_then_the_fewest_spare_specialties() -> None:
+    fit = BestFit().fit
+    wanted = need("ocr", 5, ["lab"])
+    order = [
+        skills(5, "lab"),
+        skills(4, "ocr", "lab"),
+        skills(4, "ocr", "lab", "gpu"),
+        skills(9, "lab"),
+    ]
+    assert fit(order[0], wanted) < fit(order[2], wanted) < fit(order[3], wanted)
+    assert [fit(who, wanted) for who in order] == [(0, 0), (1, 0), (1, 1), (4, 0)]
+
+
+def test_best_fit_prefers_the_least_loaded_of_equals() -> None:
+    busy, idle = worker_entry(1, title="ada", slots=2), worker_entry(2, title="bob", slots=2)
+    busy.holds["run", "1"] = task_entry(1)
+    assert BestFit().turn(idle) < BestFit().turn(busy)
+
+
+def test_best_fit_takes_urgent_then_hard_then_early_tasks_first() -> None:
+    urgent, hard = task_entry(4, need(difficulty=1), priority=2), task_entry(3, need(difficulty=9))
+    early, late = task_entry(1), task_entry(2)
+    assert sorted([late, early, hard, urgent], key=BestFit().rank) == [urgent, hard, early, late]
+
+
+def test_arrival_takes_the_first_task_and_the_first_worker_able_or_not() -> None:
+    policy = Arrival()
+    assert policy.can(skills(1), need(difficulty=10, requires=["lab"]))
+    assert not policy.can(skills(9, types=("gpu",)), need("ocr"))
+    assert policy.rank(task_entry(1)) < policy.rank(task_entry(2, need(difficulty=9), priority=9))
+    assert policy.turn(worker_entry(1, title="zoe")) < policy.turn(worker_entry(2, title="ada"))
+
+
+def test_to_arrival_workers_differ_in_their_types_only() -> None:
+    essence = Arrival().essence
+    assert essence(skills(1, "ocr")) == essence(skills(9))
+    assert essence(skills(1, types=("ocr",))) != essence(skills(1))
+
+
+@pytest.mark.parametrize(
+    ("fleet", "why"),
+    [
+        ([], "no worker is connected"),
+        ([skills(9, types=("gpu",))], "no worker handles the type 'ocr'"),
+        ([skills(9, "fax")], "no worker has the specialties it requires: fax, lab"),
+        ([skills(5, "fax", "lab"), skills(6, "fax", "lab")], "no worker can do it: it needs skill 8, the best has 6"),
+    ],
+)  # fmt: skip
+def test_why_nobody_can_is_said_in_a_sentence(fleet: list[Skills], why: str) -> None:
+    assert why_unable(fleet, need("ocr", 8, ["lab", "fax"])) == why

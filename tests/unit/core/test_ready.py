@@ -1,0 +1,271 @@
+"""The board chooses what a walk over all tasks and all workers would choose, and does not walk."""
+
+from collections.abc import Callable
+from unittest.mock import patch
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from skillq_manager.core import ready
+from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.ready import Board
+from tests.factories import budget, need, profile, task_entry, worker_entry
+
+TYPES = ("task", "ocr", "gpu", "lab")
+SOME = st.integers(0, 10_000)
+SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
+
+
+class Naive:
+    """The oracle: all waiting tasks by rank, and for each all free workers by fit and turn."""
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.tasks: list[TaskEntry] = []
+        self.workers: list[WorkerEntry] = []
+
+    def next_match(self) -> tuple[TaskEntry, WorkerEntry] | None:
+        for task in sorted(self.tasks, key=self.policy.rank):
+            able = [w for w in self.workers if w.is_free and self.policy.can(w.skills, task.need)]
+            if able:
+                return task, min(able, key=lambda w: self._order(task, w))
+        return None
+
+    def _order(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
+        fit = self.policy.fit(worker.skills, task.need)
+        return fit, self.policy.turn(worker), worker.joined
+
+
+class Boards(RuleBasedStateMachine):
+    """Whatever is done to the board is done to the oracle; after each step both are asked."""
+
+    policy: Callable[[], Policy] = BestFit
+    many_classes = 3
+
+    @initialize()
+    def begin(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(ready, "_MANY_CLASSES", self.many_classes)
+        self.board = Board(self.policy())
+        self.naive = Naive(self.policy())
+        self.made: list[TaskEntry] = []
+        self.given: list[tuple[TaskEntry, WorkerEntry]] = []
+        self.joined = 0
+
+    # --- tasks
+
+    @rule(
+        difficulty=st.integers(1, 10),
+        type=st.sampled_from(TYPES),
+        requires=SPECIALTIES,
+        priority=st.integers(1, 3),
+    )
+    def add(self, difficulty: int, type: str, requires: list[str], priority: int) -> None:
+        task = task_entry(len(self.made), need(type, difficulty, requires), priority)
+        self.made.append(task)
+        self._add(task)
+
+    def _add(self, task: TaskEntry) -> None:
+        self.board.add(task)
+        self.naive.tasks.append(task)
+
+    @precondition(lambda self: self.naive.tasks)
+    @rule(which=SOME)
+    def discard(self, which: int) -> None:
+        task = self.naive.tasks.pop(which % len(self.naive.tasks))
+        self.board.discard(task)
+        self.board.discard(task)  # twice is once
+
+    @precondition(lambda self: self.made)
+    @rule(which=SOME)
+    def discard_and_add(self, which: int) -> None:
+        """As a task that is cancelled and sent again; perhaps it was not there."""
+        task = self.made[which % len(self.made)]
+        if all(task is not held for held, _ in self.given):
+            self.naive.tasks = [other for other in self.naive.tasks if other is not task]
+            self.board.discard(task)
+            self._add(task)
+
+    # --- workers
+
+    @rule(
+        skill=st.integers(1, 10),
+        special=SPECIALTIES,
+        types=st.none() | SPECIALTIES,
+        slots=st.integers(1, 4),
+    )
+    def join(self, skill: int, special: list[str], types: list[str] | None, slots: int) -> None:
+        self.joined += 1
+        worker = worker_entry(self.joined, skill, specialties=special, types=types, slots=slots)
+        self.naive.workers.append(worker)
+        self.board.join(worker)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME)
+    def leave(self, which: int) -> None:
+        worker = self._worker(which)
+        self.naive.workers.remove(worker)
+        self.board.leave(worker)
+        for task in list(worker.holds.values()):
+            self._release(task, worker, again=True)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME, type=st.sampled_from(TYPES))
+    def refuse(self, which: int, type: str) -> None:
+        worker = self._worker(which)
+        self.board.leave(worker)
+        worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
+        self.board.join(worker)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME, slots=st.integers(1, 4))
+    def learn(self, which: int, slots: int) -> None:
+        worker = self._worker(which)
+        self.board.leave(worker)
+        worker.profile = profile(worker.profile.title, 9, slots=slots)
+        worker.skills = Skills.of(worker.profile)
+        self.board.join(worker)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME, suspect=st.booleans(), draining=st.booleans())
+    def doubt(self, which: int, suspect: bool, draining: bool) -> None:
+        worker = self._worker(which)
+        worker.suspect, worker.draining = suspect, draining
+        self.board.freed(worker)
+
+    def _worker(self, which: int) -> WorkerEntry:
+        return self.naive.workers[which % len(self.naive.workers)]
+
+    # --- matches
+
+    @precondition(lambda self: self.given)
+    @rule(which=st.lists(SOME, min_size=1, max_size=3), again=st.booleans())
+    def release(self, which: list[int], again: bool) -> None:
+        for one in which:
+            if self.given:
+                self._release(*self.given[one % len(self.given)], again=again)
+
+    def _release(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
+        self.given.remove((task, worker))
+        del worker.holds[task.key]
+        self.board.freed(worker)
+        if again:
+            self._add(task)
+
+    @rule(most=st.sampled_from([1, 2, 1000]))
+    def match(self, most: int) -> None:
+        """All there is, or, as never happens in a turn, not all."""
+        for _ in range(most):
+            found, expected = self.board.next_match(), self.naive.next_match()
+            assert found == expected
+            if found is None:
+                break
+            task, worker = found
+            self.naive.tasks.remove(task)
+            worker.holds[task.key] = task
+            self.given.append(found)
+            self.board.freed(worker)
+        assert self.board.waiting == len(self.naive.tasks)
+        for task in self.naive.tasks[:3]:
+            able = [w for w in self.naive.workers if self.board.policy.can(w.skills, task.need)]
+            assert sorted(self.board.capable(task.need), key=id) == sorted(able, key=id)
+
+    def teardown(self) -> None:
+        if hasattr(self, "patch"):
+            self.match(1000)
+            self.patch.undo()
+
+
+class ArrivalBoards(Boards):
+    policy = Arrival
+
+
+class ManyClassesBoards(Boards):
+    many_classes = 4096
+
+
+@pytest.mark.parametrize("machine", [Boards, ArrivalBoards, ManyClassesBoards])
+def test_the_board_chooses_as_a_walk_over_all_would(machine: type[Boards]) -> None:
+    run_state_machine_as_test(machine, settings=budget(100, stateful_step_count=40))
+
+
+@pytest.mark.parametrize("policy", [BestFit(), Arrival()])
+def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
+    """Its place among the free ones changes with every task; the old places must not pile up."""
+    board, worker = Board(policy), worker_entry(1, slots=1000)
+    board.join(worker)
+    for seq in range(900):
+        board.add(task_entry(seq))
+        assert give(board) is worker
+        if seq > 10:
+            worker.holds.popitem()
+            board.freed(worker)
+    assert len(board._pools[policy.essence(worker.skills)].free) < 100
+
+
+def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> None:
+    """An expert never gets to the end of its urgent work, while easy tasks come and go."""
+    board, expert, junior = Board(BestFit()), worker_entry(1, 9), worker_entry(2, 1, slots=5000)
+    for seq in range(9):
+        board.add(task_entry(seq, need(type=f"t{seq}", difficulty=10)))
+    for worker in (expert, junior):
+        board.join(worker)
+    for seq in range(10, 1000, 2):
+        board.add(task_entry(seq, need(difficulty=9), priority=2))
+        board.add(task_entry(seq + 1))
+        assert [give(board), give(board), give(board)] == [expert, junior, None]
+        expert.holds.clear()
+        board.freed(expert)
+    pool = board._pools[expert.skills]
+    assert 1 < len(pool.classes) < 100
+
+
+def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ready, "_MANY_CLASSES", 8)
+    board, worker = Board(BestFit()), worker_entry(1, 9, slots=1000)
+    board.join(worker)
+    for seq in range(200):
+        board.add(task_entry(seq, need(type=f"t{seq}")))
+        give(board)
+    assert len(board._classes) <= 17
+
+
+def test_needs_that_wait_are_not_looked_through_for_each_new_need() -> None:
+    forget = Board._forget_empty_classes
+    with (
+        patch.object(ready, "_MANY_CLASSES", 8),
+        patch.object(Board, forget.__name__, autospec=True, side_effect=forget) as calls,
+    ):
+        board = Board(BestFit())
+        for seq in range(1000):
+            board.add(task_entry(seq, need(type=f"t{seq}")))
+        assert calls.call_count < 10
+
+
+def test_a_pool_without_members_is_forgotten() -> None:
+    board, worker = Board(BestFit()), worker_entry(1)
+    board.add(task_entry(1, need(difficulty=9)))
+    board.add(task_entry(2))
+    board.join(worker)
+    board.leave(worker)
+    assert not board._pools
+    assert not any(cls.pools for cls in board._classes.values())
+    assert board.next_match() is None
+
+
+def give(board: Board) -> WorkerEntry | None:
+    match = board.next_match()
+    if match is None:
+        return None
+    task, worker = match
+    worker.holds[task.key] = task
+    board.freed(worker)
+    return worker

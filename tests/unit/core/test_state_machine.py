@@ -1,0 +1,309 @@
+"""Whatever happens, in whatever order: the state agrees with itself and with an independent bookkeeper."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from skillq.messages import (
+    AttemptRef,
+    Connect,
+    Heartbeat,
+    Outcome,
+    Progress,
+    ProgressItem,
+    Submission,
+    Task,
+    TaskStatus,
+    WorkerProfile,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.core.invariants import validate
+from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.state import State
+from tests.factories import budget, connect, disconnect, pick, profile, report, result
+from tests.unit.core.model import Model
+
+T = TypeVar("T")
+
+RUNS = ("alpha", "beta", "Beta")  # the last two fall together on the wire
+TYPES = ("task", "ocr", "gpu")
+SOME = st.integers(0, 10_000)  # picks from what there is, modulo its length
+NAMES = st.sampled_from(("ada", "bob", "cyd"))
+SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
+TASKS: st.SearchStrategy[dict[str, Any]] = st.builds(
+    dict,
+    difficulty=st.integers(1, 10),
+    type=st.sampled_from(TYPES),
+    priority=st.integers(1, 3),
+    requires=st.just(()) | SPECIALTIES,
+    max_attempts=st.integers(1, 3),
+)
+WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
+    dict,
+    skill=st.integers(1, 10),
+    slots=st.integers(1, 3),
+    specialties=SPECIALTIES,
+    types=st.none() | st.just(TYPES[:2]),
+)
+
+
+class Machine(RuleBasedStateMachine):
+    """Events gather in `inbox`; a turn hands them to the state at once, as the manager's loop does."""
+
+    policy: Callable[[], Policy] = BestFit
+
+    @initialize(chance=st.sampled_from([0.0, 0.5, 0.9]), expected=st.sampled_from([0, 0, 2]))
+    def begin(self, chance: float, expected: int) -> None:
+        self.state = State(self.policy(), chance=lambda: chance, expected_workers=expected)
+        self.model = Model()
+        self.inbox: list[c.Event | Submission] = []
+        self.now = 1000.0
+        self.starts = 0
+        self.profiles: list[WorkerProfile] = []  # of all incarnations there ever were
+        self.assigned: list[c.Assign] = []  # all there ever were
+        self.submitted: list[Submission] = []
+
+    # --- submissions
+
+    @rule(
+        data=st.data(), run=st.sampled_from(RUNS), several=st.lists(TASKS, min_size=1, max_size=4)
+    )
+    def submit(self, data: st.DataObject, run: str, several: list[dict[str, Any]]) -> None:
+        tasks: list[Task] = []
+        for number, one in enumerate(several, sum(len(s.tasks) for s in self.submitted)):
+            before = sorted({t.id for s in self.submitted for t in s.tasks if s.run_title == run})
+            candidates = before + [t.id for t in tasks] + ["t0"] * (number > 0)
+            after = (
+                data.draw(st.lists(st.sampled_from(candidates), max_size=2)) if candidates else ()
+            )
+            tasks.append(Task(id=f"t{number}", depends_on=tuple(after), **one))
+        self._submit(run, tuple(data.draw(st.permutations(tasks))))
+
+    def _submit(self, run: str, tasks: tuple[Task, ...]) -> None:
+        made = Submission(submission_id="s", run=run.lower(), run_title=run, tasks=tasks)
+        self.submitted.append(made)
+        self.inbox.append(made)
+
+    @precondition(lambda self: self.submitted)
+    @rule(which=SOME)
+    def submit_again(self, which: int) -> None:
+        self.inbox.append(_nth(self.submitted, which))
+
+    @precondition(lambda self: self.submitted)
+    @rule(which=SOME)
+    def submit_another_definition(self, which: int) -> None:
+        old = _nth(self.submitted, which)
+        changed = tuple(t.model_copy(update={"description": "another"}) for t in old.tasks)
+        self.inbox.append(old.model_copy(update={"tasks": changed}))
+
+    @rule(run=st.sampled_from(RUNS))
+    def submit_with_an_unknown_dependency(self, run: str) -> None:
+        lost = Task(id="lost", difficulty=1, depends_on=("nowhere",))
+        self.inbox.append(
+            Submission(submission_id="s", run=run.lower(), run_title=run, tasks=(lost,))
+        )
+
+    # --- workers
+
+    @rule(name=NAMES, more=WORKERS, ready=st.sampled_from([True, True, False]))
+    def start_worker(self, name: str, more: dict[str, Any], ready: bool) -> None:
+        self.starts += 1
+        who = profile(name, incarnation=f"i{self.starts}", **more)
+        self.profiles.append(who)
+        self.inbox.append(Connect(worker=who, ready=ready))
+
+    @precondition(lambda self: self.profiles)
+    @rule(which=SOME, better=st.booleans())
+    def connect_again(self, which: int, better: bool) -> None:
+        """A late or doubled message; or a worker that has learned something since."""
+        who = _nth(self.profiles, which)
+        if better:
+            who = who.model_copy(update={"skill": 10})
+        self.inbox.append(Connect(worker=who))
+
+    @precondition(lambda self: self.profiles)
+    @rule(
+        which=SOME, held=st.lists(SOME, max_size=3), draining=st.sampled_from([False, False, True])
+    )
+    def beat(self, which: int, held: list[int], draining: bool) -> None:
+        """Of anyone, a ghost too, with anything in its hands."""
+        refs = tuple(self._ref(i) for i in held if self.assigned)
+        self.inbox.append(
+            Heartbeat(worker=_nth(self.profiles, which), holds=refs, draining=draining)
+        )
+
+    @rule()
+    def all_beat(self) -> None:
+        """Most of the time, all is well."""
+        for who in self.model.here.values():
+            refs = tuple(
+                AttemptRef(run=run, id=id, attempt=self.model.rows[run, id].attempt)
+                for run, id in self.model.held(who)
+            )
+            self.inbox.append(Heartbeat(worker=who, holds=refs))
+
+    @precondition(lambda self: self.profiles)
+    @rule(which=SOME)
+    def leave(self, which: int) -> None:
+        self.inbox.append(disconnect(_nth(self.profiles, which), "bye"))
+
+    # --- attempts
+
+    @precondition(lambda self: self.assigned)
+    @rule(
+        which=st.lists(SOME, min_size=1, max_size=3),
+        outcome=st.sampled_from(Outcome),
+        double=st.booleans(),
+    )
+    def finish(self, which: list[int], outcome: Outcome, double: bool) -> None:
+        """Results of attempts that are current, as far as there are any; twice, perhaps."""
+        for one in (self._current(i) for i in which):
+            said = report(one.worker, *[result(one, outcome)] * (1 + double))
+            self.inbox.append(said)
+
+    @precondition(lambda self: self.assigned)
+    @rule(
+        which=SOME,
+        whose=SOME,
+        outcome=st.sampled_from(Outcome),
+        attempt=st.integers(-1, 1),
+        store=st.sampled_from(["", "lost"]),
+    )
+    def finish_wrongly(
+        self, which: int, whose: int, outcome: Outcome, attempt: int, store: str
+    ) -> None:
+        """Late, foreign, of an attempt that never was, of a lost store, of a task that nobody knows."""
+        old = _nth(self.assigned, which)
+        changed = old._replace(attempt=old.attempt + attempt)
+        unknown = old._replace(key=(old.key[0], "nobody-knows"))
+        who = _nth(self.profiles, whose)
+        said = report(who, result(changed, outcome), result(unknown, outcome))
+        self.inbox.append(said.model_copy(update={"store": store}))
+
+    @precondition(lambda self: self.assigned)
+    @rule(which=SOME, whose=SOME, right=st.booleans())
+    def start(self, which: int, whose: int, right: bool) -> None:
+        one = self._current(which)
+        who = one.worker if right else _nth(self.profiles, whose)
+        item = ProgressItem(run=one.key[0], id=one.key[1], attempt=one.attempt, at=self.now)
+        self.inbox.append(
+            Progress(worker=who.name, incarnation=who.incarnation, items=(item, item))
+        )
+
+    @precondition(lambda self: self.assigned)
+    @rule(which=SOME, others=st.lists(SOME, max_size=2))
+    def come_back(self, which: int, others: list[int]) -> None:
+        one = self._current(which)
+        refs = tuple(self._ref(i) for i in [which, *others])
+        self.inbox.append(c.Returned(one.worker.name, one.worker.incarnation, refs))
+
+    @precondition(lambda self: self.assigned)
+    @rule(which=SOME)
+    def cannot_be_sent(self, which: int) -> None:
+        self.inbox.append(c.Undeliverable(self._ref(which), "too large"))
+
+    def _current(self, which: int) -> c.Assign:
+        rows = self.model.rows
+        current = [a for a in self.assigned if rows[a.key].holder == _holder(a)]
+        return _nth(current or self.assigned, which)
+
+    def _ref(self, which: int) -> AttemptRef:
+        one = self._current(which) if which % 2 else _nth(self.assigned, which)
+        return AttemptRef(run=one.key[0], id=one.key[1], attempt=one.attempt)
+
+    # --- turns
+
+    @rule(later=st.sampled_from([0.0, 0.1, 1.0, 4.0, 4.0]))
+    def turn(self, later: float) -> None:
+        self.now += later
+        events = [self.model.event(e) if isinstance(e, Submission) else e for e in self.inbox]
+        self.inbox = []
+        expected = self.model.expect(events, self.now)
+        out = self.state.handle(events, self.now)
+        validate(self.state)
+        answers = [(a.accepted, a.known, a.reason is None) for a in pick(out, c.Answer)]
+        assert answers == expected
+        self.model.apply(out)
+        self.model.check_runs(out)
+        self.model.check_holders()
+        self._check_results(events, out)
+        self._check_fleet_and_tasks()
+        self.assigned += pick(out, c.Assign)
+
+    def _check_results(self, events: list[c.Event], out: list[c.Command]) -> None:
+        """Every result is either counted or called stale."""
+        answered = [x.result for x in out if isinstance(x, c.Stale | c.EndAttempt) and x.result]
+        said = [
+            r for e in events if not isinstance(e, tuple) and e.type == "result" for r in e.results
+        ]
+        assert list(map(id, answered)) == list(map(id, said))
+
+    def _check_fleet_and_tasks(self) -> None:
+        rows = self.model.rows
+        live = {key: task.status for key, task in self.state.tasks.live.items()}
+        assert live == {key: row.status for key, row in rows.items() if not row.status.is_terminal}
+        assert {
+            n: w.profile for n, w in self.state.fleet.workers.items()
+        }.keys() == self.model.here.keys()
+        for key, row in rows.items():
+            assert (self.state.reason(key, self.now) is None) == row.status.is_terminal
+        deadline = self.state.next_deadline()
+        assert deadline is None or deadline > self.now
+
+    @rule(later=st.sampled_from([16.0, 31.0, 400.0]))
+    def long_silence(self, later: float) -> None:
+        self.turn(later)
+
+    def teardown(self) -> None:
+        """Two workers that can do anything come: then everything ends."""
+        if not hasattr(self, "state"):
+            return
+        able = [
+            connect(name, 10, incarnation="last", specialties=TYPES, slots=50)
+            for name in ("yan", "zoe")
+        ]
+        for _ in range(500):
+            self.inbox += able
+            self.turn(301.0)
+            for one in self.assigned:
+                if self.model.rows[one.key].holder == _holder(one):
+                    self.inbox.append(report(one.worker, result(one)))
+            if self.state.is_idle and not self.inbox:
+                break
+        assert self.state.is_idle
+        assert self.model.ended == dict.fromkeys(self.model.promised, 1)
+
+
+class ArrivalMachine(Machine):
+    policy = Arrival
+
+
+def _nth(items: list[T], which: int) -> T:
+    return items[which % len(items)]
+
+
+def _holder(a: c.Assign) -> tuple[int, str, str]:
+    return a.attempt, a.worker.name, a.worker.incarnation
+
+
+@pytest.mark.parametrize("machine", [Machine, ArrivalMachine])
+def test_whatever_happens_every_task_is_in_one_place_and_ends_once(machine: type[Machine]) -> None:
+    run_state_machine_as_test(machine, settings=budget(60, stateful_step_count=40))
+
+
+def test_the_bookkeeper_does_not_believe_just_anything() -> None:
+    model = Model()
+    row = Task(id="a", difficulty=1)
+    model.promised["r", "a"] = row
+    model.apply([c.AddTask(("r", "a"), 1, "r", row, 0, TaskStatus.READY, 0.0)])
+    with pytest.raises(KeyError):
+        model.apply([c.Assign(("r", "a"), "task", 1, profile(), 0.0)])

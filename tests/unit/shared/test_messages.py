@@ -1,0 +1,337 @@
+"""What crosses a process boundary arrives as it was sent, or is refused in one clear line."""
+
+import json
+from itertools import pairwise
+from typing import Any, get_args
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+from pydantic import TypeAdapter, ValidationError
+
+from skillq import messages as m
+from skillq.errors import MalformedMessage, UsageError
+from tests.factories import budget, connect, profile, submission, task
+
+# --- any message -----------------------------------------------------------------------------
+
+names = st.from_regex(r"[a-z0-9][a-z0-9-]{0,62}", fullmatch=True)
+ids = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,9}", fullmatch=True)
+labels = st.sampled_from(["ocr", "GPU box", "lab-1", "task"])
+texts = st.text(max_size=20)
+numbers = st.floats(allow_nan=False, allow_infinity=False)
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=5,
+)
+payloads = st.dictionaries(texts, json_values, max_size=3)
+refs = {"run": names, "id": ids, "attempt": st.integers(1, 1000)}
+tasks = st.builds(
+    m.Task,
+    id=ids,
+    difficulty=st.integers(1, 10),
+    description=texts,
+    type=labels,
+    priority=st.integers(1, 100),
+    requires=st.lists(labels, max_size=2),
+    payload=payloads,
+    timeout=st.none() | st.floats(0.001, 1e6),
+    max_attempts=st.integers(1, 9),
+)
+profiles = st.builds(
+    m.WorkerProfile,
+    name=names,
+    title=labels,
+    incarnation=texts,
+    skill=st.integers(1, 10),
+    specialties=st.lists(labels, max_size=2),
+    types=st.none() | st.lists(labels, max_size=2),
+    slots=st.integers(1, 9),
+)
+attempts = st.lists(st.builds(m.AttemptRef, **refs), max_size=2).map(tuple)
+outcomes = st.sampled_from(m.Outcome)
+results = st.builds(
+    m.TaskResult, **refs, outcome=outcomes, output=json_values, started_at=st.none() | numbers
+)
+assignments = st.builds(
+    m.TaskAssignment, **refs, task_type=labels, difficulty=st.integers(1, 10), payload=payloads, dependencies=payloads
+)  # fmt: skip
+statuses = st.sampled_from(m.TaskStatus)
+events = st.builds(
+    m.TaskEvent, id=ids, status=statuses, attempt=st.integers(0, 9), at=numbers, output=json_values
+)
+common = {"worker": names, "incarnation": texts}
+
+
+def some(what: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(what, max_size=2).map(tuple)
+
+
+unique_tasks = st.lists(tasks, min_size=1, max_size=3, unique_by=lambda t: t.id).map(tuple)
+ANY: dict[type, st.SearchStrategy[m.Message]] = {
+    m.Submission: st.builds(m.Submission, submission_id=texts, run=names, run_title=labels, tasks=unique_tasks),
+    m.Connect: st.builds(m.Connect, worker=profiles, ready=st.booleans()),
+    m.Disconnect: st.builds(m.Disconnect, **common, reason=texts),
+    m.Heartbeat: st.builds(m.Heartbeat, worker=profiles, holds=attempts, draining=st.booleans()),
+    m.TaskResults: st.builds(m.TaskResults, **common, store=texts, results=some(results)),
+    m.Progress: st.builds(m.Progress, **common, store=texts, items=some(st.builds(m.ProgressItem, **refs, at=numbers))),
+    m.Assignments: st.builds(m.Assignments, **common, store=texts, tasks=some(assignments)),
+    m.Cancel: st.builds(m.Cancel, **common, attempts=attempts, reason=texts),
+    m.Stop: st.builds(m.Stop, mode=st.sampled_from(["drain", "now"]), reason=texts),
+    m.TaskEvents: st.builds(m.TaskEvents, run=names, task_type=labels, events=some(events)),
+    m.WorkerEvent: st.builds(m.WorkerEvent, worker=names, title=texts, incarnation=texts, event=st.sampled_from(m.WorkerEventKind), at=numbers),
+    m.RunEvent: st.builds(
+        m.RunEvent, run=names, title=texts, status=st.sampled_from(m.RunStatus), at=numbers,
+        counts=st.dictionaries(statuses, st.integers(0, 9), max_size=2),
+    ),
+    m.Probe: st.builds(m.Probe),
+}  # fmt: skip
+
+
+def test_every_message_is_tried() -> None:
+    assert set(ANY) == set(get_args(m.Message))
+
+
+@given(message=st.one_of(*ANY.values()))
+@budget(300)
+def test_a_message_arrives_as_it_was_sent(message: m.Message) -> None:
+    assert m.decode(m.encode(message)) == message
+
+
+@given(
+    message=st.one_of(*ANY.values()),
+    more=st.dictionaries(texts.map("new_".__add__), json_values, max_size=2),
+)
+@budget(100)
+def test_fields_of_a_later_release_are_ignored(message: m.Message, more: dict[str, Any]) -> None:
+    assert m.decode(json.dumps(json.loads(m.encode(message)) | more).encode()) == message
+
+
+@given(body=st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode))
+@budget(200)
+def test_any_other_bytes_are_refused_and_nothing_else_is_raised(body: bytes) -> None:
+    with pytest.raises(MalformedMessage) as caught:
+        m.decode(body)
+    assert "\n" not in str(caught.value)
+
+
+# --- what is refused, and how that is said ---------------------------------------------------
+
+
+def refusal(body: bytes | dict[str, Any]) -> str:
+    with pytest.raises(MalformedMessage) as caught:
+        m.decode(json.dumps(body).encode() if isinstance(body, dict) else body)
+    return str(caught.value)
+
+
+def sent(message: m.Message, **more: Any) -> dict[str, Any]:
+    raw: dict[str, Any] = json.loads(m.encode(message))
+    return raw | more
+
+
+def test_an_unknown_version_is_named() -> None:
+    line = "schema_version 2 is unknown; this release reads 1"
+    assert refusal(sent(m.Probe(), schema_version=2)) == line
+
+
+def test_a_version_that_is_not_named_is_the_first() -> None:
+    assert m.decode(b'{"type": "probe"}') == m.Probe()
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'"text"'])
+def test_what_is_no_object_is_called_that(body: bytes) -> None:
+    assert refusal(body) == "not a JSON object"
+
+
+def test_an_unknown_type_is_named() -> None:
+    assert "'telegram'" in refusal({"type": "telegram"})
+
+
+def test_a_missing_field_is_named() -> None:
+    raw = sent(connect())
+    del raw["worker"]["skill"]
+    assert refusal(raw) == "connect.worker.skill: Field required"
+
+
+def test_a_wrong_value_is_named_with_its_place_and_how_many_more() -> None:
+    raw = sent(connect())
+    raw["worker"] |= {"skill": 11, "slots": 0}
+    line = "connect.worker.skill: Input should be less than or equal to 10, not 11 (and 1 more)"
+    assert refusal(raw) == line
+
+
+def test_a_long_wrong_value_is_cut() -> None:
+    raw = sent(connect())
+    raw["worker"]["skill"] = "x" * 10_000
+    assert len(refusal(raw)) < 200
+
+
+def test_a_message_that_is_too_large_is_refused_before_it_is_read() -> None:
+    body = b" " * (m.MAX_MESSAGE_BYTES + 1)
+    assert refusal(body) == "a message of 1048577 bytes; at most 1048576 are allowed"
+    assert m.decode(m.encode(m.Probe()).ljust(m.MAX_MESSAGE_BYTES)) == m.Probe()
+
+
+def test_a_submission_of_tasks_that_cannot_be_done_is_refused() -> None:
+    raw = sent(submission(task("a")))
+    raw["tasks"] *= 2
+    assert refusal(raw).startswith("submission: task a: two tasks have this id; give each its own")
+
+
+def test_an_empty_submission_is_refused() -> None:
+    assert refusal(sent(submission(task("a")), tasks=[])).startswith("submission.tasks: ")
+
+
+# --- tasks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("difficulty", [0, 11, 2.5, "hard", None])
+def test_a_difficulty_is_a_whole_number_from_1_to_10(difficulty: object) -> None:
+    with pytest.raises(ValidationError):
+        m.Task.model_validate({"id": "a", "difficulty": difficulty})
+
+
+@pytest.mark.parametrize("id", ["", " ", "a b", "-a", ".a", "ä", "a/b", "x" * 129, 1.5, None, True])
+def test_an_id_that_would_not_do_in_a_path_is_refused(id: object) -> None:
+    with pytest.raises(ValidationError):
+        m.Task.model_validate({"id": id, "difficulty": 1})
+
+
+def test_an_id_may_be_written_as_a_number() -> None:
+    made = m.Task.model_validate({"id": 1, "difficulty": 2, "depends_on": [2, 2, "3"]})
+    assert (made.id, made.depends_on) == ("1", ("2", "3"))
+
+
+def test_a_payload_has_a_limit_that_is_named() -> None:
+    fitting = "x" * (m.MAX_PAYLOAD_BYTES - len('{"a":""}'))
+    task(payload={"a": fitting})
+    with pytest.raises(
+        ValidationError, match="is 262145 bytes; at most 262144 are allowed: pass a reference"
+    ):
+        task(payload={"a": fitting + "x"})
+
+
+def test_so_has_an_output_in_bytes_not_characters() -> None:
+    with pytest.raises(ValidationError, match="are allowed: pass a reference instead"):
+        m.TaskResult(run="r", id="a", attempt=1, outcome=m.Outcome.SUCCEEDED, output="ä" * 140_000)
+
+
+def test_a_fingerprint_stands_for_the_definition() -> None:
+    assert task("a").fingerprint() == task("a").fingerprint()
+    assert len({task("a").fingerprint(), task("b").fingerprint(), task("a", 2).fingerprint()}) == 3
+    assert 0 <= task("a").fingerprint() < 2**63
+
+
+@given(made=tasks)
+@budget(100)
+def test_a_fingerprint_survives_the_wire(made: m.Task) -> None:
+    (arrived,) = _through_the_wire(submission(made)).tasks
+    assert arrived.fingerprint() == made.fingerprint()
+
+
+def _through_the_wire(message: m.Submission) -> m.Submission:
+    arrived = m.decode(m.encode(message))
+    assert isinstance(arrived, m.Submission)
+    return arrived
+
+
+def test_nothing_is_said_against_tasks_that_can_be_done() -> None:
+    m.check_tasks(
+        [task("c", depends_on=("a", "elsewhere")), task("a"), task("b", depends_on=("a",))]
+    )
+
+
+@pytest.mark.parametrize(
+    ("several", "line"),
+    [
+        ([task("a"), task("a")], "task a: two tasks have this id; give each its own"),
+        ([task("a", depends_on=("a",))], "task a: depends on itself (a → a); break the cycle"),
+    ],
+)
+def test_tasks_that_can_never_all_be_done_are_named(several: list[m.Task], line: str) -> None:
+    with pytest.raises(UsageError) as caught:
+        m.check_tasks(several)
+    assert str(caught.value) == line
+
+
+def test_a_circle_is_shown_in_the_direction_of_depends_on() -> None:
+    after = {"a": "b", "b": "c", "c": "a"}
+    with pytest.raises(UsageError) as caught:
+        m.check_tasks([task(id, depends_on=(other,)) for id, other in after.items()])
+    line = str(caught.value)
+    shown = line[line.index("(") + 1 : line.index(")")].split(" → ")
+    assert all(after[a] == b for a, b in pairwise(shown))
+    assert shown[0] == shown[-1] == line.split(":", maxsplit=1)[0].removeprefix("task ")
+    assert len(shown) == 4
+
+
+def test_a_chain_of_ten_thousand_is_no_circle() -> None:
+    m.check_tasks(task(str(i), depends_on=(str(i - 1),)) for i in range(1, 10_000))
+
+
+# --- names and lengths of time ---------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("written", "name"),
+    [
+        ("Junior", "junior"),
+        ("GPU box 1", "gpu-box-1"),
+        ("--a__b--", "a-b"),
+        ("Zoë", "zo"),
+        ("7", "7"),
+        ("x" * 63, "x" * 63),
+    ],
+)
+def test_a_name_on_the_wire_is_made_from_what_was_written(written: str, name: str) -> None:
+    assert m.slug(written) == name
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("", "'' has no letter a-z or digit to make a name from"),
+        ("日本", "'日本' has no letter a-z or digit to make a name from"),
+        ("All!", "'All!' is reserved: choose another name"),
+        ("x" * 64, f"{'x' * 64!r} is longer than 63 characters"),
+    ],
+)
+def test_a_name_that_cannot_be_made_is_refused_with_the_reason(written: str, line: str) -> None:
+    with pytest.raises(ValueError) as caught:
+        m.slug(written)
+    assert str(caught.value) == line
+
+
+@given(written=st.text(max_size=80))
+@budget(300)
+def test_a_name_is_one_word_of_a_routing_key_and_its_own_name(written: str) -> None:
+    try:
+        name = m.slug(written)
+    except ValueError:
+        return
+    assert TypeAdapter(m.Name).validate_python(name) == name
+    assert m.slug(name) == name
+
+
+@pytest.mark.parametrize(
+    ("written", "seconds"),
+    [(30, 30.0), (0.5, 0.5), ("40", 40.0), ("30s", 30.0), (" 1.5 m ", 90.0), ("2h", 7200.0), ("1d", 86400.0), ("250ms", 0.25)],
+)  # fmt: skip
+def test_a_length_of_time_is_a_number_with_or_without_a_unit(
+    written: object, seconds: float
+) -> None:
+    assert TypeAdapter(m.Seconds).validate_python(written) == seconds
+
+
+@pytest.mark.parametrize(
+    "written",
+    [0, -1, "0s", "-1s", "soon", "1w", "infinity", float("nan"), float("-inf"), "1 2s", None],
+)
+def test_any_other_length_of_time_is_refused(written: object) -> None:
+    with pytest.raises(ValidationError):
+        TypeAdapter(m.Seconds).validate_python(written)
+
+
+def test_labels_are_named_once_each() -> None:
+    assert profile(specialties=("ocr", "gpu", "ocr")).specialties == ("ocr", "gpu")
