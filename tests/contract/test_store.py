@@ -3,7 +3,6 @@
 from typing import Any
 
 import pytest
-from tests.factories import profile, submission, task
 
 from skillq.messages import (
     AttemptRef,
@@ -27,6 +26,7 @@ from tests.contract.decisions import (
     said,
     start,
 )
+from tests.factories import profile, submission, task
 
 
 async def row_of(store: Store, of: c.AddTask) -> TaskRow:
@@ -198,7 +198,7 @@ async def test_what_is_for_others_is_passed_over(store: Store) -> None:
         [
             c.Answer(submission(task()), 1, 0, None, 1.0),
             c.Resend(("default", "a"), 1, JUNIOR),
-            c.Abort(JUNIOR, (ref,)),
+            c.Abort(JUNIOR, "s", (ref,)),
         ]
     )
     assert (await store.runs(), await ids(store), await store.workers()) == ([], [], [])

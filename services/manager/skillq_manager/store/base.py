@@ -6,7 +6,7 @@
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import NamedTuple, Protocol, Self
+from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
@@ -115,7 +115,7 @@ class LiveRow:
 
     run: str
     seq: int
-    task: Task  # without its payload
+    task: Task  # without its payload and description
     fingerprint: int
     status: TaskStatus
     submitted_at: float  # or sent again: deadlines count from here
@@ -137,8 +137,16 @@ class LeadershipLost(SkillqError):
     """Raised when this manager does not lead (any more); nothing was written."""
 
 
+_NO_PAYLOAD: dict[str, Any] = {"payload": {}}
+_NO_TEXTS: dict[str, Any] = {"payload": {}, "description": ""}
+
+
 def without_payload(task: Task) -> Task:
-    return task.model_copy(update={"payload": {}}) if task.payload else task
+    return task.model_copy(update=_NO_PAYLOAD) if task.payload else task
+
+
+def without_texts(task: Task) -> Task:
+    return task.model_copy(update=_NO_TEXTS) if task.payload or task.description else task
 
 
 class Journal(Protocol):

@@ -23,7 +23,7 @@ from skillq_manager.store.base import AttemptRow
 Group = tuple[s.Statement, list[s.Row]]
 _Round = defaultdict[s.Statement, list[s.Row]]
 
-_NO_PAYLOAD = {"payload"}
+_APART = {"id", "description", "payload"}  # of a task, in columns of their own
 _SETS = ("requires", "excluded")  # of a `Need`
 
 
@@ -88,10 +88,16 @@ class Batch:
                 0,
             )
         )
-        definition = task.__pydantic_serializer__.to_json(
-            task, exclude=_NO_PAYLOAD, exclude_defaults=True
+        # A default that changes in a later release needs a migration that writes the old one down.
+        terms = task.__pydantic_serializer__.to_json(task, exclude=_APART, exclude_defaults=True)
+        self._definitions.append(
+            (
+                command.seq,
+                terms.decode(),
+                _text(task.description) or None,
+                _json(task.payload or None),
+            )
         )
-        self._definitions.append((command.seq, definition.decode(), _json(task.payload or None)))
         self._after[command.key] = 0, status
         self.counts[run, status] += 1
         if run not in self._runs:

@@ -23,6 +23,7 @@ from skillq_manager.store.base import (
     TaskRow,
     WorkerRow,
     without_payload,
+    without_texts,
 )
 
 _PAGE = 1000
@@ -278,7 +279,7 @@ def _live_row(kept: _Kept) -> LiveRow:
     return LiveRow(
         run=row.run,
         seq=row.seq,
-        task=without_payload(row.task),
+        task=without_texts(row.task),
         fingerprint=row.fingerprint,
         status=row.status,
         submitted_at=kept.opened_at,

@@ -8,6 +8,7 @@ from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from skillq.errors import SkillqError, Unreachable, UsageError
@@ -45,7 +46,7 @@ class Postgresql:
         self._me = uuid4().hex
         self._epoch: int | None = None  # of our leadership, as far as we know
         # A leader that is stopped in the middle of a transaction must not hold up its successor.
-        idle = str(max(1, int(lease_seconds * 1000 / 2)))
+        idle = str(int(max(1.0, lease_seconds / 2) * 1000))
         self._writing = self._engine(
             # Plans made while the tables were empty would be kept for ever.
             {"idle_in_transaction_session_timeout": idle, "plan_cache_mode": "force_custom_plan"},
@@ -82,42 +83,38 @@ class Postgresql:
         give_up_at = loop.time() + self._patience
         while True:
             try:
-                await self._bring_up_to_date()
-            except _NOT_THERE as error:
+                async with self._writing.begin() as connection:
+                    await connection.run_sync(self._bring_up_to_date)
+            except (*_DRIVER_ERRORS, ValueError) as error:
+                cause = _cause(error)
+                if not isinstance(cause, _NOT_THERE):
+                    raise self._refusal(cause) from error
                 if loop.time() >= give_up_at:
                     raise Unreachable(
-                        f"no PostgreSQL at {self._place}, tried for {self._patience:g} s: {first_line(error)}"
+                        f"no PostgreSQL at {self._place}, tried for {self._patience:g} s: {first_line(cause)}"
                     ) from error
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 return
 
-    async def _bring_up_to_date(self) -> None:
-        def work(connection: Connection) -> None:
-            connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (_MIGRATING,))
-            migrate.up(connection, self._place)
+    def _bring_up_to_date(self, connection: Connection) -> None:
+        # Several managers may start at once on a new database.
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock($1)", (_MIGRATING,))
+        migrate.up(connection, self._place)
 
-        with self._explained(), translated(self._place):
-            async with self._writing.begin() as connection:
-                await connection.run_sync(work)
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        """Refusals that waiting does not change, in our words."""
-        parts = urlsplit(self._url)
-        try:
-            yield
-        except asyncpg.InvalidAuthorizationSpecificationError as error:
-            raise Unreachable(
-                f"PostgreSQL at {self._place} refuses user {parts.username or 'by default'}: "
-                f"{first_line(error)}; check name and password"
-            ) from error
-        except asyncpg.InvalidCatalogNameError as error:
-            raise Unreachable(
-                f"PostgreSQL at {self._place}: {first_line(error)}; create it"
-            ) from error
-        except (asyncpg.InterfaceError, ValueError) as error:
-            raise UsageError(f"store URL {self._place!r}: {first_line(error)}") from error
+    def _refusal(self, cause: BaseException) -> SkillqError:
+        """What waiting does not change, in our words."""
+        said = first_line(cause)
+        if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
+            user = urlsplit(self._url).username or "by default"
+            return Unreachable(
+                f"PostgreSQL at {self._place} refuses user {user}: {said}; check name and password"
+            )
+        if isinstance(cause, asyncpg.InvalidCatalogNameError):
+            return Unreachable(f"PostgreSQL at {self._place}: {said}; create it")
+        if isinstance(cause, asyncpg.PostgresError):
+            return Unreachable(f"PostgreSQL at {self._place}: {said}")
+        return UsageError(f"store URL {self._place!r}: {said}")
 
     async def close(self) -> None:
         with suppress(SkillqError):
@@ -151,7 +148,7 @@ class Postgresql:
         try:
             with translated(self._place):
                 yield
-        except (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError) as error:
+        except _DRIVER_ERRORS as error:
             raise Unreachable(f"the store {self._place} failed: {first_line(error)}") from error
 
     # --- leadership
@@ -185,9 +182,17 @@ class Postgresql:
             )
 
 
+_DRIVER_ERRORS = (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _NOT_THERE = (
     OSError,  # TimeoutError, too
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.ConnectionDoesNotExistError,
 )
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What the driver said, below what SQLAlchemy made of it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error

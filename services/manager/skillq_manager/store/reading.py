@@ -1,12 +1,22 @@
 """What is asked of a database: the same for both. A payload is read only where it is wanted."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
 from pydantic_core import from_json
-from sqlalchemy import Boolean, ColumnElement, Connection, func, literal_column, select
+from sqlalchemy import (
+    ColumnElement,
+    Connection,
+    Select,
+    TextClause,
+    func,
+    literal_column,
+    select,
+    text,
+)
 
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core.commands import Known
@@ -38,7 +48,7 @@ from skillq_manager.store.schema import (
 
 _STATUSES = "SELECT id, status, fingerprint FROM tasks WHERE run = {run} AND id {among}"
 _OUTPUTS = "SELECT id, output FROM tasks WHERE run = {run} AND id {among}"
-_BODIES = """SELECT tasks.id, definitions.task, definitions.payload
+_BODIES = """SELECT tasks.id, definitions.terms, definitions.description, definitions.payload
 FROM tasks JOIN definitions ON definitions.seq = tasks.seq WHERE tasks.run = {run} AND tasks.id {among}"""
 
 
@@ -75,9 +85,7 @@ def known(connection: Connection, keys: Iterable[TaskKey]) -> dict[TaskKey, Know
 def bodies(connection: Connection, keys: Iterable[TaskKey]) -> dict[TaskKey, Body]:
     found: dict[TaskKey, Body] = {}
     for run, ids in _ids_by_run(keys).items():
-        of_run = {
-            id: _task(task, payload) for id, task, payload in _by_key(connection, _BODIES, run, ids)
-        }
+        of_run = {id: _task(id, *texts) for id, *texts in _by_key(connection, _BODIES, run, ids)}
         wanted = {other for task in of_run.values() for other in task.depends_on}
         outputs = _outputs(connection, run, wanted)
         for id, task in of_run.items():
@@ -91,9 +99,20 @@ def _outputs(connection: Connection, run: str, ids: set[str]) -> dict[str, JsonV
     return {id: _value(output) for id, output in _by_key(connection, _OUTPUTS, run, list(ids))}
 
 
-def _task(definition: str, payload: str | None = None) -> Task:
-    task = Task.model_validate_json(definition)
-    return task if payload is None else task.model_copy(update={"payload": from_json(payload)})
+def _task(id: str, terms: str, description: str | None, payload: str | None = None) -> Task:
+    return _template(terms).model_copy(
+        update={
+            "id": id,
+            "description": description or "",
+            "payload": {} if payload is None else from_json(payload),
+        }
+    )
+
+
+@lru_cache(maxsize=4096)
+def _template(terms: str) -> Task:
+    """A task with these terms: read once for all that have them."""
+    return Task.model_validate({"id": "0", **from_json(terms)})
 
 
 def _value(output: str | None) -> JsonValue:
@@ -106,10 +125,11 @@ _LIVE = (
     select(
         tasks.c.run,
         tasks.c.seq,
-        definitions.c.task,
+        tasks.c.id,
+        definitions.c.terms,
         tasks.c.fingerprint,
         tasks.c.status,
-        func.coalesce(tasks.c.opened_at, tasks.c.submitted_at).label("since"),
+        func.coalesce(tasks.c.opened_at, tasks.c.submitted_at),
         tasks.c.attempt,
         tasks.c.failures,
         tasks.c.losses,
@@ -139,31 +159,38 @@ def live_page(connection: Connection, after: int, limit: int) -> list[LiveRow]:
     return [_live_row(row) for row in page]
 
 
-def _live_row(row: Any) -> LiveRow:
-    status = TaskStatus(row.status)
+def _live_row(row: Sequence[Any]) -> LiveRow:
+    # By place: at a start there are very many of them.
+    run, seq, id, terms, fingerprint, word, *numbers, worker, incarnation, at, retry_at, need = row
+    submitted_at, attempt, failures, losses = numbers
+    status = _STATUS[word]
     held = status in fences.HELD
     return LiveRow(
-        run=row.run,
-        seq=row.seq,
-        task=_task(row.task),
-        fingerprint=row.fingerprint,
-        status=status,
-        submitted_at=row.since,
-        attempt=row.attempt,
-        failures=row.failures,
-        losses=row.losses,
-        worker=row.worker_name if held else None,
-        incarnation=row.incarnation if held else None,
-        assigned_at=row.assigned_at if held else None,
-        retry_at=row.retry_at,
-        need=need_of(row.need) if row.need is not None else None,
+        run,
+        seq,
+        _template(terms).model_copy(update={"id": id}),
+        fingerprint,
+        status,
+        submitted_at,
+        attempt,
+        failures,
+        losses,
+        worker if held else None,
+        incarnation if held else None,
+        at if held else None,
+        retry_at,
+        need_of(need) if need is not None else None,
     )
 
 
+_STATUS = {str(status.value): status for status in TaskStatus}
+
 # --- views
 
-_HELD: ColumnElement[bool] = literal_column(HELD, Boolean)
-_ENDED_BADLY: ColumnElement[bool] = literal_column(ENDED_BADLY, Boolean)
+_Condition = ColumnElement[bool] | TextClause
+
+_HELD = text(HELD)
+_ENDED_BADLY = text(ENDED_BADLY)
 
 
 def all_runs(connection: Connection, run: str | None = None) -> list[RunRow]:
@@ -186,26 +213,30 @@ def all_runs(connection: Connection, run: str | None = None) -> list[RunRow]:
     return list(found.values())
 
 
-_PAGE = select(tasks, definitions.c.task).join(definitions, definitions.c.seq == tasks.c.seq)
+_PAGE = select(tasks, definitions.c.terms, definitions.c.description).join(
+    definitions, definitions.c.seq == tasks.c.seq
+)
 
 
 def task_page(connection: Connection, which: Filter) -> list[TaskRow]:
-    query = _PAGE.where(tasks.c.seq > which.cursor, *_conditions(which))
-    query = query.order_by(tasks.c.seq).limit(which.limit)
-    return [_task_row(row, _task(row.task)) for row in connection.execute(query)]
+    rows = connection.execute(page_query(which))
+    return [_task_row(row, _task(row.id, row.terms, row.description)) for row in rows]
 
 
-def _conditions(which: Filter) -> list[ColumnElement[bool]]:
+def page_query(which: Filter) -> Select[Any]:
+    matching = _PAGE.where(tasks.c.seq > which.cursor, *_conditions(which))
+    return matching.order_by(tasks.c.seq).limit(which.limit)
+
+
+def _conditions(which: Filter) -> list[_Condition]:
     given = [(tasks.c.run, which.run), (tasks.c.type, which.type), (tasks.c.worker, which.worker)]
-    conditions: list[ColumnElement[bool]] = [
-        column == value for column, value in given if value is not None
-    ]
+    conditions: list[_Condition] = [column == value for column, value in given if value is not None]
     if which.status is not None:
         conditions += _status_is(which.status)
     return conditions
 
 
-def _status_is(status: TaskStatus) -> list[ColumnElement[bool]]:
+def _status_is(status: TaskStatus) -> list[_Condition]:
     """Said in the words of the indexes, and written out: a parameter could be any status."""
     is_it: ColumnElement[bool] = tasks.c.status == literal_column(f"'{status.value}'")
     if status in fences.WAITING:
@@ -221,7 +252,7 @@ def task(connection: Connection, key: TaskKey) -> TaskRow | None:
     row = connection.execute(query.where(tasks.c.run == run, tasks.c.id == id)).one_or_none()
     if row is None:
         return None
-    found = _task_row(row, _task(row.task, row.payload))
+    found = _task_row(row, _task(row.id, row.terms, row.description, row.payload))
     earlier = select(attempts).where(attempts.c.seq == row.seq).order_by(attempts.c.no)
     found.attempts = [_attempt_row(earlier_one) for earlier_one in connection.execute(earlier)]
     if row.assigned_at is not None:
@@ -286,7 +317,3 @@ def all_workers(connection: Connection) -> list[WorkerRow]:
         )
         for row in found
     ]
-
-
-def statuses(connection: Connection, keys: Iterable[TaskKey]) -> Mapping[TaskKey, TaskStatus]:
-    return {key: there.status for key, there in known(connection, keys).items()}

@@ -106,9 +106,9 @@ tasks = Table(
     Index("tasks_live", "seq", sqlite_where=text(LIVE), postgresql_where=text(LIVE)),
     Index(
         "tasks_held",
-        "run",
         "status",
         "seq",
+        "run",
         sqlite_where=text(HELD),
         postgresql_where=text(HELD),
     ),
@@ -126,7 +126,9 @@ definitions = Table(
     "definitions",
     metadata,
     Column("seq", _Number, primary_key=True, autoincrement=False),
-    Column("task", Text, nullable=False),  # without what is as by default, and without its payload
+    # Without its id, its texts, and what is as by default: much the same for many tasks.
+    Column("terms", Text, nullable=False),
+    Column("description", Text),
     Column("payload", Text),
 )
 

@@ -3,7 +3,6 @@
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import Self
-from urllib.parse import urlsplit
 
 from sqlalchemy import Connection
 
@@ -113,7 +112,7 @@ class SqlStore:
 
 
 def _database(url: str, lease_seconds: float, connect_timeout: float) -> Database:
-    scheme = urlsplit(url).scheme
+    scheme, _, _ = url.partition(":")
     if scheme == "sqlite":
         return Sqlite(url)
     if scheme in {"postgresql", "postgres"}:

@@ -108,7 +108,10 @@ ADD_TASK = Statement(
     (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt) {rows}""",
     "seq run id status type fingerprint at failures losses attempt",
 )
-DEFINE = Statement("INSERT INTO definitions (seq, task, payload) {rows}", "seq task payload")
+DEFINE = Statement(
+    "INSERT INTO definitions (seq, terms, description, payload) {rows}",
+    "seq terms description payload",
+)
 
 SET_STATUS = Statement(
     """UPDATE tasks SET status = :status, reason = :reason, finished_at = :finished_at, retry_at = NULL

@@ -70,7 +70,7 @@ def upgrade() -> None:
     op.create_index("tasks_run", "tasks", ["run", "seq"])
     op.create_index("tasks_live", "tasks", ["seq"], sqlite_where=_LIVE, postgresql_where=_LIVE)
     op.create_index(
-        "tasks_held", "tasks", ["run", "status", "seq"], sqlite_where=_HELD, postgresql_where=_HELD
+        "tasks_held", "tasks", ["status", "seq", "run"], sqlite_where=_HELD, postgresql_where=_HELD
     )
     op.create_index(
         "tasks_ended_badly",
@@ -83,7 +83,8 @@ def upgrade() -> None:
     op.create_table(
         "definitions",
         Column("seq", _NUMBER, primary_key=True, autoincrement=False),
-        Column("task", Text, nullable=False),
+        Column("terms", Text, nullable=False),
+        Column("description", Text),
         Column("payload", Text),
     )
     op.create_table(
