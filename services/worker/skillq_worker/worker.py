@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -39,6 +40,7 @@ from skillq_worker.reporter import Reporter, publish_until_confirmed
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
 MAX_REASON = 1000
+_FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
 Key = tuple[str, str]
@@ -127,10 +129,15 @@ class Worker:
     async def _attach(self) -> Consumer:
         """Consume the queue of this name, alone; ask the manager for it where it is not there yet."""
         give_up_at = self._clock() + TAKE_OVER_SECONDS
-        delay = 0.05
+        delay = _FIRST_DELAY
+        has_asked = False
         while True:
             try:
                 consumer = await self._consume()
+            except QueueNotFound as error:
+                log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
+                # The question was taken, and is answered soon: the pauses begin anew, once.
+                delay, has_asked = delay if has_asked else _FIRST_DELAY, True
             except QueueInUse as error:
                 if self._clock() > give_up_at:
                     raise UsageError(
@@ -145,7 +152,7 @@ class Worker:
                 log.info(Log.CONNECTED, worker=self._profile.title)
                 return consumer
             await asyncio.sleep(delay)
-            delay = min(2 * delay, 2.0)
+            delay = min(2 * delay, _LAST_DELAY)
 
     async def _consume(self) -> Consumer:
         queue = topology.worker_queue(self._profile.name)
@@ -207,7 +214,7 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+            await self._until_next_heartbeat()
             heartbeat = Heartbeat(
                 worker=self._profile,
                 holds=tuple(self._held),
@@ -220,6 +227,16 @@ class Worker:
                 await self._transport.publish(topology.REPORTS, key, message, mandatory=False)
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+
+    async def _until_next_heartbeat(self) -> None:
+        seconds = topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        if self.is_draining:
+            await asyncio.sleep(seconds)
+            return
+        # That it drains is said at once: what it hands back would be offered to it again.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     # --- commands
 

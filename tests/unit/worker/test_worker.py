@@ -370,6 +370,41 @@ async def test_draining_is_said_in_its_heartbeats(boss: Boss, bench: Bench) -> N
         bench.end_all()
 
 
+async def test_that_it_drains_is_said_at_once(
+    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 60.0)
+    async with working(boss, bench):
+        await boss.assign(order())
+        await until(lambda: bench.busy)
+        await boss.stop()
+        (heartbeat,) = await boss.hears(Heartbeat)
+        assert heartbeat.draining
+        bench.end_all()
+
+
+async def test_a_worker_that_came_before_its_manager_joins_soon_after_it_is_there(
+    boss: Boss, bench: Bench
+) -> None:
+    """It asks ever more seldom; but when its question was taken, the queue is there at once."""
+    async with MemoryTransport(MemoryBroker()) as way:
+        late = MemoryTransport(way._broker)
+        one = Worker(way, boss.worker, bench, clock=steady_clock(), grace=0)
+        running = asyncio.create_task(one.run())
+        await asyncio.sleep(0.8)  # the next question but one comes in more than a second
+        async with late:
+            await late.declare(topology.MANAGER)
+            reports = await late.consume(topology.MANAGER_REPORTS, prefetch=10)
+            async with asyncio.timeout(5):
+                await reports.batch()
+            asked = time.monotonic()
+            await late.declare(topology.worker_topology("ada"))
+            await until(lambda: one.is_ready)
+            assert time.monotonic() - asked < 0.5
+            one.stop()
+            await running
+
+
 async def test_what_is_not_finished_within_the_grace_is_given_up(boss: Boss, bench: Bench) -> None:
     async with working(boss, bench, grace=0.05) as (one, running):
         await boss.assign(order())
