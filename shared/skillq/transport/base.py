@@ -11,11 +11,12 @@ from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
 
-from skillq.messages import SCHEMA_VERSION, Message, encode
+from skillq.messages import SCHEMA_VERSION, Message, encode, shorten
 from skillq.topology import DEAD_LETTERS, Topology
 
 REASON_HEADER = "x-skillq-reason"
 QUEUE_HEADER = "x-skillq-queue"
+MAX_REASON = 1000  # it may quote what came, of any length; headers must fit into one frame
 
 HeaderValue = str | int
 
@@ -135,8 +136,8 @@ class Transport(Protocol):
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> Consumer:
         """Consume what is published from now on under these binding keys, from a queue of one's own.
 
-        Acknowledge as ever: at most 1000 are outstanding. The queue goes when the consumer does; after a reconnect it is made anew, so that messages
-        published in between are missed.
+        Acknowledge as ever: at most 1000 are outstanding. The queue goes when the consumer does;
+        after a reconnect it is made anew, so that messages published in between are missed.
         """
         ...
 
@@ -151,7 +152,7 @@ async def park(transport: Transport, consumer: Consumer, delivery: Delivery, rea
     copy = Outgoing(
         delivery.body,
         delivery.type,
-        headers | {REASON_HEADER: reason, QUEUE_HEADER: delivery.queue},
+        headers | {REASON_HEADER: shorten(reason, MAX_REASON), QUEUE_HEADER: delivery.queue},
         delivery.message_id or uuid4().hex,
     )
     await transport.publish(DEAD_LETTERS, delivery.queue, copy)
