@@ -268,6 +268,7 @@ class Heartbeat(Wire):
     type: Literal["heartbeat"] = "heartbeat"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: WorkerProfile
+    store: str = ""  # whose attempts it holds
     holds: tuple[AttemptRef, ...] = ()  # accepted, and its result not yet confirmed
     free_slots: int = 0
     draining: bool = False
@@ -339,15 +340,20 @@ class Cancel(Wire):
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: str
+    store: str = ""  # whose attempts these are
     attempts: tuple[AttemptRef, ...]
     reason: str = ""
 
 
 class Stop(Wire):
-    """Leave: after what is running (`drain`), or at once (`now`)."""
+    """Leave: after what is running (`drain`), or at once (`now`).
+
+    It waits in the queues of workers that have left already; whoever comes next under that name is not meant.
+    """
 
     type: Literal["stop"] = "stop"
     schema_version: Literal[1] = SCHEMA_VERSION
+    incarnations: tuple[str, ...]
     mode: Literal["drain", "now"] = "drain"
     reason: str = ""
 

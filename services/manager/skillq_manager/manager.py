@@ -20,7 +20,6 @@ from skillq.messages import (
     Submission,
     TaskStatus,
     WorkerProfile,
-    shorten,
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
 from skillq_manager.core import commands as c
@@ -34,7 +33,6 @@ PREFETCH = 200
 PROBE_SECONDS = 5.0
 READY_SECONDS = 15.0  # a consumer that was not heard of for so long is not proven live
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
-MAX_REASON = 1000
 STOP_SECONDS = 10.0  # how long workers are waited for at the end
 
 log = structlog.get_logger()
@@ -98,7 +96,7 @@ class Manager:
     def is_ready(self) -> bool:
         """The broker is connected, and each consumer has lately brought something."""
         now = self._clock()
-        heard = (self._inbox.heard.get(queue.name) for queue in _QUEUES)
+        heard = (self._inbox.heard.get(queue) for queue in _QUEUES)
         return self._transport.connected and all(
             at is not None and now - at < READY_SECONDS for at in heard
         )
@@ -117,7 +115,7 @@ class Manager:
             TransportError: the broker could not be asked.
         """
         await self._transport.declare(topology.MANAGER)
-        consumers = {queue.name: await self._consume(queue.name) for queue in _QUEUES}
+        consumers = {queue: await self._consume(queue) for queue in _QUEUES}
         log.info(Log.CONNECTED)
         background = [
             asyncio.create_task(self._inbox.pump(queue, consumer), name=f"pump {queue}")
@@ -173,8 +171,7 @@ class Manager:
                 try:
                     message = read(delivery)
                 except MalformedMessage as error:
-                    # It may quote what came, of any length; a header must fit into one frame.
-                    await self._park(consumer, delivery, shorten(str(error), MAX_REASON))
+                    await self._park(consumer, delivery, str(error))
                     continue
                 good.append(delivery)
                 if isinstance(message, Submission):
@@ -260,13 +257,15 @@ class Manager:
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""
-        await self._outbox.stop_all("all tasks are done")
+        workers = self.state.fleet.workers.values()
+        await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
         give_up_at = self._clock() + STOP_SECONDS
         while self.state.fleet.workers and self._clock() < give_up_at:
             await self._round(await self._inbox.take(give_up_at - self._clock()))
 
 
-_QUEUES = tuple(q for q in topology.MANAGER.queues if q.name != topology.DEAD_LETTERS)
+# RabbitMQ takes no notice of `exclusive` on quorum queues: the classic one comes first, and is the lock.
+_QUEUES = (topology.MANAGER_HEARTBEATS, topology.MANAGER_REPORTS, topology.MANAGER_SUBMISSIONS)
 _PROBES = (
     (topology.SUBMISSIONS, "submit.manager"),
     (topology.REPORTS, "progress.manager"),

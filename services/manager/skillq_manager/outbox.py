@@ -80,8 +80,8 @@ class Outbox:
     def declare(self, worker: str) -> None:
         self._spawn(self._declare(worker))
 
-    async def stop_all(self, reason: str) -> None:
-        stop = Outgoing.of(Stop(reason=reason))
+    async def stop_all(self, incarnations: Iterable[str], reason: str) -> None:
+        stop = Outgoing.of(Stop(incarnations=tuple(incarnations), reason=reason))
         try:
             await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
         except TransportError as error:
@@ -152,6 +152,7 @@ class Outbox:
         cancel = Cancel(
             worker=worker.name,
             incarnation=worker.incarnation,
+            store=command.store,
             attempts=command.attempts,
             reason="not its attempt any more",
         )

@@ -31,7 +31,6 @@ from skillq.messages import (
     TaskResult,
     WorkerProfile,
     decode,
-    shorten,
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
 from skillq_worker.executor import Executor, attempt
@@ -39,7 +38,6 @@ from skillq_worker.reporter import Reporter, publish_until_confirmed
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
-MAX_REASON = 1000
 _FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
@@ -217,6 +215,7 @@ class Worker:
             await self._until_next_heartbeat()
             heartbeat = Heartbeat(
                 worker=self._profile,
+                store=self._reporter.store,
                 holds=tuple(self._held),
                 free_slots=self._profile.slots - len(self._attempts),
                 draining=self.is_draining,
@@ -251,11 +250,9 @@ class Worker:
         try:
             self._obey(decode(delivery.body))
         except MalformedMessage as error:
-            # It may quote what came, of any length; a header must fit into one frame.
-            reason = shorten(str(error), MAX_REASON)
-            log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
+            log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=str(error))
             try:
-                await park(self._transport, consumer, delivery, reason)
+                await park(self._transport, consumer, delivery, str(error))
             except TransportError:
                 await consumer.nack(delivery, requeue=True)
             return False
@@ -269,10 +266,12 @@ class Worker:
                     for task in message.tasks:
                         self._accept(task)
             case Cancel():
-                if message.incarnation == self._profile.incarnation:
+                mine = message.incarnation == self._profile.incarnation
+                if mine and message.store == self._reporter.store:
                     self._abort(message.attempts)
             case Stop():
-                self.stop(now=message.mode == "now")
+                if self._profile.incarnation in message.incarnations:
+                    self.stop(now=message.mode == "now")
             case _:
                 raise MalformedMessage(
                     f"a {message.type} message does not belong in a worker's queue"

@@ -212,7 +212,7 @@ async def test_the_second_manager_of_a_broker_says_so_and_the_first_goes_on(
             with pytest.raises(UsageError) as caught:
                 await second.running
         assert str(caught.value) == (
-            "another manager consumes skillq.manager.submissions on this broker; "
+            "another manager consumes skillq.manager.heartbeats on this broker; "
             "stop it, or use another vhost"
         )
         await first.hand("Ada")
@@ -260,7 +260,7 @@ STRAYS: dict[str, tuple[str, str, bytes | Connect | Stop | Probe | Heartbeat, st
     "an order": (
         topology.REPORTS,
         "result.x",
-        Stop(),
+        Stop(incarnations=()),
         "a stop message does not belong in skillq.manager.reports",
     ),
     "a heartbeat among reports": (

@@ -212,10 +212,10 @@ async def test_a_worker_that_cannot_be_reached_holds_up_no_other(office: Office)
 async def test_an_order_to_give_up_names_the_attempts_and_the_incarnation(office: Office) -> None:
     queue = await office.give_queue(office.ada)
     lost = AttemptRef(run="run", id="a", attempt=2)
-    await office.send(c.Abort(office.ada, (lost,)))
+    await office.send(c.Abort(office.ada, "a-store", (lost,)))
     (message,) = await said(queue)
     assert isinstance(message, Cancel)
-    assert (message.incarnation, message.attempts) == ("1", (lost,))
+    assert (message.incarnation, message.store, message.attempts) == ("1", "a-store", (lost,))
 
 
 async def test_the_queue_of_a_worker_that_connects_is_declared(office: Office) -> None:
@@ -272,7 +272,7 @@ async def test_events_that_nobody_hears_or_that_are_not_confirmed_end_nothing(
     await office.send(c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0))
     office.wire.fails = lambda _: True
     await office.send(c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0))
-    await office.outbox.stop_all("done")
+    await office.outbox.stop_all((), "done")
     assert not office.outbox._pending
 
 

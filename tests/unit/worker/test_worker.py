@@ -18,9 +18,11 @@ from skillq.messages import (
     Outcome,
     Probe,
     Progress,
+    Stop,
     TaskAssignment,
     TaskResults,
     WorkerProfile,
+    encode,
 )
 from skillq.transport import Outgoing, Transport
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
@@ -295,7 +297,7 @@ async def test_an_attempt_of_the_new_store_can_be_cancelled_as_any_other(
         await until(lambda: bench.busy)
         await boss.assign(order(), store="new")
         await until(lambda: len(bench.begun) == 2)
-        await boss.cancel(ref())
+        await boss.cancel(ref(), store="new")
         await until(lambda: not bench.busy)
     assert bench.aborted == [("a", 1), ("a", 1)]
 
@@ -566,10 +568,26 @@ async def test_what_cannot_be_parked_yet_is_parked_later(boss: Boss, bench: Benc
         assert len(boss.dead) == 1
 
 
+async def test_a_stop_that_was_meant_for_those_who_have_left_is_not_obeyed(
+    boss: Boss, bench: Bench
+) -> None:
+    """It may wait in the queue for minutes; whoever starts next under the name has work to do."""
+    async with working(boss, bench):
+        await boss.stop(incarnations=("of-somebody-else",))
+        await boss.cancel(ref(), store="old")
+        await boss.assign(order())
+        await until(lambda: bench.busy)
+        await boss.cancel(ref(), store="old")
+        await boss.assign(order("b"))
+        await boss.hears(Heartbeat)
+        assert bench.busy
+
+
 async def test_unknown_fields_are_passed_over(boss: Boss, bench: Bench) -> None:
     """Services are deployed separately."""
     async with working(boss, bench) as (_, running):
-        newer = Outgoing(b'{"type": "stop", "mode": "now", "soon": true}', "stop")
+        stop = Stop(incarnations=(boss.worker.incarnation,), mode="now")
+        newer = Outgoing(encode(stop)[:-1] + b', "soon": true}', "stop")
         await boss.transport.publish(topology.COMMANDS, "stop.all", newer)
         await running
     assert not boss.dead

@@ -145,6 +145,7 @@ class Abort(NamedTuple):
     """Tell a worker to give up attempts that are not its own any more."""
 
     worker: WorkerProfile
+    store: str  # whose attempts these are
     attempts: tuple[AttemptRef, ...]
 
 

@@ -43,8 +43,8 @@ class Fleet:
         if worker.draining != event.draining:
             worker.draining = event.draining
             self._board.freed(worker)
-        self._abort_strangers(worker, event.holds)
-        self._resend_missing(worker, event.holds)
+        self._abort_strangers(worker, event)
+        self._resend_missing(worker, event.holds if event.store == self._turn.store else ())
 
     def disconnect(self, event: Disconnect) -> None:
         """A worker leaves; what it still holds is handed back, and no attempt is held against the task."""
@@ -148,10 +148,12 @@ class Fleet:
                 task, worker, outcome, reason=f"worker {worker.profile.title}: {reason or event}"
             )
 
-    def _abort_strangers(self, worker: WorkerEntry, held: tuple[AttemptRef, ...]) -> None:
-        strangers = tuple(ref for ref in held if not self._is_held(worker, ref))
+    def _abort_strangers(self, worker: WorkerEntry, event: Heartbeat) -> None:
+        """Nobody waits for attempts that are not its own any more, or that another store had numbered."""
+        ours = event.store == self._turn.store
+        strangers = tuple(ref for ref in event.holds if not (ours and self._is_held(worker, ref)))
         if strangers:
-            self._turn.out.append(c.Abort(worker.profile, strangers))
+            self._turn.out.append(c.Abort(worker.profile, event.store, strangers))
 
     def _is_held(self, worker: WorkerEntry, ref: AttemptRef) -> bool:
         task = worker.holds.get((ref.run, ref.id))

@@ -40,12 +40,11 @@ class State:
         retries: RetryPolicy | None = None,
         store: str = "",
     ) -> None:
-        self._turn = Turn()
+        self._turn = Turn(store)
         self.board = Board(policy)
         self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
-        self._store = store
         self._handlers: dict[type, Callable[[Any], None]] = {
             c.Submitted: self.tasks.submit,
             Connect: self.fleet.connect,
@@ -114,7 +113,7 @@ class State:
             )
 
     def _reported(self, ref: AttemptRef, event: TaskResults | Progress) -> TaskEntry | None:
-        if event.store != self._store:
+        if event.store != self._turn.store:
             return None
         return self._current(ref, event.worker, event.incarnation)
 

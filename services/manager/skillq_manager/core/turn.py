@@ -8,6 +8,7 @@ from skillq_manager.core.model import TaskKey
 
 @dataclass(slots=True)
 class Turn:
+    store: str = ""  # numbers the attempts
     now: float = 0.0
     out: list[Command] = field(default_factory=list)
     runs: dict[str, None] = field(default_factory=dict)  # may have been completed; an ordered set
