@@ -22,8 +22,9 @@ PREFIX = "SKILLQ_"
 def without_password(url: str) -> str:
     """The URL as it may be shown."""
     head, at, tail = url.rpartition("@")
-    scheme, separator, user = head.partition("://")
-    return f"{scheme}{separator}{user.partition(':')[0]}@{tail}" if at else url
+    before, separator, after = head.partition("://")
+    scheme, user = (before + separator, after) if separator else ("", before)
+    return f"{scheme}{user.partition(':')[0]}@{tail}" if at else url
 
 
 def _broker_url(url: str) -> str:

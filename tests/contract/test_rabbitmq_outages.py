@@ -302,6 +302,30 @@ async def test_an_unknown_vhost_is_refused_at_once_naming_it(
     assert "does not exist" in message
 
 
+async def test_what_the_user_may_not_do_is_refused_naming_the_user(
+    broker: Broker, broker_url: str
+) -> None:
+    vhost = urlsplit(broker_url).path[1:]
+    user = f"worker-{vhost}"
+    broker.ask("PUT", f"/users/{user}", {"password": "geheim", "tags": ""})
+    try:
+        nothing = {"configure": "^$", "write": "^$", "read": "^$"}
+        broker.ask("PUT", f"/permissions/{vhost}/{user}", nothing)
+        async with to(broker_url) as manager, to(with_user(broker_url, user, "geheim")) as worker:
+            await manager.declare(MANAGER)
+            for use in (
+                worker.declare(worker_topology("junior")),
+                worker.consume(MANAGER_REPORTS, prefetch=1),
+                worker.subscribe(EVENTS, ["#"]),
+            ):
+                with pytest.raises(Unreachable, match=user):
+                    await use
+            with pytest.raises(TransportError, match=user):
+                await worker.publish(REPORTS, "result.junior", note("refused"))
+    finally:
+        broker.ask("DELETE", f"/users/{user}")
+
+
 async def test_a_port_where_nobody_listens_is_named_with_cause_and_remedy(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

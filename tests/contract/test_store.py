@@ -198,7 +198,7 @@ async def test_what_is_for_others_is_passed_over(store: Store) -> None:
         [
             c.Answer(submission(task()), 1, 0, None, 1.0),
             c.Resend(("default", "a"), 1, JUNIOR),
-            c.Abort(JUNIOR, "s", (ref,)),
+            c.Abort(JUNIOR, "", (ref,)),
         ]
     )
     assert (await store.runs(), await ids(store), await store.workers()) == ([], [], [])

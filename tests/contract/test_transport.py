@@ -544,7 +544,7 @@ async def test_a_command_reaches_its_worker_and_stop_all_reaches_every_worker(jo
         await transport.declare(worker_topology(worker))
         consumers[worker] = await transport.consume(worker_queue(worker), prefetch=10)
     await transport.publish(COMMANDS, "cancel.senior", note("for senior"))
-    await transport.publish(COMMANDS, "stop.all", Outgoing.of(Stop()))
+    await transport.publish(COMMANDS, "stop.all", Outgoing.of(Stop(incarnations=())))
     [stop] = await take(consumers["junior"], 1)
     assert stop.type == "stop"
     assert [one.type for one in await take(consumers["senior"], 2)] == ["note", "stop"]

@@ -93,9 +93,11 @@ class Outbox:
         if not wanted:
             return
         bodies = await self._store.bodies([o.key for o in wanted])
-        by_worker: dict[str, tuple[WorkerProfile, list[TaskAssignment]]] = {}
+        # A namesake that was started anew within this round is another worker.
+        by_worker: dict[tuple[str, str], tuple[WorkerProfile, list[TaskAssignment]]] = {}
         for order in wanted:
-            _, items = by_worker.setdefault(order.worker.name, (order.worker, []))
+            who = (order.worker.name, order.worker.incarnation)
+            _, items = by_worker.setdefault(who, (order.worker, []))
             items.append(_assignment(order.key, order.attempt, bodies[order.key]))
         for worker, items in by_worker.values():
             self._send_to(worker, items)

@@ -8,6 +8,7 @@ import asyncio
 import random
 from collections import OrderedDict
 from collections.abc import Sequence
+from contextlib import suppress
 
 import structlog
 
@@ -39,6 +40,8 @@ TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
 FENCE_SECONDS = 20.0  # without a confirmed heartbeat for so long, it starts nothing
 LEASE_SECONDS = 30.0  # and after this, others have what it holds
+FENCE_CHECK_SECONDS = 1.0
+_FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
 Key = tuple[str, str]
@@ -119,6 +122,7 @@ class Worker:
             asyncio.create_task(self._receive(consumer), name="receive"),
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._heartbeat(), name="heartbeat"),
+            asyncio.create_task(self._fence(), name="fence"),
         ]
         try:
             await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -135,10 +139,15 @@ class Worker:
     async def _attach(self) -> Consumer:
         """Consume the queue of this name, alone; ask the manager for it where it is not there yet."""
         give_up_at = self._clock() + TAKE_OVER_SECONDS
-        delay = 0.05
+        delay = _FIRST_DELAY
+        has_asked = False
         while True:
             try:
                 consumer = await self._consume()
+            except QueueNotFound as error:
+                log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
+                # The question was taken, and is answered soon: the pauses begin anew, once.
+                delay, has_asked = delay if has_asked else _FIRST_DELAY, True
             except QueueInUse as error:
                 if self._clock() > give_up_at:
                     raise UsageError(
@@ -149,11 +158,12 @@ class Worker:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
             else:
                 await self._connect(ready=True)
+                self._confirmed(self._clock())
                 self.is_attached = True
                 log.info(Log.CONNECTED, worker=self._profile.title)
                 return consumer
             await asyncio.sleep(delay)
-            delay = min(2 * delay, 2.0)
+            delay = min(2 * delay, _LAST_DELAY)
 
     async def _consume(self) -> Consumer:
         queue = topology.worker_queue(self._profile.name)
@@ -215,7 +225,7 @@ class Worker:
 
     async def _heartbeat(self) -> None:
         while True:
-            await asyncio.sleep(topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1))  # noqa: S311 - jitter
+            await self._until_next_heartbeat()
             heartbeat = Heartbeat(
                 worker=self._profile,
                 store=self._reporter.store,
@@ -231,22 +241,34 @@ class Worker:
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
             else:
-                self._confirmed_at = sent_at
-            self._fence()
+                self._confirmed(sent_at)
 
-    def _fence(self) -> None:
+    def _confirmed(self, sent_at: float) -> None:
+        self._confirmed_at = sent_at
+        if not self._trusted.is_set():
+            log.info(Log.LEASE_RENEWED)
+        self._trusted.set()
+
+    async def _fence(self) -> None:
         """Trust one's own lease no longer than the manager does."""
-        silence = self._clock() - self._confirmed_at
-        if silence < FENCE_SECONDS:
-            if not self._trusted.is_set():
-                log.info(Log.LEASE_RENEWED)
-            self._trusted.set()
+        while True:
+            await asyncio.sleep(FENCE_CHECK_SECONDS)
+            silence = self._clock() - self._confirmed_at
+            if silence >= FENCE_SECONDS and self._trusted.is_set():
+                log.warning(Log.FENCED, silence=round(silence, 1), running=len(self._begun))
+                self._trusted.clear()
+            if silence >= LEASE_SECONDS and self._abort_on_lost_lease:
+                self._abort(list(self._held))
+
+    async def _until_next_heartbeat(self) -> None:
+        seconds = topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        if self.is_draining:
+            await asyncio.sleep(seconds)
             return
-        if self._trusted.is_set():
-            log.warning(Log.FENCED, silence=round(silence, 1), running=len(self._begun))
-        self._trusted.clear()
-        if self._abort_on_lost_lease and silence >= LEASE_SECONDS:
-            self._abort(list(self._held))
+        # That it drains is said at once: what it hands back would be offered to it again.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop.wait()
 
     # --- commands
 

@@ -101,8 +101,11 @@ class Transport(Protocol):
     async def declare(self, topology: Topology) -> None:
         """Declare durable topic exchanges, durable queues and bindings; the same again is a no-op.
 
+        A worker's queue with other arguments is deleted and made anew: an earlier release's.
+
         Raises:
             UsageError: something is there with other arguments; the message names it.
+            Unreachable: our user may not declare it.
             TransportError: the broker could not be asked; repeat it.
         """
         ...
@@ -114,7 +117,8 @@ class Transport(Protocol):
 
         Raises:
             Unroutable: mandatory, and no queue is bound for the key.
-            TransportError: not confirmed; it may have arrived all the same.
+            TransportError: not confirmed; it may have arrived all the same, in some queues or all
+                (a broker also refuses a message while a queue it is bound for is being deleted).
         """
         ...
 
@@ -124,6 +128,7 @@ class Transport(Protocol):
         Raises:
             QueueNotFound: there is no such queue.
             QueueInUse: somebody consumes it exclusively, or it has a consumer and `exclusive` is asked for.
+            Unreachable: our user may not consume it.
             TransportError: the broker could not be asked; repeat it.
         """
         ...
@@ -131,8 +136,8 @@ class Transport(Protocol):
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> Consumer:
         """Consume what is published from now on under these binding keys, from a queue of one's own.
 
-        The queue goes when the consumer does; after a reconnect it is made anew, so that messages
-        published in between are missed.
+        Acknowledge as ever: at most 1000 are outstanding. The queue goes when the consumer does;
+        after a reconnect it is made anew, so that messages published in between are missed.
         """
         ...
 

@@ -11,10 +11,11 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import NoReturn, Self
+from typing import NoReturn, Self, cast
 
 from aio_pika import RobustConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq import Channel
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel, DeliveredMessage
 from pamqp.commands import Basic
@@ -80,25 +81,26 @@ class _Link:
 
     @classmethod
     async def open(cls, address: Address, name: str, deadline: float) -> Self:
-        """Connect, trying again until the deadline of the loop's clock.
+        """Connect, trying again until the deadline of the monotonic clock.
 
         Raises:
             Unreachable: nobody answered until then, or we were refused.
         """
-        began = _now()
+        began = time.monotonic()
         while True:
             link = cls(address, name)
             try:
-                await link._connection.connect(min(_CONNECT_SECONDS, max(0.1, deadline - _now())))
+                left = max(0.1, deadline - time.monotonic())
+                await link._connection.connect(min(_CONNECT_SECONDS, left))
             except CONNECTION_EXCEPTIONS as error:
                 await link.close()
                 _give_up_if_refused(address, error)
-                if _now() >= deadline:
+                if (now := time.monotonic()) >= deadline:
                     raise Unreachable(
-                        f"no RabbitMQ at {address.shown} (tried for {_now() - began:.0f} s: "
+                        f"no RabbitMQ at {address.shown} (tried for {now - began:.0f} s: "
                         f"{_reason(error)}); is it running, and is the broker URL right?"
                     ) from error
-                await asyncio.sleep(min(_RECONNECT_SECONDS, max(0, deadline - _now())))
+                await asyncio.sleep(min(_RECONNECT_SECONDS, deadline - now))
             except BaseException:
                 await link.close()
                 raise
@@ -107,8 +109,7 @@ class _Link:
 
     @property
     def connected(self) -> bool:
-        connection = self._connection
-        return connection.connected.is_set() and not connection.close_called
+        return self._connection.connected.is_set() and not self._connection.close_called
 
     async def wait_until_connected(self) -> None:
         await self._connection.connected.wait()
@@ -136,10 +137,6 @@ class _Link:
 async def _close(channel: AbstractChannel) -> None:
     with suppress(TransportError), _translated("close"):
         await channel.close()
-
-
-def _now() -> float:
-    return asyncio.get_running_loop().time()
 
 
 def _give_up_if_refused(address: Address, error: BaseException) -> None:
@@ -182,7 +179,9 @@ _Find = Callable[[AbstractChannel], Awaitable[str]]
 async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Session:
     channel = await link.channel()
     try:
-        session = _session(channel)
+        session = Session(_Channel(channel))
+        channel.closing.add_done_callback(lambda _: session.end())
+        channel.on_consumer_cancel_callbacks.add(lambda _: session.end())
         await channel.basic_qos(prefetch_count=prefetch, timeout=_RPC_SECONDS)
         queue = await find(channel)
 
@@ -194,13 +193,6 @@ async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Se
     except BaseException:
         await _close(channel)
         raise
-    return session
-
-
-def _session(channel: AbstractChannel) -> Session:
-    session = Session(_Channel(channel))
-    channel.closing.add_done_callback(lambda _: session.end())
-    channel.on_consumer_cancel_callbacks.add(lambda _: session.end())
     return session
 
 
@@ -232,11 +224,11 @@ class RabbitTransport:
         self._connect_timeout = connect_timeout
         self._consumers: list[KeptConsumer] = []
         self._links: list[_Link] = []
-        self._channel: AbstractChannel | None = None
+        self._channel: Channel | None = None
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
-        deadline = _now() + self._connect_timeout
+        deadline = time.monotonic() + self._connect_timeout
         try:
             for purpose in ("publish", "consume"):
                 name = f"{self._name} ({purpose})"
@@ -313,16 +305,17 @@ class RabbitTransport:
                     properties=self._properties(message),
                     mandatory=mandatory,
                     timeout=_RPC_SECONDS,
+                    wait=False,  # the confirm says more than a drained buffer
                 )
             except amqp.PublishError as error:
                 raise Unroutable(f"no queue takes {key} from exchange {exchange}") from error
 
-    async def _publishing_channel(self) -> AbstractChannel:
+    async def _publishing_channel(self) -> Channel:
         link = self._link(_PUBLISH)
         if self._channel is None or self._channel.is_closed:
             async with self._opening:
                 if self._channel is None or self._channel.is_closed:
-                    self._channel = await link.channel(confirms=True)
+                    self._channel = cast(Channel, await link.channel(confirms=True))
         return self._channel
 
     def _properties(self, message: Outgoing) -> Basic.Properties:

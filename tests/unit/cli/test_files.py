@@ -287,7 +287,7 @@ NO_FILES = {
     ),
     "deep.json": (b'{"tasks": ' + b"[" * 300 + b"]" * 300 + b"}", "recursion limit"),
     "deeper.json": (b"[" * 100_000, "is no JSON: "),
-    "deeper.yaml": (b"[" * 5000, "is no YAML: "),
+    "deeper.yaml": (b"[" * 1500, "is no YAML: "),
     "empty.json": (b"", "is no JSON: Expecting value"),
     "comma.json": (b'{"tasks": [],}', "is no JSON: "),
     "list.json": (b"[]", "should be a mapping"),

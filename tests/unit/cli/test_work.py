@@ -400,7 +400,7 @@ def test_a_service_that_waits_for_its_broker_leaves_when_it_is_told_to(
         assert running.stderr is not None
         while "aio_pika" not in running.stderr.readline():
             assert running.poll() is None
-        time.sleep(1.0)  # it connects, in vain
+        time.sleep(0.5)  # it connects, in vain
         running.send_signal(number)
         _, err = running.communicate(timeout=10)
     assert running.returncode == 130

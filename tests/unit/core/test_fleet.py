@@ -242,6 +242,15 @@ def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None
     assert do(returned(ghost)) == []
 
 
+def test_an_attempt_that_another_store_had_numbered_is_called_off_and_not_taken_for_ours(
+    do: Driver, held: c.Assign
+) -> None:
+    old = heartbeat(ADA, ref(held)).model_copy(update={"store": "lost"})
+    out = do(old, after=10.0)
+    assert one(out, c.Abort) == c.Abort(ADA, "lost", (ref(held),))
+    assert one(out, c.Resend).key == held.key
+
+
 # --- the invariants themselves
 
 

@@ -212,7 +212,7 @@ async def test_the_second_manager_of_a_broker_says_so_and_the_first_goes_on(
             with pytest.raises(UsageError) as caught:
                 await second.running
         assert str(caught.value) == (
-            "another manager consumes skillq.manager.submissions on this broker; "
+            "another manager consumes skillq.manager.heartbeats on this broker; "
             "stop it, or use another vhost"
         )
         await first.hand("Ada")
@@ -260,7 +260,7 @@ STRAYS: dict[str, tuple[str, str, bytes | Connect | Stop | Probe | Heartbeat, st
     "an order": (
         topology.REPORTS,
         "result.x",
-        Stop(),
+        Stop(incarnations=()),
         "a stop message does not belong in skillq.manager.reports",
     ),
     "a heartbeat among reports": (
@@ -441,6 +441,29 @@ async def test_what_a_leaving_worker_holds_is_given_to_another() -> None:
         count.let_go()
         assert (await running).counts == {SUCCEEDED: 3}
         assert len(count.begun) + len(heir.begun) == 3
+
+
+async def test_a_worker_that_drains_is_not_offered_its_tasks_again_and_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It has free slots and hands all back at once: until the manager knows, both would turn in a circle."""
+    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 5.0)
+    async with Plant() as plant:
+        count = Count(held=True)
+        leaving = await plant.hand("Leaving", 3, count, slots=3)
+        first = asyncio.create_task(plant.complete(*tasks(1), run="first"))
+        await until(lambda: count.begun)
+        leaving.stop()
+        second = asyncio.create_task(plant.complete(*tasks(1), run="second"))
+        await until(lambda: plant.manager.state.fleet.workers["leaving"].draining)
+        await asyncio.sleep(0.1)
+        heir = Count()
+        await plant.hand("Heir", 9, heir)
+        assert (await second).counts == {SUCCEEDED: 1}
+        assert heir.begun == ["0"]
+        assert plant.store._tasks["second", "0"].attempt < 50
+        count.let_go()
+        assert (await first).counts == {SUCCEEDED: 1}
 
 
 async def test_an_assignment_that_comes_back_is_given_out_again_once_the_queue_is_there() -> None:

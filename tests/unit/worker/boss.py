@@ -104,12 +104,17 @@ class Boss:
             Assignments(worker=self.worker.name, incarnation=incarnation, store=store, tasks=tasks)
         )
 
-    async def cancel(self, *attempts: AttemptRef, incarnation: str | None = None) -> None:
+    async def cancel(
+        self, *attempts: AttemptRef, store: str = STORE, incarnation: str | None = None
+    ) -> None:
         incarnation = incarnation or self.worker.incarnation
-        await self.tell(Cancel(worker=self.worker.name, incarnation=incarnation, attempts=attempts))
+        await self.tell(
+            Cancel(worker=self.worker.name, incarnation=incarnation, store=store, attempts=attempts)
+        )
 
     async def stop(self, **more: object) -> None:
-        await self.tell(Stop.model_validate(more), "stop.all")
+        meant = {"incarnations": (self.worker.incarnation,)}
+        await self.tell(Stop.model_validate(meant | more), "stop.all")
 
     # --- what was heard
 

@@ -18,9 +18,11 @@ from skillq.messages import (
     Outcome,
     Probe,
     Progress,
+    Stop,
     TaskAssignment,
     TaskResults,
     WorkerProfile,
+    encode,
 )
 from skillq.transport import Outgoing, Transport
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
@@ -295,7 +297,7 @@ async def test_an_attempt_of_the_new_store_can_be_cancelled_as_any_other(
         await until(lambda: bench.busy)
         await boss.assign(order(), store="new")
         await until(lambda: len(bench.begun) == 2)
-        await boss.cancel(ref())
+        await boss.cancel(ref(), store="new")
         await until(lambda: not bench.busy)
     assert bench.aborted == [("a", 1), ("a", 1)]
 
@@ -368,6 +370,41 @@ async def test_draining_is_said_in_its_heartbeats(boss: Boss, bench: Bench) -> N
         await until(lambda: boss.all(Heartbeat) and boss.all(Heartbeat)[-1].draining)
         assert boss.all(Heartbeat)[-1].holds == (ref(),)
         bench.end_all()
+
+
+async def test_that_it_drains_is_said_at_once(
+    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 60.0)
+    async with working(boss, bench):
+        await boss.assign(order())
+        await until(lambda: bench.busy)
+        await boss.stop()
+        (heartbeat,) = await boss.hears(Heartbeat)
+        assert heartbeat.draining
+        bench.end_all()
+
+
+async def test_a_worker_that_came_before_its_manager_joins_soon_after_it_is_there(
+    boss: Boss, bench: Bench
+) -> None:
+    """It asks ever more seldom; but when its question was taken, the queue is there at once."""
+    async with MemoryTransport(MemoryBroker()) as way:
+        late = MemoryTransport(way._broker)
+        one = Worker(way, boss.worker, bench, clock=steady_clock(), grace=0)
+        running = asyncio.create_task(one.run())
+        await asyncio.sleep(0.8)  # the next question but one comes in more than a second
+        async with late:
+            await late.declare(topology.MANAGER)
+            reports = await late.consume(topology.MANAGER_REPORTS, prefetch=10)
+            async with asyncio.timeout(5):
+                await reports.batch()
+            asked = time.monotonic()
+            await late.declare(topology.worker_topology("ada"))
+            await until(lambda: one.is_ready)
+            assert time.monotonic() - asked < 0.5
+            one.stop()
+            await running
 
 
 async def test_what_is_not_finished_within_the_grace_is_given_up(boss: Boss, bench: Bench) -> None:
@@ -531,10 +568,26 @@ async def test_what_cannot_be_parked_yet_is_parked_later(boss: Boss, bench: Benc
         assert len(boss.dead) == 1
 
 
+async def test_a_stop_that_was_meant_for_those_who_have_left_is_not_obeyed(
+    boss: Boss, bench: Bench
+) -> None:
+    """It may wait in the queue for minutes; whoever starts next under the name has work to do."""
+    async with working(boss, bench):
+        await boss.stop(incarnations=("of-somebody-else",))
+        await boss.cancel(ref(), store="old")
+        await boss.assign(order())
+        await until(lambda: bench.busy)
+        await boss.cancel(ref(), store="old")
+        await boss.assign(order("b"))
+        await boss.hears(Heartbeat)
+        assert bench.busy
+
+
 async def test_unknown_fields_are_passed_over(boss: Boss, bench: Bench) -> None:
     """Services are deployed separately."""
     async with working(boss, bench) as (_, running):
-        newer = Outgoing(b'{"type": "stop", "mode": "now", "soon": true}', "stop")
+        stop = Stop(incarnations=(boss.worker.incarnation,), mode="now")
+        newer = Outgoing(encode(stop)[:-1] + b', "soon": true}', "stop")
         await boss.transport.publish(topology.COMMANDS, "stop.all", newer)
         await running
     assert not boss.dead

@@ -68,6 +68,11 @@ class Fleet:
                     task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
                 )
 
+    def hands_back(self, worker: WorkerEntry) -> None:
+        """It does not want what it is given: it is leaving, until a heartbeat says otherwise."""
+        worker.draining = True
+        self._board.freed(worker)
+
     def refuse(self, worker: WorkerEntry, task_type: str) -> None:
         """The worker has no handler for this type: it gets no more of them."""
         self._board.leave(worker)
@@ -78,12 +83,19 @@ class Fleet:
         """Judge the silence of every worker, once per `sweep_every`."""
         if self._turn.now < self.next_sweep:
             return
+        self._pardon(self._turn.now - self.next_sweep)
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
         self._tasks.age(self._policy.reserve_for)
         self._tasks.lift_exclusions()
         if not self._blind:
             self._judge()
+
+    def _pardon(self, late: float) -> None:
+        """A manager that was held up has heard nobody meanwhile: that time counts against no worker."""
+        if late > self._policy.sweep_every:
+            for worker in self.workers.values():
+                worker.last_seen = min(self._turn.now, worker.last_seen + late)
 
     def _judge(self) -> None:
         for worker in list(self.workers.values()):
@@ -176,9 +188,7 @@ class Fleet:
     def _abort_strangers(self, worker: WorkerEntry, event: Heartbeat) -> None:
         """Nobody waits for attempts that are not its own any more, or that another store had numbered."""
         ours = event.store == self._turn.store
-        strangers = tuple(
-            ref for ref in event.holds if not (ours and self._is_held(worker, ref))
-        )
+        strangers = tuple(ref for ref in event.holds if not (ours and self._is_held(worker, ref)))
         if strangers:
             self._turn.out.append(c.Abort(worker.profile, event.store, strangers))
 

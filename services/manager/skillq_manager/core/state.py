@@ -126,6 +126,8 @@ class State:
                 continue
             if result.outcome is Outcome.REFUSED:
                 self.fleet.refuse(task.worker, task.need.type)
+            if result.outcome in {Outcome.RETURNED, Outcome.CANCELLED}:
+                self.fleet.hands_back(task.worker)
             self.tasks.end(task, task.worker, result.outcome, reason=result.error, result=result)
 
     def _progress(self, event: Progress) -> None:

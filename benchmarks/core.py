@@ -1,0 +1,272 @@
+"""How many decisions the manager's core makes in a second: `python benchmarks/core.py [--json]`.
+
+One decision is a finish and the assignment that follows from it, with all that `State.handle` does
+between events and commands. Making the events is not counted, nor is any I/O: there is none.
+What waits is topped up between the turns, off the clock, so that its number stays what it says.
+"""
+
+import argparse
+import gc
+import json
+import os
+import platform
+import random
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import count
+from time import process_time
+from typing import Any
+
+from skillq.messages import (
+    Connect,
+    Heartbeat,
+    Outcome,
+    Submission,
+    Task,
+    TaskResult,
+    TaskResults,
+    TaskStatus,
+    WorkerProfile,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.state import State
+
+WAITING, WORKERS, DECISIONS = 100_000, 1_000, 20_000
+PACE = 50_000  # decisions a second, by which the state's clock goes
+CHUNK = 1_000  # tasks in one submission
+
+Make = Callable[[int, random.Random], dict[str, Any]]
+
+
+def mixed_tasks(_: int, rng: random.Random) -> dict[str, Any]:
+    kind = rng.choice(("task", "ocr", "gpu", "lab", "mail"))
+    return {"difficulty": rng.randint(1, 10), "priority": rng.randint(1, 5), "type": kind}
+
+
+def mixed_workers(i: int, rng: random.Random) -> dict[str, Any]:
+    special = rng.sample(("ocr", "gpu", "lab"), rng.randint(0, 1))
+    return {"skill": 10 if i % 10 == 0 else rng.randint(1, 10), "specialties": special}
+
+
+@dataclass(frozen=True)
+class Shape:
+    name: str
+    task: Make = mixed_tasks
+    worker: Make = mixed_workers
+    policy: Callable[[], Policy] = BestFit
+    open: int = WAITING + WORKERS  # tasks that wait or are held by a worker
+    stuck: int = 0  # tasks beside those, urgent, that nobody can do
+    batch: int = 1_000
+    decisions: int = DECISIONS
+
+    @property
+    def flows(self) -> bool:
+        """Nothing waits but what is stuck: a submission is part of the decision, and on the clock."""
+        return self.open < WORKERS
+
+    @property
+    def waiting(self) -> int:
+        return max(0, self.open - WORKERS) + self.stuck
+
+
+@dataclass
+class Measured:
+    shape: str
+    waiting: int
+    batch: int
+    per_second: int
+    microseconds: float  # for one decision
+    submitted_per_second: int
+
+
+@dataclass
+class Rig:
+    """A state with its workers and tasks, and the results that those workers could send."""
+
+    shape: Shape
+    now: float = 0.0
+    beaten: float = 0.0
+    held: deque[c.Assign] = field(default_factory=deque)
+    profiles: list[WorkerProfile] = field(default_factory=list)
+    ids: Iterator[int] = field(default_factory=lambda: count(1))
+    rng: random.Random = field(default_factory=lambda: random.Random(7))
+    spent: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.state = State(self.shape.policy(), chance=self.rng.random)
+        stuck = [
+            self._task(difficulty=10, requires=("nobody",), priority=100)
+            for _ in range(self.shape.stuck)
+        ]
+        self._submit(stuck)
+        self.profiles = [self._profile(i) for i in range(WORKERS)]
+        self._handle([Connect(worker=profile) for profile in self.profiles])
+        self.spent = 0.0
+        self.top_up()
+        self.filling = self.spent
+
+    def _profile(self, i: int) -> WorkerProfile:
+        name = f"w{i:04d}"
+        return WorkerProfile(
+            name=name, title=name, incarnation="1", **self.shape.worker(i, self.rng)
+        )
+
+    def _task(self, **more: Any) -> Task:
+        number = next(self.ids)
+        return Task(id=str(number), **{**self.shape.task(number, self.rng), **more})
+
+    def _submit(self, tasks: list[Task]) -> None:
+        for first in range(0, len(tasks), CHUNK):
+            part = tuple(tasks[first : first + CHUNK])
+            made = Submission(submission_id="s", run="r", run_title="r", tasks=part)
+            known = self._known(made)
+            self._handle([c.Submitted(made, known, None)])
+
+    def _known(self, made: Submission) -> dict[tuple[str, str], c.Known]:
+        """Dependencies on earlier submissions, which may have ended since."""
+        before = {d for t in made.tasks for d in t.depends_on} - {t.id for t in made.tasks}
+        return {("r", id): c.Known(TaskStatus.SUCCEEDED, 0) for id in before}
+
+    def top_up(self) -> None:
+        """What waits, up to its number again."""
+        there = len(self.state.tasks.live) - self.shape.stuck
+        self._submit([self._task() for _ in range(self.shape.open - there)])
+
+    def finish(self) -> int:
+        """Some workers say that they are done; returns how many."""
+        size = min(self.shape.batch, len(self.held))
+        events: list[c.Event] = [_done(self.held.popleft()) for _ in range(size)]
+        self.now += size / PACE
+        if self.now - self.beaten >= 5.0:
+            self.beaten = self.now
+            events += [Heartbeat(worker=profile) for profile in self.profiles]
+        self._handle(events)
+        return size
+
+    def _handle(self, events: list[c.Event]) -> None:
+        begin = process_time()
+        out = self.state.handle(events, self.now)
+        self.spent += process_time() - begin
+        self.held.extend(command for command in out if isinstance(command, c.Assign))
+        refused = [x.reason for x in out if isinstance(x, c.Answer) and x.reason]
+        if refused:
+            raise RuntimeError(refused[0])
+
+
+def _done(of: c.Assign) -> TaskResults:
+    result = TaskResult(run=of.key[0], id=of.key[1], attempt=of.attempt, outcome=Outcome.SUCCEEDED)
+    return TaskResults(worker=of.worker.name, incarnation="1", results=(result,))
+
+
+def measure(shape: Shape) -> Measured:
+    gc.collect()
+    rig = Rig(shape)
+    filling, done, spent = rig.spent, 0, 0.0
+    while done < shape.decisions:
+        rig.spent = 0.0
+        done += rig.finish()
+        if shape.flows:
+            rig.top_up()
+        spent += rig.spent
+        rig.top_up()
+    return Measured(
+        shape.name,
+        shape.waiting,
+        shape.batch,
+        int(done / spent),
+        round(spent / done * 1e6, 1),
+        int(shape.open / filling),
+    )
+
+
+# --- what is measured ------------------------------------------------------------------------
+
+
+def easy_tasks(i: int, rng: random.Random) -> dict[str, Any]:
+    return {**mixed_tasks(i, rng), "difficulty": rng.randint(1, 5)}
+
+
+def equal_priorities(i: int, rng: random.Random) -> dict[str, Any]:
+    return {**mixed_tasks(i, rng), "priority": 1}
+
+
+def random_priorities(i: int, rng: random.Random) -> dict[str, Any]:
+    return {**mixed_tasks(i, rng), "priority": rng.randint(1, 100)}
+
+
+def distinct_types(i: int, rng: random.Random) -> dict[str, Any]:
+    return {**mixed_tasks(i, rng), "type": f"t{i % 1000}", "difficulty": 1 + i % 1000 % 10}
+
+
+def distinct_skills(i: int, rng: random.Random) -> dict[str, Any]:
+    return {
+        **mixed_workers(i, rng),
+        "specialties": [f"s{i}", *rng.sample(("ocr", "gpu", "lab"), 2)],
+    }
+
+
+def chained(i: int, rng: random.Random) -> dict[str, Any]:
+    """Ten in a row, each after the one before."""
+    return {**mixed_tasks(i, rng), "depends_on": (str(i - 1),) if i % 10 else ()}
+
+
+BATCHES = [Shape("main", batch=size) for size in (1, 10, 100, 1_000)]
+SIZES = [
+    Shape("size", task=equal_priorities, open=n + WORKERS, batch=100)
+    for n in (1_000, 10_000, 100_000)
+]
+SHAPES = [
+    Shape("arrival policy", policy=Arrival),
+    Shape("equal priorities", task=equal_priorities),
+    Shape("random priorities", task=random_priorities),
+    Shape("chains of ten", task=chained),
+    Shape("1,000 task types", task=distinct_types),
+    Shape("1,000 skill sets", worker=distinct_skills),
+    Shape("1,000 types, 1,000 skill sets", task=distinct_types, worker=distinct_skills),
+    Shape("arrival, 1,000 skill sets", worker=distinct_skills, policy=Arrival),
+    Shape("flow, half are free", open=500, batch=100),
+    Shape("flow past hard tasks", task=easy_tasks, open=500, stuck=WAITING, batch=100),
+    Shape("flow, 1,000 skill sets", worker=distinct_skills, open=500, batch=100),
+    Shape("flow, 1,000 types and skill sets", task=distinct_types, worker=distinct_skills, open=500, batch=100),
+]  # fmt: skip
+
+
+def machine() -> dict[str, Any]:
+    return {
+        "cpus": os.cpu_count(),
+        "machine": platform.machine(),
+        "python": platform.python_version(),
+    }
+
+
+HEAD = f"{'shape':34} {'waiting':>8} {'batch':>6} {'decisions/s':>12} {'µs each':>8} {'submitted/s':>12}"
+
+
+def row(r: Measured) -> str:
+    return f"{r.shape:34} {r.waiting:8,} {r.batch:6,} {r.per_second:12,} {r.microseconds:8} {r.submitted_per_second:12,}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--only", default="", help="shapes whose name contains this")
+    options = parser.parse_args()
+    say = (lambda _: None) if options.json else print
+    say(f"{WORKERS:,} workers; {machine()}\n\n{HEAD}")
+    results = []
+    for shape in [*BATCHES, *SIZES, *SHAPES]:
+        if options.only in shape.name:
+            results.append(measure(shape))
+            say(row(results[-1]))
+    sizes = [r.microseconds for r in results if r.shape == "size"]
+    growth = round(sizes[-1] / sizes[0], 2) if sizes else None
+    say(f"\na hundred times as many waiting: one decision costs {growth} times as much")
+    if options.json:
+        report = {"machine": machine(), "growth": growth, "results": [asdict(r) for r in results]}
+        print(json.dumps(report, indent=2))
+
+
+if __name__ == "__main__":
+    main()

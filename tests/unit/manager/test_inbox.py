@@ -1,0 +1,93 @@
+"""What has arrived is taken all at once, in order; what has no business here is told apart."""
+
+import asyncio
+import time
+
+import pytest
+
+from skillq import topology
+from skillq.clock import steady_clock
+from skillq.errors import MalformedMessage
+from skillq.messages import Message, Probe
+from skillq.transport import Delivery, Outgoing
+from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq_manager.inbox import BELONGS, Inbox, read
+from tests.factories import connect, disconnect, heartbeat, profile, report, submission, task
+
+
+def delivery(message: Message, queue: str, key: str) -> Delivery:
+    body = Outgoing.of(message).body
+    return Delivery(body, message.type, queue, "x", key, False, {}, "1", "app", 1)
+
+
+ADA = profile("Ada")
+GOOD: dict[str, tuple[Message, str, str]] = {
+    "submission": (submission(task()), topology.MANAGER_SUBMISSIONS, "submit.anyone"),
+    "connect": (connect("Ada"), topology.MANAGER_REPORTS, "connect.ada"),
+    "disconnect": (disconnect(ADA), topology.MANAGER_REPORTS, "disconnect.ada"),
+    "results": (report(ADA), topology.MANAGER_REPORTS, "result.ada"),
+    "heartbeat": (heartbeat(ADA), topology.MANAGER_HEARTBEATS, "heartbeat.ada"),
+}
+GOOD.update((f"probe of {queue}", (Probe(), queue, "progress.manager")) for queue in BELONGS)
+
+
+@pytest.mark.parametrize("name", GOOD)
+def test_each_message_is_read_in_its_queue(name: str) -> None:
+    message, queue, key = GOOD[name]
+    assert read(delivery(message, queue, key)) == message
+
+
+@pytest.mark.parametrize("name", [name for name in GOOD if "probe" not in name])
+def test_no_message_is_read_in_another_s_queue(name: str) -> None:
+    message, queue, key = GOOD[name]
+    for other in BELONGS:
+        if other != queue:
+            with pytest.raises(MalformedMessage, match="does not belong in"):
+                read(delivery(message, other, key))
+
+
+@pytest.mark.parametrize("name", ["connect", "disconnect", "results", "heartbeat"])
+def test_a_worker_speaks_under_no_key_but_its_own(name: str) -> None:
+    """The broker lets a worker's user write under its own key only: so the key proves the name."""
+    message, queue, key = GOOD[name]
+    with pytest.raises(MalformedMessage, match="a message of worker ada came under the key"):
+        read(delivery(message, queue, key.replace("ada", "bob")))
+
+
+async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> None:
+    broker = MemoryBroker()
+    inbox = Inbox(steady_clock())
+    async with MemoryTransport(broker) as transport:
+        await transport.declare(topology.MANAGER)
+        for n in range(20):
+            message = Outgoing.of(connect(f"w{n}"))
+            await transport.publish(topology.REPORTS, f"connect.w{n}", message)
+        queue = topology.MANAGER_REPORTS
+        pump = asyncio.create_task(inbox.pump(queue, await transport.consume(queue, prefetch=100)))
+        intake = await inbox.take(5)
+        keys = [d.routing_key for _, deliveries in intake.deliveries for d in deliveries]
+        assert keys == [f"connect.w{n}" for n in range(20)]
+        assert queue in inbox.heard
+        pump.cancel()
+        await asyncio.gather(pump, return_exceptions=True)
+
+
+async def test_after_the_time_an_empty_intake_is_taken() -> None:
+    inbox = Inbox(steady_clock())
+    began = time.monotonic()
+    assert not await inbox.take(0.02)
+    assert not await inbox.take(0)
+    assert time.monotonic() - began < 2
+
+
+async def test_events_and_submissions_from_inside_wake_it_and_none_is_taken_twice() -> None:
+    inbox = Inbox(steady_clock())
+    taking = asyncio.create_task(inbox.take(None))
+    await asyncio.sleep(0)
+    inbox.add_event(connect("Ada"))
+    inbox.add_submission(submission(task()))
+    intake = await taking
+    assert intake
+    assert (len(intake.events), len(intake.submissions)) == (1, 1)
+    inbox.wake()
+    assert not await inbox.take(None)

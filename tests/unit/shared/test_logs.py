@@ -1,0 +1,57 @@
+"""Logs: events with fields, for people on a terminal, for machines elsewhere."""
+
+import json
+import logging
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from skillq import logs
+
+
+@pytest.fixture(autouse=True)
+def as_before() -> Iterator[None]:
+    levels = {name: logging.getLogger(name).level for name in ("aio_pika", "aiormq", "asyncio")}
+    yield
+    structlog.reset_defaults()
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)
+
+
+def test_off_a_terminal_an_event_is_one_line_of_json_on_standard_error(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    logs.configure("info", None)
+    structlog.get_logger().info(logs.Log.TASK_ENDED, task=("run", "1"), worker="Jürgen\n\x1b[31m")
+    out, err = capsys.readouterr()
+    assert not out
+    assert err.count("\n") == 1
+    assert "\x1b" not in err
+    entry = json.loads(err)
+    assert (entry["event"], entry["level"], entry["task"]) == ("task_ended", "info", ["run", "1"])
+    assert entry["timestamp"].endswith("Z")
+
+
+def test_what_is_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("warning", "json")
+    structlog.get_logger().info(logs.Log.STARTED)
+    structlog.get_logger().warning(logs.Log.STOPPED)
+    assert [json.loads(line)["event"] for line in capsys.readouterr().err.splitlines()] == [
+        "stopped"
+    ]
+
+
+def test_for_people_an_event_is_a_line_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("info", "console")
+    structlog.get_logger().info(logs.Log.STARTED, worker="Ada")
+    line = capsys.readouterr().err
+    assert "started" in line
+    assert "worker=Ada" in line
+    assert "{" not in line
+
+
+def test_the_driver_s_own_noise_is_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("debug", "json")
+    logging.getLogger("aiormq.connection").error("a traceback")
+    assert not capsys.readouterr().err

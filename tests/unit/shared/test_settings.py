@@ -1,0 +1,113 @@
+"""Settings: options first, then variables, then files of secrets; each mistake in one line."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import Field, SecretStr, model_validator
+
+from skillq.errors import UsageError
+from skillq.settings import Settings, load, without_password
+
+
+class Mine(Settings):
+    level: int = Field(3, ge=1, le=10)
+    token: SecretStr | None = None
+
+    @model_validator(mode="after")
+    def _together(self) -> "Mine":
+        if self.level == 10 and self.token is None:
+            raise ValueError("level 10 needs SKILLQ_TOKEN")
+        return self
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("LEVEL", "TOKEN", "TOKEN_FILE", "BROKER_URL", "BROKER_URL_FILE", "LOG_LEVEL"):
+        monkeypatch.delenv(f"SKILLQ_{name}", raising=False)
+
+
+def complaint(**given: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        load(Mine, given)
+    line = str(caught.value)
+    assert line.isprintable()
+    return line
+
+
+def test_an_option_goes_before_a_variable_and_a_variable_before_the_default(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert load(Mine).level == 3
+    monkeypatch.setenv("SKILLQ_LEVEL", "4")
+    assert load(Mine, {"level": None}).level == 4
+    assert load(Mine, {"level": "5"}).level == 5
+
+
+def test_a_secret_may_be_in_a_file_and_a_variable_goes_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("s3cret\n")
+    monkeypatch.setenv("SKILLQ_TOKEN_FILE", str(secret))
+    token = load(Mine).token
+    assert token is not None
+    assert token.get_secret_value() == "s3cret"
+    monkeypatch.setenv("SKILLQ_TOKEN", "other")
+    token = load(Mine).token
+    assert token is not None
+    assert token.get_secret_value() == "other"
+
+
+@pytest.mark.parametrize("kind", ["missing", "folder", "binary"])
+def test_a_file_of_a_secret_that_cannot_be_read_is_named(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / kind
+    if kind == "folder":
+        path.mkdir()
+    if kind == "binary":
+        path.write_bytes(b"\xff\xfe")
+    monkeypatch.setenv("SKILLQ_TOKEN_FILE", str(path))
+    line = complaint()
+    assert line.startswith(f"SKILLQ_TOKEN_FILE: cannot read {path}: ")
+    assert not line.endswith("None")
+
+
+def test_a_wrong_value_is_named_with_its_option_and_its_variable() -> None:
+    assert complaint(level=11) == (
+        "--level (SKILLQ_LEVEL): Input should be less than or equal to 10, not '11'"
+    )
+    assert complaint(log_level="loud").startswith("--log-level (SKILLQ_LOG_LEVEL): ")
+
+
+def test_settings_that_do_not_go_together_are_told_so() -> None:
+    assert complaint(level=10) == "level 10 needs SKILLQ_TOKEN"
+
+
+@pytest.mark.parametrize(
+    "url", ["http://me:secret@host", "amqp://", "me:secret@host", "", "memory://"]
+)
+def test_a_broker_url_of_another_kind_is_refused_without_its_password(url: str) -> None:
+    line = complaint(broker_url=url)
+    assert line.startswith("--broker-url (SKILLQ_BROKER_URL): should be amqp://user:password@")
+    assert "secret" not in line
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("amqp://me:secret@host:5672/v", "amqp://me@host:5672/v"),
+        ("amqp://me:se:cr@t@host", "amqp://me@host"),
+        ("amqp://me@host", "amqp://me@host"),
+        ("amqp://host/v", "amqp://host/v"),
+        ("amqps://:secret@host", "amqps://@host"),
+        ("me:secret@host", "me@host"),
+    ],
+)
+def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
+    assert without_password(url) == shown
+
+
+def test_settings_that_nobody_knows_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SKILLQ_SOMETHING_ELSE", "1")
+    assert load(Mine).level == 3
