@@ -11,7 +11,6 @@ from skillq import topology
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import (
-    AttemptRef,
     Message,
     Progress,
     ProgressItem,
@@ -50,7 +49,7 @@ class Reporter:
         self,
         transport: Transport,
         profile: WorkerProfile,
-        confirmed: Callable[[Sequence[AttemptRef]], None],
+        confirmed: Callable[[Sequence[TaskResult]], None],
     ) -> None:
         self._transport = transport
         self._profile = profile

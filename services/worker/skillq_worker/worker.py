@@ -34,6 +34,7 @@ from skillq.messages import (
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
 from skillq_worker.executor import Executor, attempt
+from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
@@ -78,6 +79,7 @@ class Worker:
             AttemptRef, None
         ] = {}  # accepted, and its result not confirmed: an ordered set
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
+        self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
         self._confirmed_at = clock()  # the last heartbeat
         self._trusted = asyncio.Event()  # the lease is good for starting something
@@ -219,7 +221,7 @@ class Worker:
         for ref, work in self._attempts.items():
             if work not in self._begun:
                 work.cancel()
-                self._reporter.ended(_returned(ref))
+                self._reporter.ended(_unfinished(ref, Outcome.RETURNED, "the worker is leaving"))
 
     # --- heartbeats
 
@@ -316,24 +318,35 @@ class Worker:
             return
         self._abort(list(self._held))
         self._seen.clear()
+        self._memory.clear()
         self._reporter.change_store(store)
 
     def _accept(self, task: TaskAssignment) -> None:
         key = (task.run, task.id)
+        ref = _ref(task)
         if self._seen.get(key, 0) >= task.attempt:
-            return  # sent twice, or overtaken
+            self._report_again(ref)  # sent twice, or overtaken
+            return
         self._seen[key] = task.attempt
         self._seen.move_to_end(key)
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        ref = _ref(task)
         self._held[ref] = None
         if self.is_draining:
-            self._reporter.ended(_returned(ref))
+            self._reporter.ended(_unfinished(ref, Outcome.RETURNED, "the worker is leaving"))
             return
         work = asyncio.create_task(self._attempt(ref, task), name=f"{task.run}/{task.id}")
         self._attempts[ref] = work
         work.add_done_callback(lambda work: self._over(ref, work))
+
+    def _report_again(self, ref: AttemptRef) -> None:
+        """The manager has not heard how this attempt ended: say it again, or that we do not know any more."""
+        if ref in self._held or self._seen.get((ref.run, ref.id)) != ref.attempt:
+            return
+        result = self._memory.get(ref)
+        self._reporter.ended(
+            result or _unfinished(ref, Outcome.LOST, "its result was lost on the way")
+        )
 
     def _over(self, ref: AttemptRef, work: asyncio.Task[None]) -> None:
         self._begun.discard(work)
@@ -361,23 +374,18 @@ class Worker:
                 log.info(Log.ATTEMPT_ABORTED, task=(ref.run, ref.id), attempt=ref.attempt)
                 work.cancel()
 
-    def _forget(self, confirmed: Sequence[AttemptRef]) -> None:
+    def _forget(self, confirmed: Sequence[TaskResult]) -> None:
         for result in confirmed:
             self._held.pop(_ref(result), None)
+            self._memory.add(result)
 
 
 def _ref(attempt: AttemptRef) -> AttemptRef:
     return AttemptRef(run=attempt.run, id=attempt.id, attempt=attempt.attempt)
 
 
-def _returned(ref: AttemptRef) -> TaskResult:
-    return TaskResult(
-        run=ref.run,
-        id=ref.id,
-        attempt=ref.attempt,
-        outcome=Outcome.RETURNED,
-        error="the worker is leaving",
-    )
+def _unfinished(ref: AttemptRef, outcome: Outcome, reason: str) -> TaskResult:
+    return TaskResult(run=ref.run, id=ref.id, attempt=ref.attempt, outcome=outcome, error=reason)
 
 
 async def _cancel(
