@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from skillq.messages import Outcome, TaskStatus, WorkerEventKind
+from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import Need, TaskKey
 from skillq_manager.store import fences
@@ -31,6 +31,8 @@ class Batch:
     def __init__(self, commands: Sequence[c.Command]) -> None:
         self.counts: Counter[tuple[str, TaskStatus]] = Counter()
         self.unknown: list[TaskKey] = []  # leave a status that only the database knows
+        self.fresh: dict[TaskKey, Task] = {}  # added and given out at once: sent next
+        self._added: dict[TaskKey, Task] = {}
         self._runs: dict[str, s.Row] = {}
         self._reopened: dict[str, None] = {}
         self._completed: dict[str, s.Row] = {}
@@ -98,6 +100,7 @@ class Batch:
                 _json(task.payload or None),
             )
         )
+        self._added[command.key] = task
         self._after[command.key] = 0, status
         self.counts[run, status] += 1
         if run not in self._runs:
@@ -138,6 +141,9 @@ class Batch:
             (run, id, command.attempt, command.at, title, worker.name, worker.incarnation)
         )
         self.counts[run, TaskStatus.READY] -= 1
+        task = self._added.get(command.key)
+        if task is not None and not task.depends_on:
+            self.fresh[command.key] = task
 
     def _start(self, command: c.Start) -> None:
         rows, _ = self._round(command)

@@ -23,6 +23,15 @@ RETRY_SECONDS = 0.5
 COMMAND_SECONDS = 60.0  # what takes longer is taken for lost
 _MIGRATING = 0x736B696C6C71  # names our lock among all advisory ones
 
+# What writes goes by key, row by row. Left to choose, PostgreSQL reads whole tables as long as it thinks they
+# are small, and keeps plans that it made when they were.
+_PLANS = {
+    "plan_cache_mode": "force_custom_plan",
+    "enable_hashjoin": "off",
+    "enable_mergejoin": "off",
+    "enable_seqscan": "off",
+}
+
 # By the database's clock, which all managers share.
 _TAKE = """INSERT INTO leader (id, holder, epoch, expires_at) VALUES (1, $1, 1, now_is + $2)
 ON CONFLICT (id) DO UPDATE SET holder = excluded.holder, epoch = leader.epoch + 1,
@@ -48,8 +57,7 @@ class Postgresql:
         # A leader that is stopped in the middle of a transaction must not hold up its successor.
         idle = str(int(max(1.0, lease_seconds / 2) * 1000))
         self._writing = self._engine(
-            # Plans made while the tables were empty would be kept for ever.
-            {"idle_in_transaction_session_timeout": idle, "plan_cache_mode": "force_custom_plan"},
+            _PLANS | {"idle_in_transaction_session_timeout": idle},
             connections=2,  # one renews the lease
         )
         self._reading = self._engine(

@@ -7,6 +7,7 @@ from typing import Self
 from sqlalchemy import Connection
 
 from skillq.errors import UsageError
+from skillq.messages import Task
 from skillq.settings import without_password
 from skillq_manager.core.commands import Command, Known
 from skillq_manager.core.model import TaskKey
@@ -26,7 +27,7 @@ from skillq_manager.store.batch import Batch, Group
 from skillq_manager.store.database import Database
 from skillq_manager.store.sqlite import Sqlite
 
-PAGE = 5000  # tasks that are loaded at a time
+PAGE = 2000  # tasks that are loaded at a time
 
 
 class SqlStore:
@@ -37,6 +38,7 @@ class SqlStore:
     ) -> None:
         self._database = _database(url, lease_seconds, connect_timeout)
         self._id = ""
+        self._fresh: dict[TaskKey, Task] = {}  # of the last commit
 
     @property
     def id(self) -> str:
@@ -76,6 +78,7 @@ class SqlStore:
         groups = [group for group in batch.groups() if group[1]]
         if groups:
             await self._database.write(lambda connection: _write(connection, batch, groups))
+            self._fresh = batch.fresh
 
     async def load(self) -> AsyncIterator[list[LiveRow]]:
         after = 0
@@ -90,7 +93,15 @@ class SqlStore:
         return await self._database.read(lambda connection: reading.known(connection, keys))
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
-        return await self._database.read(lambda connection: reading.bodies(connection, keys))
+        wanted = list(keys)
+        # What was submitted and given out in one turn is asked for next: an idle system need not read it.
+        there = {key: Body(self._fresh[key], {}) for key in wanted if key in self._fresh}
+        missing = [key for key in wanted if key not in there]
+        if not missing:
+            return there
+        return there | await self._database.read(
+            lambda connection: reading.bodies(connection, missing)
+        )
 
     # --- Views
 

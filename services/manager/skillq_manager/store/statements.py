@@ -32,7 +32,9 @@ _TYPES = {
 _PARTS = {
     "this": "WHERE tasks.run = :run AND tasks.id = :id",
     "waits": "tasks.status IN ('blocked', 'ready')",
-    "held": "tasks.status IN ('assigned', 'running')",
+    # Joined to nothing, so that no index on status is thought of: the key is the way to the row.
+    "held": "tasks.status || '' IN ('assigned', 'running')",
+    "live": "tasks.status || '' IN ('blocked', 'ready', 'assigned', 'running')",
     "ended": "tasks.status IN ('succeeded', 'failed', 'timed_out', 'cancelled', 'dead_lettered')",
 }
 
@@ -158,7 +160,7 @@ TRY_AGAIN = Statement(
 )
 SET_NEED = Statement(
     """UPDATE tasks SET need = :need, reason = :reason
-    {from_rows} {this} AND tasks.finished_at IS NULL""",
+    {from_rows} {this} AND {live}""",
     "run id need reason",
     fenced=True,
 )
