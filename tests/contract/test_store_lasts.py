@@ -22,6 +22,7 @@ from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.messages import TaskStatus
 from skillq_manager.store import reading, schema
 from skillq_manager.store.base import Filter, LeadershipLost
+from skillq_manager.store.database import Work
 from skillq_manager.store.postgresql import Postgresql
 from skillq_manager.store.sql import SqlStore
 from tests.contract import committing
@@ -104,6 +105,35 @@ async def test_what_a_killed_process_had_committed_is_there_and_whole(url: str) 
         last = {status: n for status, n in found.counts.items() if status is not SUCCEEDED}
         assert all(n == committing.SIZE for n in last.values())  # a whole commit, or none of it
         assert sum(found.counts.values()) % committing.SIZE == 0
+
+
+async def test_a_full_disk_is_said_and_leaves_no_half_of_a_turn(tmp_path: Path) -> None:
+    def limit(pages: int) -> Work[object]:
+        return lambda connection: connection.exec_driver_sql(f"PRAGMA max_page_count = {pages}")
+
+    async with SqlStore(f"sqlite:///{tmp_path}/skillq.db") as store:
+        await store.commit([add(1, "a")])
+        await store._database.read(limit(1))  # no more than there are
+        much = [add(n, f"t{n}", payload={"x": "x" * 1000}) for n in range(2, 500)]
+        with pytest.raises(Unreachable, match="full"):
+            await store.commit([assign("a"), *much])
+        assert await store.last_seq() == 1
+        await store._database.read(limit(2**30))
+        await store.commit([assign("a"), *much])
+        assert await store.last_seq() == 499
+
+
+async def test_looking_goes_on_while_a_long_commit_does(tmp_path: Path) -> None:
+    async with SqlStore(f"sqlite:///{tmp_path}/skillq.db") as store:
+        await store.commit([add(1, "a")])
+        many = [add(n, f"t{n}") for n in range(2, 40_000)]
+        writing = asyncio.create_task(store.commit(many))
+        seen = [len(await store.tasks(Filter()))]
+        while not writing.done():
+            seen.append(len(await store.tasks(Filter())))
+        await writing
+        assert set(seen) <= {1, 100}  # before or after, never between
+        assert len(seen) > 3
 
 
 # --- one writes

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 from pydantic import JsonValue
-from pydantic_core import from_json
+from pydantic_core import from_json, to_json
 from sqlalchemy import (
     ColumnElement,
     Connection,
@@ -57,14 +57,10 @@ def _by_key(connection: Connection, query: str, run: str, ids: list[str]) -> Seq
     if connection.dialect.name == "sqlite":
         among = "IN (SELECT value FROM json_each(?2))"
         return connection.exec_driver_sql(
-            query.format(run="?1", among=among), (run, _json_array(ids))
+            query.format(run="?1", among=among), (run, to_json(ids).decode())
         ).fetchall()
     statement = query.format(run="$1", among="= ANY($2::text[])")
     return connection.exec_driver_sql(statement, (run, ids)).fetchall()
-
-
-def _json_array(ids: list[str]) -> str:
-    return '["' + '","'.join(ids) + '"]'  # an id has no character that JSON would escape
 
 
 def _ids_by_run(keys: Iterable[TaskKey]) -> dict[str, list[str]]:
