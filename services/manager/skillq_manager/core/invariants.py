@@ -90,4 +90,6 @@ def _nothing_left_to_match(state: State) -> None:
 
 
 def _takers(state: State, task: TaskEntry, free: list[WorkerEntry]) -> list[str]:
-    return [w.name for w in free if state.board.policy.can(w.skills, task.need)]
+    """A worker's skills name it only on the board; whom the task excludes is asked here."""
+    fit = (w.name for w in free if state.board.policy.can(w.skills, task.need))
+    return [name for name in fit if name not in task.need.excluded]
