@@ -26,7 +26,7 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.matching import BestFit, Policy
-from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, Terms, WorkerEntry
 from skillq_manager.core.retry import RetryPolicy
 from skillq_manager.core.state import State
 
@@ -106,19 +106,34 @@ def returned(*of: c.Assign) -> c.Returned:
 # --- entries of the core ---------------------------------------------------------------------
 
 
-def need(type: str = "task", difficulty: int = 1, requires: Iterable[str] = ()) -> Need:
-    return Need(type, difficulty, frozenset(requires))
+def need(
+    type: str = "task",
+    difficulty: int = 1,
+    requires: Iterable[str] = (),
+    *,
+    excluded: Iterable[str] = (),
+    aged: bool = False,
+) -> Need:
+    return Need(type, difficulty, frozenset(requires), frozenset(excluded), aged)
 
 
-def task_entry(seq: int, of: Need | None = None, priority: int = 1) -> TaskEntry:
+def terms(**more: Any) -> Terms:
+    return Terms.of(task(**more))
+
+
+def task_entry(
+    seq: int, of: Need | None = None, priority: int = 1, *, ready_at: float = 0.0
+) -> TaskEntry:
     return TaskEntry(
         key=("run", str(seq)),
         seq=seq,
         need=of or need(),
         priority=priority,
-        max_attempts=1,
+        terms=terms(),
         fingerprint=0,
+        submitted_at=0.0,
         status=TaskStatus.READY,
+        ready_at=ready_at,
     )
 
 
@@ -139,8 +154,19 @@ class Driver:
         self.stored: dict[TaskKey, c.Known] = {}
         self.titles: dict[str, str] = {}
 
-    def __call__(self, *events: c.Event | Submission, after: float = 0.0) -> list[c.Command]:
-        self.now += after
+    def __call__(
+        self, *events: c.Event | Submission, after: float = 0.0, paused: float = 0.0
+    ) -> list[c.Command]:
+        """Events, `after` so many seconds of turns at which nothing happened, or of none at all (`paused`)."""
+        out: list[c.Command] = []
+        while after > 1.0:
+            self.now += 1.0
+            after -= 1.0
+            out += self._turn()
+        self.now += after + paused
+        return out + self._turn(*events)
+
+    def _turn(self, *events: c.Event | Submission) -> list[c.Command]:
         known = dict(self.stored)
         taken = [self._as_event(event, known) for event in events]
         out = self.state.handle(taken, self.now)
@@ -158,7 +184,7 @@ class Driver:
             if isinstance(command, c.AddTask):
                 self.stored[command.key] = c.Known(command.status, command.fingerprint)
                 self.titles[command.key[0]] = command.run_title
-            elif isinstance(command, c.SetStatus | c.EndAttempt):
+            elif isinstance(command, c.SetStatus | c.EndAttempt | c.Reopen):
                 self._set(command.key, command.status)
             elif isinstance(command, c.Assign):
                 self._set(command.key, TaskStatus.ASSIGNED)

@@ -113,7 +113,7 @@ class Boards(RuleBasedStateMachine):
     def leave(self, which: int) -> None:
         worker = self._worker(which)
         self.naive.workers.remove(worker)
-        self.board.leave(worker)
+        self.board.leave(worker, 0.0)
         for task in list(worker.holds.values()):
             self._release(task, worker, again=True)
 
@@ -121,7 +121,7 @@ class Boards(RuleBasedStateMachine):
     @rule(which=SOME, type=st.sampled_from(TYPES))
     def refuse(self, which: int, type: str) -> None:
         worker = self._worker(which)
-        self.board.leave(worker)
+        self.board.leave(worker, 0.0)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
         self.board.join(worker)
 
@@ -129,7 +129,7 @@ class Boards(RuleBasedStateMachine):
     @rule(which=SOME, slots=st.integers(1, 4))
     def learn(self, which: int, slots: int) -> None:
         worker = self._worker(which)
-        self.board.leave(worker)
+        self.board.leave(worker, 0.0)
         worker.profile = profile(worker.profile.title, 9, slots=slots)
         worker.skills = Skills.of(worker.profile)
         self.board.join(worker)
@@ -255,7 +255,7 @@ def test_a_pool_without_members_is_forgotten() -> None:
     board.add(task_entry(1, need(difficulty=9)))
     board.add(task_entry(2))
     board.join(worker)
-    board.leave(worker)
+    board.leave(worker, 0.0)
     assert not board._pools
     assert not any(cls.pools for cls in board._classes.values())
     assert board.next_match() is None

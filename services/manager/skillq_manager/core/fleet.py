@@ -28,7 +28,6 @@ class Fleet:
         self._policy = policy
         self._joined = count(1)
         self._departed: dict[tuple[str, str], float] = {}  # by name and incarnation, when
-        self._blind = False  # silence says nothing about workers
         self.next_sweep = 0.0
         self.workers: dict[str, WorkerEntry] = {}
 
@@ -75,7 +74,7 @@ class Fleet:
 
     def refuse(self, worker: WorkerEntry, task_type: str) -> None:
         """The worker has no handler for this type: it gets no more of them."""
-        self._board.leave(worker)
+        self._board.leave(worker, self._turn.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {task_type})
         self._board.join(worker)
 
@@ -87,12 +86,14 @@ class Fleet:
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
         self._tasks.age(self._policy.reserve_for)
-        self._tasks.lift_exclusions()
-        if not self._blind:
+        self._tasks.lift_exclusions(self._policy.suspect_after)
+        if not self._turn.blind:
             self._judge()
 
     def _pardon(self, late: float) -> None:
         """A manager that was held up has heard nobody meanwhile: that time counts against no worker."""
+        if late > self._policy.suspect_after / 2:
+            self._turn.hears_since = self._turn.now
         if late > self._policy.sweep_every:
             for worker in self.workers.values():
                 worker.last_seen = min(self._turn.now, worker.last_seen + late)
@@ -108,11 +109,12 @@ class Fleet:
 
     def blinded(self, event: c.Blinded) -> None:
         """No worker is judged by its silence while the manager cannot hear any."""
-        self._blind = True
+        self._turn.blind = True
 
     def sighted(self, event: c.Sighted) -> None:
         """From now on, all have their full time to be heard of again."""
-        self._blind = False
+        self._turn.blind = False
+        self._turn.hears_since = self._turn.now
         for worker in self.workers.values():
             worker.last_seen = self._turn.now
 
@@ -158,7 +160,7 @@ class Fleet:
         worker.last_seen = self._turn.now
         changed = worker.profile != profile
         if changed:
-            self._board.leave(worker)
+            self._board.leave(worker, self._turn.now)
             worker.profile, worker.skills = profile, Skills.of(profile)
             self._board.join(worker)
         if changed or worker.suspect:
@@ -178,7 +180,7 @@ class Fleet:
         self, worker: WorkerEntry, event: WorkerEventKind, outcome: Outcome, reason: str
     ) -> None:
         del self.workers[worker.name]
-        self._board.leave(worker)
+        self._board.leave(worker, self._turn.now)
         self._tell(worker, event, reason)
         for task in list(worker.holds.values()):
             self._tasks.end(

@@ -1,6 +1,8 @@
 """How tasks come in: submitted, sent again by an operator, restored from the store."""
 
 from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
+from typing import TypeVar
 
 from skillq.messages import MIN_LEVEL, Outcome, Task, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
@@ -17,6 +19,9 @@ from skillq_manager.core.model import (
 from skillq_manager.core.tasks import Tasks, is_met
 from skillq_manager.core.turn import Turn
 
+_REMEMBERED = 4096
+
+T = TypeVar("T")
 _KnownTasks = Mapping[TaskKey, c.Known]
 
 
@@ -25,6 +30,7 @@ class Intake:
         self._turn = turn
         self._tasks = tasks
         self._terms: dict[Terms, Terms] = {}  # many tasks say the same
+        self._needs: dict[Need, Need] = {}  # likewise
         self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
         self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
 
@@ -96,19 +102,15 @@ class Intake:
         entry = TaskEntry(
             key=(run, task.id),
             seq=next(self._tasks.seq),
-            need=Need.of(task),
+            need=_shared(self._needs, Need.of(task)),
             priority=task.priority,
-            terms=self._shared_terms(task),
+            terms=_shared(self._terms, Terms.of(task)),
             fingerprint=task.fingerprint(),
             submitted_at=self._turn.now,
             status=TaskStatus.BLOCKED,
         )
         self._tasks.open_up(entry)
         return entry
-
-    def _shared_terms(self, task: Task) -> Terms:
-        terms = Terms.of(task)
-        return self._terms.setdefault(terms, terms)
 
     def _place(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
         for other in task.depends_on:
@@ -139,7 +141,7 @@ class Intake:
         """Take in again tasks that have ended; what is live, or waits for one that is not, is left alone."""
         done: list[TaskKey] = []
         refused: dict[TaskKey, str] = {}
-        for again in sorted(event.tasks, key=lambda again: again.seq):
+        for again in _in_order(event.tasks):
             reason = self._objection(again, event.known)
             if reason is not None:
                 refused[again.key] = reason
@@ -151,6 +153,8 @@ class Intake:
     def _objection(self, again: c.Again, known: _KnownTasks) -> str | None:
         if again.key in self._tasks.live:
             return "has not ended"
+        if again.key in self._turn.ended or not again.status.is_terminal:
+            return "has ended just now; ask again"
         if again.status is TaskStatus.SUCCEEDED:
             return "has succeeded"
         for other in again.task.depends_on:
@@ -164,9 +168,9 @@ class Intake:
         entry = TaskEntry(
             key=again.key,
             seq=again.seq,
-            need=Need.of(again.task),
+            need=_shared(self._needs, Need.of(again.task)),
             priority=again.task.priority,
-            terms=self._shared_terms(again.task),
+            terms=_shared(self._terms, Terms.of(again.task)),
             fingerprint=again.fingerprint,
             submitted_at=self._turn.now,  # its deadline counts anew
             status=check(again.status, TaskStatus.BLOCKED),
@@ -183,19 +187,15 @@ class Intake:
 
     def cancel(self, event: c.CancelRequested) -> None:
         """End tasks that have not; all of the run where no ids are given."""
-        ids = event.ids
-        keys = (
-            [key for key in self._tasks.live if key[0] == event.run]
-            if ids is None
-            else [(event.run, id) for id in ids if (event.run, id) in self._tasks.live]
-        )
-        done: list[TaskKey] = []
-        for key in keys:
-            task = self._tasks.live.get(key)
-            if task is not None:  # else another one's end has failed it
-                self._tasks.stop(task, Outcome.CANCELLED, TaskStatus.CANCELLED, event.reason)
-                done.append(key)
-        self._turn.out.append(c.Reply(event.request, tuple(done), {}))
+        live = self._tasks.live
+        if event.ids is None:
+            tasks = [task for key, task in live.items() if key[0] == event.run]
+        else:
+            keys = dict.fromkeys((event.run, id) for id in event.ids)
+            tasks = [live[key] for key in keys if key in live]
+        self._tasks.call_off(tasks, event.reason)
+        done = tuple(task.key for task in tasks)
+        self._turn.out.append(c.Reply(event.request, done, {}))
 
     # --- restored
 
@@ -220,6 +220,8 @@ class Intake:
                 if key in self._tasks.live:
                     entry.waits_for += 1
                     self._tasks.dependents.setdefault(key, []).append(entry)
+            if not entry.waits_for:  # they succeeded: one that had not would have failed it
+                self._tasks.unblock(entry)
         self._blocked.clear()
         for entry, worker in self._lost:
             reason = "its worker is not there any more"
@@ -236,9 +238,9 @@ class Intake:
         entry = TaskEntry(
             key=(row.run, row.task.id),
             seq=row.seq,
-            need=row.need or Need.of(row.task),
+            need=_shared(self._needs, row.need or Need.of(row.task)),
             priority=row.task.priority,
-            terms=self._shared_terms(row.task),
+            terms=_shared(self._terms, Terms.of(row.task)),
             fingerprint=row.fingerprint,
             submitted_at=row.submitted_at,
             status=row.status,
@@ -248,6 +250,23 @@ class Intake:
         )
         self._tasks.open_up(entry)
         return entry
+
+
+def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:
+    """Each after those of them that it depends on, else in order of submission."""
+    given = {again.key: again for again in sorted(tasks, key=lambda again: again.seq)}
+    graph = {
+        key: [(key[0], other) for other in again.task.depends_on if (key[0], other) in given]
+        for key, again in given.items()
+    }
+    return [given[key] for key in TopologicalSorter(graph).static_order()]
+
+
+def _shared(seen: dict[T, T], thing: T) -> T:
+    """An equal one that is there already; no more of them are remembered than are worth it."""
+    if len(seen) > _REMEMBERED:
+        seen.clear()
+    return seen.setdefault(thing, thing)
 
 
 def _ghost(row: LiveTask, now: float) -> WorkerEntry:

@@ -58,6 +58,19 @@ def why_unable(fleet: Sequence[Skills], need: Need) -> str:
     )
 
 
+def why_not(skills: Skills, need: Need) -> str:
+    """Why this worker cannot meet a need, in a few words that go on after its name."""
+    if not handles(skills, need.type):
+        return f"does not handle the type {need.type!r}"
+    lacks = need.requires - skills.specialties
+    if lacks:
+        return f"lacks the specialties {', '.join(sorted(lacks))}"
+    level = effective_skill(skills, need.type)
+    if level < need.difficulty:
+        return f"has skill {level} for it; it needs {need.difficulty}"
+    return f"is reserved for tasks of difficulty {skills.reserve} or more, until this one has waited for long"
+
+
 class Policy(Protocol):
     """Smaller comes first, in all three orders."""
 

@@ -22,7 +22,7 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.fleet import Fleet
 from skillq_manager.core.intake import Intake
 from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.matching import Policy, why_unable
+from skillq_manager.core.matching import Policy, why_not, why_unable
 from skillq_manager.core.model import LiveTask, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.retry import RetryPolicy, Verdict
@@ -75,6 +75,7 @@ class State:
 
     def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
         self._turn.begin(now)
+        self._turn.hears_since = now
         self.fleet.restore(workers)
         self.tasks.seq = count(last_seq + 1)
 
@@ -90,7 +91,7 @@ class State:
 
     def _conclude(self) -> list[c.Command]:
         self.fleet.sweep()
-        self.tasks.due()
+        self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
         self._turn.out.extend(
             c.CompleteRun(run, self._turn.now)
@@ -181,7 +182,7 @@ class State:
         if worker.name in task.need.excluded:
             return "failed it before"
         if not self.board.policy.can(worker.skills, task.need):
-            return why_unable([worker.skills], task.need).removeprefix("no worker ")
+            return why_not(worker.skills, task.need)
         if worker.draining or worker.suspect:
             return "is leaving" if worker.draining else "has not been heard of lately"
         if not worker.is_free:

@@ -1,9 +1,9 @@
 """Tasks that have not ended: given out, ended, tried again, given up."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
-from skillq.messages import MAX_LEVEL, Outcome, TaskResult, TaskStatus, Unroutable
+from skillq.messages import MAX_LEVEL, MIN_LEVEL, Outcome, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
 from skillq_manager.core.lifecycle import check
@@ -13,8 +13,9 @@ from skillq_manager.core.ready import Board
 from skillq_manager.core.timers import Kind, Timers
 from skillq_manager.core.turn import Turn
 
-_AGED_AT_ONCE = 100  # of each class, so that no sweep takes long
+_AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
+_LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
 class Tasks:
@@ -43,9 +44,17 @@ class Tasks:
     def put_on_board(self, task: TaskEntry) -> None:
         task.retry_at = None
         task.ready_at = self._turn.now
+        self._add(task)
+
+    def _add(self, task: TaskEntry) -> None:
         self._board.add(task)
-        if task.terms.unroutable is not Unroutable.WAIT and not self._board.is_routable(task.need):
-            self.timers.add(self._turn.now + task.terms.unroutable_after, Kind.UNROUTABLE, task)
+        if task.terms.unroutable is not Unroutable.WAIT:
+            self._look_again(task, self._turn.now)
+
+    def _look_again(self, task: TaskEntry, since: float) -> None:
+        """Apply the policy of a task that nobody can do, if that has been so since then."""
+        at = max(since + task.terms.unroutable_after, self._turn.now + _LOOK_AGAIN)
+        self.timers.add(at, Kind.UNROUTABLE, task)
 
     # --- attempts
 
@@ -162,69 +171,69 @@ class Tasks:
 
     # --- time
 
-    def due(self) -> None:
-        """Look at all whose time has come."""
+    def due(self, *, fleet_is_there: bool = True) -> None:
+        """Look at all whose time has come. Before the fleet is there, nobody says that none of it can do a task."""
+        whys: dict[Need, str] = {}
         for kind, task in self.timers.due(self._turn.now):
-            match kind:
-                case Kind.RETRY:
-                    self.put_on_board(task)
-                case Kind.DEADLINE:
-                    self.stop(
-                        task,
-                        Outcome.TIMED_OUT,
-                        TaskStatus.TIMED_OUT,
-                        f"its deadline of {task.terms.deadline:g} s is over",
-                    )
-                case Kind.OVERDUE:
-                    self._overdue(task)
-                case Kind.UNROUTABLE:
-                    self._unroutable(task)
+            if kind is Kind.RETRY:
+                self.put_on_board(task)
+            elif kind is Kind.UNROUTABLE:
+                self._unroutable(task, whys, fleet_is_there=fleet_is_there)
+            elif task.worker is None:
+                self._stop_late(task)
+            elif self._turn.has_heard_for(OVERDUE_SLACK):
+                self._stop_late(task) if kind is Kind.DEADLINE else self._overdue(task, task.worker)
+            else:  # its result may be on its way
+                self.timers.add(self._turn.now + OVERDUE_SLACK, kind, task)
 
-    def _overdue(self, task: TaskEntry) -> None:
+    def _stop_late(self, task: TaskEntry) -> None:
+        reason = f"its deadline of {task.terms.deadline:g} s is over"
+        self.stop(task, Outcome.TIMED_OUT, TaskStatus.TIMED_OUT, reason)
+
+    def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
         """The worker should have ended it, and has not said so."""
-        worker = task.worker
-        assert worker is not None, "the timer counts only then"  # noqa: S101 - an invariant
         self._abort(task, worker)
         reason = f"took longer than {task.terms.timeout:g} s"
         self.end(task, worker, Outcome.TIMED_OUT, reason=reason)
 
-    def _unroutable(self, task: TaskEntry) -> None:
-        """Nobody could do it when it became ready; apply its policy if that is still so."""
-        if self._board.is_routable(task.need):
-            self.timers.add(self._turn.now + task.terms.unroutable_after, Kind.UNROUTABLE, task)
+    def _unroutable(self, task: TaskEntry, whys: dict[Need, str], *, fleet_is_there: bool) -> None:
+        """Apply the policy of a task that nobody can do, if that is so, and has been for long enough."""
+        since = self._board.unroutable_since(task.need) if fleet_is_there else None
+        if since is None or since + task.terms.unroutable_after > self._turn.now:
+            self._look_again(task, self._turn.now if since is None else since)
             return
-        fleet = self._board.fleet()
-        reason = why_unable(fleet, task.need)
-        self._board.discard(task)
+        why = whys.get(task.need)
+        if why is None:
+            why = whys[task.need] = why_unable(list(self._board.kinds), task.need)
         if task.terms.unroutable is Unroutable.REJECT:
-            self._set(task, TaskStatus.DEAD_LETTERED, reason)
+            self._board.discard(task)
+            self._set(task, TaskStatus.DEAD_LETTERED, why)
             self._close(task)
-            return
-        if task.terms.unroutable is Unroutable.RELAX:
-            self._change_need(task, _relaxed(task.need), f"relaxed: {reason}")
+        elif task.terms.unroutable is Unroutable.RELAX:
+            self._ask_again(task, _relaxed(task.need, self._board.kinds), f"relaxed: {why}")
         else:
-            self._change_need(task, _for_the_best(task.need, fleet), f"escalated: {reason}")
-        self.put_on_board(task)
+            need = _for_the_best(task.need, self._board.kinds)
+            self._ask_again(task, need, f"escalated: {why}")
 
     def age(self, older_than: float) -> None:
         """Let reserved workers take what has waited for so long."""
-        for _ in range(_AGED_AT_ONCE):
-            heads = list(self._board.aged_heads(self._turn.now - older_than))
-            for task in heads:
-                self._board.discard(task)
-                task.need = task.need._replace(aged=True)
-                self._board.add(task)
-            if not heads:
-                return
-
-    def lift_exclusions(self) -> None:
-        """Nobody else is left: the workers that failed a task may try it again."""
-        for task in list(self._board.stuck_by_exclusion()):
+        for task in self._board.aged(self._turn.now - older_than, _AGED_AT_ONCE):
             self._board.discard(task)
-            self._change_need(
-                task, task.need._replace(excluded=frozenset()), "nobody else can do it"
-            )
-            self._board.add(task)
+            task.need = task.need._replace(
+                aged=True
+            )  # not worth a row: it begins anew with a manager
+            self._add(task)
+
+    def lift_exclusions(self, after: float) -> None:
+        """Nobody else has been there for so long: the workers that failed a task may try it again."""
+        for task in list(self._board.stuck_by_exclusion(self._turn.now - after)):
+            self._ask_again(task, task.need._replace(excluded=frozenset()), "nobody else can do it")
+
+    def _ask_again(self, task: TaskEntry, need: Need, reason: str) -> None:
+        """A waiting task asks for something else."""
+        self._board.discard(task)
+        self._change_need(task, need, reason)
+        self._add(task)
 
     # --- the end
 
@@ -239,6 +248,18 @@ class Tasks:
         task.retry_at = None
         self._set(task, status, reason)
         self._close(task)
+
+    def call_off(self, tasks: Sequence[TaskEntry], reason: str) -> None:
+        """End all of these as cancelled, even those that depend on others of them."""
+        blocked = [task for task in tasks if task.status is TaskStatus.BLOCKED]
+        for task in blocked:
+            self._set(task, TaskStatus.CANCELLED, reason)
+            self._leave(task)
+        for task in tasks:
+            if not task.status.is_terminal:
+                self.stop(task, Outcome.CANCELLED, TaskStatus.CANCELLED, reason)
+        for task in blocked:
+            self.resolve(task.key, task.status)
 
     def _abort(self, task: TaskEntry, worker: WorkerEntry) -> None:
         self._turn.out.append(c.Abort(worker.profile, self._turn.store, (task.ref,)))
@@ -265,17 +286,18 @@ class Tasks:
                 if dependent.status is not TaskStatus.BLOCKED:
                     continue  # another dependency has failed it
                 if is_met(status, dependent):
-                    self._unblock(dependent)
+                    dependent.waits_for -= 1
+                    self.unblock(dependent)
                     continue
                 self._set(dependent, TaskStatus.FAILED, f"dependency {key[1]} {status}")
                 self._leave(dependent)
                 resolved.append((dependent.key, dependent.status))
 
-    def _unblock(self, dependent: TaskEntry) -> None:
-        dependent.waits_for -= 1
-        if not dependent.waits_for:
-            self._set(dependent, TaskStatus.READY, None)
-            self.put_on_board(dependent)
+    def unblock(self, task: TaskEntry) -> None:
+        """It is ready if it waits for nothing more."""
+        if not task.waits_for:
+            self._set(task, TaskStatus.READY, None)
+            self.put_on_board(task)
 
     def _set(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
         task.status = check(task.status, status)
@@ -291,16 +313,18 @@ def is_met(dependency: TaskStatus, dependent: TaskEntry) -> bool:
     return dependency.is_terminal and dependent.terms.runs_anyway
 
 
-def _relaxed(need: Need) -> Need:
-    """Ask for less: no specialties; then, each time, one level less."""
+def _relaxed(need: Need, kinds: Iterable[Skills]) -> Need:
+    """Ask for less: no specialties; then, each time, one level less. Where nobody handles the type, it is no use."""
+    if not any(handles(skills, need.type) for skills in kinds):
+        return need
     if need.requires:
         return need._replace(requires=frozenset())
-    return need._replace(difficulty=max(1, need.difficulty - 1))
+    return need._replace(difficulty=max(MIN_LEVEL, need.difficulty - 1))
 
 
-def _for_the_best(need: Need, fleet: list[Skills]) -> Need:
+def _for_the_best(need: Need, kinds: Iterable[Skills]) -> Need:
     """What the most skilled worker of those that handle the type can meet."""
-    levels = [effective_skill(s, need.type) for s in fleet if handles(s, need.type)]
+    levels = [effective_skill(s, need.type) for s in kinds if handles(s, need.type)]
     if not levels:
         return need
     return need._replace(
