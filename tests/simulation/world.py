@@ -98,6 +98,7 @@ class World:
         self.crashes: list[str] = []
         self.is_healed = False
         self.healed_at = inf
+        self.manager_starts = 0
         self._lasting: list[asyncio.Task[None]] = []
 
     def say(self, what: str, **more: object) -> None:
@@ -206,6 +207,7 @@ class World:
         starts = 0
         while True:
             starts += 1
+            self.manager_starts += 1
             holder = f"{name}/{starts}"
             unit = self._start(name, self.managers, lambda unit, h=holder: self._manage(unit, h))  # type: ignore[misc]
             await unit.gone.wait()
