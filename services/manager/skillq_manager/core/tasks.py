@@ -15,6 +15,7 @@ from skillq_manager.core.turn import Turn
 
 _AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
+_TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
 _LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
@@ -135,7 +136,7 @@ class Tasks:
             outcome,
             failures=task.failures,
             losses=task.losses,
-            error_types=result.error_types if result is not None else (),
+            error_types=_TIMEOUT if result is None else result.error_types,
             chance=self._chance(),
         )
 
