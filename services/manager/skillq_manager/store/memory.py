@@ -116,7 +116,7 @@ class MemoryStore:
     def _check(self, commands: Sequence[c.Command]) -> None:
         """See that all of it fits, one after the other."""
         now: dict[TaskKey, tuple[TaskStatus, int]] = {}
-        last_seq = self._rows[-1].seq if self._rows else 0
+        last_seq = self._rows[-1].seq if self._rows else -1
         for command in commands:
             if isinstance(command, c.AddTask):
                 if command.seq <= last_seq or command.key in self._tasks or command.key in now:
