@@ -62,6 +62,7 @@ class _Pending:
 
     messages: dict[str, Outgoing]  # by submission id
     answers: dict[str, Receipt] = field(default_factory=dict)
+    ask_again_at: float = 0.0
 
     @property
     def receipt(self) -> Receipt | None:
@@ -146,15 +147,22 @@ class Client:
         for message in pending.messages.values():
             publish = partial(self._transport.publish, topology.SUBMISSIONS, self._key, message)
             await self._patiently(publish)
+        pending.ask_again_at = self._clock() + _SILENCE_SECONDS
 
     async def _next(self, events: Consumer, pending: _Pending) -> list[TaskEvents | RunEvent]:
-        """The events that come next; after a silence, none, and the question has been asked again."""
+        """The events that come next; after a silence, none, and the question has been asked again.
+
+        What others do in the same run is no answer to us: until we have one, it does not count.
+        """
         try:
-            async with asyncio.timeout(_SILENCE_SECONDS):
-                return await _batch(events)
+            async with asyncio.timeout(pending.ask_again_at - self._clock()):
+                batch = await _batch(events)
         except TimeoutError:
             await self._publish(pending)
             return []
+        if pending.receipt is not None and any(isinstance(one, TaskEvents) for one in batch):
+            pending.ask_again_at = self._clock() + _SILENCE_SECONDS
+        return batch
 
     async def _patiently(self, operation: Callable[[], Awaitable[Result]]) -> Result:
         """Try until it works: the manager makes the exchanges, and it may start after us."""

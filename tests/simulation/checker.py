@@ -129,6 +129,8 @@ class Checker:
                 self._add(command)
             case c.Assign():
                 self._assign(command, at)
+            case c.Start():
+                self._stories[command.key].status = TaskStatus.RUNNING
             case c.EndAttempt():
                 self._end_attempt(command, at)
             case c.SetStatus():

@@ -375,8 +375,11 @@ class SimTransport:
     async def _begin(self, make: Callable[[], MemoryConsumer]) -> Session:
         link = self._live_link()
         made: list[MemoryConsumer] = []
+        given_up = False
 
         def open_channel() -> Session:
+            if given_up:
+                raise TransportError("it has closed its channel again")
             consumer = make()
             made.append(consumer)
             channel = _Channel(self._network, link, consumer)
@@ -388,6 +391,7 @@ class SimTransport:
         try:
             session = await self._call(link, open_channel)
         except BaseException:
+            given_up = True
             for consumer in made:  # nobody has its channel
                 self._network.process.later(self._network.delay(), consumer.shut)
             raise
