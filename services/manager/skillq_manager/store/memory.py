@@ -30,8 +30,9 @@ _PAGE = 1000
 
 
 @dataclass(slots=True)
-class _Kept:
-    row: TaskRow
+class _Beside:
+    """What a manager that starts needs of a task beside what is shown of it."""
+
     opened_at: float
     holder: WorkerProfile | None = None
     failures: int = 0
@@ -43,7 +44,8 @@ class _Kept:
 class MemoryStore:
     def __init__(self) -> None:
         self.id = uuid4().hex[:8]
-        self._tasks: dict[TaskKey, _Kept] = {}
+        self._tasks: dict[TaskKey, TaskRow] = {}
+        self._beside: dict[TaskKey, _Beside] = {}
         self._rows: list[TaskRow] = []  # in order of submission
         self._by_run: dict[str, list[TaskRow]] = {}
         self._runs: dict[str, RunRow] = {}
@@ -88,28 +90,26 @@ class MemoryStore:
                 writer(command)
 
     async def load(self) -> AsyncIterator[list[LiveRow]]:
-        live = [kept for kept in self._tasks.values() if not kept.row.status.is_terminal]
-        live.sort(key=lambda kept: kept.row.seq)
+        live = [row for row in self._rows if not row.status.is_terminal]
         for start in range(0, len(live), _PAGE):
-            yield [_live_row(kept) for kept in live[start : start + _PAGE]]
+            yield [
+                _live_row(row, self._beside[row.run, row.task.id])
+                for row in live[start : start + _PAGE]
+            ]
 
     async def last_seq(self) -> int:
         return self._rows[-1].seq if self._rows else 0
 
     async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, c.Known]:
         found = ((key, self._tasks.get(key)) for key in keys)
-        return {
-            key: c.Known(kept.row.status, kept.row.fingerprint)
-            for key, kept in found
-            if kept is not None
-        }
+        return {key: c.Known(row.status, row.fingerprint) for key, row in found if row is not None}
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         return {key: self._body(key) for key in keys if key in self._tasks}
 
     def _body(self, key: TaskKey) -> Body:
-        task = self._tasks[key].row.task
-        return Body(task, {id: self._tasks[key[0], id].row.output for id in task.depends_on})
+        task = self._tasks[key].task
+        return Body(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
 
     # --- before anything is written
 
@@ -140,10 +140,10 @@ class MemoryStore:
         return fences.status_after(command) or status, after
 
     def _place(self, key: TaskKey) -> tuple[TaskStatus, int]:
-        kept = self._tasks.get(key)
-        if kept is None:
+        row = self._tasks.get(key)
+        if row is None:
             raise StoreConflict(f"there is no task {key}")
-        return kept.row.status, kept.row.attempt
+        return row.status, row.attempt
 
     # --- one writer per command
 
@@ -152,7 +152,8 @@ class MemoryStore:
         row = TaskRow(
             run, command.seq, command.task, command.fingerprint, command.status, command.at
         )
-        self._tasks[command.key] = _Kept(row, command.at)
+        self._tasks[command.key] = row
+        self._beside[command.key] = _Beside(command.at)
         self._rows.append(row)
         self._by_run.setdefault(run, []).append(row)
         if run not in self._runs:
@@ -172,34 +173,35 @@ class MemoryStore:
         counts[status] += 1
         row.status = status
 
+    def _both(self, key: TaskKey) -> tuple[TaskRow, _Beside]:
+        return self._tasks[key], self._beside[key]
+
     def _set_status(self, command: c.SetStatus) -> None:
-        kept = self._tasks[command.key]
-        self._move(kept.row, command)
-        kept.retry_at = None
+        self._move(self._tasks[command.key], command)
+        self._beside[command.key].retry_at = None
 
     def _assign(self, command: c.Assign) -> None:
-        kept, worker = self._tasks[command.key], command.worker
-        row = kept.row
+        row, beside, worker = *self._both(command.key), command.worker
         self._count(row, TaskStatus.ASSIGNED)
         row.attempt, row.worker, row.reason = command.attempt, worker.title, None
         row.started_at = None
-        kept.holder, kept.retry_at = worker, None
+        beside.holder, beside.retry_at = worker, None
         row.attempts.append(
             AttemptRow(command.attempt, worker.title, worker.incarnation, command.at)
         )
 
     def _start(self, command: c.Start) -> None:
-        row = self._tasks[command.key].row
+        row = self._tasks[command.key]
         self._count(row, TaskStatus.RUNNING)
         row.started_at = command.at
         _attempt(row).started_at = command.at
 
     def _end(self, command: c.EndAttempt) -> None:
-        kept = self._tasks[command.key]
-        row, attempt, result = kept.row, _attempt(kept.row), command.result
+        row, beside = self._both(command.key)
+        attempt, result = _attempt(row), command.result
         self._move(row, command)
-        kept.holder, kept.retry_at = None, command.retry_at
-        kept.failures, kept.losses = command.failures, command.losses
+        beside.holder, beside.retry_at = None, command.retry_at
+        beside.failures, beside.losses = command.failures, command.losses
         attempt.outcome, attempt.error = command.outcome, command.reason
         attempt.finished_at = command.at
         if result is not None:
@@ -212,23 +214,20 @@ class MemoryStore:
             row.finished_at = attempt.finished_at
 
     def _set_need(self, command: c.SetNeed) -> None:
-        kept = self._tasks[command.key]
-        kept.need, kept.row.reason = command.need, command.reason
+        row, beside = self._both(command.key)
+        beside.need, row.reason = command.need, command.reason
 
     def _reopen(self, command: c.Reopen) -> None:
-        kept = self._tasks[command.key]
-        row = kept.row
+        row = self._tasks[command.key]
+        self._beside[command.key] = _Beside(command.at)
         self._count(row, command.status)
         self._runs[row.run].finished_at = None
         row.reason = row.finished_at = row.output = row.error = None
-        kept.opened_at = command.at
-        kept.failures = kept.losses = 0
-        kept.need = None
 
     def _stale(self, command: c.Stale) -> None:
-        kept = self._tasks.get((command.result.run, command.result.id))
-        if kept is not None:
-            kept.row.attempts.append(AttemptRow.of_stale(command))
+        row = self._tasks.get((command.result.run, command.result.id))
+        if row is not None:
+            row.attempts.append(AttemptRow.of_stale(command))
 
     def _save_worker(self, command: c.SaveWorker) -> None:
         self._workers[command.profile.name] = WorkerRow(
@@ -259,11 +258,11 @@ class MemoryStore:
         ]
 
     async def task(self, key: TaskKey) -> TaskRow | None:
-        kept = self._tasks.get(key)
-        if kept is None:
+        row = self._tasks.get(key)
+        if row is None:
             return None
-        attempts = sorted(kept.row.attempts, key=lambda a: (a.attempt, not a.counted))
-        return replace(kept.row, attempts=[replace(attempt) for attempt in attempts])
+        attempts = sorted(row.attempts, key=lambda a: (a.attempt, not a.counted))
+        return replace(row, attempts=[replace(attempt) for attempt in attempts])
 
     async def workers(self) -> list[WorkerRow]:
         return [self._workers[name] for name in sorted(self._workers)]
@@ -274,23 +273,23 @@ def _attempt(row: TaskRow) -> AttemptRow:
     return next(a for a in reversed(row.attempts) if a.counted)
 
 
-def _live_row(kept: _Kept) -> LiveRow:
-    row, holder = kept.row, kept.holder
+def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
+    holder = beside.holder
     return LiveRow(
         run=row.run,
         seq=row.seq,
         task=without_texts(row.task),
         fingerprint=row.fingerprint,
         status=row.status,
-        submitted_at=kept.opened_at,
+        submitted_at=beside.opened_at,
         attempt=row.attempt,
-        failures=kept.failures,
-        losses=kept.losses,
+        failures=beside.failures,
+        losses=beside.losses,
         worker=None if holder is None else holder.name,
         incarnation=None if holder is None else holder.incarnation,
         assigned_at=None if holder is None else _attempt(row).assigned_at,
-        retry_at=kept.retry_at,
-        need=kept.need,
+        retry_at=beside.retry_at,
+        need=beside.need,
     )
 
 
