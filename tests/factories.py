@@ -209,7 +209,10 @@ class Driver:
 
     def _again(self, of: Task, run: str, **more: Any) -> c.Again:
         there = self.stored[run, of.id]
-        facts = {"status": there.status, "attempt": self.attempts.get((run, of.id), 0)} | more
+        facts: dict[str, Any] = {
+            "status": there.status,
+            "attempt": self.attempts.get((run, of.id), 0),
+        } | more
         return c.Again((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
 
     def _as_event(self, event: c.Event | Submission, known: dict[TaskKey, c.Known]) -> c.Event:

@@ -54,8 +54,6 @@ class Class:
 
     def ready_since(self, before: float, most: int) -> list[TaskEntry]:
         """The first of the tasks that have been ready since before."""
-        if self.oldest > before:
-            return []
         waiting = self.waiting()
         self.oldest = min((entry[2].ready_at for entry in waiting), default=inf)
         old = nsmallest(most, (entry for entry in waiting if entry[2].ready_at <= before))

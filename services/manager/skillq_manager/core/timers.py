@@ -63,5 +63,5 @@ def _counts(timer: _Timer) -> bool:
             return not task.status.is_terminal
         case Kind.OVERDUE:
             return task.worker is not None and task.attempt == guard
-        case Kind.UNROUTABLE:
-            return bool(task.ticket) and task.ticket == guard
+        case _:
+            return task.ticket == guard
