@@ -39,6 +39,7 @@ class Faults:
     doubled: float = 0.0
     late: float = 0.0
     late_by: float = 20.0
+    crashes: float = 0.0  # the publisher dies right before or after
 
 
 class Link:
@@ -62,6 +63,7 @@ class Network:
         self.is_up = True
         self.is_blocked = False
         self.transports: list[SimTransport] = []
+        self.crash: Callable[[], Awaitable[None]] | None = None  # kills who is here
         self._held: list[Callable[[], None]] = []
 
     def delay(self) -> float:
@@ -342,6 +344,7 @@ class SimTransport:
     async def publish(
         self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
     ) -> None:
+        await self._may_crash()
         link = self._live_link()
         sent = Message(message, self._app_id, exchange, key)
 
@@ -353,6 +356,12 @@ class SimTransport:
             self._network.carry(link, sent, done, mandatory)
 
         await self._answer(link, start)
+        await self._may_crash()
+
+    async def _may_crash(self) -> None:
+        network = self._network
+        if network.crash is not None and network.happens(network.faults.crashes):
+            await network.crash()
 
     async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> KeptConsumer:
         return await self._consume(

@@ -34,6 +34,8 @@ class Scenario:
     faults: Faults
     rates: dict[str, float]  # of faults, per second
     commit_fails: float = 0.0
+    disk_latency: float = 0.002
+    disk_crashes: float = 0.0
     validates: bool = False
     operator: float = 0.0  # actions per second
 
@@ -65,6 +67,8 @@ def scenario(seed: int) -> Scenario:
         faults=_faults(chance),
         rates=_rates(chance, workers),
         commit_fails=chance.choice((0.0, 0.0, 0.01)),
+        disk_latency=chance.choice((0.001, 0.01, 0.1)),
+        disk_crashes=chance.choice((0.0, 0.002, 0.01)),
         validates=tasks <= 100,
         operator=chance.choice((0.0, 0.05, 0.2)),
     )
@@ -82,6 +86,7 @@ def _faults(chance: Random) -> Faults:
         doubled=some(0.3),
         late=some(0.05),
         late_by=chance.choice((2.0, 15.0)),
+        crashes=chance.choice((0.0, 0.002, 0.01)),
     )
 
 

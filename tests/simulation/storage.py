@@ -1,7 +1,7 @@
 """What lasts: the memory store as the disk that managers come and go on, and a log of all that was committed."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
 from types import TracebackType
@@ -37,8 +37,11 @@ class Disk:
     chance: Random
     latency: float = 0.002
     fails: float = 0.0  # how often a commit fails, and nobody knows whether it was written
+    crash: Callable[[], Awaitable[None]] | None = None  # comes now and then: kills who is here
+    crashes: float = 0.0
     log: list[Commit] = field(default_factory=list)
-    holder: str | None = None
+    holder: str | None = None  # None: it has left in order
+    epoch: int = 0
     expires_at: float = 0.0
 
 
@@ -48,6 +51,7 @@ class SimStore:
     def __init__(self, disk: Disk, holder: str) -> None:
         self._disk = disk
         self._holder = holder
+        self._epoch: int | None = None
         self.id = disk.memory.id
 
     async def __aenter__(self) -> Self:
@@ -62,30 +66,39 @@ class SimStore:
 
     async def _wait(self) -> None:
         """Let others run: a process may die between any two steps."""
-        await asyncio.sleep(self._disk.latency * self._disk.chance.random())
+        disk = self._disk
+        await asyncio.sleep(disk.latency * disk.chance.random())
+        if disk.crash is not None and disk.chance.random() < disk.crashes:
+            await disk.crash()
 
     # --- leadership
 
     async def acquire(self) -> bool:
         await self._wait()
         disk, now = self._disk, asyncio.get_running_loop().time()
-        if disk.holder not in {None, self._holder} and now < disk.expires_at:
-            return False
-        disk.holder, disk.expires_at = self._holder, now + LEASE_SECONDS
+        if self._epoch is None and (disk.holder is None or now >= disk.expires_at):
+            disk.holder, disk.epoch = self._holder, disk.epoch + 1
+            self._epoch = disk.epoch
+        elif self._epoch != disk.epoch:
+            self._epoch = None  # and what we remember is not what the store has any more
+        if self._epoch is not None:
+            disk.expires_at = now + LEASE_SECONDS
         await self._wait()
-        return True
+        return self._epoch is not None
 
     async def release(self) -> None:
         await self._wait()
-        if self._disk.holder == self._holder:
+        if self._epoch == self._disk.epoch:
             self._disk.holder = None
+        self._epoch = None
 
     # --- journal
 
     async def commit(self, commands: Sequence[Command]) -> None:
         await self._wait()
-        if self._disk.holder != self._holder:
-            raise LeadershipLost("another manager has taken the lead")
+        if self._epoch is None or self._epoch != self._disk.epoch:
+            self._epoch = None
+            raise LeadershipLost("this manager does not lead; nothing was written")
         fails = self._disk.fails and self._disk.chance.random() < self._disk.fails
         if fails and self._disk.chance.random() < 0.5:
             raise Unreachable("the database failed")

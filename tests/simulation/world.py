@@ -81,8 +81,14 @@ class World:
         self.trace = trace
         self.chance = Random(f"world {scenario.seed}")
         self.network = Network(loop, Random(f"network {scenario.seed}"), scenario.faults)
+        self.network.crash = self._crash_here
         self.disk = Disk(
-            MemoryStore(), Random(f"disk {scenario.seed}"), fails=scenario.commit_fails
+            MemoryStore(),
+            Random(f"disk {scenario.seed}"),
+            latency=scenario.disk_latency,
+            fails=scenario.commit_fails,
+            crash=self._crash_here,
+            crashes=scenario.disk_crashes,
         )
         self.works = Works()
         self.works.scripts.update(scenario.scripts)
@@ -134,7 +140,7 @@ class World:
         self.is_healed = True
         self.healed_at = self.loop.time()
         self.network.faults = Faults()
-        self.disk.fails = 0.0
+        self.disk.fails = self.disk.crashes = 0.0
         self.network.come_back()
         self.network.unblock()
         for process in self.loop.processes:
@@ -190,6 +196,14 @@ class World:
         for units in (self.workers, self.managers, self.clients):
             if unit in units:
                 units.remove(unit)
+
+    async def _crash_here(self) -> None:
+        """Kill the process that runs, in the middle of what it does."""
+        process = current_process()
+        for unit in (*self.workers, *self.managers, *self.clients):
+            if unit.process is process:
+                self.kill(unit)
+        await asyncio.Event().wait()
 
     def kill(self, unit: Unit) -> None:
         """It says nothing more; the broker notices at once, or when no heartbeat comes."""
