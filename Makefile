@@ -6,8 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install
 LOCKED := --require-hashes --only-binary :all:
 EDITABLE := --no-deps --no-build-isolation --editable .
-LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes \
-	--no-header --no-emit-index-url --no-emit-find-links
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header
 
 .PHONY: demo test lint format bench up down lock
 

@@ -364,23 +364,6 @@ def test_a_second_manager_waits_and_takes_over(system: System) -> None:
     second.says("connected")
 
 
-def test_a_stop_of_long_ago_does_not_send_the_next_start_of_a_worker_home(system: System) -> None:
-    """It waits in the queue of one that was killed."""
-    manager = system.manager(stop_when_done=True)
-    victim = system.worker("victim", 5)
-    victim.says("connected")
-    victim.kill()
-    here = system.worker("here", 5)
-    here.says("connected")
-    assert answer(system.submit(system.write("run.json", tasks(1))))["counts"] == {"succeeded": 1}
-    assert (here.ends(), manager.ends()) == (0, 0)
-    system.manager()
-    heir = system.worker("victim", 5)
-    assert answer(system.submit("run.json", "--run", "next"))["counts"] == {"succeeded": 1}
-    assert heir.logged("attempt_ended")
-    assert not heir.logged("draining")
-
-
 def test_the_manager_leaves_in_order_when_it_is_told_to(system: System) -> None:
     manager = system.manager()
     worker = system.worker("one", 5)

@@ -182,6 +182,23 @@ async def test_a_worker_that_never_says_goodbye_does_not_keep_the_manager_for_ev
             await plant.running
 
 
+async def test_a_stop_of_long_ago_does_not_send_the_next_start_of_a_worker_home(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It waits in the queue of one that died before it came."""
+    monkeypatch.setattr(module, "STOP_SECONDS", 0.1)
+    async with Plant(stop_when_done=True) as first:
+        victim = await first.hand("Victim", 3)
+        await first.hand("Here", 9)
+        await victim.die()
+        await first.complete(*tasks(1, difficulty=9))
+        await first.running
+        async with Plant(broker=first.broker) as second:
+            heir = await second.hand("Victim", 3)
+            assert (await second.complete(*tasks(1))).has_succeeded
+            assert not heir.running.done()
+
+
 # --- readiness -------------------------------------------------------------------------------
 
 
