@@ -16,7 +16,8 @@ from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.settings import POLICIES, ManagerSettings
-from skillq_manager.store.memory import MemoryStore
+from skillq_manager.store import open_store
+from skillq_manager.store.base import Views
 from skillq_manager.summary import ended_tasks
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
@@ -34,8 +35,8 @@ async def run(settings: ManagerSettings) -> None:
         connection_name="skillq manager",
         connect_timeout=settings.connect_timeout,
     )
-    store = MemoryStore()
-    async with transport:
+    store = open_store(settings.store_url, connect_timeout=settings.connect_timeout)
+    async with store, transport:
         manager = Manager(
             transport,
             store,
@@ -52,7 +53,10 @@ async def run(settings: ManagerSettings) -> None:
         app = create_app(manager, settings.api_token)
         log = structlog.get_logger()
         log.info(
-            logs.Log.STARTED, broker=without_password(settings.broker_url), policy=settings.policy
+            logs.Log.STARTED,
+            broker=without_password(settings.broker_url),
+            store=without_password(settings.store_url),
+            policy=settings.policy,
         )
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -62,7 +66,7 @@ async def run(settings: ManagerSettings) -> None:
         log.info(logs.Log.STOPPED)
 
 
-async def print_summary(store: MemoryStore, run: str) -> None:
+async def print_summary(store: Views, run: str) -> None:
     """On standard output, apart from the logs."""
     lines = summary(await ended_tasks(store, run))
     sys.stdout.write("\n".join(lines) + "\n")

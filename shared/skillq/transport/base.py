@@ -122,8 +122,12 @@ class Transport(Protocol):
         """
         ...
 
-    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> Consumer:
-        """Consume a queue that exists. The consumer survives reconnects and broker restarts.
+    async def consume(
+        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+    ) -> Consumer:
+        """Consume a queue that exists; of several consumers, the one of the highest priority that has room gets all.
+
+        The consumer survives reconnects and broker restarts.
 
         Raises:
             QueueNotFound: there is no such queue.

@@ -132,13 +132,15 @@ class MemoryBroker:
             if target.name not in dead.died_in:
                 target.put(dead)
 
-    def consumer(self, queue: str, prefetch: int, *, exclusive: bool) -> MemoryConsumer:
+    def consumer(
+        self, queue: str, prefetch: int, *, exclusive: bool, priority: int
+    ) -> MemoryConsumer:
         found = self._queues.get(queue)
         if found is None:
             raise QueueNotFound(f"queue {queue} does not exist (yet)")
         if any(other.exclusive for other in found.consumers) or (exclusive and found.consumers):
             raise QueueInUse(f"queue {queue} has a consumer; only one may consume it exclusively")
-        return MemoryConsumer(self, found, prefetch, exclusive)
+        return MemoryConsumer(self, found, prefetch, exclusive, priority)
 
     def subscription(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._exchange(exchange)
@@ -209,10 +211,11 @@ class MemoryTransport:
             await asyncio.sleep(0)
 
     async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False
+        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
     ) -> MemoryConsumer:
         self._check_open()
-        return self._keep(self._broker.consumer(queue, prefetch, exclusive=exclusive))
+        consumer = self._broker.consumer(queue, prefetch, exclusive=exclusive, priority=priority)
+        return self._keep(consumer)
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._check_open()

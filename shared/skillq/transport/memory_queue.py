@@ -78,6 +78,7 @@ class MemoryQueue:
         self.arguments = dict(arguments)
         self.consumers: deque[MemoryConsumer] = deque()
         self.temporary = False
+        self._ranked = False  # some consumers go first
         self._broker = broker
         self._ready: deque[Stored] = deque()
         self._places = count()
@@ -117,15 +118,20 @@ class MemoryQueue:
             consumer.take(self._ready.popleft(), next(_tags))
 
     def _free_consumer(self) -> "MemoryConsumer | None":
+        """Of those that have room, one of the highest priority, in turn."""
+        chosen: MemoryConsumer | None = None
         for _ in range(len(self.consumers)):
             consumer = self.consumers[0]
             self.consumers.rotate(-1)
-            if consumer.has_room:
-                return consumer
-        return None
+            if consumer.has_room and (chosen is None or consumer.priority > chosen.priority):
+                chosen = consumer
+                if not self._ranked:
+                    break
+        return chosen
 
     def attach(self, consumer: "MemoryConsumer") -> None:
         self.consumers.append(consumer)
+        self._ranked = len({one.priority for one in self.consumers}) > 1
         self.touch()
         self.dispatch()
 
@@ -173,11 +179,19 @@ def _number(arguments: Mapping[str, Argument], name: str) -> int | None:
 class MemoryConsumer:
     """See `skillq.transport.base.Consumer`."""
 
-    def __init__(self, broker: Owner, queue: MemoryQueue, prefetch: int, exclusive: bool):
+    def __init__(
+        self,
+        broker: Owner,
+        queue: MemoryQueue,
+        prefetch: int,
+        exclusive: bool,
+        priority: int = 0,
+    ):
         self._broker = broker
         self._queue = queue
         self._prefetch = prefetch
         self.exclusive = exclusive
+        self.priority = priority
         self._unacked: dict[int, Stored] = {}
         self._arrived: list[Delivery] = []
         self._news = asyncio.Event()

@@ -176,7 +176,9 @@ class _Channel:
 _Find = Callable[[AbstractChannel], Awaitable[str]]
 
 
-async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Session:
+async def _begin(
+    link: _Link, find: _Find, prefetch: int, exclusive: bool, priority: int
+) -> Session:
     channel = await link.channel()
     try:
         session = Session(_Channel(channel))
@@ -189,7 +191,13 @@ async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Se
             if (tag := message.delivery_tag) is not None and not session.over.is_set():
                 session.take(tag, _delivery(message, queue, (session, tag)))
 
-        await channel.basic_consume(queue, take, exclusive=exclusive, timeout=_RPC_SECONDS)
+        await channel.basic_consume(
+            queue,
+            take,
+            exclusive=exclusive,
+            arguments={"x-priority": priority} if priority else None,
+            timeout=_RPC_SECONDS,
+        )
     except BaseException:
         await _close(channel)
         raise
@@ -331,12 +339,14 @@ class RabbitTransport:
             app_id=self._app_id,
         )
 
-    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> KeptConsumer:
+    async def consume(
+        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+    ) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
             # Consuming asks for it anyhow, and a passive declaration needs more permissions.
             return queue
 
-        return await self._consume(find, queue, prefetch, exclusive=exclusive)
+        return await self._consume(find, queue, prefetch, exclusive=exclusive, priority=priority)
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
@@ -351,13 +361,13 @@ class RabbitTransport:
         return await self._consume(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
 
     async def _consume(
-        self, find: _Find, what: str, prefetch: int, *, exclusive: bool
+        self, find: _Find, what: str, prefetch: int, *, exclusive: bool, priority: int = 0
     ) -> KeptConsumer:
         link = self._link(_CONSUME)
 
         async def begin() -> Session:
             with _translated(f"consume {what}"):
-                return await _begin(link, find, prefetch, exclusive)
+                return await _begin(link, find, prefetch, exclusive, priority)
 
         try:
             consumer = await KeptConsumer(begin, link.wait_until_connected).open()

@@ -209,6 +209,11 @@ class Leadership(Protocol):
         """Become or stay the leader for the lease's time from now; False while another one leads."""
         ...
 
+    @property
+    def epoch(self) -> int:
+        """Counts the leaders of this store; 0 where no other manager could lead on it."""
+        ...
+
     async def release(self) -> None:
         """Let another lead at once."""
         ...

@@ -75,6 +75,8 @@ class MemoryStore:
 
     # --- Leadership: nobody else can reach it
 
+    epoch = 0
+
     async def acquire(self) -> bool:
         return True
 

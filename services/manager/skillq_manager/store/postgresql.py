@@ -161,6 +161,10 @@ class Postgresql:
 
     # --- leadership
 
+    @property
+    def epoch(self) -> int:
+        return self._epoch or 0
+
     async def acquire(self) -> bool:
         if self._epoch is None:
             self._epoch = await self._lead(_TAKE, self._me, self._lease)

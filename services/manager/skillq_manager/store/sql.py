@@ -68,6 +68,10 @@ class SqlStore:
     async def acquire(self) -> bool:
         return await self._database.acquire()
 
+    @property
+    def epoch(self) -> int:
+        return self._database.epoch
+
     async def release(self) -> None:
         await self._database.release()
 
