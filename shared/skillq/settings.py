@@ -37,6 +37,11 @@ def _broker_url(url: str) -> str:
 BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
 
 
+def of_tests(name: str) -> str | None:
+    """A variable that is no setting, for the tests of whole processes."""
+    return os.environ.get(PREFIX + name)
+
+
 class _SecretFiles(PydanticBaseSettingsSource):
     """Reads `SKILLQ_X_FILE` for any field x."""
 

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import topology
+from skillq import crash, topology
 from skillq.clock import Clock
 from skillq.errors import MalformedMessage, QueueInUse, TransportError, Unreachable, UsageError
 from skillq.logs import Log
@@ -241,7 +241,10 @@ class Manager:
         while not self._stopping:
             deadline = self.state.next_deadline()
             timeout = None if deadline is None else max(0.0, deadline - self._clock())
-            await self._round(await self._inbox.take(timeout))
+            intake = await self._inbox.take(timeout)
+            if intake:
+                crash.at("manager.received")
+            await self._round(intake)
             if await self._is_done():
                 await self._say_goodbye()
                 return
@@ -257,10 +260,14 @@ class Manager:
     async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
         """Write, then send, then acknowledge what it came from, then say so."""
         if commands:
+            crash.at("manager.decided")
             await self.store.commit(commands)
+            crash.at("manager.committed")
             await self._outbox.send(commands)
+            crash.at("manager.sent")
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
+            crash.at("manager.acked")
         for command in commands:
             await self._tell(command)
 

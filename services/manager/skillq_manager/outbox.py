@@ -7,7 +7,7 @@ from typing import Any
 
 import structlog
 
-from skillq import topology
+from skillq import crash, topology
 from skillq.errors import TransportError, Unroutable, UsageError
 from skillq.logs import Log
 from skillq.messages import (
@@ -138,6 +138,7 @@ class Outbox:
                 log.warning(Log.NOT_CONFIRMED, worker=worker.title, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
+                crash.at("manager.confirmed")
                 return
 
     async def _declare(self, worker: str) -> None:

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import structlog
 
-from skillq import topology
+from skillq import crash, topology
 from skillq.clock import Clock
 from skillq.errors import MalformedMessage, QueueInUse, QueueNotFound, TransportError, UsageError
 from skillq.logs import Log
@@ -277,8 +277,11 @@ class Worker:
     async def _receive(self, consumer: Consumer) -> None:
         while True:
             deliveries = await consumer.batch()
+            crash.at("worker.received")
             handled = [d for d in deliveries if await self._handle(consumer, d)]
+            crash.at("worker.accepted")
             await consumer.ack(handled)
+            crash.at("worker.acked")
 
     async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
         """Obey; False where the delivery was parked and needs no acknowledgement."""
@@ -362,7 +365,9 @@ class Worker:
                 ProgressItem(run=ref.run, id=ref.id, attempt=ref.attempt, at=self._clock())
             )
             log.debug(Log.ATTEMPT_STARTED, task=(ref.run, ref.id), attempt=ref.attempt)
+            crash.at("worker.started")
             result = await attempt(self._executor, task, self._clock)
+            crash.at("worker.finished")
             log.debug(Log.ATTEMPT_ENDED, task=(ref.run, ref.id), outcome=result.outcome)
             self._reporter.ended(result)
 
