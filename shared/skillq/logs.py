@@ -29,7 +29,6 @@ class Log(StrEnum):
     SUBMISSION_REFUSED = "submission_refused"
     RUN_COMPLETED = "run_completed"
     TASK_ASSIGNED = "task_assigned"
-    TASK_STARTED = "task_started"
     TASK_ENDED = "task_ended"
     RESULT_STALE = "result_stale"
     ATTEMPT_STARTED = "attempt_started"

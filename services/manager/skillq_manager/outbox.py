@@ -6,6 +6,7 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
+from pydantic import JsonValue
 
 from skillq import crash, topology
 from skillq.errors import TransportError, Unroutable, UsageError
@@ -241,63 +242,45 @@ def _pack_events(run: str, task_type: str, items: list[TaskEvent]) -> list[Outgo
 
 
 def _task_event(command: c.Command) -> tuple[str, str, TaskEvent] | None:
+    """The run and the type of a task, and what has become of it."""
     match command:
         case c.AddTask():
-            task_type, attempt, worker, reason = command.task.type, 0, None, None
-            status, output = command.status, None
+            run, id = command.key
+            event = TaskEvent(id=id, status=command.status, attempt=0, at=command.at)
+            return run, command.task.type, event
         case c.SetStatus():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                None,
-                command.reason,
-            )
-            status, output = command.status, None
-        case c.Assign():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                command.worker.title,
-                None,
-            )
-            status, output = TaskStatus.ASSIGNED, None
-        case c.Start():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                command.worker.title,
-                None,
-            )
-            status, output = TaskStatus.RUNNING, None
+            return _moved(command, command.status, reason=command.reason)
+        case c.Assign() | c.Start():
+            has_begun = isinstance(command, c.Start)
+            status = TaskStatus.RUNNING if has_begun else TaskStatus.ASSIGNED
+            return _moved(command, status, command.worker)
         case c.EndAttempt():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                command.worker.title,
-                command.reason,
-            )
-            status, output = command.status, command.result.output if command.result else None
+            output = command.result.output if command.result else None
+            return _moved(command, command.status, command.worker, command.reason, output)
         case c.Reopen():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                None,
-                "sent again",
-            )
-            status, output = command.status, None
+            return _moved(command, command.status, reason="sent again")
         case _:
             return None
+
+
+def _moved(
+    command: c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.Reopen,
+    status: TaskStatus,
+    worker: WorkerProfile | None = None,
+    reason: str | None = None,
+    output: JsonValue = None,
+) -> tuple[str, str, TaskEvent]:
     run, id = command.key
     event = TaskEvent(
         id=id,
         status=status,
-        attempt=attempt,
+        attempt=command.attempt,
         at=command.at,
-        worker=worker,
+        worker=worker.title if worker else None,
         reason=reason,
         output=output,
     )
-    return run, task_type, event
+    return run, command.task_type, event
 
 
 def _worker_event(command: c.SaveWorker) -> WorkerEvent:

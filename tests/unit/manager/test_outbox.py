@@ -13,9 +13,12 @@ from skillq.messages import (
     AttemptRef,
     Cancel,
     Message,
+    Outcome,
     RunEvent,
     Task,
+    TaskEvent,
     TaskEvents,
+    TaskResult,
     TaskStatus,
     WorkerEvent,
     WorkerEventKind,
@@ -239,6 +242,47 @@ async def test_events_are_one_message_for_each_run_type_and_status(office: Offic
     ]
     events = [decode(d.body) for d in deliveries]
     assert sum(len(e.events) for e in events if isinstance(e, TaskEvents)) == 10
+
+
+_DONE = TaskResult(run="run", id="a", attempt=2, outcome=Outcome.SUCCEEDED, output=7)
+_ADA = profile("Ada")
+_END = c.EndAttempt(
+    ("run", "a"), "ocr", 2, _ADA, Outcome.SUCCEEDED, TaskStatus.SUCCEEDED, None, _DONE, None, 0, 0, 9.0
+)  # fmt: skip
+MOVES: list[tuple[c.Command, dict[str, object]]] = [
+    (
+        c.SetStatus(("run", "a"), "ocr", TaskStatus.FAILED, "b failed", 1, 9.0),
+        {"status": TaskStatus.FAILED, "attempt": 1, "reason": "b failed"},
+    ),
+    (
+        c.Assign(("run", "a"), "ocr", 2, _ADA, 9.0),
+        {"status": TaskStatus.ASSIGNED, "worker": "Ada"},
+    ),
+    (c.Start(("run", "a"), "ocr", 2, _ADA, 9.0), {"status": TaskStatus.RUNNING, "worker": "Ada"}),
+    (_END, {"status": TaskStatus.SUCCEEDED, "worker": "Ada", "output": 7}),
+    (
+        _END._replace(outcome=Outcome.LOST, status=TaskStatus.READY, reason="lost", result=None),
+        {"status": TaskStatus.READY, "worker": "Ada", "reason": "lost"},
+    ),
+    (
+        c.Reopen(("run", "a"), "ocr", TaskStatus.BLOCKED, 2, 9.0),
+        {"status": TaskStatus.BLOCKED, "reason": "sent again"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), MOVES)
+async def test_every_move_of_a_task_is_told_with_what_belongs_to_it(
+    office: Office, command: c.Command, told: dict[str, object]
+) -> None:
+    await office.store_tasks(task("a"))
+    await office.send(command)
+    (message,) = await said(office.events)
+    assert isinstance(message, TaskEvents)
+    assert (message.run, message.task_type) == ("run", "ocr")
+    assert message.events == (
+        TaskEvent.model_validate({"id": "a", "attempt": 2, "at": 9.0} | told),
+    )
 
 
 async def test_an_answer_tells_who_submitted(office: Office) -> None:
