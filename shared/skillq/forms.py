@@ -27,6 +27,7 @@ from skillq.messages import (
     Level,
     Task,
     Title,
+    WorkerTitle,
     check_tasks,
     shorten,
     slug,
@@ -59,7 +60,7 @@ class WorkerForm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Title
+    name: WorkerTitle
     skill: Annotated[Level, BeforeValidator(_number)]
     specialties: Labels = ()
     slots: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)] = 1

@@ -35,7 +35,8 @@ DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
 MIN_LEVEL, MAX_LEVEL = 1, 10
-RESERVED_NAMES = frozenset({"all"})  # the key `stop.all` is everybody's
+SPECIALTY_BONUS = 2  # levels, for a worker among whose specialties the type of the task is
+RESERVED_NAMES = frozenset({"all"})  # no worker's: the key `stop.all` is everybody's
 
 
 class TaskStatus(StrEnum):
@@ -92,15 +93,13 @@ def slug(written: str) -> str:
     """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
 
     Raises:
-        ValueError: nothing is left of it, it is longer than 63 characters, or it is reserved.
+        ValueError: nothing is left of it, or it is longer than 63 characters.
     """
     name = re.sub(r"[^a-z0-9]+", "-", written.lower()).strip("-")
     if not name:
         raise ValueError(f"{written!r} has no letter a-z or digit to make a name from")
     if len(name) > MAX_NAME:
         raise ValueError(f"{written!r} is longer than {MAX_NAME} characters")
-    if name in RESERVED_NAMES:
-        raise ValueError(f"{written!r} is reserved: choose another name")
     return name
 
 
@@ -113,6 +112,12 @@ def _plain(written: object) -> object:
 
 def _sluggable(written: str) -> str:
     slug(written)
+    return written
+
+
+def _a_worker_s(written: str) -> str:
+    if slug(written) in RESERVED_NAMES:
+        raise ValueError(f"{written!r} is reserved: choose another name")
     return written
 
 
@@ -147,6 +152,7 @@ Level = Annotated[int, Field(ge=MIN_LEVEL, le=MAX_LEVEL)]
 Title = Annotated[
     str, BeforeValidator(_plain), Field(min_length=1, max_length=120), AfterValidator(_sluggable)
 ]
+WorkerTitle = Annotated[Title, AfterValidator(_a_worker_s)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 TaskId = Annotated[
     str, BeforeValidator(_plain), Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$")
@@ -253,8 +259,8 @@ class Submission(Wire):
 class WorkerProfile(Wire):
     """Who a worker is and what it can do; `types` is None when it takes any type."""
 
-    name: Name
-    title: Title
+    name: Annotated[Name, AfterValidator(_a_worker_s)]
+    title: WorkerTitle
     incarnation: str
     skill: Level
     specialties: Labels = ()

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from skillq.messages import Labels, Level, Title
+from skillq.messages import Labels, Level, WorkerTitle
 from skillq.settings import Settings
 
 HOST = "{host}"
@@ -29,7 +29,7 @@ def _with_host(written: str) -> str:
 
 
 class WorkerSettings(Settings):
-    name: Annotated[Title, BeforeValidator(_with_host)] = Field(
+    name: Annotated[WorkerTitle, BeforeValidator(_with_host)] = Field(
         default_factory=_host_name,
         description="its name, {host} standing for the host's; default: the host's",
     )

@@ -166,7 +166,6 @@ TASKS: dict[str, tuple[dict[str, object], str]] = {
     "a timeout of words": ({"timeout": "soon"}, "timeout: "),
     "a text as list": ({"depends_on": "ok"}, "depends_on: should be a list, not 'ok'"),
     "a type that makes no name": ({"type": "…"}, "type: '…' has no letter a-z or digit"),
-    "a reserved type": ({"type": "all"}, "type: 'all' is reserved: choose another name"),
     "control characters": ({"type": "\x1b…\n"}, "type: "),
     "no attempt": ({"max_attempts": 0}, "max_attempts: "),
 }

@@ -8,9 +8,8 @@ then the hardest task first: list scheduling under grade-of-service eligibility 
 from collections.abc import Sequence
 from typing import Protocol
 
+from skillq.messages import SPECIALTY_BONUS
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
-
-SPECIALTY_BONUS = 2
 
 Order = tuple[float | int | str, ...]
 
