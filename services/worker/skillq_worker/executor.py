@@ -182,15 +182,19 @@ def _types(error: BaseException) -> tuple[str, ...]:
 
 def _text(error: Exception, prefix: str = "") -> str:
     """What an error says, fit for a message: a result that cannot be sent would never be counted."""
+    text = prefix + _said(error)
+    return shorten(text.encode(errors="backslashreplace").decode(), _MAX_ERROR)
+
+
+def _said(error: BaseException) -> str:
     try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - users' errors may fail at that, too
-        said = "what it says cannot be read"
-    return shorten((prefix + said).encode(errors="backslashreplace").decode(), _MAX_ERROR)
+        return str(error)
+    except BaseException:  # noqa: BLE001 - users' errors may fail at that, too, and as they like
+        return "what it says cannot be read"
 
 
 def _ordinary(error: BaseException) -> Exception:
     """An error that can cross to another thread's loop without ending it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return RuntimeError(f"{type(error).__name__}: {_said(error)}")

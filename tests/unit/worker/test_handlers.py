@@ -241,6 +241,16 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
+class Mute(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 ERRORS = [
     (ValueError("no such page"), "ValueError: no such page"),
     (KeyError("page"), "KeyError: 'page'"),
@@ -252,6 +262,8 @@ ERRORS = [
     (StopAsyncIteration(), "StopAsyncIteration"),
     (asyncio.CancelledError(), "ancelled"),
     (Unspeakable(), "Unspeakable: what it says cannot be read"),
+    (Mute(), "Mute: what it says cannot be read"),
+    (Leaving(), "Leaving: what it says cannot be read"),
     (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
     (ValueError("x" * 1_000_000), "ValueError: xxx"),
 ]
