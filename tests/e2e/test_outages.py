@@ -6,28 +6,16 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker import Broker, find_broker
-from tests.e2e.conftest import MY_TASKS
+from tests.broker import Broker
+from tests.e2e.conftest import lay_out
 from tests.e2e.processes import System, answer, executions, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
 
 @pytest.fixture
-def restartable(broker: Broker) -> Iterator[Broker]:
-    """A broker of our own: nobody restarts the one that was only lent to us."""
-    if broker.can_restart:
-        yield broker
-        return
-    own = find_broker(restartable=True)
-    yield own
-    own.stop()
-
-
-@pytest.fixture
 def system(restartable: Broker, tmp_path: Path) -> Iterator[System]:
-    (tmp_path / "done").mkdir()
-    (tmp_path / "my_tasks.py").write_text(MY_TASKS)
+    lay_out(tmp_path)
     with restartable.vhost() as url, System(url, tmp_path) as system:
         yield system
 

@@ -3,8 +3,6 @@
 import asyncio
 import json
 import signal
-from collections import Counter
-from pathlib import Path
 from urllib.parse import quote
 
 import pytest
@@ -13,18 +11,13 @@ from skillq import topology
 from skillq.transport import Outgoing
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import Broker
-from tests.e2e.processes import SUMMARY, TUTORIAL, System, answer, executions, until
+from tests.e2e.processes import SUMMARY, TUTORIAL, System, answer, begun, executions, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(120)]
 
 
 def tasks(count: int, **fields: object) -> str:
     return json.dumps({"tasks": [{"id": n, "difficulty": 1} | fields for n in range(count)]})
-
-
-def begun(here: Path) -> Counter[str]:
-    names = (name.partition(".")[0] for name in executions(here))
-    return Counter(name.removeprefix("begun-") for name in names if name.startswith("begun-"))
 
 
 # --- the tutorial ----------------------------------------------------------------------------
@@ -353,15 +346,15 @@ def test_a_submitter_that_no_manager_answers_says_so(system: System) -> None:
     assert client.err.endswith("start one: skillq manager\n")
 
 
-def test_a_second_manager_waits_and_takes_over(system: System) -> None:
+def test_a_second_manager_with_another_store_waits_and_takes_over(system: System) -> None:
     first = system.manager()
-    first.says("connected")
-    second = system.manager()
+    first.says("leading")
+    second = system.manager(store_url="memory://")
     second.says("waiting_for_queue", 2)
-    assert not second.logged("connected")
+    assert not second.logged("leading")
     first.signal(signal.SIGTERM)
     assert first.ends() == 0
-    second.says("connected")
+    second.says("leading")
 
 
 def test_the_manager_leaves_in_order_when_it_is_told_to(system: System) -> None:
