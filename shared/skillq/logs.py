@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from contextlib import suppress
 from enum import StrEnum
+from typing import TextIO, cast
 
 import structlog
 
@@ -28,6 +30,7 @@ class Log(StrEnum):
     SUBMISSION_ACCEPTED = "submission_accepted"
     SUBMISSION_REFUSED = "submission_refused"
     RUN_COMPLETED = "run_completed"
+    SUMMARY_UNREAD = "summary_unread"  # standard output takes it no more
     TASK_ASSIGNED = "task_assigned"
     TASK_ENDED = "task_ended"
     RESULT_STALE = "result_stale"
@@ -56,6 +59,21 @@ def configure(level: str, format: str | None) -> None:
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Heedless(sys.stderr))),
         cache_logger_on_first_use=False,
     )
+
+
+class _Heedless:
+    """Standard error; that it cannot be written, since its reader has gone or the disk is full, stops nobody."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()

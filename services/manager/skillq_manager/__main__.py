@@ -4,14 +4,16 @@ import asyncio
 import random
 import signal
 import sys
+from collections import Counter
 
 import structlog
 
-from skillq import logs
+from skillq import logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
+from skillq.forms import one_line
 from skillq.settings import load, without_password
-from skillq.summary import summary
+from skillq.summary import success_rate, summary
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
@@ -67,13 +69,19 @@ async def run(settings: ManagerSettings) -> None:
 
 
 async def print_summary(store: Views, run: str) -> None:
-    """On standard output, apart from the logs."""
-    lines = summary(await ended_tasks(store, run))
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+    """On standard output, apart from the logs; in them, where that cannot be written: nobody has to read it."""
+    ended = await ended_tasks(store, run)
+    try:
+        streams.write_out("".join(one_line(line) + "\n" for line in summary(ended)))
+    except OSError as error:
+        rate = round(success_rate(Counter(task.status for task in ended)), 2)
+        structlog.get_logger().warning(
+            logs.Log.SUMMARY_UNREAD, run=run, tasks=len(ended), success_rate=rate, error=str(error)
+        )
 
 
 def main() -> int:
+    streams.replace_closed()
     try:
         asyncio.run(run(load(ManagerSettings)))
     except SkillqError as error:

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import logs
+from skillq import logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.messages import WorkerProfile, slug
@@ -89,6 +89,7 @@ def _stop_on_signals(worker: Worker) -> None:
 
 
 def main() -> int:
+    streams.replace_closed()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:
         asyncio.run(run(load(WorkerSettings, {"handlers": handlers})))
