@@ -1,7 +1,8 @@
 """Whatever happens, in whatever order: the state agrees with itself and with an independent bookkeeper."""
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
 
 import hypothesis.strategies as st
 import pytest
@@ -14,6 +15,7 @@ from hypothesis.stateful import (
 )
 
 from skillq.messages import (
+    TERMINAL,
     AttemptRef,
     Connect,
     Heartbeat,
@@ -23,17 +25,20 @@ from skillq.messages import (
     Submission,
     Task,
     TaskStatus,
+    Unroutable,
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
 from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
 from tests.unit.core.model import Model
 
 T = TypeVar("T")
 
+FAILURES = TERMINAL - {TaskStatus.SUCCEEDED}
 RUNS = ("alpha", "beta", "Beta")  # the last two fall together on the wire
 TYPES = ("task", "ocr", "gpu")
 SOME = st.integers(0, 10_000)  # picks from what there is, modulo its length
@@ -46,6 +51,13 @@ TASKS: st.SearchStrategy[dict[str, Any]] = st.builds(
     priority=st.integers(1, 3),
     requires=st.just(()) | SPECIALTIES,
     max_attempts=st.integers(1, 3),
+    timeout=st.sampled_from([None, None, 1.0]),
+    deadline=st.sampled_from([None, None, 8.0, 40.0]),
+    retry_on=st.sampled_from([(), (), ("OSError",)]),
+    escalate_by=st.sampled_from([0, 0, 3]),
+    on_failed_dependency=st.sampled_from(["fail", "fail", "run"]),
+    unroutable=st.sampled_from(Unroutable),
+    unroutable_after=st.sampled_from([0.001, 5.0, 60.0]),
 )
 WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
@@ -53,24 +65,37 @@ WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
     slots=st.integers(1, 3),
     specialties=SPECIALTIES,
     types=st.none() | st.just(TYPES[:2]),
+    reserve=st.sampled_from([0, 0, 5]),
 )
+
+
+class Again(NamedTuple):
+    """An operator wants these sent again; the shell looks them up when the turn comes."""
+
+    keys: list[TaskKey]
 
 
 class Machine(RuleBasedStateMachine):
     """Events gather in `inbox`; a turn hands them to the state at once, as the manager's loop does."""
 
     policy: Callable[[], Policy] = BestFit
+    by_skill = True
 
     @initialize(chance=st.sampled_from([0.0, 0.5, 0.9]), expected=st.sampled_from([0, 0, 2]))
     def begin(self, chance: float, expected: int) -> None:
-        self.state = State(self.policy(), chance=lambda: chance, expected_workers=expected)
-        self.model = Model()
-        self.inbox: list[c.Event | Submission] = []
+        self.chance, self.expected = chance, expected
+        self.state = self._new_state()
+        self.model = Model(by_skill=self.by_skill)
+        self.inbox: list[c.Event | Submission | Again] = []
+        self.requests = count()
         self.now = 1000.0
         self.starts = 0
         self.profiles: list[WorkerProfile] = []  # of all incarnations there ever were
         self.assigned: list[c.Assign] = []  # all there ever were
         self.submitted: list[Submission] = []
+
+    def _new_state(self) -> State:
+        return State(self.policy(), chance=lambda: self.chance, expected_workers=self.expected)
 
     # --- submissions
 
@@ -111,6 +136,42 @@ class Machine(RuleBasedStateMachine):
         self.inbox.append(
             Submission(submission_id="s", run=run.lower(), run_title=run, tasks=(lost,))
         )
+
+    # --- operators
+
+    @precondition(lambda self: self.submitted)
+    @rule(which=SOME, some=st.lists(SOME, min_size=1, max_size=4))
+    def call_off(self, which: int, some: list[int]) -> None:
+        made = _nth(self.submitted, which)
+        ids = tuple(_nth(made.tasks, one).id for one in some)
+        self.inbox.append(c.CancelRequested(f"{next(self.requests)}", made.run, ids, "no"))
+
+    @precondition(lambda self: self.submitted)
+    @rule(which=SOME)
+    def call_off_a_run(self, which: int) -> None:
+        run = _nth(self.submitted, which).run
+        self.inbox.append(c.CancelRequested(f"{next(self.requests)}", run, None, "no"))
+
+    @rule(which=st.lists(SOME, min_size=1, max_size=5))
+    def send_again(self, which: list[int]) -> None:
+        rows = self.model.rows
+        failed = [key for key, row in rows.items() if row.status in FAILURES]
+        self.inbox.append(Again([_nth(failed or list(rows), one) for one in which if rows]))
+
+    @rule(blind=st.booleans())
+    def see(self, blind: bool) -> None:
+        self.inbox.append(c.Blinded() if blind else c.Sighted())
+
+    @rule()
+    def manager_dies(self) -> None:
+        """Its events go unacknowledged to the next, which knows what was stored."""
+        rows = self.model.next_manager(self.now)
+        self.state = self._new_state()
+        last = max((row.seq for row in self.model.rows.values()), default=0)
+        self.state.begin_restore(list(self.model.here.values()), last, self.now)
+        for start in range(0, len(rows), 2):
+            self.state.restore(rows[start : start + 2])
+        self._conclude(self.state.end_restore())
 
     # --- workers
 
@@ -161,13 +222,17 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.assigned)
     @rule(
         which=st.lists(SOME, min_size=1, max_size=3),
-        outcome=st.sampled_from(Outcome),
+        outcome=st.sampled_from(Outcome) | st.just(Outcome.FAILED),
         double=st.booleans(),
+        errors=st.sampled_from([("OSError", "Exception"), ("ValueError",)]),
     )
-    def finish(self, which: list[int], outcome: Outcome, double: bool) -> None:
+    def finish(
+        self, which: list[int], outcome: Outcome, double: bool, errors: tuple[str, ...]
+    ) -> None:
         """Results of attempts that are current, as far as there are any; twice, perhaps."""
         for one in (self._current(i) for i in which):
-            said = report(one.worker, *[result(one, outcome)] * (1 + double))
+            made = result(one, outcome, error_types=errors)
+            said = report(one.worker, *[made] * (1 + double))
             self.inbox.append(said)
 
     @precondition(lambda self: self.assigned)
@@ -225,17 +290,28 @@ class Machine(RuleBasedStateMachine):
     @rule(later=st.sampled_from([0.0, 0.1, 1.0, 4.0, 4.0]))
     def turn(self, later: float) -> None:
         self.now += later
-        events = [self.model.event(e) if isinstance(e, Submission) else e for e in self.inbox]
+        events = [self._as_event(e) for e in self.inbox]
         self.inbox = []
         expected = self.model.expect(events, self.now)
         out = self.state.handle(events, self.now)
-        validate(self.state)
         answers = [(a.accepted, a.known, a.reason is None) for a in pick(out, c.Answer)]
         assert answers == expected
+        self._check_results(events, out)
+        self._conclude(out)
+
+    def _as_event(self, event: c.Event | Submission | Again) -> c.Event:
+        if isinstance(event, Submission):
+            return self.model.event(event)
+        if isinstance(event, Again):
+            return self.model.retried(f"{next(self.requests)}", event.keys)
+        return event
+
+    def _conclude(self, out: list[c.Command]) -> None:
+        validate(self.state)
         self.model.apply(out)
         self.model.check_runs(out)
         self.model.check_holders()
-        self._check_results(events, out)
+        self.model.check_deadlines()
         self._check_fleet_and_tasks()
         self.assigned += pick(out, c.Assign)
 
@@ -250,7 +326,8 @@ class Machine(RuleBasedStateMachine):
     def _check_fleet_and_tasks(self) -> None:
         rows = self.model.rows
         live = {key: task.status for key, task in self.state.tasks.live.items()}
-        assert live == {key: row.status for key, row in rows.items() if not row.status.is_terminal}
+        there = {key: row.status for key, row in rows.items() if not row.status.is_terminal}
+        assert live == there, live.items() ^ there.items()
         assert {
             n: w.profile for n, w in self.state.fleet.workers.items()
         }.keys() == self.model.here.keys()
@@ -260,8 +337,15 @@ class Machine(RuleBasedStateMachine):
         assert deadline is None or deadline > self.now
 
     @rule(later=st.sampled_from([16.0, 31.0, 400.0]))
-    def long_silence(self, later: float) -> None:
+    def manager_is_held_up(self, later: float) -> None:
         self.turn(later)
+
+    @rule(seconds=st.sampled_from([16, 31, 70]), beating=st.booleans())
+    def long_time(self, seconds: int, beating: bool) -> None:
+        for second in range(seconds):
+            if beating and second % 5 == 0:
+                self.all_beat()
+            self.turn(1.0)
 
     def teardown(self) -> None:
         """Two workers that can do anything come: then everything ends."""
@@ -271,6 +355,7 @@ class Machine(RuleBasedStateMachine):
             connect(name, 10, incarnation="last", specialties=TYPES, slots=50)
             for name in ("yan", "zoe")
         ]
+        self.inbox.append(c.Sighted())
         for _ in range(500):
             self.inbox += able
             self.turn(301.0)
@@ -280,14 +365,17 @@ class Machine(RuleBasedStateMachine):
             if self.state.is_idle and not self.inbox:
                 break
         assert self.state.is_idle
-        assert self.model.ended == dict.fromkeys(self.model.promised, 1)
+        assert self.model.ended == {
+            key: 1 + self.model.reopened[key] for key in self.model.promised
+        }
 
 
 class ArrivalMachine(Machine):
     policy = Arrival
+    by_skill = False
 
 
-def _nth(items: list[T], which: int) -> T:
+def _nth(items: Sequence[T], which: int) -> T:
     return items[which % len(items)]
 
 

@@ -86,6 +86,15 @@ def test_a_task_that_ends_in_time_has_no_deadline_any_more(do: Driver) -> None:
     assert not pick(do(*beats(ADA), after=11.0), c.SetStatus)
 
 
+def test_a_failure_after_the_deadline_is_not_tried_again(do: Driver) -> None:
+    """What a worker has may end late, as its result may have been on its way; but nothing begins late."""
+    held = one(do(connect(), submission(task(deadline=10, max_attempts=5))), c.Assign)
+    assert not pick(do(paused=11.0), c.EndAttempt)
+    end = one(do(results(held, Outcome.FAILED)), c.EndAttempt)
+    assert (end.outcome, end.status) == (Outcome.FAILED, S.TIMED_OUT)
+    assert do.state.is_idle
+
+
 # --- attempts that take too long
 
 

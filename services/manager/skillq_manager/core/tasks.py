@@ -95,6 +95,8 @@ class Tasks:
     ) -> None:
         """The current attempt has ended: the task has, too, or it is ready again (unless `verdict` says)."""
         verdict = verdict or self._verdict(task, outcome, result)
+        if verdict.status is TaskStatus.READY and self._is_late(task):
+            verdict = retry.Verdict(TaskStatus.TIMED_OUT)
         task.status = check(task.status, verdict.status)
         task.worker = None
         del worker.holds[task.key]
@@ -186,6 +188,11 @@ class Tasks:
                 self._stop_late(task) if kind is Kind.DEADLINE else self._overdue(task, task.worker)
             else:  # its result may be on its way
                 self.timers.add(self._turn.now + OVERDUE_SLACK, kind, task)
+
+    def _is_late(self, task: TaskEntry) -> bool:
+        """Whether its deadline is over."""
+        deadline = task.terms.deadline
+        return deadline is not None and self._turn.now >= task.submitted_at + deadline
 
     def _stop_late(self, task: TaskEntry) -> None:
         reason = f"its deadline of {task.terms.deadline:g} s is over"
