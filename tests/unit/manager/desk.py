@@ -46,11 +46,10 @@ class Desk:
         self.store = MemoryStore()
         self._manager_transport = MemoryTransport(broker)
         self._transport = MemoryTransport(broker)
-        state = State(BestFit(), chance=lambda: 0.5)
         self.manager = Manager(
             self._manager_transport,
             self.store,
-            state,
+            lambda: State(BestFit(), chance=lambda: 0.5, store=self.store.id),
             clock=steady_clock(),
             on_complete=_nothing,
         )
@@ -64,7 +63,7 @@ class Desk:
     async def open(self) -> AsyncIterator["Desk"]:
         async with self._manager_transport, self._transport, self.http:
             running = asyncio.create_task(self.manager.run())
-            await self.until(lambda: self.manager.is_ready)
+            await self.until(lambda: self.manager.is_leading and self.manager.is_ready)
             yield self
             self.manager.stop()
             await running
@@ -88,13 +87,17 @@ class Desk:
 
     async def begin(self, who: WorkerProfile, id: str, at: float) -> None:
         item = ProgressItem(run="default", id=id, attempt=1, at=at)
-        message = Progress(worker=who.name, incarnation=who.incarnation, items=(item,))
+        message = Progress(
+            worker=who.name, incarnation=who.incarnation, store=self.store.id, items=(item,)
+        )
         await self.say(f"progress.{who.name}", message)
         await self.until(lambda: self.row(id).status != "assigned")
 
     async def end(self, who: WorkerProfile, id: str, outcome: str, **more: Any) -> None:
         result = TaskResult(run="default", id=id, attempt=1, outcome=Outcome(outcome), **more)
-        message = TaskResults(worker=who.name, incarnation=who.incarnation, results=(result,))
+        message = TaskResults(
+            worker=who.name, incarnation=who.incarnation, store=self.store.id, results=(result,)
+        )
         await self.say(f"result.{who.name}", message)
         await self.until(lambda: self.row(id).status.is_terminal)
 

@@ -81,7 +81,7 @@ class Plant:
         self.manager = Manager(
             self._way,
             self.store,
-            State(
+            lambda: State(
                 policy or BestFit(),
                 chance=lambda: 0.0,
                 expected_workers=expected_workers,
@@ -100,9 +100,13 @@ class Plant:
         await self._stack.enter_async_context(self._way)
         await self._stack.enter_async_context(self.voice)
         self.running = asyncio.create_task(self.manager.run())
-        await until(lambda: self.manager.is_ready or self.running.done())
+        await until(lambda: self._leads or self.running.done())
         self._tasks.append(asyncio.create_task(self._bury()))
         return self
+
+    @property
+    def _leads(self) -> bool:
+        return self.manager.is_leading and self.manager.is_ready
 
     async def __aexit__(
         self,

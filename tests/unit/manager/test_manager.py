@@ -216,7 +216,7 @@ async def test_a_manager_whose_consumers_bring_nothing_any_more_is_not_ready(
 ) -> None:
     async with Plant() as plant:
         assert plant.manager.is_ready
-        monkeypatch.setattr(module, "READY_SECONDS", 0.0)
+        monkeypatch.setattr("skillq_manager.senses.READY_SECONDS", 0.0)
         assert not plant.manager.is_ready
 
 
@@ -242,8 +242,8 @@ async def test_a_manager_takes_over_when_its_predecessor_leaves() -> None:
         await second._stack.enter_async_context(second._way)
         running = asyncio.create_task(second.manager.run())
         await asyncio.sleep(0.05)
-        assert not second.manager.is_ready
-    await until(lambda: second.manager.is_ready)
+        assert not second.manager.is_leading
+    await until(lambda: second.manager.is_leading)
     second.manager.stop()
     await running
     await second._stack.aclose()
@@ -587,7 +587,7 @@ async def test_a_submission_to_a_manager_that_has_left_is_told_so() -> None:
         plant.manager.stop()
         await plant.running
         async with asyncio.timeout(5):
-            with pytest.raises(Unreachable, match="submit again"):
+            with pytest.raises(Unreachable, match="ask again"):
                 await plant.manager.submit(submission(*tasks(1)))
 
 
@@ -597,7 +597,7 @@ async def test_a_manager_that_stops_tells_those_whose_submission_it_has_not_deci
     plant.manager.stop()  # it leaves before its first round
     async with plant:
         async with asyncio.timeout(5):
-            with pytest.raises(Unreachable, match="submit again"):
+            with pytest.raises(Unreachable, match="ask again"):
                 await waiting
 
 
