@@ -11,10 +11,9 @@ from pathlib import Path
 import click
 from pydantic.fields import FieldInfo
 
-from skillq import client, topology
+from skillq import topology
 from skillq.messages import TaskStatus
 from skillq.settings import Settings
-from skillq.transport import address
 from skillq_cli import ask, work
 from skillq_cli.settings import ApiSettings
 from skillq_manager import manager, senses
@@ -99,8 +98,6 @@ def times() -> str:
         (manager.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
         (again.base, "longest pause after a first failure; it doubles"),
         (again.cap, "longest pause of all"),
-        (client._SILENCE_SECONDS, "silence after which a client that watches submits again"),
-        (address._HEARTBEAT_SECONDS, "heartbeats of AMQP; a peer is lost after about three"),
         (topology.WORKER_QUEUE_EXPIRES_SECONDS, "a worker's queue without a worker is deleted"),
     ]
     lines = [f"| {seconds:g} | {meaning} |" for seconds, meaning in rows]
