@@ -15,6 +15,7 @@ from hypothesis.stateful import (
 )
 
 from skillq_manager.core import ready
+from skillq_manager.core.classes import Class, Pool
 from skillq_manager.core.matching import Arrival, BestFit, Policy
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 from skillq_manager.core.ready import Board
@@ -378,3 +379,16 @@ def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
     for seq in range(10):
         board.add(task_entry(seq, need(difficulty=2), priority=seq, ready_at=float(seq)))
     assert [task.seq for task in board.aged(7.0, 3)] == [7, 6, 5]
+
+
+def test_a_class_that_others_have_emptied_is_passed_over() -> None:
+    """Its pool learns of it when it comes to the top."""
+    pool, cls, task = Pool(worker_entry(1).skills, 1), Class(need(), 2, 0.0), task_entry(1)
+    task.ticket = 7
+    cls.push(((1,), 7, task))
+    pool.offer(cls, (1,))
+    assert pool.best() == ((1,), cls)
+    task.ticket = 0
+    cls.drop()
+    assert pool.best() is None
+    assert not pool.entries
