@@ -7,7 +7,7 @@ Of several managers on one store, one leads; the others stand by and answer ques
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
@@ -178,27 +178,33 @@ class Manager:
 
     async def _lead(self) -> None:
         """Lead until stopped, done, or another one does."""
-        await self._transport.declare(topology.MANAGER)
-        await self._restore()
-        async with AsyncExitStack() as stack:
-            consumers = {queue: await self._consume(queue) for queue in CONSUMED}
-            for consumer in consumers.values():
-                stack.push_async_callback(consumer.close)
-            self._leading = True
-            log.info(Log.LEADING, tasks=len(self.state.tasks.live))
-            try:
-                await _first_of(
-                    self._loop(),
-                    self._senses.probe(),
-                    self._renew(),
-                    *(self._inbox.pump(queue, consumer) for queue, consumer in consumers.items()),
-                )
-            except LeadershipLost as error:
-                log.warning(Log.STEPPED_DOWN, reason=str(error))
-            finally:
-                self._leading = False
-                self._inbox.clear()
-                self._drop_questions("another manager leads now; ask again")
+        try:
+            async with AsyncExitStack() as stack:
+                await self._transport.declare(topology.MANAGER)
+                consumers: dict[str, Consumer] = {}
+                for queue in CONSUMED:
+                    consumers[queue] = consumer = await self._consume(queue)
+                    stack.push_async_callback(consumer.close)
+                # Only now: who had to wait for the queues would remember what is long over.
+                await self._restore()
+                await self._serve(consumers)
+        except LeadershipLost as error:
+            log.warning(Log.STEPPED_DOWN, reason=str(error))
+
+    async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
+        self._leading = True
+        log.info(Log.LEADING, tasks=len(self.state.tasks.live))
+        try:
+            await _first_of(
+                self._loop(),
+                self._senses.probe(),
+                self._renew(),
+                *(self._inbox.pump(queue, consumer) for queue, consumer in consumers.items()),
+            )
+        finally:
+            self._leading = False
+            self._inbox.clear()
+            self._drop_questions("another manager leads now; ask again")
 
     async def _restore(self) -> None:
         """Begin where the last leader left off."""
@@ -213,8 +219,11 @@ class Manager:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            if not await self.store.acquire():
-                raise LeadershipLost("another manager has taken the lead")
+            await self._stay()
+
+    async def _stay(self) -> None:
+        if not await self.store.acquire():
+            raise LeadershipLost("another manager has taken the lead")
 
     def _drop_questions(self, reason: str) -> None:
         for future in self._answers.values():
@@ -222,11 +231,19 @@ class Manager:
                 future.set_exception(Unreachable(reason))
 
     async def _consume(self, queue: str) -> Consumer:
-        """Consume alone: two managers would each decide over half of what arrives."""
+        """Consume alone: two managers would each decide over half of what arrives.
+
+        Where managers share a store, a hung leader would keep its heir from the queue for half a minute:
+        there the newest leader is served first, and the store refuses what the old one decides.
+        """
+        epoch = self.store.epoch
         give_up_at = self._clock() + TAKE_OVER_SECONDS
         while True:
+            await self._stay()  # the wait may be longer than the lease
             try:
-                return await self._transport.consume(queue, prefetch=PREFETCH, exclusive=True)
+                return await self._transport.consume(
+                    queue, prefetch=PREFETCH, exclusive=not epoch, priority=epoch
+                )
             except QueueInUse as error:
                 if self._clock() > give_up_at:
                     raise UsageError(
