@@ -5,16 +5,15 @@
 writes them into their pages, between their markers. A test fails where they differ from the code.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import click
 from pydantic.fields import FieldInfo
 
 from skillq import topology
 from skillq.messages import TaskStatus
 from skillq.settings import Settings
-from skillq_cli import ask, work
+from skillq_cli import command, local
 from skillq_cli.settings import ApiSettings
 from skillq_manager import manager, senses
 from skillq_manager.core import tasks
@@ -27,7 +26,7 @@ from skillq_worker import worker
 from skillq_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
-CLASSES = (Settings, ManagerSettings, work.RunSettings, WorkerSettings, ApiSettings)
+CLASSES = (Settings, ManagerSettings, local.RunSettings, WorkerSettings, ApiSettings)
 
 
 def lifecycle() -> str:
@@ -59,13 +58,15 @@ def _option(name: str) -> str:
 
 
 def _commands(name: str) -> str:
-    own = ", ".join(f"`{command.name}`" for command in _having(name, work.COMMANDS))
-    asking = "those that ask" if len(_having(name, ask.COMMANDS)) == len(ask.COMMANDS) else ""
-    return ", ".join(filter(None, (own, asking)))
-
-
-def _having(name: str, commands: Iterable[click.Command]) -> list[click.Command]:
-    return [c for c in commands if any(parameter.name == name for parameter in c.params)]
+    asking = [c for c, place in command.COMMANDS.items() if place.module == "ask"]
+    having = [
+        c
+        for c in command.COMMANDS
+        if any(parameter.name == name for parameter in command.load(c).params)
+    ]
+    all_ask = set(asking) <= set(having)
+    own = [f"`{c}`" for c in having if not (all_ask and c in asking)]
+    return ", ".join([*own, "those that ask"] if all_ask else own)
 
 
 def _default(field: FieldInfo) -> str:

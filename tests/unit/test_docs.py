@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from docs import generated
 from skillq.forms import TaskForm, WorkerForm
 from skillq.messages import TaskEvent, TaskStatus
-from skillq_cli.__main__ import cli
+from skillq_cli import command as command_line
 from skillq_cli.embedded import run_embedded
 from skillq_cli.files import read_work_file
 from skillq_manager.core.matching import BestFit
@@ -221,7 +221,7 @@ SHOWN = sorted(
 @pytest.mark.parametrize(("where", "command"), SHOWN)
 def test_every_command_that_is_shown_is_understood(where: str, command: str) -> None:
     first, *arguments = shlex.split(command)
-    found = cli.commands[first]
+    found = command_line.load(first)
     try:
         found.make_context(first, arguments)
     except click.MissingParameter:
