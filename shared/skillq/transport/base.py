@@ -6,16 +6,22 @@ its consumer, channel or process goes away is delivered again with `redelivered`
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
 
+from skillq.clock import steady_clock
 from skillq.messages import SCHEMA_VERSION, Message, encode, shorten
 from skillq.topology import DEAD_LETTERS, Topology
 
 REASON_HEADER = "x-skillq-reason"
 QUEUE_HEADER = "x-skillq-queue"
+EXCHANGE_HEADER = "x-skillq-exchange"
+KEY_HEADER = "x-skillq-routing-key"
+AT_HEADER = "x-skillq-parked-at"  # seconds since the epoch
+PARK_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER, AT_HEADER)
 MAX_REASON = 1000  # it may quote what came, of any length; headers must fit into one frame
 
 HeaderValue = str | int
@@ -146,8 +152,44 @@ class Transport(Protocol):
         ...
 
 
+class Browser(Protocol):
+    """Looks at the messages of a queue, one after the other."""
+
+    async def next(self) -> Delivery | None:
+        """The next one that no consumer and no other browser has; None where there is no more.
+
+        Raises:
+            TransportError: the broker could not be asked.
+        """
+        ...
+
+    async def remove(self, delivery: Delivery) -> None:
+        """Take one that this browser was given out of the queue, for good.
+
+        Raises:
+            TransportError: the broker could not be told, and it stays.
+        """
+        ...
+
+
+class Browsable(Protocol):
+    """A transport through which people look into queues that nobody consumes."""
+
+    def browse(self, queue: str) -> AbstractAsyncContextManager[Browser]:
+        """Look through a queue from its beginning. At the end all goes back to its place that was not removed.
+
+        Until then nobody else gets what was looked at; afterwards it says that it is `redelivered`.
+
+        Raises:
+            QueueNotFound: (or the first look does) there is no such queue.
+            Unreachable: (or the first look does) our user may not read it.
+            TransportError: the broker could not be asked, or (at the end) what was removed may still be there.
+        """
+        ...
+
+
 async def park(transport: Transport, consumer: Consumer, delivery: Delivery, reason: str) -> None:
-    """Move a delivery that cannot be handled to `skillq.dead-letters`, with the reason in a header.
+    """Move a delivery that cannot be handled to `skillq.dead-letters`; headers say why, and where it came from.
 
     Raises:
         TransportError: the broker did not confirm the copy; the delivery stays unacknowledged.
@@ -156,7 +198,14 @@ async def park(transport: Transport, consumer: Consumer, delivery: Delivery, rea
     copy = Outgoing(
         delivery.body,
         delivery.type,
-        headers | {REASON_HEADER: shorten(reason, MAX_REASON), QUEUE_HEADER: delivery.queue},
+        headers
+        | {
+            REASON_HEADER: shorten(reason, MAX_REASON),
+            QUEUE_HEADER: delivery.queue,
+            EXCHANGE_HEADER: delivery.exchange,
+            KEY_HEADER: delivery.routing_key,
+            AT_HEADER: int(steady_clock()()),
+        },
         delivery.message_id or uuid4().hex,
     )
     await transport.publish(DEAD_LETTERS, delivery.queue, copy)

@@ -5,7 +5,8 @@ Everything runs on one event loop. Nothing here awaits between taking a message 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
@@ -15,6 +16,7 @@ from skillq.topology import Argument, Queue, Topology, key_matches, worker_queue
 from skillq.transport.base import Outgoing
 from skillq.transport.memory_queue import (
     KNOWN_ARGUMENTS,
+    MemoryBrowser,
     MemoryConsumer,
     MemoryQueue,
     Message,
@@ -135,12 +137,19 @@ class MemoryBroker:
     def consumer(
         self, queue: str, prefetch: int, *, exclusive: bool, priority: int
     ) -> MemoryConsumer:
-        found = self._queues.get(queue)
-        if found is None:
-            raise QueueNotFound(f"queue {queue} does not exist (yet)")
+        found = self._queue(queue)
         if any(other.exclusive for other in found.consumers) or (exclusive and found.consumers):
             raise QueueInUse(f"queue {queue} has a consumer; only one may consume it exclusively")
         return MemoryConsumer(self, found, prefetch, exclusive, priority)
+
+    def _queue(self, name: str) -> MemoryQueue:
+        found = self._queues.get(name)
+        if found is None:
+            raise QueueNotFound(f"queue {name} does not exist (yet)")
+        return found
+
+    def browser(self, queue: str) -> MemoryBrowser:
+        return MemoryBrowser(self._queue(queue))
 
     def subscription(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._exchange(exchange)
@@ -164,7 +173,7 @@ class MemoryBroker:
 
 
 class MemoryTransport:
-    """See `skillq.transport.base.Transport`."""
+    """See `skillq.transport.base.Transport` and `Browsable`."""
 
     def __init__(self, broker: MemoryBroker, *, app_id: str = "skillq") -> None:
         self._broker = broker
@@ -220,6 +229,15 @@ class MemoryTransport:
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._check_open()
         return self._keep(self._broker.subscription(exchange, keys))
+
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator[MemoryBrowser]:
+        self._check_open()
+        browser = self._broker.browser(queue)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
     def _keep(self, consumer: MemoryConsumer) -> MemoryConsumer:
         self._consumers = [one for one in self._consumers if not one.closed]

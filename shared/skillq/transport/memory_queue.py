@@ -112,6 +112,12 @@ class MemoryQueue:
         at = next((i for i, other in enumerate(ready) if other.place > stored.place), len(ready))
         ready.insert(at, stored)
 
+    def get(self) -> Stored | None:
+        """Hand the first message that is ready to somebody who is no consumer."""
+        self.touch()
+        self._drop_expired()
+        return self._ready.popleft() if self._ready else None
+
     def dispatch(self) -> None:
         self._drop_expired()
         while self._ready and (consumer := self._free_consumer()):
@@ -207,22 +213,8 @@ class MemoryConsumer:
         return not self._prefetch or len(self._unacked) < self._prefetch
 
     def take(self, stored: Stored, tag: int) -> None:
-        message, out = stored.message, stored.message.outgoing
         self._unacked[tag] = stored
-        self._arrived.append(
-            Delivery(
-                body=out.body,
-                type=out.type,
-                queue=self._queue.name,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                redelivered=stored.redelivered,
-                headers=out.headers,
-                message_id=out.message_id,
-                app_id=message.app_id,
-                token=tag,
-            )
-        )
+        self._arrived.append(_delivery(stored, self._queue.name, tag))
         self._news.set()
 
     async def batch(self) -> list[Delivery]:
@@ -275,6 +267,47 @@ class MemoryConsumer:
         """Go on with the queue that was declared in place of a deleted one."""
         self._queue = queue
         queue.attach(self)
+
+
+class MemoryBrowser:
+    """See `skillq.transport.base.Browser`."""
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self._queue = queue
+        self._seen: dict[int, Stored] = {}
+
+    async def next(self) -> Delivery | None:
+        await asyncio.sleep(0)  # a long look would keep the loop from everybody else
+        stored = self._queue.get()
+        if stored is None:
+            return None
+        tag = next(_tags)
+        self._seen[tag] = stored
+        return _delivery(stored, self._queue.name, tag)
+
+    async def remove(self, delivery: Delivery) -> None:
+        self._seen.pop(_tag(delivery), None)
+
+    def close(self) -> None:
+        self._queue.put_back(list(self._seen.values()))
+        self._seen.clear()
+        self._queue.dispatch()
+
+
+def _delivery(stored: Stored, queue: str, tag: int) -> Delivery:
+    message, out = stored.message, stored.message.outgoing
+    return Delivery(
+        body=out.body,
+        type=out.type,
+        queue=queue,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        redelivered=stored.redelivered,
+        headers=out.headers,
+        message_id=out.message_id,
+        app_id=message.app_id,
+        token=tag,
+    )
 
 
 def _tag(delivery: Delivery) -> int:

@@ -9,7 +9,7 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
 from typing import NoReturn, Self, cast
 
@@ -220,8 +220,32 @@ def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
     )
 
 
+_Translated = Callable[[str], AbstractContextManager[None]]
+
+
+class _Browser:
+    """See `skillq.transport.base.Browser`. Its channel's end gives back what was not acknowledged."""
+
+    def __init__(self, channel: AbstractChannel, queue: str, translated: _Translated) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._translated = translated
+
+    async def next(self) -> Delivery | None:
+        with self._translated(self._queue):
+            message = await self._channel.basic_get(self._queue, timeout=_RPC_SECONDS)
+        if (tag := message.delivery_tag) is None:
+            return None
+        return _delivery(message, self._queue, tag)
+
+    async def remove(self, delivery: Delivery) -> None:
+        with self._translated(self._queue):
+            async with asyncio.timeout(_RPC_SECONDS):
+                await self._channel.basic_ack(cast(int, delivery.token))
+
+
 class RabbitTransport:
-    """See `skillq.transport.base.Transport`."""
+    """See `skillq.transport.base.Transport` and `Browsable`."""
 
     def __init__(
         self, url: str, *, app_id: str, connection_name: str, connect_timeout: float = 30.0
@@ -377,6 +401,28 @@ class RabbitTransport:
         self._consumers = [one for one in self._consumers if not one.closed]
         self._consumers.append(consumer)
         return consumer
+
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator[_Browser]:
+        with self._browsing(queue):
+            channel = await self._link(_CONSUME).channel()
+        browser = _Browser(channel, queue, self._browsing)
+        try:
+            yield browser
+        except BaseException:
+            await _close(channel)
+            raise
+        with self._browsing(queue):
+            await channel.close()  # the answer to it says that what was acknowledged is gone
+
+    @contextmanager
+    def _browsing(self, queue: str) -> Iterator[None]:
+        try:
+            with _translated(f"browse {queue}"):
+                yield
+        except TransportError as error:
+            self._explain_refusal(queue, error)
+            raise
 
     def _explain_refusal(self, what: str, error: TransportError) -> None:
         cause = error.__cause__
