@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from random import Random
 from time import monotonic
 
+from pydantic import JsonValue
+
 from skillq.client import Client
 from skillq.errors import SkillqError
 from skillq.messages import Task
@@ -131,7 +133,7 @@ class Stream(threading.Thread):
             second = self._task("flaky", "succeeded", max_attempts=3)
             yield second
             both = [first.id, second.id]
-            yield self._task("after", "succeeded", depends_on=tuple(both), wants=both)
+            yield self._task("after", "succeeded", depends_on=tuple(both), wants=[*both])
         elif chance < 0.25:
             bad = self._task("bad", "failed", max_attempts=2, no_retry_on=("ValueError",))
             yield bad
@@ -154,7 +156,7 @@ class Stream(threading.Thread):
         max_attempts: int = 1,
         no_retry_on: tuple[str, ...] = (),
         timeout: float | None = None,
-        **payload: int | float | list[str],
+        **payload: JsonValue,
     ) -> Task:
         self._number += 1
         id = f"{type}-{self._number}"
@@ -167,5 +169,5 @@ class Stream(threading.Thread):
             max_attempts=max_attempts,
             no_retry_on=no_retry_on,
             timeout=timeout,
-            payload=dict(payload),
+            payload=payload,
         )

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from random import SystemRandom
 from typing import Any
@@ -89,7 +90,7 @@ class Report:
     recovered_in: float = 0.0
 
     def __str__(self) -> str:
-        executions = ", ".join(f"{n} × {tasks}" for n, tasks in sorted(self.executions.items()))
+        executions = ", ".join(f"{n} of {tasks}" for n, tasks in sorted(self.executions.items()))
         rows = {
             "submitted": self.submitted,
             "acknowledged": self.acknowledged,
@@ -99,7 +100,7 @@ class Report:
             "lost": len(self.lost),
             "counted twice": len(self.counted_twice),
             "ended otherwise": len(self.wrong),
-            "executions × tasks": executions,
+            "executions of how many tasks": executions,
             "longest stall": f"{self.longest_stall:.1f} s",
             "all was well again after": f"{self.recovered_in:.1f} s",
         }
@@ -154,7 +155,7 @@ def report_on(fleet: Fleet, done: Path) -> Report:
     ends = sorted(
         datetime.fromisoformat(row["finished_at"]) for row in rows.values() if row["finished_at"]
     )
-    gaps = (later - earlier for earlier, later in zip(ends, ends[1:], strict=False))
+    gaps = (later - earlier for earlier, later in pairwise(ends))
     report.longest_stall = max((gap.total_seconds() for gap in gaps), default=0.0)
     return report
 

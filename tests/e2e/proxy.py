@@ -86,19 +86,21 @@ class Proxy:
         line = _Line(dead=self._dark)
         self._lines.add(line)
         line.writers.append(writer)
-        try:
-            if line.dead:
-                await line.pump(reader, writer)
-                return
-            try:
-                broker_reader, broker_writer = await asyncio.open_connection(*self._target)
-            except OSError:
-                return
-            line.writers.append(broker_writer)
-            await asyncio.gather(line.pump(reader, broker_writer), line.pump(broker_reader, writer))
-        finally:
-            line.cut()
-            self._lines.discard(line)
+        # A server that is closed cancels this, and asyncio would complain of it.
+        with suppress(OSError, asyncio.CancelledError):
+            await self._pass_on(line, reader, writer)
+        line.cut()
+        self._lines.discard(line)
+
+    async def _pass_on(
+        self, line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if line.dead:
+            await line.pump(reader, writer)
+            return
+        broker_reader, broker_writer = await asyncio.open_connection(*self._target)
+        line.writers.append(broker_writer)
+        await asyncio.gather(line.pump(reader, broker_writer), line.pump(broker_reader, writer))
 
     async def _cut(self) -> None:
         for line in list(self._lines):
