@@ -22,6 +22,7 @@ class Log(StrEnum):
     LEADING = "leading"
     STANDING_BY = "standing_by"
     STEPPED_DOWN = "stepped_down"
+    STORE_FAILED = "store_failed"  # it is asked again until it answers
     BLINDED = "blinded"  # no heartbeats arrive, not even the manager's own: leases are frozen
     SIGHTED = "sighted"
     FENCED = "fenced"  # no heartbeat was confirmed for a while: nothing new is started

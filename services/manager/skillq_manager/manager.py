@@ -8,7 +8,7 @@ Of several managers on one store, one leads; the others stand by and answer ques
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from uuid import uuid4
 
 import structlog
@@ -26,7 +26,7 @@ from skillq_manager.inbox import Inbox, Intake, read
 from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
 from skillq_manager.senses import CONSUMED, Senses
-from skillq_manager.store.base import LeadershipLost, Store
+from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 
 PREFETCH = 200
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
@@ -159,22 +159,31 @@ class Manager:
         """
         try:
             while not self._stopping and not await self._is_done():
-                if await self.store.acquire():
-                    await self._lead()
-                else:
-                    await self._stand_by()
+                await self._lead_or_stand_by()
         finally:
             self._leading = False
             self._drop_questions("the manager is stopping; ask again")
             await self._outbox.flush(timeout=STOP_SECONDS)
-            await self.store.release()
+            with suppress(StoreFailed):
+                await self.store.release()
+
+    async def _lead_or_stand_by(self) -> None:
+        """One turn of either, until something changes; while the store is away, nothing can be decided."""
+        try:
+            if await self.store.acquire():
+                await self._lead()
+            else:
+                log.debug(Log.STANDING_BY)
+                await self._pause()
+        except StoreFailed as error:
+            log.warning(Log.STORE_FAILED, reason=str(error))
+            await self._pause()
+
+    async def _pause(self) -> None:
+        await self._inbox.take(STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
 
     async def _is_done(self) -> bool:
         return self._stop_when_done and self._has_completed and self.state.is_idle
-
-    async def _stand_by(self) -> None:
-        log.debug(Log.STANDING_BY)
-        await self._inbox.take(STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
 
     async def _lead(self) -> None:
         """Lead until stopped, done, or another one does."""

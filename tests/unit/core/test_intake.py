@@ -201,6 +201,11 @@ def test_a_worker_goes_on_with_what_it_had_under_the_earlier_manager(do: Driver)
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
+def test_what_was_assigned_and_perhaps_never_said_is_said_again(do: Driver) -> None:
+    row = live_row(A, S.ASSIGNED, attempt=3, worker="ada", incarnation="1", assigned_at=950.0)
+    assert do.restore(row, workers=[ADA]) == [c.Resend(("default", "a"), 3, ADA)]
+
+
 def test_a_worker_that_died_meanwhile_has_its_full_time_to_be_heard_of(do: Driver) -> None:
     row = live_row(A, S.RUNNING, attempt=3, worker="ada", incarnation="1", assigned_at=1.0)
     do.restore(row, workers=[ADA])

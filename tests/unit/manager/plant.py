@@ -68,9 +68,10 @@ class Plant:
         stop_when_done: bool = False,
         leases: LeasePolicy | None = None,
         transport: MemoryTransport | None = None,
+        store: MemoryStore | None = None,
     ) -> None:
         self.broker = broker or MemoryBroker()
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.completed: list[str] = []
         self.dead: list[Delivery] = []
         self.events: list[TaskEvent] = []

@@ -232,6 +232,9 @@ class Intake:
         if worker is None or worker.incarnation != row.incarnation:
             worker = _ghost(row, self._turn.now)
             self._lost.append((entry, worker))
+        elif entry.status is TaskStatus.ASSIGNED:
+            # Who wrote that it is assigned may have died before it could say so.
+            self._turn.out.append(c.Resend(entry.key, entry.attempt, worker.profile))
         self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
 
     def _restored(self, row: LiveTask) -> TaskEntry:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
-from skillq.errors import SkillqError
+from skillq.errors import SkillqError, Unreachable
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core.commands import Command, Known, Stale
 from skillq_manager.core.model import Need, TaskKey
@@ -133,6 +133,10 @@ class StoreConflict(SkillqError):
     """Raised when what was decided does not fit what is stored; nothing was written."""
 
 
+class StoreFailed(Unreachable):
+    """Raised when the database fails after it was opened; whether anything was written is not known."""
+
+
 class LeadershipLost(SkillqError):
     """Raised when this manager does not lead (any more); nothing was written."""
 
@@ -161,7 +165,7 @@ class Journal(Protocol):
         Raises:
             StoreConflict: a task is not where a command takes it from (`fences`): a compare-and-set failed.
             LeadershipLost: this manager does not lead.
-            Unreachable: the database failed; whether it was written is not known.
+            StoreFailed: the database failed; whether it was written is not known.
         """
         ...
 

@@ -7,8 +7,7 @@ from typing import Protocol, TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from skillq.errors import Unreachable
-from skillq_manager.store.base import StoreConflict
+from skillq_manager.store.base import StoreConflict, StoreFailed
 
 T = TypeVar("T")
 Work = Callable[[Connection], T]
@@ -30,7 +29,7 @@ class Database(Protocol):
         """In one transaction, as the leader.
 
         Raises:
-            LeadershipLost, StoreConflict, Unreachable.
+            LeadershipLost, StoreConflict, StoreFailed.
         """
         ...
 
@@ -60,7 +59,7 @@ def translated(place: str) -> Iterator[None]:
     except IntegrityError as error:
         raise StoreConflict(f"{place}: {first_line(error.orig)}") from error
     except DBAPIError as error:
-        raise Unreachable(f"the store {place} failed: {first_line(error.orig)}") from error
+        raise StoreFailed(f"the store {place} failed: {first_line(error.orig)}") from error
 
 
 def first_line(error: BaseException | None) -> str:

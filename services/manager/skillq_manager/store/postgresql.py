@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.settings import without_password
 from skillq_manager.store import migrate
-from skillq_manager.store.base import LeadershipLost
+from skillq_manager.store.base import LeadershipLost, StoreFailed
 from skillq_manager.store.database import T, Work, first_line, translated
 
 SCHEMES = ("postgresql", "postgres")
@@ -157,7 +157,7 @@ class Postgresql:
             with translated(self._place):
                 yield
         except _DRIVER_ERRORS as error:
-            raise Unreachable(f"the store {self._place} failed: {first_line(error)}") from error
+            raise StoreFailed(f"the store {self._place} failed: {first_line(error)}") from error
 
     # --- leadership
 
