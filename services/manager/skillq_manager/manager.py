@@ -32,6 +32,7 @@ PREFETCH = 200
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
 STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
 RENEW_SECONDS = 3.0
+LONELY_SECONDS = 8.0  # a leader that has lost the broker for so long lets another lead
 STOP_SECONDS = 10.0  # how long workers are waited for at the end
 
 log = structlog.get_logger()
@@ -199,6 +200,11 @@ class Manager:
                 await self._serve(consumers)
         except LeadershipLost as error:
             log.warning(Log.STEPPED_DOWN, reason=str(error))
+        except TransportError as error:
+            # Another one may reach the broker.
+            log.warning(Log.STEPPED_DOWN, reason=str(error))
+            await self.store.release()
+            await self._inbox.take(STAND_BY_SECONDS)
 
     async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
         self._leading = True
@@ -226,9 +232,14 @@ class Manager:
         await self._carry_out(self.state.end_restore())
 
     async def _renew(self) -> None:
+        connected_at = self._clock()
         while True:
             await asyncio.sleep(RENEW_SECONDS)
             await self._stay()
+            if self._transport.connected or not self.store.epoch:
+                connected_at = self._clock()
+            elif self._clock() - connected_at > LONELY_SECONDS:
+                raise TransportError("the broker is out of reach")
 
     async def _stay(self) -> None:
         if not await self.store.acquire():
