@@ -176,7 +176,9 @@ class Checker:
         story = self._stories[command.key]
         held = story.open
         if held is None or held.attempt != command.attempt:
-            self._wrong(f"I3: attempt {command.attempt} ended, and was not the current one", command.key)
+            self._wrong(
+                f"I3: attempt {command.attempt} ended, and was not the current one", command.key
+            )
             self.report.counted_twice += command.status.is_terminal
         else:
             held.ended_at = at
@@ -286,9 +288,13 @@ class Checker:
             story = self._stories.get(execution.key)
             held = story.attempts.get(execution.attempt) if story else None
             if held is None or held.at > execution.began_at:
-                self._wrong(f"attempt {execution.attempt} began before it was given out", execution.key)
+                self._wrong(
+                    f"attempt {execution.attempt} began before it was given out", execution.key
+                )
             elif held.worker.incarnation != execution.incarnation:
-                self._wrong(f"attempt {execution.attempt} was made by another worker", execution.key)
+                self._wrong(
+                    f"attempt {execution.attempt} was made by another worker", execution.key
+                )
 
     def _by_attempt(self) -> dict[tuple[TaskKey, int], list[Execution]]:
         found: dict[tuple[TaskKey, int], list[Execution]] = defaultdict(list)

@@ -41,7 +41,11 @@ class Process:
     def spawn(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
         return self._loop.create_task(work, context=self.context)
 
-    def later(self, seconds: float, call: Callable[[Unpack[Ts]], object], *args: Unpack[Ts]) -> None:
+    def start(self, work: Coroutine[Any, Any, Any]) -> None:
+        """Run something that nobody waits for."""
+        _ = self.spawn(work)
+
+    def later(self, seconds: float, call: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
         self._loop.call_later(seconds, call, *args, context=self.context)
 
     def keep(self, task: asyncio.Task[Any]) -> None:
@@ -82,7 +86,7 @@ def current_process() -> Process:
     return _PROCESS.get()
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):
+class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are asked for
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self._now = 0.0
@@ -165,7 +169,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
     def call_soon(
         self,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.Handle:
         context = context or copy_context()
@@ -177,7 +181,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self,
         delay: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         return self.call_at(self._now + delay, callback, *args, context=context)
@@ -186,7 +190,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):
         self,
         when: float,
         callback: Callable[[Unpack[Ts]], object],
-        *args: Unpack[Ts],
+        *args: *Ts,
         context: Context | None = None,
     ) -> asyncio.TimerHandle:
         context = context or copy_context()

@@ -75,7 +75,11 @@ class TakesFromTheDead(State):
     def _results(self, event: TaskResults) -> None:
         for result in event.results:
             task = self.tasks.live.get((result.run, result.id))
-            if task is not None and task.status is TaskStatus.READY and task.attempt == result.attempt:
+            if (
+                task is not None
+                and task.status is TaskStatus.READY
+                and task.attempt == result.attempt
+            ):
                 self._count(task, result, event)
             else:
                 super()._results(event.model_copy(update={"results": (result,)}))

@@ -120,7 +120,11 @@ class Network:
     # --- messages
 
     def carry(
-        self, link: Link, message: Message, done: Callable[[SkillqError | None], None], mandatory: bool
+        self,
+        link: Link,
+        message: Message,
+        done: Callable[[SkillqError | None], None],
+        mandatory: bool,
     ) -> None:
         """Take a message to the broker; `done` is called when the publisher hears of it."""
         faults = self.faults
@@ -185,11 +189,11 @@ class _Channel:
     def _ack(self, tag: int, multiple: bool) -> None:
         tags = [one for one in self.tags if one <= tag] if multiple else [tag]
         deliveries = [self.tags.pop(one) for one in tags if one in self.tags]
-        self._network.process.spawn(self._consumer.ack(deliveries))
+        self._network.process.start(self._consumer.ack(deliveries))
 
     def _nack(self, tag: int, requeue: bool) -> None:
         if tag in self.tags:
-            self._network.process.spawn(self._consumer.nack(self.tags.pop(tag), requeue=requeue))
+            self._network.process.start(self._consumer.nack(self.tags.pop(tag), requeue=requeue))
 
     def _close(self) -> None:
         self._consumer.shut()
@@ -330,9 +334,7 @@ class SimTransport:
                     result = function()
                 except SkillqError as failure:
                     error = failure
-                self.process.later(
-                    self._network.delay(), self._settle, link, future, result, error
-                )
+                self.process.later(self._network.delay(), self._settle, link, future, result, error)
 
             self._network.process.later(self._network.delay(), arrive)
 
@@ -363,9 +365,13 @@ class SimTransport:
         if network.crash is not None and network.happens(network.faults.crashes):
             await network.crash()
 
-    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> KeptConsumer:
+    async def consume(
+        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+    ) -> KeptConsumer:
         return await self._consume(
-            lambda: self._network.broker.consumer(queue, prefetch, exclusive=exclusive)
+            lambda: self._network.broker.consumer(
+                queue, prefetch, exclusive=exclusive, priority=priority
+            )
         )
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
@@ -394,7 +400,7 @@ class SimTransport:
             channel = _Channel(self._network, link, consumer)
             session = Session(channel)
             link.consumers.append((consumer, session))
-            self._network.process.spawn(self._pump(link, consumer, channel, session))
+            self._network.process.start(self._pump(link, consumer, channel, session))
             return session
 
         try:
@@ -417,7 +423,7 @@ class SimTransport:
                 deliveries = await consumer.batch()
             except TransportError:
                 return
-            while (wait := self._deaf_until - loop.time()) > 0:
+            while (wait := self._deaf_until - loop.time()) > 0:  # noqa: ASYNC110 - time is virtual
                 await asyncio.sleep(wait)
             arrives_at = max(arrives_at, loop.time() + self._network.delay())
             for delivery in deliveries:

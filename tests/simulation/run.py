@@ -63,7 +63,7 @@ def simulate(
 ) -> World:
     """Run a seed to its end, and return the world as it is then."""
     with _determined(seed):
-        loop = VirtualLoop(Random(f"loop {seed}"))
+        loop = VirtualLoop(Random(f"loop {seed}"))  # type: ignore[abstract]
         world = loop.world.context.run(
             lambda: World(of or scenario(seed), loop, parts or Parts(), trace)
         )

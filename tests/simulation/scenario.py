@@ -118,7 +118,9 @@ def _batches(
 ) -> list[Batch]:
     batches: list[Batch] = []
     runs = [f"run {n}" for n in range(chance.randint(1, 4))]
-    lasting: dict[str, list[str]] = {run: [] for run in runs}  # handed in until the manager has them
+    lasting: dict[str, list[str]] = {
+        run: [] for run in runs
+    }  # handed in until the manager has them
     plain = chance.random() < 0.3
     ids = count()
     while tasks > 0:
@@ -136,7 +138,7 @@ def _batches(
     return batches
 
 
-def _task(
+def _task(  # noqa: PLR0917
     chance: Random,
     id: str,
     run: str,

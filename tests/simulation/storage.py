@@ -52,6 +52,7 @@ class SimStore:
         self._disk = disk
         self._holder = holder
         self._epoch: int | None = None
+        self.was_deposed = False  # when it left: what its manager remembers is of no account
         self.id = disk.memory.id
 
     async def __aenter__(self) -> Self:
@@ -73,6 +74,10 @@ class SimStore:
 
     # --- leadership
 
+    @property
+    def epoch(self) -> int:
+        return self._epoch or 0
+
     async def acquire(self) -> bool:
         await self._wait()
         disk, now = self._disk, asyncio.get_running_loop().time()
@@ -88,7 +93,8 @@ class SimStore:
 
     async def release(self) -> None:
         await self._wait()
-        if self._epoch == self._disk.epoch:
+        self.was_deposed = self._epoch != self._disk.epoch
+        if not self.was_deposed:
             self._disk.holder = None
         self._epoch = None
 

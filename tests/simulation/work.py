@@ -52,7 +52,9 @@ class Works:
     executions: list[Execution] = field(default_factory=list)
     begun: Counter[TaskKey] = field(default_factory=Counter)
 
-    def begin(self, key: TaskKey, attempt: int, who: WorkerProfile) -> tuple[Execution, Script, End]:
+    def begin(
+        self, key: TaskKey, attempt: int, who: WorkerProfile
+    ) -> tuple[Execution, Script, End]:
         now = asyncio.get_running_loop().time()
         execution = Execution(key, attempt, who.name, who.incarnation, now)
         self.executions.append(execution)

@@ -66,6 +66,7 @@ class Unit:
     died_at: float = inf
     pauses: list[tuple[float, float]] = field(default_factory=list)
     manager: Manager | None = None
+    store: SimStore | None = None
     worker: Worker | None = None
 
     @property
@@ -74,7 +75,9 @@ class Unit:
 
 
 class World:
-    def __init__(self, scenario: Scenario, loop: VirtualLoop, parts: Parts, trace: list[str] | None):
+    def __init__(
+        self, scenario: Scenario, loop: VirtualLoop, parts: Parts, trace: list[str] | None
+    ):
         self.scenario = scenario
         self.loop = loop
         self.parts = parts
@@ -118,11 +121,11 @@ class World:
 
     async def run(self) -> None:
         world = self.loop.world
-        world.spawn(self._watch())
+        world.start(self._watch())
         for n in range(self.scenario.managers):
-            world.spawn(self._keep_manager(f"manager-{n}"))
+            world.start(self._keep_manager(f"manager-{n}"))
         for n in range(self.scenario.workers):
-            world.spawn(self._keep_worker(f"worker {n}"))
+            world.start(self._keep_worker(f"worker {n}"))
         for n, batch in enumerate(self.scenario.batches):
             self._lasting.append(world.spawn(self._hand_in(f"client-{n}", batch)))
         chaos = [world.spawn(self._chaos(kind, r)) for kind, r in self.scenario.rates.items()]
@@ -132,7 +135,7 @@ class World:
             task.cancel()
         self._heal()
         for n in range(2):
-            world.spawn(self._keep_worker(f"able {n}", able=True))
+            world.start(self._keep_worker(f"able {n}", able=True))
         await self._until_all_has_ended()
 
     def _heal(self) -> None:
@@ -149,7 +152,7 @@ class World:
 
     async def _until_all_has_ended(self) -> None:
         give_up_at = self.loop.time() + PATIENCE_SECONDS
-        while self.loop.time() < give_up_at and not await self._have_all_ended():
+        while self.loop.time() < give_up_at and not await self._have_all_ended():  # noqa: ASYNC110
             await asyncio.sleep(1.0)
 
     async def _have_all_ended(self) -> bool:
@@ -180,7 +183,8 @@ class World:
 
         def over(task: asyncio.Task[None]) -> None:
             error = None if task.cancelled() else task.exception()
-            if error is not None and not isinstance(error, _EXPECTED):
+            is_deposed = unit.store is not None and unit.store.was_deposed
+            if error is not None and not isinstance(error, _EXPECTED) and not is_deposed:
                 self.crashes.append(f"{name}: {error!r}")
             if unit.is_alive:
                 self.say("LEAVES", who=name, error=repr(error))
@@ -228,7 +232,7 @@ class World:
             await asyncio.sleep(self.chance.uniform(0.1, 5.0))
 
     async def _manage(self, unit: Unit, holder: str) -> None:
-        store = self.parts.store(self.disk, holder)
+        store = unit.store = self.parts.store(self.disk, holder)
         chance = Random(f"state {self.scenario.seed} {holder}")
         kind = self.parts.state
         if kind is CheckedState and not self.scenario.validates:
@@ -260,7 +264,9 @@ class World:
             self.starts[incarnation] = unit
             await unit.gone.wait()
             if not able and self.chance.random() < 0.2:
-                title = f"{title} again" if len(title) < 30 else title.split(" again", maxsplit=1)[0]
+                title = (
+                    f"{title} again" if len(title) < 30 else title.split(" again", maxsplit=1)[0]
+                )
             await asyncio.sleep(self.chance.choice((0.1, 2.0, 20.0)) * self.chance.random())
 
     def _skills(self, able: bool) -> dict[str, object]:
