@@ -24,9 +24,11 @@ from skillq_manager.summary import ended_tasks
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 async def run(settings: ManagerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`."""
+    """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service="manager")
     # Until there is something to leave in order, as Ctrl-C; process 1 of a container would ignore it.
@@ -60,12 +62,24 @@ async def run(settings: ManagerSettings) -> None:
             store=without_password(settings.store_url),
             policy=settings.policy,
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, manager.stop)
+        _stop_on_signals(manager)
         async with serve(app, settings.http_host, settings.http_port):
             await manager.run()
         log.info(logs.Log.STOPPED)
+
+
+def _stop_on_signals(manager: Manager) -> None:
+    """The first one lets it leave in order, the second one ends it."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        manager.stop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
 
 
 async def print_summary(store: Views, run: str) -> None:

@@ -156,7 +156,6 @@ class Manager:
 
         Raises:
             UsageError: another manager serves this broker, or its queues were declared by another release.
-            TransportError: the broker could not be asked.
         """
         try:
             while not self._stopping and not await self._is_done():

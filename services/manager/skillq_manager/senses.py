@@ -52,17 +52,32 @@ class Senses:
         return not self._transport.connected or self._clock() - last > BLIND_SECONDS
 
     async def probe(self) -> None:
-        """Send messages to oneself, for ever; news only when nothing else comes."""
+        """Send messages to oneself, for ever; news only when nothing else comes.
+
+        Raises:
+            UsageError: our queues were declared by another release meanwhile.
+        """
         while True:
-            await asyncio.gather(*(self._send(exchange, key) for exchange, key in _PROBES))
+            sent = await asyncio.gather(*(self._send(exchange, key) for exchange, key in _PROBES))
+            if not all(sent) and self._transport.connected:
+                await self._declare()
             await asyncio.sleep(PROBE_SECONDS)
 
-    async def _send(self, exchange: str, key: str) -> None:
+    async def _send(self, exchange: str, key: str) -> bool:
         probe = Outgoing.of(Probe(store=self._store), persistent=False)
         try:
-            await self._transport.publish(exchange, key, probe, mandatory=False)
+            await self._transport.publish(exchange, key, probe)
         except TransportError as error:
             log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+            return False
+        return True
+
+    async def _declare(self) -> None:
+        """What a broker has lost, or somebody has deleted, is made anew; its consumers wait for it."""
+        try:
+            await self._transport.declare(topology.MANAGER)
+        except TransportError as error:
+            log.debug(Log.NOT_CONFIRMED, error=str(error))
 
 
 # RabbitMQ takes no notice of `exclusive` on quorum queues: the classic one comes first, and is the lock.
