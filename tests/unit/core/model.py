@@ -16,89 +16,31 @@ from skillq.messages import (
     TaskResults,
     TaskStatus,
     Unroutable,
-    WorkerEventKind,
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.model import Need, TaskKey
+from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
+from tests.unit.core.crew import MEMORY, Crew
+from tests.unit.core.rows import Row
+from tests.unit.core.rows import who as of
 
 S, O = TaskStatus, Outcome  # noqa: E741 - two letters that are on every line
 
-MAX_LOSSES = 3
-MEMORY = 60.0  # seconds for which a departed worker cannot come back
 AGED_AFTER = 60.0  # seconds until reserved workers take easy work
 SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 
 
 @dataclass
-class Row:
-    """What a store has in the row of one task."""
-
-    task: Task
-    fingerprint: int
-    status: TaskStatus
-    attempt: int = 0
-    worker: WorkerProfile | None = None
-    retry_at: float = 0.0
-    failures: int = 0
-    losses: int = 0
-    seq: int = 0
-    opened_at: float = 0.0
-    ready_at: float = 0.0
-    asked_at: float = 0.0  # for less
-    assigned_at: float = 0.0
-    need: Need | None = None  # where it is not what the definition says
-    old: bool = False  # has waited so long that reserved workers may take it
-
-    @property
-    def asks(self) -> Need:
-        return self.need or Need.of(self.task)
-
-    @property
-    def deadline(self) -> float:
-        return self.opened_at + (self.task.deadline or inf)
-
-    def live(self, run: str) -> LiveRow:
-        """As a store hands it to the next manager."""
-        name, incarnation = _who(self.worker) if self.worker else (None, None)
-        return LiveRow(
-            run=run,
-            seq=self.seq,
-            task=self.task,
-            fingerprint=self.fingerprint,
-            status=self.status,
-            submitted_at=self.opened_at,
-            attempt=self.attempt,
-            failures=self.failures,
-            losses=self.losses,
-            worker=name,
-            incarnation=incarnation,
-            assigned_at=self.assigned_at if self.worker else None,
-            retry_at=self.retry_at or None,
-            need=self.need,
-        )
-
-    @property
-    def holder(self) -> tuple[int, str, str] | None:
-        return (self.attempt, self.worker.name, self.worker.incarnation) if self.worker else None
-
-
-@dataclass
 class Model:
-    by_skill: bool = True  # whether the policy looks at it
+    crew: Crew
     now: float = 0.0
-    blind: bool = False
     awake_since: float = 0.0  # the manager has heard all, without a pause
     asked: dict[str, c.CancelRequested | c.Retried] = field(default_factory=dict)  # this turn
     reopened: Counter[TaskKey] = field(default_factory=Counter)
     just_ended: set[TaskKey] = field(default_factory=set)
-    refused: dict[str, set[str]] = field(default_factory=dict)  # types, by worker
     rows: dict[TaskKey, Row] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
-    here: dict[str, WorkerProfile] = field(default_factory=dict)
-    suspects: set[str] = field(default_factory=set)
-    gone: dict[tuple[str, str], float] = field(default_factory=dict)  # said goodbye, when
     ended: Counter[TaskKey] = field(default_factory=Counter)
     touched: set[str] = field(default_factory=set)
     promised: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
@@ -134,7 +76,7 @@ class Model:
         """Open a turn; returns what each submission has to be answered."""
         if now - self.now > SLACK / 2:
             self.awake_since = now
-        self.now = now
+        self.now = self.crew.now = now
         self.asked.clear()
         self.just_ended.clear()
         self.touched.clear()
@@ -153,9 +95,9 @@ class Model:
     def _note(self, event: c.Event) -> None:
         match event:
             case Disconnect():
-                self.gone[event.worker, event.incarnation] = self.now
+                self.crew.gone[event.worker, event.incarnation] = self.now
             case c.Blinded() | c.Sighted():
-                self.blind = isinstance(event, c.Blinded)
+                self.crew.blind = isinstance(event, c.Blinded)
                 self.awake_since = self.now
             case c.CancelRequested() | c.Retried():
                 self.asked[event.request] = event
@@ -192,7 +134,7 @@ class Model:
             c.Start: self._start,
             c.EndAttempt: self._end,
             c.Stale: self._stale,
-            c.SaveWorker: self._save,
+            c.SaveWorker: self.crew.save,
             c.SetNeed: self._set_need,
             c.Reopen: self._reopen,
             c.Reply: self._reply,
@@ -252,7 +194,7 @@ class Model:
 
     def _is_unroutable(self, row: Row) -> None:
         assert self.now - max(row.ready_at, row.asked_at) >= row.task.unroutable_after
-        assert not any(self._is_able(who, row.asks) for who in self.here.values())
+        assert not any(self.crew.is_able(who, row.asks) for who in self.crew.here.values())
 
     def _is_called_off(self, key: TaskKey) -> bool:
         return any(
@@ -261,17 +203,6 @@ class Model:
             and (asked.ids is None or key[1] in asked.ids)
             for asked in self.asked.values()
         )
-
-    def _is_able(self, who: WorkerProfile, need: Need, *, old: bool = False) -> bool:
-        if who.types is not None and need.type not in who.types:
-            return False
-        if who.name in need.excluded or need.type in self.refused.get(who.name, ()):
-            return False
-        if not self.by_skill:
-            return True
-        level = who.skill + 2 * (need.type in who.specialties)
-        fits = level >= need.difficulty and need.requires <= set(who.specialties)
-        return fits and (need.difficulty >= who.reserve or need.aged or old)
 
     def _set_need(self, command: c.SetNeed) -> None:
         row = self.rows[command.key]
@@ -295,7 +226,7 @@ class Model:
                 row.asked_at = self.now
             case _:
                 assert command.reason == "nobody else can do it"
-                assert not any(self._is_able(who, old) for who in self.here.values())
+                assert not any(self.crew.is_able(who, old) for who in self.crew.here.values())
                 assert not new.excluded
         row.need = new
 
@@ -327,15 +258,7 @@ class Model:
     def _is_objection(self, key: TaskKey, reason: str) -> bool:
         row = self.rows[key]
         others = {self.rows[key[0], d].status for d in row.task.depends_on}
-        match reason:
-            case "has not ended":
-                return row.status not in TERMINAL
-            case "has succeeded":
-                return row.status is S.SUCCEEDED
-            case "has ended just now; ask again":
-                return key in self.just_ended
-            case _:
-                return bool(others & (TERMINAL - {S.SUCCEEDED}))
+        return row.may_be_refused(reason, others, just_ended=key in self.just_ended)
 
     def _may_start(self, key: TaskKey, task: Task) -> bool:
         met = TERMINAL if task.on_failed_dependency == "run" else {S.SUCCEEDED}
@@ -356,10 +279,10 @@ class Model:
         assert row.retry_at <= self.now
         assert command.attempt == row.attempt + 1
         assert self.now < row.deadline
-        assert self.here[worker.name] == worker
-        assert self._is_able(worker, row.asks, old=row.old), (worker, row)
-        assert worker.name not in self.suspects
-        assert self.gone.get(_who(worker), 0.0) <= self.now - MEMORY
+        assert self.crew.here[worker.name] == worker
+        assert self.crew.is_able(worker, row.asks, old=row.old), (worker, row)
+        assert worker.name not in self.crew.suspects
+        assert self.crew.gone.get(of(worker), 0.0) <= self.now - MEMORY
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
         row.assigned_at, row.retry_at = self.now, 0.0
         assert len(self.held(worker)) <= worker.slots
@@ -367,13 +290,13 @@ class Model:
     def _start(self, command: c.Start) -> None:
         row = self.rows[command.key]
         assert row.status is S.ASSIGNED
-        assert row.holder == (command.attempt, *_who(command.worker))
+        assert row.holder == (command.attempt, *of(command.worker))
         row.status = S.RUNNING
 
     def _end(self, command: c.EndAttempt) -> None:
         row = self.rows[command.key]
         assert row.status in {S.ASSIGNED, S.RUNNING}
-        assert row.holder == (command.attempt, *_who(command.worker))
+        assert row.holder == (command.attempt, *of(command.worker))
         if command.result is not None:
             assert self._is_current(command.result)
             assert command.result.outcome is command.outcome
@@ -386,7 +309,7 @@ class Model:
             possible = {S.TIMED_OUT if status is S.READY else status for status in possible}
         assert command.status in possible
         if command.outcome is O.REFUSED:
-            self.refused.setdefault(command.worker.name, set()).add(row.task.type)
+            self.crew.refused.setdefault(command.worker.name, set()).add(row.task.type)
         row.worker, row.retry_at, row.ready_at = None, command.retry_at or 0.0, self.now
         if command.status is S.READY:
             row.status = S.READY
@@ -403,37 +326,30 @@ class Model:
                 return {S.SUCCEEDED}
             case O.FAILED | O.TIMED_OUT:
                 given_up = S.FAILED if command.outcome is O.FAILED else S.TIMED_OUT
-                return self._tried_again(row, given_up, {*command.result.error_types})
+                return row.after_failure(given_up, {*command.result.error_types})
             case O.LOST:
-                return self._tried_after_loss(row)
+                return row.after_loss()
             case _:
                 return {S.READY}
 
     def _may_end_unsaid(self, command: c.EndAttempt, row: Row, *, late: bool) -> set[TaskStatus]:
         match command.outcome:
             case O.LOST:
-                return self._tried_after_loss(row)
+                return row.after_loss()
             case O.TIMED_OUT:
-                assert not self.blind
+                assert not self.crew.blind
                 assert self.now - self.awake_since >= SLACK
                 begun = row.opened_at if late else row.assigned_at + SLACK
                 assert self.now >= begun + (
                     (row.task.deadline if late else row.task.timeout) or inf
                 )
-                return {S.TIMED_OUT} if late else self._tried_again(row, S.TIMED_OUT, {"OSError"})
+                return {S.TIMED_OUT} if late else row.after_failure(S.TIMED_OUT, {"OSError"})
             case O.CANCELLED:
                 assert self._is_called_off(command.key)
                 return {S.CANCELLED}
             case _:
                 assert command.outcome is O.RETURNED
                 return {S.DEAD_LETTERED, S.READY}  # dead: undeliverable
-
-    def _tried_after_loss(self, row: Row) -> set[TaskStatus]:
-        return {S.DEAD_LETTERED if row.losses >= MAX_LOSSES else S.READY}
-
-    def _tried_again(self, row: Row, given_up: TaskStatus, errors: set[str]) -> set[TaskStatus]:
-        named = not row.task.retry_on or errors & {*row.task.retry_on}
-        return {S.READY if row.failures < row.task.max_attempts and named else given_up}
 
     def _finish(self, key: TaskKey, status: TaskStatus) -> None:
         assert status in TERMINAL
@@ -449,7 +365,7 @@ class Model:
 
     def _resend(self, command: c.Resend) -> None:
         holder = self.rows[command.key].holder
-        assert holder == (command.attempt, *_who(command.worker))
+        assert holder == (command.attempt, *of(command.worker))
 
     def _stale(self, command: c.Stale) -> None:
         assert not self._is_current(command.result)
@@ -457,42 +373,18 @@ class Model:
     def _abort(self, command: c.Abort) -> None:
         for ref in command.attempts:
             row = self.rows.get((ref.run, ref.id))
-            assert row is None or row.holder != (ref.attempt, *_who(command.worker))
-
-    def _save(self, command: c.SaveWorker) -> None:
-        name = command.profile.name
-        match command.event:
-            case WorkerEventKind.CONNECTED:
-                assert name not in self.here or _who(self.here[name]) == _who(command.profile)
-                assert self.here.get(name) != command.profile or name in self.suspects
-                assert not self.now - MEMORY < self.gone.get(_who(command.profile), 0.0) < self.now
-                if self.here.get(name) != command.profile:
-                    self.refused.pop(name, None)
-                self.here[name] = command.profile
-                self.suspects.discard(name)
-            case WorkerEventKind.SUSPECT:
-                assert not (self.blind and command.reason == "heartbeats are late")
-                assert _who(self.here[name]) == _who(command.profile)
-                self.suspects.add(name)
-            case WorkerEventKind.LOST | WorkerEventKind.DISCONNECTED:
-                assert not (self.blind and command.reason.startswith("not heard of"))
-                self.refused.pop(name, None)
-                assert _who(self.here.pop(name)) == _who(command.profile)
-                self.suspects.discard(name)
+            assert row is None or row.holder != (ref.attempt, *of(command.worker))
 
     def held(self, worker: WorkerProfile) -> list[TaskKey]:
         return [
-            key for key, row in self.rows.items() if row.worker and _who(row.worker) == _who(worker)
+            key for key, row in self.rows.items() if row.worker and of(row.worker) == of(worker)
         ]
 
     def next_manager(self, now: float) -> list[LiveRow]:
         """What the store hands over; what only the last manager knew is forgotten."""
         self.expect((), now)
         self.awake_since = now
-        self.blind = False
-        self.gone.clear()
-        self.refused.clear()
-        self.suspects.clear()
+        self.crew.forget()
         for row in self.rows.values():
             row.ready_at = now
         live = [row.live(key[0]) for key, row in self.rows.items() if row.status not in TERMINAL]
@@ -501,20 +393,13 @@ class Model:
     def check_deadlines(self) -> None:
         """Nothing waits past its deadline; what a worker has may be late by as long as its result may take."""
         for row in self.rows.values():
-            if row.status not in TERMINAL:
-                late = 0.0 if row.worker is None else 2 * SLACK + 0.1
-                heard = self.awake_since if row.worker is not None else 0.0
-                blind = self.blind and row.worker is not None
-                assert blind or self.now < max(row.deadline, heard) + late + (
-                    row.worker is not None
-                )
+            if row.worker is None:
+                assert row.status in TERMINAL or self.now < row.deadline
+            elif not self.crew.blind:
+                assert self.now < max(row.deadline, self.awake_since) + 2 * SLACK + 1.0
 
     def check_holders(self) -> None:
         """Attempts are with workers that are there, and with nobody else."""
         for row in self.rows.values():
             assert (row.worker is not None) == (row.status in {S.ASSIGNED, S.RUNNING})
-            assert row.worker is None or _who(self.here[row.worker.name]) == _who(row.worker)
-
-
-def _who(worker: WorkerProfile) -> tuple[str, str]:
-    return worker.name, worker.incarnation
+            assert row.worker is None or of(self.crew.here[row.worker.name]) == of(row.worker)

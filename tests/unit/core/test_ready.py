@@ -388,7 +388,13 @@ def test_a_class_that_others_have_emptied_is_passed_over() -> None:
     cls.push(((1,), 7, task))
     pool.offer(cls, (1,))
     assert pool.best() == ((1,), cls)
+    later = task_entry(2)
+    later.ticket = 8
+    cls.push(((2,), 8, later))
     task.ticket = 0
+    cls.drop()
+    assert pool.best() == ((2,), cls)
+    later.ticket = 0
     cls.drop()
     assert pool.best() is None
     assert not pool.entries

@@ -34,6 +34,7 @@ from skillq_manager.core.matching import Arrival, BestFit, Policy
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
+from tests.unit.core.crew import Crew
 from tests.unit.core.model import Model
 
 T = TypeVar("T")
@@ -85,7 +86,7 @@ class Machine(RuleBasedStateMachine):
     def begin(self, chance: float, expected: int) -> None:
         self.chance, self.expected = chance, expected
         self.state = self._new_state()
-        self.model = Model(by_skill=self.by_skill)
+        self.model = Model(Crew(by_skill=self.by_skill))
         self.inbox: list[c.Event | Submission | Again] = []
         self.requests = count()
         self.now = 1000.0
@@ -168,7 +169,7 @@ class Machine(RuleBasedStateMachine):
         rows = self.model.next_manager(self.now)
         self.state = self._new_state()
         last = max((row.seq for row in self.model.rows.values()), default=0)
-        self.state.begin_restore(list(self.model.here.values()), last, self.now)
+        self.state.begin_restore(list(self.model.crew.here.values()), last, self.now)
         for start in range(0, len(rows), 2):
             self.state.restore(rows[start : start + 2])
         self._conclude(self.state.end_restore())
@@ -205,7 +206,7 @@ class Machine(RuleBasedStateMachine):
     @rule()
     def all_beat(self) -> None:
         """Most of the time, all is well."""
-        for who in self.model.here.values():
+        for who in self.model.crew.here.values():
             refs = tuple(
                 AttemptRef(run=run, id=id, attempt=self.model.rows[run, id].attempt)
                 for run, id in self.model.held(who)
@@ -330,7 +331,7 @@ class Machine(RuleBasedStateMachine):
         assert live == there, live.items() ^ there.items()
         assert {
             n: w.profile for n, w in self.state.fleet.workers.items()
-        }.keys() == self.model.here.keys()
+        }.keys() == self.model.crew.here.keys()
         for key, row in rows.items():
             assert (self.state.reason(key, self.now) is None) == row.status.is_terminal
         deadline = self.state.next_deadline()
@@ -389,7 +390,7 @@ def test_whatever_happens_every_task_is_in_one_place_and_ends_once(machine: type
 
 
 def test_the_bookkeeper_does_not_believe_just_anything() -> None:
-    model = Model()
+    model = Model(Crew())
     row = Task(id="a", difficulty=1)
     model.promised["r", "a"] = row
     model.apply([c.AddTask(("r", "a"), 1, "r", row, 0, TaskStatus.READY, 0.0)])

@@ -345,3 +345,57 @@ def test_any_other_length_of_time_is_refused(written: object) -> None:
 
 def test_labels_are_named_once_each() -> None:
     assert profile(specialties=("ocr", "gpu", "ocr")).specialties == ("ocr", "gpu")
+
+
+# --- what a task says of its attempts
+
+
+def test_a_task_that_says_nothing_of_them_has_one_and_waits_for_whoever_can_do_it() -> None:
+    plain = m.Task(id="a", difficulty=1)
+    assert (plain.max_attempts, plain.timeout, plain.deadline, plain.escalate_by) == (
+        1,
+        None,
+        None,
+        0,
+    )
+    assert (plain.retry_on, plain.no_retry_on, plain.on_failed_dependency) == ((), (), "fail")
+    assert (plain.unroutable, plain.unroutable_after) == ("wait", 60.0)
+
+
+@pytest.mark.parametrize("field", ["timeout", "deadline", "unroutable_after"])
+def test_lengths_of_time_may_have_a_unit_and_are_never_nothing_or_endless(field: str) -> None:
+    made = m.Task.model_validate({"id": "a", "difficulty": 1, field: "1.5m"})
+    assert getattr(made, field) == 90.0
+    for wrong in (0, -1, "soon", float("inf"), float("nan")):
+        with pytest.raises(ValidationError, match=field):
+            m.Task.model_validate({"id": "a", "difficulty": 1, field: wrong})
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("escalate_by", 10),
+        ("escalate_by", -1),
+        ("unroutable", "panic"),
+        ("on_failed_dependency", "ignore"),
+        ("max_attempts", 0),
+        ("max_attempts", 1001),
+        ("retry_on", [""]),
+    ],
+)
+def test_what_makes_no_sense_of_them_is_refused(field: str, wrong: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        m.Task.model_validate({"id": "a", "difficulty": 1, field: wrong})
+
+
+def test_what_is_said_of_attempts_is_part_of_the_definition_and_its_defaults_are_not() -> None:
+    plain = m.Task(id="a", difficulty=1)
+    assert plain.fingerprint() == m.Task(id="a", difficulty=1, escalate_by=0).fingerprint()
+    assert plain.fingerprint() != m.Task(id="a", difficulty=1, escalate_by=1).fingerprint()
+
+
+def test_a_worker_is_reserved_for_levels_that_there_are() -> None:
+    facts = {"name": "a", "title": "a", "incarnation": "1", "skill": 5}
+    assert m.WorkerProfile.model_validate(facts).reserve == 0
+    with pytest.raises(ValidationError, match="reserve"):
+        m.WorkerProfile.model_validate(facts | {"reserve": 11})
