@@ -54,7 +54,7 @@ async def run(settings: ManagerSettings) -> None:
             stop_when_done=settings.stop_when_done,
             on_complete=lambda run: print_summary(store, run),
         )
-        app = create_app(manager, settings.api_token)
+        app = create_app(manager, transport, settings.api_token)
         log = structlog.get_logger()
         log.info(
             logs.Log.STARTED,

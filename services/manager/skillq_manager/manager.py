@@ -27,6 +27,7 @@ from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
 from skillq_manager.senses import CONSUMED, Senses
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
+from skillq_manager.tally import Tally
 
 PREFETCH = 200
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
@@ -71,6 +72,7 @@ class Manager:
         self._leading = False
         self._blind = False
         self._has_completed = False
+        self.tally = Tally()
         self.store = store
         self.state = new_state()
 
@@ -139,6 +141,11 @@ class Manager:
     @property
     def is_leading(self) -> bool:
         return self._leading
+
+    @property
+    def is_blind(self) -> bool:
+        """It leads, and cannot hear workers: it judges none by its silence."""
+        return self._leading and self._blind
 
     @property
     def is_ready(self) -> bool:
@@ -346,6 +353,7 @@ class Manager:
         log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
         try:
             await park(self._transport, consumer, delivery, reason)
+            self.tally.parked += 1
         except TransportError:
             await consumer.nack(delivery, requeue=True)
 
@@ -369,6 +377,7 @@ class Manager:
     async def _tell(self, command: c.Command) -> None:
         """Say what has been decided: to the log, to whoever asked, to `on_complete`."""
         tell(command)
+        self.tally.count(command)
         match command:
             case c.Answer(submission=submission):
                 self._answer(submission.submission_id, command)

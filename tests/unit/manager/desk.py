@@ -53,7 +53,9 @@ class Desk:
             clock=steady_clock(),
             on_complete=_nothing,
         )
-        self.app = create_app(self.manager, SecretStr(token) if token else None)
+        self.app = create_app(
+            self.manager, self._manager_transport, SecretStr(token) if token else None
+        )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
             base_url="http://manager",

@@ -10,7 +10,7 @@ from skillq.errors import Unreachable
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
 )
-from skillq_manager.web import submissions
+from skillq_manager.web import deciding
 from tests.unit.manager.desk import TASKS, Desk, refused
 
 
@@ -119,8 +119,8 @@ async def test_a_manager_that_cannot_decide_keeps_nobody_waiting_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(desk.manager, "submit", ponder)
-    monkeypatch.setattr(submissions, "DECIDE_SECONDS", 0.0)
-    assert "submit again, nothing is done twice" in refused(await desk.submit(*TASKS), 503)
+    monkeypatch.setattr(deciding, "DECIDE_SECONDS", 0.0)
+    assert "ask again, nothing is done twice" in refused(await desk.submit(*TASKS), 503)
 
 
 @pytest.mark.parametrize(
