@@ -10,6 +10,7 @@ import pytest
 
 from tests.broker import Broker, find_broker
 from tests.e2e.processes import System
+from tests.e2e.proxy import Proxy
 from tests.postgres import Postgres
 
 MY_TASKS = '''
@@ -96,6 +97,13 @@ def shared_store(postgres: Postgres) -> Iterator[str]:
     """The URL of a store that several managers may share."""
     with database(postgres) as url:
         yield url
+
+
+@pytest.fixture
+def proxy(broker_url: str) -> Iterator[Proxy]:
+    """A way to the broker that can be cut."""
+    with Proxy(broker_url) as proxy:
+        yield proxy
 
 
 @pytest.fixture

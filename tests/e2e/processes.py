@@ -141,6 +141,7 @@ class System:
 
     def __init__(self, broker_url: str, here: Path) -> None:
         self.here = here
+        self.broker_url = broker_url
         self._started: list[Process] = []
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("SKILLQ_")} | {
             "SKILLQ_BROKER_URL": broker_url,

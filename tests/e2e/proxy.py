@@ -43,7 +43,7 @@ class Proxy:
         [self._port] = free_ports(1)
         who, _, _ = parts.netloc.rpartition("@")
         self.url = parts._replace(netloc=f"{who}@127.0.0.1:{self._port}").geturl()
-        self._dark = False
+        self._dark = self._shut = False
         self._lines: set[_Line] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
@@ -72,9 +72,14 @@ class Proxy:
         """From now on nothing comes through, and no end of it is told: cables pulled out."""
         self._do(self._swallow)
 
+    def refuse(self) -> None:
+        """End all connections, and new ones at once."""
+        self._shut = True
+        self.cut()
+
     def heal(self) -> None:
         """New connections work again. Those that had gone dead stay so until their ends notice."""
-        self._dark = False
+        self._dark = self._shut = False
 
     def _do(self, work: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -88,7 +93,8 @@ class Proxy:
         line.writers.append(writer)
         # A server that is closed cancels this, and asyncio would complain of it.
         with suppress(OSError, asyncio.CancelledError):
-            await self._pass_on(line, reader, writer)
+            if not self._shut:
+                await self._pass_on(line, reader, writer)
         line.cut()
         self._lines.discard(line)
 
