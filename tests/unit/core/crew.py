@@ -39,6 +39,9 @@ class Crew:
         fits = level >= need.difficulty and need.requires <= set(worker.specialties)
         return fits and (need.difficulty >= worker.reserve or need.aged or old)
 
+    def able(self, need: Need) -> list[WorkerProfile]:
+        return [worker for worker in self.here.values() if self.is_able(worker, need)]
+
     def save(self, command: c.SaveWorker) -> None:
         name = command.profile.name
         match command.event:

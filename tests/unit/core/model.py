@@ -50,9 +50,7 @@ class Model:
 
     def event(self, submission: Submission) -> c.Submitted:
         """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
-        named = {t.id for t in submission.tasks} | {
-            d for t in submission.tasks for d in t.depends_on
-        }
+        named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
         known = {
             key: c.Known(self.rows[key].status, self.rows[key].fingerprint)
@@ -194,7 +192,7 @@ class Model:
 
     def _is_unroutable(self, row: Row) -> None:
         assert self.now - max(row.ready_at, row.asked_at) >= row.task.unroutable_after
-        assert not any(self.crew.is_able(who, row.asks) for who in self.crew.here.values())
+        assert not self.crew.able(row.asks)
 
     def _is_called_off(self, key: TaskKey) -> bool:
         return any(
@@ -212,8 +210,8 @@ class Model:
         assert new.type == old.type
         match command.reason.split()[0]:
             case "attempt":
-                assert new.difficulty == min(10, old.difficulty + row.task.escalate_by)
-                assert new.requires == old.requires
+                harder = min(10, old.difficulty + row.task.escalate_by)
+                assert (new.difficulty, new.requires) == (harder, old.requires)
                 assert len(new.excluded - old.excluded) <= 1
             case "relaxed:":
                 assert row.task.unroutable is Unroutable.RELAX
@@ -226,7 +224,7 @@ class Model:
                 row.asked_at = self.now
             case _:
                 assert command.reason == "nobody else can do it"
-                assert not any(self.crew.is_able(who, old) for who in self.crew.here.values())
+                assert not self.crew.able(old)
                 assert not new.excluded
         row.need = new
 
@@ -268,10 +266,11 @@ class Model:
     def _was_met(self, key: TaskKey) -> bool:
         """A dependency that failed no longer holds it up, even if it is sent again."""
         task = self.rows[key].task
-        others = [(key[0], d) for d in task.depends_on]
-        return task.on_failed_dependency == "run" and all(
-            self.rows[other].status in TERMINAL or self.reopened[other] for other in others
-        )
+        ended = [
+            self.rows[key[0], d].status in TERMINAL or self.reopened[key[0], d]
+            for d in task.depends_on
+        ]
+        return task.on_failed_dependency == "run" and all(ended)
 
     def _assign(self, command: c.Assign) -> None:
         row, worker = self.rows[command.key], command.worker
@@ -364,8 +363,7 @@ class Model:
         return row is not None and row.holder == (result.attempt, *self.senders[id(result)])
 
     def _resend(self, command: c.Resend) -> None:
-        holder = self.rows[command.key].holder
-        assert holder == (command.attempt, *of(command.worker))
+        assert self.rows[command.key].holder == (command.attempt, *of(command.worker))
 
     def _stale(self, command: c.Stale) -> None:
         assert not self._is_current(command.result)
