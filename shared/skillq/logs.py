@@ -19,6 +19,8 @@ class Log(StrEnum):
     WAITING_FOR_MANAGER = "waiting_for_manager"
     WAITING_FOR_QUEUE = "waiting_for_queue"
     CONNECTED = "connected"
+    CONNECTION_LOST = "connection_lost"  # `times` since it was last told
+    CONNECTION_BACK = "connection_back"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     STEPPED_DOWN = "stepped_down"

@@ -16,9 +16,8 @@ from skillq.messages import (
     Progress,
     Submission,
     TaskResults,
-    decode,
 )
-from skillq.transport import Consumer, Delivery
+from skillq.transport import Consumer, Delivery, message_in
 from skillq_manager.core.commands import Event
 
 Inbound = Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
@@ -92,7 +91,7 @@ def read(delivery: Delivery) -> Inbound:
     Raises:
         MalformedMessage: it cannot be read, or it has no business in this queue or under this key.
     """
-    message = decode(delivery.body)
+    message = message_in(delivery)
     if not isinstance(message, BELONGS[delivery.queue]):
         raise MalformedMessage(f"a {message.type} message does not belong in {delivery.queue}")
     sender = _sender(message)

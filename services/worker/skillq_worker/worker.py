@@ -30,9 +30,8 @@ from skillq.messages import (
     TaskAssignment,
     TaskResult,
     WorkerProfile,
-    decode,
 )
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
 from skillq_worker.executor import Executor, attempt
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
@@ -286,7 +285,7 @@ class Worker:
     async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
         """Obey; False where the delivery was parked and needs no acknowledgement."""
         try:
-            self._obey(decode(delivery.body))
+            self._obey(message_in(delivery))
         except MalformedMessage as error:
             log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=str(error))
             try:

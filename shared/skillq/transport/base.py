@@ -13,7 +13,8 @@ from typing import Protocol, Self
 from uuid import uuid4
 
 from skillq.clock import steady_clock
-from skillq.messages import SCHEMA_VERSION, Message, encode, shorten
+from skillq.errors import MalformedMessage
+from skillq.messages import SCHEMA_VERSION, Message, decode, encode, shorten
 from skillq.topology import DEAD_LETTERS, Topology
 
 REASON_HEADER = "x-skillq-reason"
@@ -23,6 +24,8 @@ KEY_HEADER = "x-skillq-routing-key"
 AT_HEADER = "x-skillq-parked-at"  # seconds since the epoch
 PARK_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER, AT_HEADER)
 MAX_REASON = 1000  # it may quote what came, of any length; headers must fit into one frame
+MAX_KEPT_HEADERS = 64 * 1024  # bytes; half a frame
+_HEADER_OVERHEAD = 16
 
 HeaderValue = str | int
 
@@ -46,7 +49,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One handing-over of a message to this process. `token` is the transport's own."""
+    """One handing-over of a message to this process. `token` is the transport's own.
+
+    `unreadable` says what is wrong with properties that cannot be decoded; the body is as it came.
+    """
 
     body: bytes
     type: str
@@ -58,6 +64,7 @@ class Delivery:
     message_id: str
     app_id: str
     token: object
+    unreadable: str = ""
 
 
 class Consumer(Protocol):
@@ -188,13 +195,36 @@ class Browsable(Protocol):
         ...
 
 
+def message_in(delivery: Delivery) -> Message:
+    """The message in a delivery.
+
+    Raises:
+        MalformedMessage: its properties or its body cannot be read.
+    """
+    if delivery.unreadable:
+        raise MalformedMessage(delivery.unreadable)
+    return decode(delivery.body)
+
+
+def _kept(headers: Mapping[str, object]) -> dict[str, HeaderValue]:
+    """The plain ones, as many as leave room in the frame for the reason."""
+    kept: dict[str, HeaderValue] = {}
+    room = MAX_KEPT_HEADERS
+    for name, value in headers.items():
+        if isinstance(value, str | int):
+            room -= len(name.encode()) + len(str(value).encode()) + _HEADER_OVERHEAD
+            if room >= 0:
+                kept[name] = value
+    return kept
+
+
 async def park(transport: Transport, consumer: Consumer, delivery: Delivery, reason: str) -> None:
     """Move a delivery that cannot be handled to `skillq.dead-letters`; headers say why, and where it came from.
 
     Raises:
         TransportError: the broker did not confirm the copy; the delivery stays unacknowledged.
     """
-    headers = {k: v for k, v in delivery.headers.items() if isinstance(v, str | int)}
+    headers = _kept(delivery.headers)
     copy = Outgoing(
         delivery.body,
         delivery.type,

@@ -11,13 +11,14 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import NoReturn, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 from aio_pika import RobustConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq import Channel
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp.commands import Basic
 
 from skillq.errors import (
@@ -32,6 +33,8 @@ from skillq.topology import Topology, worker_queue
 from skillq.transport.address import Address
 from skillq.transport.base import Delivery, Outgoing
 from skillq.transport.consuming import KeptConsumer, Session
+from skillq.transport.frames import UNREADABLE_HEADER, FrameReader
+from skillq.transport.outages import Outages
 
 _RECONNECT_SECONDS = 1
 _CONNECT_SECONDS = 10.0
@@ -68,6 +71,19 @@ def _reason(error: BaseException) -> str:
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
+class _Factory(TransportFactory):
+    """Makes connections over which nobody can send us what the driver cannot decode."""
+
+    def __init__(self, factory: TransportFactory) -> None:
+        self._factory = factory
+
+    async def create(
+        self, url: Any, **more: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await self._factory.create(url, **more)
+        return cast(asyncio.StreamReader, FrameReader(reader)), writer
+
+
 class _Link:
     """One robust connection."""
 
@@ -78,9 +94,14 @@ class _Link:
             client_properties={"connection_name": name},
             reconnect_interval=_RECONNECT_SECONDS,
         )
+        tls = address.url.startswith("amqps:")
+        # aiormq takes it as an argument, which aio-pika hands on from here only.
+        self._connection.kwargs["transport_factory"] = _Factory(
+            TLSTransportFactory() if tls else TCPTransportFactory()
+        )
 
     @classmethod
-    async def open(cls, address: Address, name: str, deadline: float) -> Self:
+    async def open(cls, address: Address, name: str, deadline: float, outages: Outages) -> Self:
         """Connect, trying again until the deadline of the monotonic clock.
 
         Raises:
@@ -105,7 +126,16 @@ class _Link:
                 await link.close()
                 raise
             else:
+                link._tell_of(name, outages)
                 return link
+
+    def _tell_of(self, name: str, outages: Outages) -> None:
+        def lost(_: object, error: BaseException | None) -> None:
+            if not self._connection.close_called:
+                outages.lost(name, _reason(error) if isinstance(error, Exception) else "closed")
+
+        self._connection.close_callbacks.add(lost)
+        self._connection.reconnect_callbacks.add(lambda _: outages.back(name))
 
     @property
     def connected(self) -> bool:
@@ -206,6 +236,7 @@ async def _begin(
 
 def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
     properties = message.header.properties
+    headers = properties.headers or {}
     return Delivery(
         body=message.body,
         type=properties.message_type or "",
@@ -213,10 +244,11 @@ def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
         exchange=message.exchange or "",
         routing_key=message.routing_key or "",
         redelivered=bool(message.redelivered),
-        headers=properties.headers or {},
+        headers=headers,
         message_id=properties.message_id or "",
         app_id=properties.app_id or "",
         token=token,
+        unreadable=str(headers.pop(UNREADABLE_HEADER, "")),
     )
 
 
@@ -261,10 +293,11 @@ class RabbitTransport:
 
     async def __aenter__(self) -> Self:
         deadline = time.monotonic() + self._connect_timeout
+        outages = Outages(self._address.shown)
         try:
             for purpose in ("publish", "consume"):
                 name = f"{self._name} ({purpose})"
-                self._links.append(await _Link.open(self._address, name, deadline))
+                self._links.append(await _Link.open(self._address, name, deadline, outages))
         except BaseException:
             await self._close_links()
             raise
