@@ -68,7 +68,7 @@ def scenario(seed: int) -> Scenario:
         rates=_rates(chance, workers),
         commit_fails=chance.choice((0.0, 0.0, 0.01)),
         disk_latency=chance.choice((0.001, 0.01, 0.1)),
-        disk_crashes=chance.choice((0.0, 0.002, 0.01)),
+        disk_crashes=chance.choice((0.0, 0.005, 0.03, 0.08)),
         validates=tasks <= 100,
         operator=chance.choice((0.0, 0.05, 0.2)),
     )
@@ -86,7 +86,7 @@ def _faults(chance: Random) -> Faults:
         doubled=some(0.3),
         late=some(0.05),
         late_by=chance.choice((2.0, 15.0)),
-        crashes=chance.choice((0.0, 0.002, 0.01)),
+        crashes=chance.choice((0.0, 0.002, 0.02)),
     )
 
 
@@ -125,9 +125,9 @@ def _batches(
     ids = count()
     while tasks > 0:
         run = chance.choice(runs)
-        size = min(tasks, chance.choice((1, 3, 10, 30)) if tasks < 300 else 100)
+        size = min(tasks, chance.choice((1, 1, 3, 10, 30)) if tasks < 300 else 100)
         tasks -= size
-        way = chance.choice(("complete", "submit", "forget", "forget", "http"))
+        way = chance.choice(("complete", "submit", "forget", "forget", "forget", "http"))
         made = [] if way == "forget" else lasting[run]
         several = tuple(
             _task(chance, f"t{next(ids)}", run, made, scripts, plain) for _ in range(size)
