@@ -112,6 +112,7 @@ async def retry_tasks(manager: TheManager, request: Request) -> Retried:
     One that cannot be sent again is refused, and keeps no other from it.
     """
     form = await read_form(request, RetryForm)
+    _must_lead(manager)
     answer = Retried(retried=0, refused=[])
     async for keys in _matching(manager, form):
         reply = await decided(manager.retry(keys))
