@@ -12,7 +12,7 @@ from typing import Self
 from uuid import uuid4
 
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, Unroutable, UsageError
-from skillq.topology import Argument, Queue, Topology, key_matches, worker_queue
+from skillq.topology import Argument, Queue, Topology, is_pattern, key_matches, worker_queue
 from skillq.transport.base import Outgoing
 from skillq.transport.memory_queue import (
     KNOWN_ARGUMENTS,
@@ -29,18 +29,52 @@ _PUBLISHES_PER_TURN = 64
 _MAX_ROUTES = 10_000
 
 
+class _Bindings:
+    """Of one exchange. Of thousands of workers' keys, only the one that is meant is looked at."""
+
+    def __init__(self) -> None:
+        self._of_key: dict[str, dict[str, None]] = {}  # queues, by keys without * and #
+        self._of_pattern: dict[str, dict[str, None]] = {}
+        self._keys: dict[str, dict[str, None]] = {}  # by queue
+
+    def add(self, key: str, queue: str) -> bool:
+        """Whether it is new."""
+        queues = (self._of_pattern if is_pattern(key) else self._of_key).setdefault(key, {})
+        is_new = queue not in queues
+        queues[queue] = self._keys.setdefault(queue, {})[key] = None
+        return is_new
+
+    def remove(self, queue: str) -> list[str]:
+        """The keys that it had."""
+        keys = list(self._keys.pop(queue, ()))
+        for key in keys:
+            of = self._of_pattern if is_pattern(key) else self._of_key
+            del of[key][queue]
+            if not of[key]:
+                del of[key]
+        return keys
+
+    def queues(self, key: str) -> dict[str, None]:
+        """Those that a message of this key goes to, each once."""
+        found = dict(self._of_key.get(key, ()))
+        for pattern, queues in self._of_pattern.items():
+            if key_matches(pattern, key):
+                found |= queues
+        return found
+
+
 class MemoryBroker:
     """Exchanges, queues and bindings of one process; every transport of that process shares it."""
 
     def __init__(self) -> None:
-        self._bindings: dict[str, dict[tuple[str, str], None]] = {}
+        self._bindings: dict[str, _Bindings] = {}
         self._queues: dict[str, MemoryQueue] = {}
         self._routes: dict[tuple[str, str], tuple[MemoryQueue, ...]] = {}
         self._bereft: dict[str, list[MemoryConsumer]] = {}
 
     def declare(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
-            self._bindings.setdefault(exchange, {})
+            self._bindings.setdefault(exchange, _Bindings())
         for queue in topology.queues:
             self._declare_queue(queue)
         for binding in topology.bindings:
@@ -80,10 +114,9 @@ class MemoryBroker:
         if queue is None:
             return
         queue.shut()
-        for bindings in self._bindings.values():
-            for binding in [one for one in bindings if one[1] == name]:
-                del bindings[binding]
-        self._routes.clear()
+        for exchange, bindings in self._bindings.items():
+            for key in bindings.remove(name):
+                self._forget_routes(exchange, key)
         for consumer in queue.consumers:
             consumer.forget()
             self._bereft.setdefault(name, []).append(consumer)
@@ -91,10 +124,17 @@ class MemoryBroker:
     def bind(self, exchange: str, key: str, queue: str) -> None:
         if queue not in self._queues:
             raise QueueNotFound(f"queue {queue} does not exist; declare it before its bindings")
-        self._exchange(exchange)[key, queue] = None
-        self._routes.clear()
+        if self._exchange(exchange).add(key, queue):
+            self._forget_routes(exchange, key)
 
-    def _exchange(self, name: str) -> dict[tuple[str, str], None]:
+    def _forget_routes(self, exchange: str, key: str) -> None:
+        """Those that a binding of this key may be part of."""
+        if is_pattern(key):
+            self._routes.clear()
+        else:
+            self._routes.pop((exchange, key), None)
+
+    def _exchange(self, name: str) -> "_Bindings":
         try:
             return self._bindings[name]
         except KeyError:
@@ -114,9 +154,7 @@ class MemoryBroker:
     def _route(self, exchange: str, key: str) -> tuple[MemoryQueue, ...]:
         found = self._routes.get((exchange, key))
         if found is None:
-            bindings = self._exchange(exchange)
-            names = dict.fromkeys(queue for pattern, queue in bindings if key_matches(pattern, key))
-            found = tuple(self._queues[name] for name in names)
+            found = tuple(self._queues[name] for name in self._exchange(exchange).queues(key))
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[exchange, key] = found
