@@ -4,9 +4,10 @@ One set of models for files and for `POST /api/tasks`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -43,6 +44,19 @@ def _number(written: object) -> object:
     return written
 
 
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON that these make; for `json.loads`, which takes the last of two alike.
+
+    Raises:
+        ValueError: a name stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return found
+
+
 def _module_and_attribute(written: str) -> str:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", written):
         raise ValueError(f"should be module:attribute, as my_tasks:handlers, not {written!r}")
@@ -52,7 +66,16 @@ def _module_and_attribute(written: str) -> str:
 class TaskForm(Task):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    _numbers = field_validator("difficulty", "priority", "max_attempts", mode="before")(_number)
+    _numbers = field_validator(
+        "difficulty",
+        "priority",
+        "timeout",
+        "deadline",
+        "max_attempts",
+        "escalate_by",
+        "unroutable_after",
+        mode="before",
+    )(_number)
 
 
 class WorkerForm(BaseModel):

@@ -69,6 +69,32 @@ async def test_a_body_that_is_no_json_is_refused(desk: Desk, body: bytes) -> Non
     assert refused(response, 422).startswith("the body is not JSON: ")
 
 
+@pytest.mark.parametrize("where", ["the body", "a task", "a payload"])
+async def test_a_name_that_stands_twice_is_refused_instead_of_taking_the_last(
+    desk: Desk, where: str
+) -> None:
+    twice = '"x": 1, "x": 2'
+    body = {
+        "the body": '{"tasks": [], "tasks": [{"id": 1, "difficulty": 1}]}',
+        "a task": '{"tasks": [{"id": 1, "difficulty": 1, "difficulty": 2}]}',
+        "a payload": f'{{"tasks": [{{"id": 1, "difficulty": 1, "payload": {{{twice}}}}}]}}',
+    }[where]
+    headers = {"Content-Type": "application/json"}
+    response = await desk.http.post("/api/tasks", content=body, headers=headers)
+    assert "stands twice in one object" in refused(response, 422)
+    assert (await desk.get("/api/summary"))["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "media_type", ["Application/JSON", "APPLICATION/JSON; charset=utf-8", "application/json ;x=y"]
+)
+async def test_a_media_type_is_the_same_in_any_letters(desk: Desk, media_type: str) -> None:
+    response = await desk.http.post(
+        "/api/tasks", content=json.dumps({"tasks": TASKS}), headers={"Content-Type": media_type}
+    )
+    assert response.status_code == 201
+
+
 async def test_a_web_page_cannot_submit_behind_its_readers_back(desk: Desk) -> None:
     response = await desk.http.post(
         "/api/tasks",

@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from skillq.forms import SubmissionForm, TaskForm, WorkFile, explain_form, one_line
+from skillq.forms import (
+    SubmissionForm,
+    TaskForm,
+    WorkerForm,
+    WorkFile,
+    each_once,
+    explain_form,
+    one_line,
+)
 from skillq.messages import Submission, Task, decode, encode
 
 TASK: dict[str, Any] = {"id": 1, "difficulty": 2}
@@ -70,6 +78,32 @@ def test_what_is_wrong_with_a_task_is_one_line_with_its_id_field_and_value(
 )
 def test_what_is_wrong_with_a_worker_is_one_line_with_its_name(worker: object, line: str) -> None:
     assert of_workers(worker) == line
+
+
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [(form, field) for form in (TaskForm, WorkerForm) for field in form.model_fields],
+)
+def test_no_field_takes_a_yes_or_a_no_for_something_else(
+    form: type[BaseModel], field: str, value: bool
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        form.model_validate({"id": 1, "difficulty": 1, "name": "Ada", "skill": 1} | {field: value})
+    complaints = {error["loc"][0]: error["msg"] for error in caught.value.errors()}
+    assert field in complaints
+    numbers = {"difficulty", "priority", "max_attempts", "escalate_by", "skill", "slots"} | {
+        "timeout",
+        "deadline",
+        "unroutable_after",
+    }
+    assert ("should be a number, not " in complaints[field]) == (field in numbers)
+
+
+def test_a_name_that_stands_twice_in_an_object_is_refused() -> None:
+    assert each_once([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
+    with pytest.raises(ValueError, match="'b' stands twice in one object"):
+        each_once([("a", 1), ("b", 2), ("b", 3), ("c", 4)])
 
 
 def test_two_workers_of_one_name_are_refused_however_it_is_written() -> None:

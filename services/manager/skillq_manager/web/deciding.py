@@ -1,6 +1,7 @@
 """What asks the manager to decide: a body that is read strictly, and an answer within bounds."""
 
 import asyncio
+import json
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
@@ -9,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
 from skillq.errors import TransportError, Unreachable
-from skillq.forms import one_line
+from skillq.forms import each_once, one_line
 from skillq.messages import MAX_MESSAGE_BYTES, shorten
 
 DECIDE_SECONDS = 30.0
@@ -56,7 +57,8 @@ async def read_form(request: Request, form: type[FormT]) -> FormT:
 
 async def read_body(request: Request) -> bytes:
     # A web page could send any other type to a manager on its reader's machine without being asked.
-    if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if media_type != "application/json":
         raise HTTPException(415, "send JSON, with Content-Type: application/json")
     announced = request.headers.get("content-length", "0")
     _check_size(int(announced) if announced.isdigit() else 0)
@@ -69,7 +71,8 @@ async def read_body(request: Request) -> bytes:
 
 def read_json(body: bytes) -> Any:
     try:
-        return from_json(body, allow_inf_nan=False)
+        from_json(body, allow_inf_nan=False)  # stricter than json, but for a name that stands twice
+        return json.loads(body, object_pairs_hook=each_once)
     except ValueError as error:
         raise HTTPException(422, f"the body is not JSON: {one_line(str(error))}") from error
 
