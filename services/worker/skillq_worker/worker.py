@@ -38,6 +38,7 @@ from skillq_worker.reporter import Reporter, publish_until_confirmed
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
+HASTE_SECONDS = 1.0  # for the same, when there is no time
 FENCE_SECONDS = 20.0  # without a confirmed heartbeat for so long, it starts nothing
 LEASE_SECONDS = 30.0  # and after this, others have what it holds
 FENCE_CHECK_SECONDS = 1.0
@@ -189,7 +190,7 @@ class Worker:
         await self._finish()
         await _cancel(list(self._attempts.values()))
         try:
-            async with asyncio.timeout(GOODBYE_SECONDS):
+            async with asyncio.timeout(HASTE_SECONDS if self._hurry.is_set() else GOODBYE_SECONDS):
                 await self._reporter.flushed()
                 goodbye = Disconnect(
                     worker=self._profile.name,

@@ -39,6 +39,7 @@ from skillq.transport.outages import Outages
 _RECONNECT_SECONDS = 1
 _CONNECT_SECONDS = 10.0
 _RPC_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
 _SUBSCRIPTION_PREFETCH = 1000
 _WORKER_QUEUES = worker_queue("")
 _PUBLISH, _CONSUME = 0, 1
@@ -161,12 +162,16 @@ class _Link:
             await _close(channel)
 
     async def close(self) -> None:
-        await self._connection.close()
+        # A broker that has gone silent answers no goodbye.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
 
 
 async def _close(channel: AbstractChannel) -> None:
     with suppress(TransportError), _translated("close"):
-        await channel.close()
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await channel.close()
 
 
 def _give_up_if_refused(address: Address, error: BaseException) -> None:
