@@ -105,6 +105,13 @@ class Process:
         with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
             return json.loads(answer.read())
 
+    def succeeded(self, run: str) -> int:
+        """How many tasks of a run have succeeded; 0 where a manager cannot say."""
+        try:
+            return int(self.ask(f"/api/runs/{run}")["counts"]["succeeded"])
+        except OSError:  # not there yet, or its database is not
+            return 0
+
     def tasks(self, run: str) -> list[dict[str, Any]]:
         """All tasks of a run, as a manager answers."""
         found: list[dict[str, Any]] = []

@@ -11,7 +11,7 @@ import pytest
 from skillq import topology
 from tests.broker import Broker
 from tests.e2e.conftest import lay_out
-from tests.e2e.processes import Process, System, answer, begun, executions, until
+from tests.e2e.processes import SECONDS, Process, System, answer, begun, executions, until
 from tests.e2e.proxy import Proxy
 from tests.e2e.wreck import Wreck
 
@@ -56,10 +56,7 @@ def submit(system: System, count: int, seconds: float = 0.3) -> None:
 
 
 def all_done_once(system: System, manager: Process, count: int) -> None:
-    until(
-        lambda: manager.ask("/api/runs/default")["counts"]["succeeded"] == count,
-        "all should succeed",
-    )
+    until(lambda: manager.succeeded("default") == count, "all should succeed", 2 * SECONDS)
     assert begun(system.here) == {str(n): 1 for n in range(count)}
     assert not manager.logged("worker_changed", now="lost")
 
