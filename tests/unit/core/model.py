@@ -52,18 +52,14 @@ class Model:
         """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
         named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
-        known = {
-            key: c.Known(self.rows[key].status, self.rows[key].fingerprint)
-            for key in keys
-            if key in self.rows
-        }
+        known = {key: self.rows[key].known for key in keys if key in self.rows}
         return c.Submitted(submission, known, self.titles.get(submission.run))
 
     def retried(self, request: str, keys: Iterable[TaskKey]) -> c.Retried:
         """What the shell makes of a wish to send tasks again."""
         rows = {key: self.rows[key] for key in keys}
         named = {(key[0], d) for key, row in rows.items() for d in row.task.depends_on}
-        known = {key: c.Known(self.rows[key].status, self.rows[key].fingerprint) for key in named}
+        known = {key: self.rows[key].known for key in named}
         again = [
             c.Again(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
             for key, row in rows.items()

@@ -166,6 +166,18 @@ def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver
     assert one(do(asked), c.Reply).refused == reasons
 
 
+def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number_back(
+    do: Driver,
+) -> None:
+    do(connect())
+    failed(do, A)
+    asked = c.Retried("r", (c.Again(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {})
+    held = one(do(asked), c.Assign)
+    out = do(results(held, Outcome.FAILED), asked)
+    assert one(out, c.Reply).refused == {held.key: "has ended just now; ask again"}
+    assert one(do.again(A), c.Assign).attempt == 3
+
+
 def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
     do: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -224,12 +224,10 @@ class Tasks:
             self._ask_again(task, need, f"escalated: {why}")
 
     def age(self, older_than: float) -> None:
-        """Let reserved workers take what has waited for so long."""
+        """Let reserved workers take what has waited for so long: not worth a row, the next manager begins anew."""
         for task in self._board.aged(self._turn.now - older_than, _AGED_AT_ONCE):
             self._board.discard(task)
-            task.need = task.need._replace(
-                aged=True
-            )  # not worth a row: it begins anew with a manager
+            task.need = task.need._replace(aged=True)
             self._add(task)
 
     def lift_exclusions(self, after: float) -> None:
