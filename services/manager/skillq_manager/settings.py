@@ -13,7 +13,8 @@ POLICIES: dict[str, type[Policy]] = {"best-fit": BestFit, "arrival": Arrival}
 
 class ManagerSettings(Settings):
     store_url: str = Field(
-        "sqlite:///skillq.db", description="where tasks are kept: sqlite:///FILE, postgresql://… or memory://"
+        "sqlite:///skillq.db",
+        description="where tasks are kept: sqlite:///FILE, postgresql://… or memory://",
     )
     http_host: str = Field("127.0.0.1", description="address to serve HTTP on")
     http_port: int = Field(8080, ge=0, le=65535, description="port to serve HTTP on")
