@@ -30,9 +30,9 @@ from skillq.messages import (
     Title,
     WorkerTitle,
     check_tasks,
-    shorten,
     slug,
 )
+from skillq.wording import plainly, shorten, shown, with_value
 
 _MAX_SHOWN = 60
 
@@ -130,14 +130,7 @@ _ITEMS: Mapping[str, tuple[str, str, type[BaseModel]]] = {
     "tasks": ("task", "id", TaskForm),
     "workers": ("worker", "name", WorkerForm),
 }
-_WORDS = {
-    "tuple_type": "should be a list",
-    "dict_type": "should be a mapping of names to values",
-    "model_type": "should be a mapping of fields to values",
-    "model_attributes_type": "should be a mapping of fields to values",
-    "too_short": "should have at least one item",
-    "string_pattern_mismatch": "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _",
-}
+_PATTERN = "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _"
 
 
 def explain_form(error: ValidationError, data: object) -> str:
@@ -206,10 +199,11 @@ def _what(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[st
         meant = next(iter(get_close_matches(field.lower(), known, n=1)), None)
         hint = f"did you mean {meant!r}?" if meant else f"known are {', '.join(known)}"
         return f"unknown field {shorten(field, _MAX_SHOWN)!r} ({hint})", meant
-    said = _WORDS.get(kind, complaint["msg"].removeprefix("Value error, "))
-    # Our own complaints name the value where it helps.
-    shown = "" if kind == "value_error" else f", not {shorten(repr(value), _MAX_SHOWN)}"
-    return f"{field}: {said}{shown}" if field else f"{said}{shown}", None
+    if kind == "string_pattern_mismatch":  # only ids have one
+        said = f"{_PATTERN}, not {shown(value)}"
+    else:  # our own complaints name the value where it helps
+        said = plainly(complaint) if kind == "value_error" else with_value(complaint, value)
+    return f"{field}: {said}" if field else said, None
 
 
 def one_line(text: str) -> str:

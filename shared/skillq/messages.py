@@ -26,6 +26,8 @@ from pydantic import (
 )
 
 from skillq.errors import MalformedMessage, UsageError
+from skillq.wording import plainly, with_value
+from skillq.wording import shorten as shorten  # noqa: PLC0414 - for those who look for it here
 
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
@@ -499,12 +501,8 @@ def explain(error: ValidationError) -> str:
     """The first complaint of a validation error, in one line: where, what, and the value."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] in {"missing", "extra_forbidden"} or not where:
-        return f"{where}: {what}{more}" if where else f"{what}{more}"
-    return f"{where}: {what}, not {shorten(repr(first['input']), 60)}{more}"
-
-
-def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    if not where:
+        return plainly(first) + more
+    link = " " if first["type"] in {"missing", "extra_forbidden"} else ": "
+    return f"{where}{link}{with_value(first, first['input'])}{more}"

@@ -257,7 +257,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "an unknown scenario": (["demo", "--scenario", "x"], "'x' is not one of 'well', 'failures'"),
     "an unknown policy": (
         ["run", "tutorial.yaml", "--policy", "x"],
-        "--policy (SKILLQ_POLICY): Input should be 'best-fit' or 'arrival', not 'x'",
+        "--policy (SKILLQ_POLICY): should be 'best-fit' or 'arrival', not 'x'",
     ),
     "a negative scale": (
         ["run", "tutorial.yaml", "--time-scale", "-1"],

@@ -151,13 +151,13 @@ def test_an_unknown_type_is_named() -> None:
 def test_a_missing_field_is_named() -> None:
     raw = sent(connect())
     del raw["worker"]["skill"]
-    assert refusal(raw) == "connect.worker.skill: Field required"
+    assert refusal(raw) == "connect.worker.skill is missing"
 
 
 def test_a_wrong_value_is_named_with_its_place_and_how_many_more() -> None:
     raw = sent(connect())
     raw["worker"] |= {"skill": 11, "slots": 0}
-    line = "connect.worker.skill: Input should be less than or equal to 10, not 11 (and 1 more)"
+    line = "connect.worker.skill: should be at most 10, not 11 (and 1 more)"
     assert refusal(raw) == line
 
 

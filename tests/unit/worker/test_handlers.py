@@ -80,23 +80,22 @@ async def test_what_a_payload_leaves_out_has_the_default_of_the_signature() -> N
 
 
 async def test_a_missing_field_fails_the_task_and_is_named() -> None:
-    assert await complaint(thumbnail) == "payload: path: Field required"
+    assert await complaint(thumbnail) == "payload: path is missing"
 
 
 async def test_a_field_that_the_signature_lacks_fails_the_task_and_is_named() -> None:
     said = await complaint(thumbnail, path="a.png", widht=20)
-    assert said == "payload: widht: Extra inputs are not permitted"
+    assert said == "payload: widht is unknown"
 
 
 async def test_a_value_of_the_wrong_type_fails_the_task_with_field_and_value() -> None:
     said = await complaint(thumbnail, path="a.png", width="wide")
-    assert said.startswith("payload: width: Input should be a valid integer")
-    assert said.endswith("not 'wide'")
+    assert said.startswith("payload: width: should be a whole number, not 'wide'")
 
 
 async def test_a_function_without_parameters_takes_no_payload() -> None:
     assert await returned(lambda: 1) == 1
-    assert await complaint(lambda: 1, x=1) == "payload: x: Extra inputs are not permitted"
+    assert await complaint(lambda: 1, x=1) == "payload: x is unknown"
 
 
 async def test_parameters_may_have_any_name() -> None:
@@ -163,7 +162,7 @@ async def test_a_handler_that_asks_for_it_sees_its_task_and_the_outputs_it_depen
 async def test_the_context_cannot_be_forged_by_a_payload() -> None:
     async def peek(context: Context) -> None: ...
 
-    assert "context: Extra inputs" in await complaint(peek, context={"run": "other"})
+    assert "context is unknown" in await complaint(peek, context={"run": "other"})
 
 
 # --- the output ------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.messages import shorten
+from skillq.wording import with_value
 from skillq_manager.manager import Manager
 from skillq_manager.web import acting, api, metrics, views
 from skillq_manager.web.lookup import TheManager
@@ -115,7 +115,7 @@ async def _misunderstand(request: Request, error: Exception) -> Response:
     name = ".".join(map(str, first["loc"][1:]))
     if first["type"] == "extra_forbidden":
         return _problem(422, f"unknown parameter {name!r}")
-    return _problem(422, f"{name}: {first['msg']}, not {shorten(repr(first['input']), 60)}")
+    return _problem(422, f"{name}: {with_value(first, first['input'])}")
 
 
 async def _fail(request: Request, error: Exception) -> Response:

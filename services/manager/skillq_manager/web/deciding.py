@@ -11,10 +11,10 @@ from pydantic_core import from_json
 
 from skillq.errors import TransportError, Unreachable
 from skillq.forms import each_once, one_line
-from skillq.messages import MAX_MESSAGE_BYTES, shorten
+from skillq.messages import MAX_MESSAGE_BYTES
+from skillq.wording import with_value
 
 DECIDE_SECONDS = 30.0
-_MAX_SHOWN = 60
 
 Answer = TypeVar("Answer")
 FormT = TypeVar("FormT", bound="Form")
@@ -89,5 +89,6 @@ def _complaint(error: ValidationError) -> str:
     name = ".".join(map(str, first["loc"]))
     if first["type"] == "extra_forbidden":
         return f"unknown field {name!r}"
-    shown = shorten(repr(first["input"]), _MAX_SHOWN)
-    return one_line(": ".join(filter(None, (name, f"{first['msg']}, not {shown}"))))
+    if first["type"] == "missing":
+        return f"{name} is missing"
+    return one_line(": ".join(filter(None, (name, with_value(first, first["input"])))))
