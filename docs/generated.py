@@ -58,7 +58,7 @@ def _option(name: str) -> str:
 
 
 def _commands(name: str) -> str:
-    asking = [c for c, place in command.COMMANDS.items() if place.module == "ask"]
+    asking = [c for c, place in command.COMMANDS.items() if place.module in {"ask", "act"}]
     having = [
         c
         for c in command.COMMANDS

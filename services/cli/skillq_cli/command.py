@@ -33,6 +33,10 @@ COMMANDS = {
     "runs": Place("ask", "List the runs."),
     "tasks": Place("ask", "List tasks, in order of submission."),
     "task": Place("ask", "Show one task and its attempts."),
+    "explain": Place("ask", "Say why a task is where it is, worker by worker."),
+    "dead": Place("ask", "List tasks that were given up on, and why."),
+    "cancel": Place("act", "Call tasks off, whether they wait or run."),
+    "retry": Place("act", "Send tasks again that have ended without success."),
     "workers": Place("ask", "List the workers, those that have left too."),
 }
 
