@@ -14,7 +14,7 @@ from typing import Any, Self, TypeVar
 
 from skillq.errors import SkillqError, TransportError
 from skillq.topology import Topology
-from skillq.transport.base import Delivery, Outgoing
+from skillq.transport.base import Consumer, Delivery, Outgoing
 from skillq.transport.consuming import KeptConsumer, Session
 from skillq.transport.memory import MemoryBroker
 from skillq.transport.memory_queue import MemoryConsumer, Message
@@ -366,23 +366,34 @@ class SimTransport:
             await network.crash()
 
     async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
     ) -> KeptConsumer:
         return await self._consume(
             lambda: self._network.broker.consumer(
                 queue, prefetch, exclusive=exclusive, priority=priority
-            )
+            ),
+            after,
         )
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
         return await self._consume(lambda: self._network.broker.subscription(exchange, keys))
 
-    async def _consume(self, make: Callable[[], MemoryConsumer]) -> KeptConsumer:
+    async def _consume(
+        self, make: Callable[[], MemoryConsumer], after: Consumer | None = None
+    ) -> KeptConsumer:
         async def begin() -> Session:
             return await self._begin(make)
 
         async def connected() -> None:
             await self._connected.wait()
+            if isinstance(after, KeptConsumer):
+                await after.until_live()
 
         wait: Callable[[], Awaitable[None]] = connected
         return await KeptConsumer(begin, wait).open()

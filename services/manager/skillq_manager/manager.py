@@ -66,11 +66,14 @@ class Manager:
         self._on_complete = on_complete
         self._senses = Senses(transport, store.id, clock)
         self._inbox = Inbox(self._senses.note)
-        self._outbox = Outbox(transport, store, self._inbox.add_event, self._is_current)
+        self._outbox = Outbox(
+            transport, store, self._inbox.add_event, self._is_current, self._may_assign
+        )
         self._answers: dict[str, asyncio.Future[c.Answer | c.Reply]] = {}
         self._stopping = False
         self._leading = False
         self._blind = False
+        self._lock: Consumer | None = None  # of the queue that only one manager consumes
         self._has_completed = False
         self.tally = Tally()
         self.store = store
@@ -201,6 +204,7 @@ class Manager:
                 for queue in CONSUMED:
                     consumers[queue] = consumer = await self._consume(queue)
                     stack.push_async_callback(consumer.close)
+                    self._lock = self._lock or consumer
                 # Only now: who had to wait for the queues would remember what is long over.
                 await self._restore()
                 await self._serve(consumers)
@@ -211,6 +215,8 @@ class Manager:
             log.warning(Log.STEPPED_DOWN, reason=str(error))
             await self.store.release()
             await self._inbox.take(STAND_BY_SECONDS)
+        finally:
+            self._lock = None
 
     async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
         self._leading = True
@@ -230,6 +236,7 @@ class Manager:
     async def _restore(self) -> None:
         """Begin where the last leader left off."""
         self.state = self._new_state()
+        self._blind = False
         there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
         workers = [row.profile for row in await self.store.workers() if row.status in there]
         self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
@@ -268,7 +275,11 @@ class Manager:
             await self._stay()  # the wait may be longer than the lease
             try:
                 return await self._transport.consume(
-                    queue, prefetch=PREFETCH, exclusive=not epoch, priority=epoch
+                    queue,
+                    prefetch=PREFETCH,
+                    exclusive=not epoch,
+                    priority=epoch,
+                    after=self._lock,
                 )
             except QueueInUse as error:
                 if self._clock() > give_up_at:
@@ -395,7 +406,13 @@ class Manager:
             future.set_result(answer)
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
+        if self._lock is None:
+            return False  # another one leads, or will
         return self.state.is_current(ref, worker.name, worker.incarnation)
+
+    def _may_assign(self) -> bool:
+        """Not while another manager may have taken our queues: it may have given the same attempts out."""
+        return self._lock is not None and self._lock.live
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""

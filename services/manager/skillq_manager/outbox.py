@@ -9,7 +9,7 @@ import structlog
 from pydantic import JsonValue
 
 from skillq import crash, topology
-from skillq.errors import TransportError, Unroutable, UsageError
+from skillq.errors import TransportError, Unreachable, Unroutable, UsageError
 from skillq.logs import Log
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
@@ -44,7 +44,8 @@ _word = lru_cache(maxsize=4096)(slug)
 class Outbox:
     """Publishes in the background, so that no broken worker or broker holds up the loop.
 
-    `feed` takes events back to the loop; `is_current` says whether an attempt is still wanted.
+    `feed` takes events back to the loop; `is_current` says whether an attempt is still wanted, and
+    `may_assign` whether this is certainly the manager whose word counts; until it is, assignments wait.
     """
 
     def __init__(
@@ -53,11 +54,13 @@ class Outbox:
         store: Store,
         feed: Callable[[c.Event], None],
         is_current: Callable[[AttemptRef, WorkerProfile], bool],
+        may_assign: Callable[[], bool] = lambda: True,
     ) -> None:
         self._transport = transport
         self._store = store
         self._feed = feed
         self._is_current = is_current
+        self._may_assign = may_assign
         self._pending: set[asyncio.Task[None]] = set()
 
     async def send(self, commands: Sequence[c.Command]) -> None:
@@ -126,6 +129,9 @@ class Outbox:
         self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[TaskAssignment]
     ) -> None:
         while any(self._is_current(task, worker) for task in tasks):
+            if not self._may_assign():
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             try:
                 await self._transport.publish(
                     topology.COMMANDS, f"assignment.{worker.name}", message
@@ -145,7 +151,7 @@ class Outbox:
     async def _declare(self, worker: str) -> None:
         try:
             await self._transport.declare(topology.worker_topology(worker))
-        except (TransportError, UsageError) as error:
+        except (TransportError, UsageError, Unreachable) as error:
             # The worker says Connect again until its queue is there.
             log.warning(Log.NOT_CONFIRMED, worker=worker, error=str(error))
 

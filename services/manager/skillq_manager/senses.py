@@ -6,7 +6,7 @@ import structlog
 
 from skillq import topology
 from skillq.clock import Clock
-from skillq.errors import TransportError
+from skillq.errors import TransportError, Unreachable
 from skillq.logs import Log
 from skillq.messages import Probe
 from skillq.transport import Outgoing, Transport
@@ -76,7 +76,7 @@ class Senses:
         """What a broker has lost, or somebody has deleted, is made anew; its consumers wait for it."""
         try:
             await self._transport.declare(topology.MANAGER)
-        except TransportError as error:
+        except (TransportError, Unreachable) as error:  # it may get its permissions back, too
             log.debug(Log.NOT_CONFIRMED, error=str(error))
 
 

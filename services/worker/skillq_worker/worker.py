@@ -42,6 +42,7 @@ HASTE_SECONDS = 1.0  # for the same, when there is no time
 FENCE_SECONDS = 20.0  # without a confirmed heartbeat for so long, it starts nothing
 LEASE_SECONDS = 30.0  # and after this, others have what it holds
 FENCE_CHECK_SECONDS = 1.0
+ATTEND_SECONDS = 2.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
@@ -86,12 +87,16 @@ class Worker:
         self._trusted.set()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
-        self.is_attached = False
+        self._consumer: Consumer | None = None
 
     @property
     def is_ready(self) -> bool:
         """It consumes its queue, and the broker is connected."""
-        return self.is_attached and self._transport.connected
+        return self._is_attached and self._transport.connected
+
+    @property
+    def _is_attached(self) -> bool:
+        return self._consumer is not None and self._consumer.live
 
     @property
     def is_draining(self) -> bool:
@@ -108,20 +113,22 @@ class Worker:
 
         Raises:
             UsageError: another worker of this name is connected.
-            TransportError: its consumer is gone for good.
         """
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         attaching = asyncio.create_task(self._attach(), name="attach")
         try:
             await asyncio.wait([stopped, attaching], return_when=asyncio.FIRST_COMPLETED)
             if attaching.done():
-                await self._work(attaching.result(), stopped)
+                attaching.result()
+                await self._work(stopped)
         finally:
             await _cancel([stopped, attaching])
+            await self._detach()
 
-    async def _work(self, consumer: Consumer, stopped: asyncio.Task[bool]) -> None:
+    async def _work(self, stopped: asyncio.Task[bool]) -> None:
         background = [
-            asyncio.create_task(self._receive(consumer), name="receive"),
+            asyncio.create_task(self._receive(), name="receive"),
+            asyncio.create_task(self._attend(), name="attend"),
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._heartbeat(), name="heartbeat"),
             asyncio.create_task(self._fence(), name="fence"),
@@ -134,11 +141,10 @@ class Worker:
             await self._drain()
         finally:
             await _cancel([*background, *self._attempts.values()])
-            await consumer.close()
 
     # --- arriving and leaving
 
-    async def _attach(self) -> Consumer:
+    async def _attach(self) -> None:
         """Consume the queue of this name, alone; ask the manager for it where it is not there yet."""
         give_up_at = self._clock() + TAKE_OVER_SECONDS
         delay = _FIRST_DELAY
@@ -161,11 +167,26 @@ class Worker:
             else:
                 await self._connect(ready=True)
                 self._confirmed(self._clock())
-                self.is_attached = True
+                self._consumer = consumer
                 log.info(Log.CONNECTED, worker=self._profile.title)
-                return consumer
+                return
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY)
+
+    async def _detach(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.close()
+
+    async def _attend(self) -> None:
+        """Ask the manager for the queue whenever it is gone: somebody deleted it, or the broker lost it."""
+        while True:
+            await asyncio.sleep(ATTEND_SECONDS)
+            if self._is_attached or self._consumer is None or not self._transport.connected:
+                continue
+            log.info(Log.WAITING_FOR_MANAGER, reason="its queue is gone")
+            with suppress(TransportError):
+                await self._transport.publish(*self._hello(ready=False))
 
     async def _consume(self) -> Consumer:
         queue = topology.worker_queue(self._profile.name)
@@ -274,9 +295,17 @@ class Worker:
 
     # --- commands
 
-    async def _receive(self, consumer: Consumer) -> None:
+    async def _receive(self) -> None:
         while True:
-            deliveries = await consumer.batch()
+            if (consumer := self._consumer) is None:
+                await self._attach()
+                continue
+            try:
+                deliveries = await consumer.batch()
+            except QueueInUse:
+                # By our own connection, which the broker does not know to be dead, or by a namesake.
+                await self._detach()
+                continue
             crash.at("worker.received")
             handled = [d for d in deliveries if await self._handle(consumer, d)]
             crash.at("worker.accepted")
@@ -394,7 +423,7 @@ def _unfinished(ref: AttemptRef, outcome: Outcome, reason: str) -> TaskResult:
 
 
 async def _cancel(
-    tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool] | asyncio.Task[Consumer]],
+    tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]],
 ) -> None:
     for task in tasks:
         task.cancel()

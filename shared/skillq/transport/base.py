@@ -70,10 +70,17 @@ class Delivery:
 class Consumer(Protocol):
     """Takes deliveries from one queue, on a channel of its own."""
 
+    @property
+    def live(self) -> bool:
+        """Whether it has its queue now: not while the broker is away, and not while the queue is gone."""
+        ...
+
     async def batch(self) -> list[Delivery]:
         """Wait for a delivery; return it with all others that have arrived, in order.
 
         Raises:
+            QueueInUse: after a reconnect, somebody else had the queue exclusively (or our own connection that
+                the broker does not know to be dead): this consumer is over.
             TransportError: this consumer was closed.
         """
         ...
@@ -136,11 +143,18 @@ class Transport(Protocol):
         ...
 
     async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
     ) -> Consumer:
         """Consume a queue that exists; of several consumers, the one of the highest priority that has room gets all.
 
-        The consumer survives reconnects and broker restarts.
+        The consumer survives reconnects, broker restarts, and that its queue is deleted and declared again;
+        each time, `after` another one of this transport has its own queue again.
 
         Raises:
             QueueNotFound: there is no such queue.

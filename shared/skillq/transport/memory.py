@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, Unroutable, UsageError
 from skillq.topology import Argument, Queue, Topology, is_pattern, key_matches, worker_queue
-from skillq.transport.base import Outgoing
+from skillq.transport.base import Consumer, Outgoing
 from skillq.transport.memory_queue import (
     KNOWN_ARGUMENTS,
     MemoryBrowser,
@@ -119,6 +119,7 @@ class MemoryBroker:
                 self._forget_routes(exchange, key)
         for consumer in queue.consumers:
             consumer.forget()
+            consumer.bereft = True
             self._bereft.setdefault(name, []).append(consumer)
 
     def bind(self, exchange: str, key: str, queue: str) -> None:
@@ -258,7 +259,13 @@ class MemoryTransport:
             await asyncio.sleep(0)
 
     async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
     ) -> MemoryConsumer:
         self._check_open()
         consumer = self._broker.consumer(queue, prefetch, exclusive=exclusive, priority=priority)

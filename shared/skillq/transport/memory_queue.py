@@ -202,11 +202,16 @@ class MemoryConsumer:
         self._arrived: list[Delivery] = []
         self._news = asyncio.Event()
         self._closed = False
+        self.bereft = False  # its queue was deleted, and not declared again
         queue.attach(self)
 
     @property
     def closed(self) -> bool:
         return self._closed
+
+    @property
+    def live(self) -> bool:
+        return not (self._closed or self.bereft)
 
     @property
     def has_room(self) -> bool:
@@ -266,6 +271,7 @@ class MemoryConsumer:
     def move_to(self, queue: MemoryQueue) -> None:
         """Go on with the queue that was declared in place of a deleted one."""
         self._queue = queue
+        self.bereft = False
         queue.attach(self)
 
 

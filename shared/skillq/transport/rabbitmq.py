@@ -31,7 +31,7 @@ from skillq.errors import (
 )
 from skillq.topology import Topology, worker_queue
 from skillq.transport.address import Address
-from skillq.transport.base import Delivery, Outgoing
+from skillq.transport.base import Consumer, Delivery, Outgoing
 from skillq.transport.consuming import KeptConsumer, Session
 from skillq.transport.frames import UNREADABLE_HEADER, FrameReader
 from skillq.transport.outages import Outages
@@ -402,13 +402,27 @@ class RabbitTransport:
         )
 
     async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False, priority: int = 0
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
     ) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
             # Consuming asks for it anyhow, and a passive declaration needs more permissions.
             return queue
 
-        return await self._consume(find, queue, prefetch, exclusive=exclusive, priority=priority)
+        link = self._link(_CONSUME)
+
+        async def may_begin() -> None:
+            await link.wait_until_connected()
+            if isinstance(after, KeptConsumer):
+                await after.until_live()
+
+        begin = self._beginner(find, queue, prefetch, exclusive=exclusive, priority=priority)
+        return await self._keep(KeptConsumer(begin, may_begin))
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
@@ -420,22 +434,22 @@ class RabbitTransport:
                 await channel.queue_bind(name, exchange, key, timeout=_RPC_SECONDS)
             return name
 
-        return await self._consume(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
+        begin = self._beginner(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
+        return await self._keep(KeptConsumer(begin, self._link(_CONSUME).wait_until_connected))
 
-    async def _consume(
+    def _beginner(
         self, find: _Find, what: str, prefetch: int, *, exclusive: bool, priority: int = 0
-    ) -> KeptConsumer:
+    ) -> Callable[[], Awaitable[Session]]:
         link = self._link(_CONSUME)
 
         async def begin() -> Session:
-            with _translated(f"consume {what}"):
+            with self._explained(what), _translated(f"consume {what}"):
                 return await _begin(link, find, prefetch, exclusive, priority)
 
-        try:
-            consumer = await KeptConsumer(begin, link.wait_until_connected).open()
-        except TransportError as error:
-            self._explain_refusal(what, error)
-            raise
+        return begin
+
+    async def _keep(self, consumer: KeptConsumer) -> KeptConsumer:
+        await consumer.open()
         self._consumers = [one for one in self._consumers if not one.closed]
         self._consumers.append(consumer)
         return consumer
@@ -455,11 +469,15 @@ class RabbitTransport:
 
     @contextmanager
     def _browsing(self, queue: str) -> Iterator[None]:
+        with self._explained(queue), _translated(f"browse {queue}"):
+            yield
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
         try:
-            with _translated(f"browse {queue}"):
-                yield
+            yield
         except TransportError as error:
-            self._explain_refusal(queue, error)
+            self._explain_refusal(what, error)
             raise
 
     def _explain_refusal(self, what: str, error: TransportError) -> None:

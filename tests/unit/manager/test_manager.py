@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -28,11 +29,12 @@ from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager import manager as module
+from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Filter
 from skillq_worker import Handlers
 from skillq_worker.executor import HandlerExecutor
 from tests.unit.manager.plant import QUICK, Plant, tasks
-from tests.unit.worker.boss import until
+from tests.unit.worker.boss import Fickle, until
 
 SUCCEEDED = TaskStatus.SUCCEEDED
 
@@ -247,6 +249,69 @@ async def test_a_manager_takes_over_when_its_predecessor_leaves() -> None:
     second.manager.stop()
     await running
     await second._stack.aclose()
+
+
+@pytest.mark.parametrize("queue", CONSUMED)
+async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_with_one_line(
+    queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "TAKE_OVER_SECONDS", 0.2)
+    broker = MemoryBroker()
+    wire = Fickle(broker)
+    async with Plant(broker=broker, transport=wire) as plant:
+        wire.lose(queue)
+        await plant.voice.consume(queue, prefetch=1, exclusive=True)
+        await until(lambda: not plant.manager.is_leading)
+        assert not any(one.live for one in wire._consumers if one._queue.name != CONSUMED[0])
+        with pytest.raises(Unreachable):
+            await plant.manager.submit(submission(*tasks(1)))
+        with pytest.raises(UsageError) as caught:
+            async with asyncio.timeout(5):
+                await plant.running
+    assert str(caught.value) == (
+        f"another manager consumes {queue} on this broker; stop it, or use another vhost"
+    )
+
+
+async def test_a_manager_whose_own_dead_connection_held_its_queue_for_a_while_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
+    broker = MemoryBroker()
+    wire = Fickle(broker)
+    async with Plant(broker=broker, transport=wire) as plant:
+        count = Count(held=True)
+        await plant.hand("Ada", 5, count)
+        running = asyncio.create_task(plant.complete(*tasks(3)))
+        await until(lambda: count.begun)
+        wire.lose(topology.MANAGER_HEARTBEATS)
+        dead = await plant.voice.consume(topology.MANAGER_HEARTBEATS, prefetch=1, exclusive=True)
+        await until(lambda: not plant.manager.is_leading)
+        await dead.close()
+        await until(lambda: plant.manager.is_leading)
+        count.let_go()
+        assert (await running).counts == {SUCCEEDED: 3}
+        assert sorted(count.begun) == ["0", "1", "2"]
+
+
+async def test_a_broker_that_comes_back_empty_gets_its_queues_and_a_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skillq_manager.senses.PROBE_SECONDS", 0.02)
+    monkeypatch.setattr("skillq_worker.worker.ATTEND_SECONDS", 0.02)
+    async with Plant(leases=replace(QUICK, dead_after=5.0)) as plant:
+        count = Count(held=True)
+        hand = await plant.hand("Ada", 5, count)
+        running = asyncio.create_task(plant.complete(*tasks(3)))
+        await until(lambda: count.begun)
+        for queue in [*CONSUMED, topology.DEAD_LETTERS, topology.worker_queue("ada")]:
+            plant.broker.delete_queue(queue)
+        assert not hand.is_ready
+        await until(lambda: hand.is_ready)
+        count.let_go()
+        assert (await running).counts == {SUCCEEDED: 3}
+        assert (await plant.complete(*tasks(2), run="next")).has_succeeded
 
 
 # --- what should not have come ---------------------------------------------------------------

@@ -58,8 +58,14 @@ class Office:
         self.wire = Wire(MemoryBroker())
         self.store = MemoryStore()
         self.fed: list[c.Event] = []
-        self.current = True
-        self.outbox = Outbox(self.wire, self.store, self.fed.append, lambda *_: self.current)
+        self.current = self.alone = True
+        self.outbox = Outbox(
+            self.wire,
+            self.store,
+            self.fed.append,
+            lambda *_: self.current,
+            lambda: self.alone,
+        )
         self.ada = profile("Ada")
 
     async def open(self) -> None:
@@ -199,6 +205,22 @@ async def test_an_assignment_that_is_wanted_no_more_is_not_sent_again(
     office.current = False
     await office.outbox.flush(timeout=5)
     assert not office.outbox._pending
+
+
+async def test_assignments_wait_while_another_manager_may_give_the_same_ones_out(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_manager.outbox._RETRY_SECONDS", 0.01)
+    queue = await office.give_queue(office.ada)
+    await office.store_tasks(task("a"))
+    office.alone = False
+    await office.outbox.send([office.assign("a")])
+    waiting = asyncio.create_task(said(queue))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    office.alone = True
+    (message,) = await waiting
+    assert message.type == "assignment"
 
 
 async def test_a_worker_that_cannot_be_reached_holds_up_no_other(office: Office) -> None:
