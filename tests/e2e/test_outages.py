@@ -1,6 +1,8 @@
 """A broker that goes away in the middle of a run and comes back."""
 
 import json
+import signal
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from skillq import topology
-from tests.broker import Broker
+from tests.broker import Broker, free_ports
 from tests.e2e.conftest import lay_out
 from tests.e2e.processes import SECONDS, Process, System, answer, begun, executions, until
 from tests.e2e.proxy import Proxy
@@ -137,6 +139,72 @@ def test_a_queue_that_somebody_deletes_is_made_anew(system: System, restartable:
     )
     assert answer(client)["counts"] == {"succeeded": 1}
     assert not manager.is_over
+
+
+@pytest.mark.parametrize("store", ["sqlite:///skillq.db", "memory://"])
+def test_a_run_goes_on_to_its_end_when_the_broker_comes_back_empty(
+    system: System, restartable: Broker, store: str
+) -> None:
+    manager = system.manager(store_url=store, stop_when_done=True)
+    worker = system.worker("one", 5, "my_tasks:handlers")
+    tasks = [
+        {"id": n, "difficulty": 1, "type": "work", "payload": {"seconds": 0.3}} for n in range(20)
+    ]
+    client = system.submit(system.write("run.json", json.dumps({"tasks": tasks})))
+    until(lambda: begun(system.here).total() >= 3, "the run is going on")
+    restartable.empty(system.broker_url)
+    assert answer(client)["counts"] == {"succeeded": 20}
+    assert manager.ends() == 0
+    assert worker.ends() == 0
+    assert begun(system.here) == {str(n): 1 for n in range(20)}
+    assert len(manager.logged("connection_lost")) == 1
+
+
+def test_idle_services_get_everything_back_that_an_empty_broker_has_lost(
+    system: System, restartable: Broker
+) -> None:
+    manager = system.manager()
+    [port] = free_ports(1)
+    system.worker("one", health_port=port).says("connected")
+    until(lambda: is_ready(port), "the worker should be ready")
+    restartable.empty(system.broker_url)
+    until(lambda: not is_ready(port), "the worker should have lost its queue")
+    until(lambda: is_ready(port), "the worker should have its queue again")
+    client = system.submit(system.write("run.json", '{"tasks": [{"id": 0, "difficulty": 1}]}'))
+    assert answer(client)["counts"] == {"succeeded": 1}
+    assert not manager.logged("worker_changed", now="lost")
+
+
+def is_ready(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as line:
+        line.sendall(b"GET /readyz HTTP/1.1\r\n\r\n")
+        return b" 200 " in line.recv(100)
+
+
+def test_who_was_frozen_until_another_took_over_leaves_with_one_line(system: System) -> None:
+    old = system.manager(store_url="memory://", log_level="info")
+    hung = system.worker("Ada", 5, "my_tasks:handlers")
+    submit(system, 100, seconds=0.2)
+    for process in (old, hung):
+        process.signal(signal.SIGSTOP)
+    heir = system.manager(store_url="memory://")
+    namesake = system.worker("Ada", 5, "my_tasks:handlers")
+    heir.says("leading")
+    namesake.says("connected")
+    for process in (old, hung):
+        process.signal(signal.SIGCONT)
+    for n in range(4):  # none of them may go to a manager that will not do it
+        tasks = json.dumps({"tasks": [{"id": f"a{n}", "difficulty": 1, "type": "work"}]})
+        client = system.submit(system.write("more.json", tasks))
+        assert answer(client)["counts"] == {"succeeded": n + 1}
+    assert (old.ends(2 * SECONDS), hung.ends(2 * SECONDS)) == (2, 2)
+    [line] = [one for one in old.err.splitlines() if not one.startswith("{")]
+    assert "another manager consumes skillq.manager.heartbeats" in line
+    [line] = [one for one in hung.err.splitlines() if not one.startswith("{")]
+    assert line.endswith("a worker named 'Ada' is connected already; choose another --name")
+    assert len(old.logged("submission_accepted")) == 1, "it decides nothing any more"
+    assert not heir.is_over
+    assert not namesake.is_over
 
 
 def test_a_queue_of_another_release_ends_a_manager_with_one_line_that_names_it(
