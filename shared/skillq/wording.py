@@ -1,5 +1,7 @@
 """What pydantic finds wrong, in plain words."""
 
+from contextlib import suppress
+
 from pydantic_core import ErrorDetails
 
 _MAX_SHOWN = 60
@@ -22,20 +24,21 @@ _WORDS = {
     "bool_type": "should be true or false",
     "bool_parsing": "should be true or false",
     "string_type": "should be text",
-    "string_too_short": "should not be empty",
+    "string_too_short": "should have at least {min_length} characters",
     "string_too_long": "should have at most {max_length} characters",
     "literal_error": "should be {expected}",
     "enum": "should be {expected}",
     "list_type": _LIST,
     "tuple_type": _LIST,
-    "too_short": "should have at least one item",
+    "too_short": "should have at least {min_length} items",
     "too_long": "should have at most {max_length} items",
     "dict_type": "should be a mapping of names to values",
     "invalid-json-value": "should be what JSON has",
     "model_type": _FIELDS,
     "model_attributes_type": _FIELDS,
 }
-_SELF_EVIDENT = {"missing", "extra_forbidden", "string_too_short", "too_short"}
+_OF_ONE = {"string_too_short": "should not be empty", "too_short": "should have at least one item"}
+_SELF_EVIDENT = {"missing", "extra_forbidden"}
 
 
 def shorten(text: str, width: int) -> str:
@@ -44,12 +47,14 @@ def shorten(text: str, width: int) -> str:
 
 def plainly(complaint: ErrorDetails) -> str:
     """What is wrong, without the value."""
-    said = _WORDS.get(complaint["type"])
-    if said is not None:
-        bounds = complaint.get("ctx", {})
-        return said.format_map({name: _as_written(value) for name, value in bounds.items()})
+    kind, bounds = complaint["type"], complaint.get("ctx", {})
+    said = _OF_ONE.get(kind) if bounds.get("min_length") == 1 else None
+    if said is None and kind in _WORDS:
+        with suppress(KeyError):  # users' own errors may be of any kind
+            bounds = {name: _as_written(value) for name, value in bounds.items()}
+            said = _WORDS[kind].format_map(bounds)
     # Our validators and users' own say it as they want it.
-    said = complaint["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    said = said or complaint["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return said.removeprefix("Input ")
 
 
@@ -57,7 +62,8 @@ def with_value(complaint: ErrorDetails, value: object) -> str:
     """What is wrong, and with which value, as it may be shown."""
     said = plainly(complaint)
     names_it = isinstance(value, str) and repr(value) in said
-    return said if complaint["type"] in _SELF_EVIDENT or names_it else f"{said}, not {shown(value)}"
+    is_plain = complaint["type"] in _SELF_EVIDENT or (not value and complaint["type"] in _OF_ONE)
+    return said if is_plain or names_it else f"{said}, not {shown(value)}"
 
 
 def _as_written(bound: object) -> object:

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationError
+from pydantic_core import PydanticCustomError
 
 from skillq.messages import TaskStatus, Title, WorkerProfile
 from skillq.wording import plainly, shorten, with_value
@@ -23,6 +24,8 @@ class Model(BaseModel):
     names: dict[str, int] = {}
     inner: WorkerProfile | None = None
     anything: JsonValue = None
+    long: Annotated[str, Field(min_length=3)] = "abc"
+    pair: Annotated[list[int], Field(min_length=2)] = [1, 2]
 
 
 def said(field: str, value: object) -> str:
@@ -53,6 +56,8 @@ def said(field: str, value: object) -> str:
         ("text", "", "should not be empty"),
         ("text", "long", "should have at most 3 characters, not 'long'"),
         ("name", "日本", "'日本' has no letter a-z or digit to make a name from"),
+        ("long", "ab", "should have at least 3 characters, not 'ab'"),
+        ("pair", [1], "should have at least 2 items, not [1]"),
         ("one_of", "c", "should be 'a' or 'b', not 'c'"),
         ("many", 1, "should be a list, not 1"),
         ("many", [], "should have at least one item"),
@@ -87,6 +92,20 @@ def test_users_own_validators_say_it_as_they_want_it() -> None:
         Odd.model_validate({"width": 3})
     (complaint,) = caught.value.errors()
     assert (plainly(complaint), with_value(complaint, 3)) == ("too odd", "too odd, not 3")
+
+
+@pytest.mark.parametrize("kind", ["enum", "too_short", "greater_than"])
+def test_an_error_of_users_that_is_named_as_one_of_pydantic_is_told_all_the_same(kind: str) -> None:
+    def refuse(value: Any) -> Any:
+        raise PydanticCustomError(kind, "too odd")
+
+    class Odd(BaseModel):
+        width: Annotated[int, BeforeValidator(refuse)]
+
+    with pytest.raises(ValidationError) as caught:
+        Odd.model_validate({"width": 3})
+    (complaint,) = caught.value.errors()
+    assert with_value(complaint, 3).startswith("too odd")
 
 
 def test_a_long_text_is_cut_to_its_width() -> None:
