@@ -29,41 +29,50 @@ class Fault:
         return f"{self.at:6.1f} s  {self.target} {self.kind} for {self.seconds:.1f} s"
 
 
+@dataclass(frozen=True, slots=True)
+class _Card:
+    kind: Kind
+    targets: list[str]
+    seconds: tuple[float, float]  # how long it may last
+
+
 def plan(seed: int, seconds: float, managers: list[str], workers: list[str]) -> Iterator[Fault]:
-    """Each kind of fault in turn, in shuffled decks; a target has one at a time."""
+    """All kinds of faults in shuffled decks, each at a target that has none just then."""
     random = Random(seed)
     busy: dict[str, float] = {}
-    deck: list[tuple[Kind, list[str], tuple[float, float]]] = []
+    deck: list[_Card] = []
     now = 1.0
     while now < seconds:
         if not deck:
             deck = _deck(managers, workers)
             random.shuffle(deck)
-        kind, targets, (least, most) = deck.pop()
-        lasts = random.uniform(least, most)
-        free = [target for target in targets if busy.get(target, 0.0) <= now]
-        if free:
-            target = random.choice(free)
-            busy[target] = now + lasts + (BROKER_STARTS if target == "broker" else 1.0)
-            yield Fault(now, kind, target, lasts)
+        card = next((card for card in deck if _free(card.targets, busy, now)), None)
+        if card is not None:
+            deck.remove(card)
+            target = random.choice(_free(card.targets, busy, now))
+            lasts = random.uniform(*card.seconds)
+            restarts = target == "broker" and card.kind is Kind.KILL
+            busy[target] = now + lasts + (BROKER_STARTS if restarts else 2.0)
+            yield Fault(now, card.kind, target, lasts)
         now += random.uniform(*GAP)
 
 
-def _deck(
-    managers: list[str], workers: list[str]
-) -> list[tuple[Kind, list[str], tuple[float, float]]]:
+def _free(targets: list[str], busy: dict[str, float], now: float) -> list[str]:
+    return [target for target in targets if busy.get(target, 0.0) <= now]
+
+
+def _deck(managers: list[str], workers: list[str]) -> list[_Card]:
     everyone = [*managers, *workers, "stream"]
     return [
-        (Kind.KILL, workers, (0.1, 2.0)),
-        (Kind.KILL, workers, (0.1, 2.0)),
-        (Kind.KILL, managers, (0.1, 2.0)),
-        (Kind.STOP, workers, (2.0, 35.0)),
-        (Kind.STOP, managers, (2.0, 20.0)),
-        (Kind.CUT, everyone, (0.0, 0.0)),
-        (Kind.CUT, everyone, (0.0, 0.0)),
-        (Kind.SWALLOW, workers, (2.0, 20.0)),
-        (Kind.SWALLOW, managers, (2.0, 12.0)),
-        (Kind.KILL, ["broker"], (0.1, 3.0)),
-        (Kind.FREEZE, ["broker"], (2.0, 12.0)),
-        (Kind.ALARM, ["broker"], (4.0, 15.0)),
+        _Card(Kind.KILL, workers, (0.1, 2.0)),
+        _Card(Kind.KILL, managers, (0.1, 2.0)),
+        _Card(Kind.STOP, workers, (2.0, 35.0)),
+        _Card(Kind.STOP, managers, (2.0, 20.0)),
+        _Card(Kind.CUT, everyone, (0.0, 0.0)),
+        _Card(Kind.CUT, everyone, (0.0, 0.0)),
+        _Card(Kind.SWALLOW, workers, (2.0, 20.0)),
+        _Card(Kind.SWALLOW, managers, (2.0, 12.0)),
+        _Card(Kind.KILL, ["broker"], (0.1, 3.0)),
+        _Card(Kind.FREEZE, ["broker"], (2.0, 12.0)),
+        _Card(Kind.ALARM, ["broker"], (4.0, 15.0)),
     ]

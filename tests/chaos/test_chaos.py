@@ -81,7 +81,7 @@ class Report:
     acknowledged: int
     succeeded: int = 0
     failed_as_they_should: int = 0
-    given_up: int = 0  # good ones, whose workers died three times
+    given_up: list[str] = field(default_factory=list)  # good ones, whose workers died three times
     lost: list[str] = field(default_factory=list)
     counted_twice: list[str] = field(default_factory=list)
     wrong: list[str] = field(default_factory=list)
@@ -96,7 +96,7 @@ class Report:
             "acknowledged": self.acknowledged,
             "succeeded": self.succeeded,
             "failed as they should": self.failed_as_they_should,
-            "given up: three workers died": self.given_up,
+            "given up: three workers died": len(self.given_up),
             "lost": len(self.lost),
             "counted twice": len(self.counted_twice),
             "ended otherwise": len(self.wrong),
@@ -122,6 +122,7 @@ def test_nothing_is_lost_and_nothing_counted_twice(
     report.recovered_in = recovered_in
     with capsys.disabled():
         sys.stdout.write(f"{report}\n")
+        sys.stdout.writelines(f"  given up: {one}\n" for one in report.given_up)
     assert not report.lost
     assert not report.counted_twice
     assert not report.wrong
@@ -179,7 +180,8 @@ def judge(report: Report, fleet: Fleet, id: str, row: dict[str, Any] | None) -> 
         report.succeeded += row["status"] == "succeeded"
         report.failed_as_they_should += row["status"] != "succeeded"
     elif (row["status"] == "dead_lettered" and fell >= 3) or depends_on_unlucky:
-        report.given_up += 1
+        fell_with = [(one["worker"], one["error"]) for one in counted]
+        report.given_up.append(f"{id}: {row['reason']}: {fell_with}")
     else:
         report.wrong.append(f"{id}: {row['status']}, {row['reason']}: {page['attempts']}")
 
