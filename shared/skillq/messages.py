@@ -33,6 +33,9 @@ SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_NAME = 63
+MAX_ID = 200  # of a submission, an incarnation, a store
+MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
+MAX_SAID = 4000
 DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
@@ -162,6 +165,8 @@ TaskId = Annotated[
 Label = Annotated[
     str, BeforeValidator(_plain), Field(min_length=1, max_length=63), AfterValidator(_sluggable)
 ]
+# What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
+Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
@@ -241,7 +246,7 @@ class Submission(Wire):
 
     type: Literal["submission"] = "submission"
     schema_version: Literal[1] = SCHEMA_VERSION
-    submission_id: str
+    submission_id: Annotated[str, Field(max_length=MAX_ID)]
     run: Name
     run_title: Title
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
@@ -263,10 +268,10 @@ class WorkerProfile(Wire):
 
     name: Annotated[Name, AfterValidator(_a_worker_s)]
     title: WorkerTitle
-    incarnation: str
+    incarnation: Annotated[str, Field(max_length=MAX_ID)]
     skill: Level
-    specialties: Labels = ()
-    types: tuple[Label, ...] | None = None
+    specialties: Annotated[Labels, Field(max_length=MAX_LABELS)] = ()
+    types: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] | None = None
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
     reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = (
         0  # easier tasks only when they have waited long
@@ -289,19 +294,35 @@ class Disconnect(Wire):
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: str
-    reason: str = ""
+    reason: Said = ""
 
 
 class Heartbeat(Wire):
-    """A worker's sign of life: all that a manager which has just started must know of it."""
+    """A worker's sign of life: all that a manager which has just started must know of it.
+
+    One that would be too large is cut into parts. Each says all that the worker holds of the attempts whose
+    places, as `place` orders them, are above `above` and not above `upto`: none of these is missing by mistake.
+    """
 
     type: Literal["heartbeat"] = "heartbeat"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: WorkerProfile
-    store: str = ""  # whose attempts it holds
+    store: Annotated[str, Field(max_length=MAX_ID)] = ""  # whose attempts it holds
     holds: tuple[AttemptRef, ...] = ()  # accepted, and its result not yet confirmed
+    above: str = ""
+    upto: str | None = None
     free_slots: int = 0
     draining: bool = False
+
+    def tells_of(self, run: str, id: str) -> bool:
+        """Whether this part would name the attempt of that task, if the worker held it."""
+        where = place(run, id)
+        return where > self.above and (self.upto is None or where <= self.upto)
+
+
+def place(run: str, id: str) -> str:
+    """Where a task stands among others; no name of a run and no id has a slash."""
+    return f"{run}/{id}"
 
 
 class TaskResult(AttemptRef):
@@ -309,7 +330,7 @@ class TaskResult(AttemptRef):
 
     outcome: Outcome
     output: Output = None
-    error: str | None = None
+    error: Said | None = None
     error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
     started_at: float | None = None
     finished_at: float | None = None

@@ -85,11 +85,15 @@ class Outbox:
         self._spawn(self._declare(worker))
 
     async def stop_all(self, incarnations: Iterable[str], reason: str) -> None:
-        stop = Outgoing.of(Stop(incarnations=tuple(incarnations), reason=reason))
-        try:
-            await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
-        except TransportError as error:
-            log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
+        def make(incarnations: tuple[str, ...]) -> Message:
+            return Stop(incarnations=incarnations, reason=reason)
+
+        messages, _ = pack(make, list(incarnations))
+        for stop, _ in messages:
+            try:
+                await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
+            except TransportError as error:
+                log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
 
     # --- assignments
 
@@ -157,14 +161,18 @@ class Outbox:
 
     def _send_cancel(self, command: c.Abort) -> None:
         worker = command.worker
-        cancel = Cancel(
-            worker=worker.name,
-            incarnation=worker.incarnation,
-            store=command.store,
-            attempts=command.attempts,
-            reason="not its attempt any more",
-        )
-        self._tell(topology.COMMANDS, f"cancel.{worker.name}", [Outgoing.of(cancel)])
+
+        def make(attempts: tuple[AttemptRef, ...]) -> Message:
+            return Cancel(
+                worker=worker.name,
+                incarnation=worker.incarnation,
+                store=command.store,
+                attempts=attempts,
+                reason="not its attempt any more",
+            )
+
+        messages, _ = pack(make, command.attempts)
+        self._tell(topology.COMMANDS, f"cancel.{worker.name}", [message for message, _ in messages])
 
     # --- events
 

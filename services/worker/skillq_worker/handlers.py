@@ -34,7 +34,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's only from Pyt
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.messages import MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
+from skillq.messages import MAX_LABELS, MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
 from skillq.packing import check_readable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -244,5 +244,9 @@ def load_handlers(path: str) -> Handlers:
     if not found.types:
         raise UsageError(
             f"handlers {path!r}: no function is registered; decorate one with @{attribute}.task"
+        )
+    if len(found.types) > MAX_LABELS:
+        raise UsageError(
+            f"handlers {path!r}: {len(found.types)} types; at most {MAX_LABELS} are allowed: start several workers"
         )
     return found

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from skillq.messages import Labels, Level, WorkerTitle
+from skillq.messages import MAX_LABELS, Labels, Level, WorkerTitle
 from skillq.settings import Settings
 
 HOST = "{host}"
@@ -35,7 +35,7 @@ class WorkerSettings(Settings):
     )
     skill: Level = Field(5, description="skill level, 1-10")
     specialty: Annotated[Labels, NoDecode, BeforeValidator(_split)] = Field(
-        (), description="what it is especially good at"
+        (), max_length=MAX_LABELS, description="what it is especially good at"
     )
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="attempts at a time")
     time_scale: float = Field(

@@ -30,7 +30,9 @@ from skillq.messages import (
     TaskAssignment,
     TaskResult,
     WorkerProfile,
+    place,
 )
+from skillq.packing import pack
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
 from skillq_worker.executor import Executor, attempt
 from skillq_worker.memory import Memory
@@ -247,24 +249,36 @@ class Worker:
     # --- heartbeats
 
     async def _heartbeat(self) -> None:
+        key = f"heartbeat.{self._profile.name}"
         while True:
             await self._until_next_heartbeat()
-            heartbeat = Heartbeat(
-                worker=self._profile,
-                store=self._reporter.store,
-                holds=tuple(self._held),
-                free_slots=self._profile.slots - len(self._attempts),
-                draining=self.is_draining,
-            )
-            key = f"heartbeat.{self._profile.name}"
-            message = Outgoing.of(heartbeat, persistent=False)
             sent_at = self._clock()
             try:
-                await self._transport.publish(topology.REPORTS, key, message)
+                for part in self._heartbeat_parts():
+                    await self._transport.publish(topology.REPORTS, key, part)
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
             else:
                 self._confirmed(sent_at)
+
+    def _heartbeat_parts(self) -> list[Outgoing]:
+        """One message, or as many as what is held takes."""
+        holds = sorted(self._held, key=_place)
+        before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
+
+        def make(part: tuple[AttemptRef, ...]) -> Message:
+            return Heartbeat(
+                worker=self._profile,
+                store=self._reporter.store,
+                holds=part,
+                above=before[part[0]] if part else "",
+                upto=None if part == () or part[-1] == holds[-1] else _place(part[-1]),
+                free_slots=self._profile.slots - len(self._attempts),
+                draining=self.is_draining,
+            )
+
+        messages, _ = pack(make, holds, persistent=False)
+        return [message for message, _ in messages]
 
     def _confirmed(self, sent_at: float) -> None:
         self._confirmed_at = sent_at
@@ -412,6 +426,10 @@ class Worker:
         for result in confirmed:
             self._held.pop(_ref(result), None)
             self._memory.add(result)
+
+
+def _place(ref: AttemptRef) -> str:
+    return place(ref.run, ref.id)
 
 
 def _ref(attempt: AttemptRef) -> AttemptRef:

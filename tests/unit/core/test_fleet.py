@@ -2,7 +2,7 @@
 
 import pytest
 
-from skillq.messages import Outcome, TaskStatus, WorkerEventKind, WorkerProfile
+from skillq.messages import Heartbeat, Outcome, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import InvariantBroken, validate
 from tests.factories import (
@@ -212,6 +212,37 @@ def test_an_assignment_that_the_worker_does_not_know_of_is_sent_again(
 
 def test_an_attempt_that_the_worker_holds_is_not_sent_again(do: Driver, held: c.Assign) -> None:
     assert do(heartbeat(ADA, ref(held)), after=10.0) == []
+
+
+def test_a_heartbeat_in_parts_misses_only_what_its_parts_would_name(do: Driver) -> None:
+    out = do(connect(slots=9), submission(*(task(id) for id in "abcd")))
+    a, b, c_, d = sorted(pick(out, c.Assign), key=lambda one: one.key)
+    who = profile(slots=9)
+
+    def part(*holds: c.Assign, above: str = "", upto: str | None = None) -> Heartbeat:
+        bounds = {"above": above, "upto": upto}
+        return heartbeat(who, *map(ref, holds)).model_copy(update=bounds)
+
+    def missing(*parts: Heartbeat) -> list[str]:
+        return [resend.key[1] for resend in pick(do(*parts), c.Resend)]
+
+    assert do(heartbeat(who, *map(ref, (a, b, c_, d))), after=10.0) == []
+    run = a.key[0]
+    first, last = part(a, b, upto=f"{run}/b"), part(c_, d, above=f"{run}/b")
+    assert do(first, last) == []
+    assert do(last, first) == []
+    assert do(last) == [], "the other part may be lost"
+    assert missing(part(a, upto=f"{run}/b")) == ["b"]
+    assert missing(part(d, above=f"{run}/b")) == ["c"]
+    assert missing(part(a, b, c_, d)) == []
+
+
+def test_of_a_heartbeat_in_parts_each_attempt_that_is_a_stranger_s_is_called_off(
+    do: Driver, held: c.Assign
+) -> None:
+    stranger = ref(held).model_copy(update={"id": "z"})
+    part = heartbeat(ADA, stranger).model_copy(update={"above": f"{held.key[0]}/m"})
+    assert do(part, after=10.0) == [c.Abort(ADA, heartbeat(ADA).store, (stranger,))]
 
 
 def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None:

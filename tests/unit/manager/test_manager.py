@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -29,6 +29,8 @@ from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager import manager as module
+from skillq_manager.core import commands as c
+from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Filter
 from skillq_worker import Handlers
@@ -483,6 +485,42 @@ async def test_the_task_of_a_worker_that_dies_is_done_by_another() -> None:
         assert result.tasks["0"].attempt == 2
         assert heir.begun == ["0"]
         assert plant.entry(victim.profile) is None
+
+
+async def test_a_worker_that_holds_more_than_one_message_can_name_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.2)
+    leases = LeasePolicy(suspect_after=5.0, dead_after=10.0, resend_after=0.0, sweep_every=0.1)
+    run = "r" * 60
+    async with Plant(leases=leases) as plant:
+        count = Count(held=True)
+        hand = await plant.hand("Ada", 5, count, slots=10_000)
+        many = [Task(id=f"{n:0>114}", difficulty=1) for n in range(7000)]
+        client = await plant.client()
+        await client.submit(run, many)
+        await until(lambda: len(count.begun) == len(many))
+        holds = plant.manager.state.fleet.workers["ada"].holds
+        heard: list[Heartbeat] = []
+        decided: list[c.Command] = []
+        handle = plant.manager.state.handle
+
+        def listen(events: Sequence[c.Event], now: float) -> list[c.Command]:
+            heard.extend(event for event in events if isinstance(event, Heartbeat))
+            commands = handle(events, now)
+            decided.extend(commands)
+            return commands
+
+        monkeypatch.setattr(plant.manager.state, "handle", listen)
+        await until(lambda: sum(event.upto is None for event in heard) >= 2)
+        assert any(event.above for event in heard), "it comes in parts"
+        wrong = [d for d in decided if isinstance(d, c.Resend | c.Abort | c.SaveWorker)]
+        assert not wrong, "nothing is missing, nothing is a stranger's, and nobody is suspect"
+        assert len(holds) == len(many)
+        assert plant.entry(hand.profile) is not None
+        count.let_go()
+        await until(lambda: plant.completed)
+    assert not plant.dead
 
 
 async def test_the_task_of_a_worker_that_was_started_anew_is_given_out_at_once() -> None:

@@ -15,6 +15,7 @@ from skillq.messages import (
     Message,
     Outcome,
     RunEvent,
+    Stop,
     Task,
     TaskEvent,
     TaskEvents,
@@ -241,6 +242,23 @@ async def test_an_order_to_give_up_names_the_attempts_and_the_incarnation(office
     (message,) = await said(queue)
     assert isinstance(message, Cancel)
     assert (message.incarnation, message.store, message.attempts) == ("1", "a-store", (lost,))
+
+
+async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
+    queue = await office.give_queue(office.ada)
+    lost = tuple(AttemptRef(run="r" * 60, id=f"{n:0>120}", attempt=1) for n in range(9000))
+    incarnations = [f"{n:0>64}" for n in range(30_000)]
+    await office.send(c.Abort(office.ada, "a-store", lost))
+    await office.outbox.stop_all(incarnations, "done")
+    cancelled: list[AttemptRef] = []
+    stopped: list[str] = []
+    while len(cancelled) < len(lost) or len(stopped) < len(incarnations):
+        for message in await said(queue):  # which would not read what is too large
+            if isinstance(message, Cancel):
+                cancelled += message.attempts
+            if isinstance(message, Stop):
+                stopped += message.incarnations
+    assert (tuple(cancelled), stopped) == (lost, incarnations)
 
 
 async def test_the_queue_of_a_worker_that_connects_is_declared(office: Office) -> None:

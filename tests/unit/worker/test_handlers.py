@@ -434,6 +434,12 @@ BAD = {
         "bad_empty:handlers",
         "no function is registered; decorate one with @handlers.task",
     ),
+    "many": (
+        "from skillq_worker import Handlers\nhandlers = Handlers()\n"
+        "for n in range(1001):\n    handlers.task(f't{n}')(lambda: None)",
+        "bad_many:handlers",
+        "1001 types; at most 1000 are allowed: start several workers",
+    ),
     "registers": (
         "from skillq_worker import Handlers\nhandlers = Handlers()\n@handlers.task\ndef f(*a): ...",
         "bad_registers:handlers",

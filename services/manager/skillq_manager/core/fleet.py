@@ -45,7 +45,7 @@ class Fleet:
             worker.draining = event.draining
             self._board.freed(worker)
         self._abort_strangers(worker, event)
-        self._resend_missing(worker, event.holds if event.store == self._turn.store else ())
+        self._resend_missing(worker, event)
 
     def disconnect(self, event: Disconnect) -> None:
         """A worker leaves; what it still holds is handed back, and no attempt is held against the task."""
@@ -198,10 +198,16 @@ class Fleet:
         task = worker.holds.get((ref.run, ref.id))
         return task is not None and task.attempt == ref.attempt
 
-    def _resend_missing(self, worker: WorkerEntry, held: tuple[AttemptRef, ...]) -> None:
+    def _resend_missing(self, worker: WorkerEntry, event: Heartbeat) -> None:
+        """Of a heartbeat in parts, each says which attempts it would name: the others are not missing."""
+        held = event.holds if event.store == self._turn.store else ()
         there = {(ref.run, ref.id, ref.attempt) for ref in held}
         for task in worker.holds.values():
-            if (*task.key, task.attempt) not in there and self._is_overdue(task):
+            if (
+                (*task.key, task.attempt) not in there
+                and self._is_overdue(task)
+                and event.tells_of(*task.key)
+            ):
                 task.assigned_at = self._turn.now
                 self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
 
