@@ -2,7 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
+import subprocess
+import sys
 from urllib.parse import quote
 
 import pytest
@@ -368,3 +371,33 @@ def test_the_manager_leaves_in_order_when_it_is_told_to(system: System) -> None:
     client = system.submit(system.write("tutorial.json", tasks(2)))
     assert answer(client)["counts"] == {"succeeded": 2}
     assert again.logged("task_assigned", worker="one"), "the worker found the next manager"
+
+
+@pytest.mark.parametrize("logs", [True, False], ids=["its log is read", "nor its log"])
+def test_a_manager_whose_summary_nobody_reads_serves_the_next_run(
+    system: System, logs: bool
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    file = system.write("tutorial.yaml", TUTORIAL)
+    with (system.here / "log").open("wb") as log:
+        manager = subprocess.Popen(
+            [sys.executable, "-m", "skillq_manager"],
+            cwd=system.here,
+            stdout=writing,
+            stderr=log if logs else writing,
+            env=system._environment,
+        )
+    os.close(writing)
+    try:
+        system.tiers()
+        for run in ("first", "second"):
+            assert answer(system.submit(file, "--run", run))["counts"] == {"succeeded": 3}
+        assert manager.poll() is None
+        manager.send_signal(signal.SIGTERM)
+        assert manager.wait(20) in ({0} if logs else {0, 120})  # 120: what is left of the log
+    finally:
+        manager.kill()
+    if logs:
+        said = (system.here / "log").read_text()
+        assert said.count('"event": "summary_unread"') == 2
