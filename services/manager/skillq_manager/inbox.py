@@ -19,6 +19,7 @@ from skillq.messages import (
 )
 from skillq.transport import Consumer, Delivery, message_in
 from skillq_manager.core.commands import Event
+from skillq_manager.core.model import TaskKey
 
 Inbound = Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
 
@@ -36,9 +37,10 @@ class Intake:
     deliveries: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    retries: list[tuple[str, Sequence[TaskKey]]] = field(default_factory=list)  # with their request
 
     def __bool__(self) -> bool:
-        return bool(self.deliveries or self.submissions or self.events)
+        return bool(self.deliveries or self.submissions or self.events or self.retries)
 
 
 class Inbox:
@@ -55,6 +57,10 @@ class Inbox:
 
     def add_submission(self, submission: Submission) -> None:
         self._intake.submissions.append(submission)
+        self._arrived.set()
+
+    def add_retry(self, request: str, keys: Sequence[TaskKey]) -> None:
+        self._intake.retries.append((request, keys))
         self._arrived.set()
 
     def wake(self) -> None:

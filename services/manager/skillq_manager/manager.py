@@ -117,16 +117,7 @@ class Manager:
             Unreachable: as `submit`.
         """
         request = uuid4().hex
-        rows = [row for key in keys if (row := await self.store.task(key)) is not None]
-        known = await self.store.known({(row.run, d) for row in rows for d in row.task.depends_on})
-        again = tuple(
-            c.Again(
-                (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
-            )
-            for row in rows
-        )
-        event = c.Retried(request, again, known)
-        reply = await self._ask(request, lambda: self._inbox.add_event(event))
+        reply = await self._ask(request, lambda: self._inbox.add_retry(request, keys))
         assert isinstance(reply, c.Reply)  # noqa: S101
         return reply
 
@@ -347,7 +338,8 @@ class Manager:
                         self._greet(message)
                         events.append(message)
             settled.append((consumer, good))
-        return events + await self._with_known(submissions), settled
+        events += await self._with_known(submissions)
+        return events + [await self._again(*retry) for retry in intake.retries], settled
 
     def _check_probe(self, probe: Probe) -> None:
         """Leave if another manager has our queues, and we do not have the one that only one can have."""
@@ -367,6 +359,18 @@ class Manager:
             self.tally.parked += 1
         except TransportError:
             await consumer.nack(delivery, requeue=True)
+
+    async def _again(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
+        """Tasks to be sent again, as the store has them now."""
+        rows = [row for key in keys if (row := await self.store.task(key)) is not None]
+        known = await self.store.known({(row.run, d) for row in rows for d in row.task.depends_on})
+        again = tuple(
+            c.Again(
+                (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
+            )
+            for row in rows
+        )
+        return c.Retried(request, again, known)
 
     async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
         """Each submission with what the store knows of the tasks it names."""
