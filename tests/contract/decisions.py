@@ -2,10 +2,9 @@
 
 from typing import Any
 
-from tests.factories import profile, task
-
 from skillq.messages import Outcome, Task, TaskResult, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
+from tests.factories import profile, task
 
 JUNIOR = profile("Junior 1", 3)
 SENIOR = profile("Senior", 9)
