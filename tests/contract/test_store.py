@@ -315,6 +315,17 @@ async def test_tasks_match_all_that_is_given(store: Store) -> None:
     assert await ids(store, worker="junior-1") == []
 
 
+async def test_tasks_are_found_by_their_ids_in_order_of_submission(store: Store) -> None:
+    await store.commit(
+        [add(1, task("z")), add(2, task("b")), add(3, task("a")), add(4, task("z"), run="other")]
+    )
+    assert await ids(store, run="default", ids=("a", "z", "z", "nope")) == ["z", "a"]
+    assert await ids(store, run="default", ids=("a", "z"), limit=1) == ["z"]
+    assert await ids(store, run="default", ids=("a", "z"), cursor=1) == ["a"]
+    assert await ids(store, run="default", ids=()) == []
+    assert await ids(store, ids=("z",)) == ["z", "z"]
+
+
 async def test_pages_of_any_size_hold_every_task_once_and_in_order(store: Store) -> None:
     await store.commit([add(n, run="even" if n % 2 == 0 else "odd") for n in range(1, 24)])
     for limit in (1, 5, 23, 100):

@@ -389,6 +389,7 @@ WHERE schemaname = :schema AND tablename <> 'skillq_version' ORDER BY indexname"
     ("which", "index"),
     [
         (Filter(run="r"), "tasks_run"),
+        (Filter(run="r", ids=("a", "b")), "tasks_key"),
         (Filter(worker="Ada"), "tasks_worker"),
         (Filter(status=TaskStatus.READY), "tasks_live"),
         (Filter(status=TaskStatus.BLOCKED), "tasks_live"),

@@ -107,6 +107,7 @@ class Filter:
     worker: str | None = None
     limit: int = 100
     cursor: int = 0
+    ids: tuple[str, ...] | None = None  # a few
 
 
 @dataclass(slots=True)

@@ -251,13 +251,22 @@ class MemoryStore:
         return None if found is None else _run_row(found)
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
-        rows = self._rows if which.run is None else self._by_run.get(which.run, [])
+        rows = self._among(which)
         first = bisect_right(rows, which.cursor, key=lambda row: row.seq)
         matching = (row for row in islice(rows, first, None) if _matches(row, which))
         return [
             replace(row, task=without_payload(row.task), attempts=[])
             for row in islice(matching, which.limit)
         ]
+
+    def _among(self, which: Filter) -> list[TaskRow]:
+        """Few rows, in order of submission, among which all are that match."""
+        if which.run is None:
+            return self._rows
+        if which.ids is None:
+            return self._by_run.get(which.run, [])
+        named = (self._tasks.get((which.run, id)) for id in dict.fromkeys(which.ids))
+        return sorted((row for row in named if row is not None), key=lambda row: row.seq)
 
     async def task(self, key: TaskKey) -> TaskRow | None:
         row = self._tasks.get(key)
@@ -304,4 +313,5 @@ def _matches(row: TaskRow, which: Filter) -> bool:
         which.status in {None, row.status}
         and which.type in {None, row.task.type}
         and which.worker in {None, row.worker}
+        and (which.ids is None or row.task.id in which.ids)
     )

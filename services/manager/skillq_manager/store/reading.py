@@ -220,8 +220,10 @@ def task_page(connection: Connection, which: Filter) -> list[TaskRow]:
 
 
 def page_query(which: Filter) -> Select[Any]:
-    matching = _PAGE.where(tasks.c.seq > which.cursor, *_conditions(which))
-    return matching.order_by(tasks.c.seq).limit(which.limit)
+    # A few that are named are found by their names: a database would look through the whole run in order.
+    seq = tasks.c.seq if which.ids is None else tasks.c.seq + 0
+    matching = _PAGE.where(seq > which.cursor, *_conditions(which))
+    return matching.order_by(seq).limit(which.limit)
 
 
 def _conditions(which: Filter) -> list[_Condition]:
@@ -229,6 +231,8 @@ def _conditions(which: Filter) -> list[_Condition]:
     conditions: list[_Condition] = [column == value for column, value in given if value is not None]
     if which.status is not None:
         conditions += _status_is(which.status)
+    if which.ids is not None:
+        conditions.append(tasks.c.id.in_(which.ids))
     return conditions
 
 
