@@ -21,7 +21,7 @@ def tell(command: c.Command) -> None:
             )
         case c.Answer(submission=submission, reason=reason):
             log.warning(Log.SUBMISSION_REFUSED, run=submission.run, reason=reason)
-        case c.CompleteRun(run=run):
+        case c.CompleteRun(run=run, again=False):
             log.info(Log.RUN_COMPLETED, run=run)
         case c.SaveWorker(profile=worker, event=event, reason=reason):
             log.info(Log.WORKER_CHANGED, worker=worker.title, now=event, reason=reason)

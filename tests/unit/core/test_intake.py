@@ -41,6 +41,31 @@ def ends(out: list[c.Command]) -> dict[str, TaskStatus]:
     return dict(said)
 
 
+# --- submitted
+
+
+def test_a_submission_that_is_unfit_is_refused_and_changes_nothing(do: Driver) -> None:
+    given = submission(A)
+    assert do(c.Unfit(given, "because")) == [c.Answer(given, 0, 0, "because", do.now)]
+    assert do.state.is_idle
+
+
+def test_a_run_that_had_ended_is_told_to_have_when_it_is_submitted_again(do: Driver) -> None:
+    ended = do(results(one(do(connect(), submission(A)), c.Assign)))
+    assert not one(ended, c.CompleteRun).again
+    assert one(do(submission(A)), c.CompleteRun).again
+    more = do(submission(A, task("more")))
+    assert not pick(more, c.CompleteRun)
+    assert not one(do(results(one(more, c.Assign))), c.CompleteRun).again
+
+
+def test_a_run_that_ends_as_it_is_submitted_again_has_ended_now(do: Driver) -> None:
+    held = one(do(connect(), submission(A)), c.Assign)
+    assert not one(do(results(held), submission(A)), c.CompleteRun).again
+    held = one(do(submission(task("b"))), c.Assign)
+    assert not one(do(submission(A), results(held)), c.CompleteRun).again
+
+
 # --- called off
 
 

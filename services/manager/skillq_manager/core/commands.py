@@ -41,6 +41,13 @@ class Submitted(NamedTuple):
     run_title: str | None  # of the run, where it exists
 
 
+class Unfit(NamedTuple):
+    """A submission of which one need not know more to refuse it."""
+
+    submission: Submission
+    reason: str
+
+
 class Returned(NamedTuple):
     """Assignments came back from the broker: the worker's queue is not there."""
 
@@ -94,6 +101,7 @@ class Sighted(NamedTuple):
 
 Event = (
     Submitted
+    | Unfit
     | CancelRequested
     | Retried
     | Blinded
@@ -233,10 +241,11 @@ class SaveWorker(NamedTuple):
 
 
 class CompleteRun(NamedTuple):
-    """All tasks of the run have ended."""
+    """All tasks of the run have ended; or had ended already, when somebody submitted them once more (`again`)."""
 
     run: str
     at: float
+    again: bool = False
 
 
 Command = (

@@ -41,13 +41,13 @@ class Intake:
         submission = event.submission
         reason = self._refusal(event)
         if reason is not None:
-            self._turn.out.append(c.Answer(submission, 0, 0, reason, self._turn.now))
+            self.refuse(c.Unfit(submission, reason))
             return
         run = submission.run
         fresh = [t for t in submission.tasks if self._known((run, t.id), event.known) is None]
         known = len(submission.tasks) - len(fresh)
         self._turn.out.append(c.Answer(submission, len(fresh), known, None, self._turn.now))
-        self._turn.runs[run] = None
+        self._turn.runs[run] = bool(fresh) or self._turn.runs.get(run, False)
         self._turn.titles[run] = submission.run_title
         entries = [self._enter(run, task) for task in fresh]
         for entry, task in zip(entries, fresh, strict=True):
@@ -65,6 +65,9 @@ class Intake:
             )
         for entry, task in zip(entries, fresh, strict=True):
             self._fail_if_doomed(entry, task, event.known)
+
+    def refuse(self, event: c.Unfit) -> None:
+        self._turn.out.append(c.Answer(event.submission, 0, 0, event.reason, self._turn.now))
 
     def _refusal(self, event: c.Submitted) -> str | None:
         run, title = event.submission.run, event.submission.run_title
@@ -178,7 +181,7 @@ class Intake:
         )
         self._tasks.open_up(entry)
         self._place(entry, again.task, known)
-        self._turn.runs[entry.key[0]] = None
+        self._turn.runs[entry.key[0]] = True
         self._turn.out.append(
             c.Reopen(entry.key, entry.need.type, entry.status, entry.attempt, self._turn.now)
         )

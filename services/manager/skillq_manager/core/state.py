@@ -51,6 +51,7 @@ class State:
         self.expected_workers = expected_workers
         self._handlers: dict[type, Callable[[Any], None]] = {
             c.Submitted: self._intake.submit,
+            c.Unfit: self._intake.refuse,
             c.CancelRequested: self._intake.cancel,
             c.Retried: self._intake.retry,
             c.Blinded: self.fleet.blinded,
@@ -94,8 +95,8 @@ class State:
         self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
         self._turn.out.extend(
-            c.CompleteRun(run, self._turn.now)
-            for run in self._turn.runs
+            c.CompleteRun(run, self._turn.now, again=not moved)
+            for run, moved in self._turn.runs.items()
             if run not in self.tasks.open
         )
         return self._turn.out

@@ -278,7 +278,7 @@ class Tasks:
         run = task.key[0]
         del self.live[task.key]
         self._turn.ended[task.key] = c.Known(task.status, task.fingerprint)
-        self._turn.runs[run] = None
+        self._turn.runs[run] = True
         self.open[run] -= 1
         if not self.open[run]:
             del self.open[run]

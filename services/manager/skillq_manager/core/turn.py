@@ -11,7 +11,9 @@ class Turn:
     store: str = ""  # numbers the attempts
     now: float = 0.0
     out: list[Command] = field(default_factory=list)
-    runs: dict[str, None] = field(default_factory=dict)  # may have been completed; an ordered set
+    runs: dict[str, bool] = field(
+        default_factory=dict
+    )  # may be complete; whether they were not before
     ended: dict[TaskKey, Known] = field(default_factory=dict)  # what the store cannot know yet
     titles: dict[str, str] = field(default_factory=dict)  # of runs, likewise
     blind: bool = False  # the manager cannot hear workers: their silence says nothing
