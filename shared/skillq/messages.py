@@ -32,6 +32,8 @@ from skillq.wording import shorten as shorten  # noqa: PLC0414 - for those who l
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_PARTS = 100  # messages that make up one submission
+MAX_INQUIRED = 500  # tasks that one inquiry names
 MAX_NAME = 63
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
@@ -242,22 +244,38 @@ class AttemptRef(Wire):
 
 
 class Submission(Wire):
-    """Tasks to be done, accepted or refused as a whole."""
+    """Tasks to be done, accepted or refused as a whole; what is too large for one message comes in parts."""
 
     type: Literal["submission"] = "submission"
     schema_version: Literal[1] = SCHEMA_VERSION
-    submission_id: Annotated[str, Field(max_length=MAX_ID)]
+    submission_id: Annotated[str, Field(max_length=MAX_ID)]  # all its parts have the same
     run: Name
     run_title: Title
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    part: Annotated[int, Field(ge=1)] = 1
+    parts: Annotated[int, Field(ge=1, le=MAX_PARTS)] = 1
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
+        if self.part > self.parts:
+            raise ValueError(f"part {self.part} of {self.parts} cannot be")
         try:
             check_tasks(self.tasks)
         except UsageError as error:
             raise ValueError(str(error)) from error
         return self
+
+
+class Inquiry(Wire):
+    """A client has heard nothing for a while: what has become of its submission, and of these tasks of it?"""
+
+    type: Literal["inquiry"] = "inquiry"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: Name  # the answer goes to `answer.<submission_id>`
+    number: int  # counts the inquiries about this submission
+    run: Name
+    store: str = ""  # that holds it, as the manager said when it accepted it
+    tasks: Annotated[tuple[TaskId, ...], Field(max_length=MAX_INQUIRED)] = ()
 
 
 # --- worker → manager ------------------------------------------------------------------------
@@ -453,6 +471,7 @@ class RunStatus(StrEnum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
     COMPLETED = "completed"
+    UNKNOWN = "unknown"  # only in answer to an inquiry: hand the submission in again
 
 
 class RunEvent(Wire):
@@ -469,6 +488,27 @@ class RunEvent(Wire):
     known: int = 0  # submitted before, the same
     reason: str | None = None
     counts: dict[TaskStatus, int] = {}
+    store: str = ""  # that the tasks are in
+
+
+class Standing(Wire):
+    """The answer to an inquiry: how a submission and its run stand; how tasks of it stand, as their last events said.
+
+    Where those do not fit into one message, several answer the same inquiry, and all but the last say `more`.
+    """
+
+    type: Literal["standing"] = "standing"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: str
+    number: int  # of the inquiry
+    status: RunStatus
+    store: str
+    accepted: int = 0
+    known: int = 0
+    reason: str | None = None
+    counts: dict[TaskStatus, int] = {}
+    tasks: tuple[TaskEvent, ...] = ()
+    more: bool = False
 
 
 class Probe(Wire):
@@ -482,8 +522,8 @@ class Probe(Wire):
 
 
 Message = (
-    Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress
-    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Probe
+    Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress
+    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Standing | Probe
 )  # fmt: skip
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 

@@ -7,7 +7,16 @@ from typing import Any
 
 from skillq import topology
 from skillq.client import Client
-from skillq.messages import RunEvent, RunStatus, Submission, Task, TaskStatus, decode
+from skillq.messages import (
+    Inquiry,
+    RunEvent,
+    RunStatus,
+    Standing,
+    Submission,
+    Task,
+    TaskStatus,
+    decode,
+)
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq.transport.memory_queue import MemoryConsumer
@@ -49,6 +58,19 @@ def test_what_others_do_in_a_run_is_no_answer_to_a_client() -> None:
             done = asyncio.ensure_future(client.complete("default", [task]))
             noise = asyncio.ensure_future(_busy(transport))
             await consumer.ack(await consumer.batch())  # and nobody has read it
+            async with asyncio.timeout(60.0):
+                (question,) = await consumer.batch()
+            asked = decode(question.body)
+            assert isinstance(asked, Inquiry)
+            unknown = Standing(
+                submission_id=asked.submission_id,
+                number=asked.number,
+                status=RunStatus.UNKNOWN,
+                store="",
+            )
+            await transport.publish(
+                topology.EVENTS, f"answer.{asked.submission_id}", Outgoing.of(unknown)
+            )
             async with asyncio.timeout(60.0):
                 (again,) = await consumer.batch()
             submission = decode(again.body)

@@ -11,6 +11,7 @@ from skillq.messages import (
     Connect,
     Disconnect,
     Heartbeat,
+    Inquiry,
     Message,
     Probe,
     Progress,
@@ -21,10 +22,10 @@ from skillq.transport import Consumer, Delivery, message_in
 from skillq_manager.core.commands import Event
 from skillq_manager.core.model import TaskKey
 
-Inbound = Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
+Inbound = Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
 
 BELONGS: dict[str, tuple[type[Message], ...]] = {
-    topology.MANAGER_SUBMISSIONS: (Submission, Probe),
+    topology.MANAGER_SUBMISSIONS: (Submission, Inquiry, Probe),
     topology.MANAGER_REPORTS: (Connect, Disconnect, TaskResults, Progress, Probe),
     topology.MANAGER_HEARTBEATS: (Heartbeat, Probe),
 }

@@ -9,27 +9,31 @@ Of several managers on one store, one leads; the others stand by and answer ques
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from uuid import uuid4
 
 import structlog
 
 from skillq import crash, topology
 from skillq.clock import Clock
-from skillq.errors import MalformedMessage, QueueInUse, TransportError, Unreachable, UsageError
+from skillq.errors import QueueInUse, TransportError, Unreachable, UsageError
 from skillq.logs import Log
 from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerEventKind, WorkerProfile
-from skillq.transport import Consumer, Delivery, Transport, park
+from skillq.transport import Consumer, Delivery, Transport
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
-from skillq_manager.inbox import Inbox, Intake, read
+from skillq_manager.inbox import Inbound, Inbox, Intake
+from skillq_manager.inquiries import Inquiries
 from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
+from skillq_manager.parts import Parts
 from skillq_manager.senses import CONSUMED, Senses
+from skillq_manager.sorting import Sorter
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 from skillq_manager.tally import Tally
 
-PREFETCH = 200
+PREFETCH = 300  # more than the parts of submissions that may wait for the rest
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
 STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
 RENEW_SECONDS = 3.0
@@ -46,7 +50,7 @@ class Manager:
     """Runs until stopped, or (`stop_when_done`) until all that was submitted has ended.
 
     `new_state` makes the core anew whenever this manager begins to lead. `on_complete` is called with
-    the name of a run whenever all its tasks have ended.
+    the name of a run whenever all its tasks have ended (not: had ended already).
     """
 
     def __init__(
@@ -66,16 +70,22 @@ class Manager:
         self._on_complete = on_complete
         self._senses = Senses(transport, store.id, clock)
         self._inbox = Inbox(self._senses.note)
+        self.tally = Tally()
+        self._parts = Parts(clock)
+        self._inquiries = Inquiries(store, store.id)
+        self._sorter = Sorter(
+            transport, store, self._parts, self._inquiries, tally=self.tally, notice=self._notice
+        )
         self._outbox = Outbox(
             transport, store, self._inbox.add_event, self._is_current, self._may_assign
         )
         self._answers: dict[str, asyncio.Future[c.Answer | c.Reply]] = {}
         self._stopping = False
         self._leading = False
+        self._leaving = False  # all is done: what comes now is for the next manager
         self._blind = False
         self._lock: Consumer | None = None  # of the queue that only one manager consumes
         self._has_completed = False
-        self.tally = Tally()
         self.store = store
         self.state = new_state()
 
@@ -122,7 +132,7 @@ class Manager:
         return reply
 
     async def _ask(self, request: str, put: Callable[[], None]) -> c.Answer | c.Reply:
-        if self._stopping or not self._leading:
+        if self._stopping or self._leaving or not self._leading:
             raise Unreachable("this manager does not lead now; ask again in a moment")
         future: asyncio.Future[c.Answer | c.Reply] = asyncio.get_running_loop().create_future()
         self._answers[request] = future
@@ -184,7 +194,12 @@ class Manager:
         await self._inbox.take(STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
 
     async def _is_done(self) -> bool:
-        return self._stop_when_done and self._has_completed and self.state.is_idle
+        return (
+            self._stop_when_done
+            and self._has_completed
+            and self.state.is_idle
+            and not len(self._parts)
+        )
 
     async def _lead(self) -> None:
         """Lead until stopped, done, or another one does."""
@@ -226,6 +241,7 @@ class Manager:
 
     async def _restore(self) -> None:
         """Begin where the last leader left off."""
+        self._parts.clear()
         self.state = self._new_state()
         self._blind = False
         there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
@@ -284,7 +300,8 @@ class Manager:
 
     async def _loop(self) -> None:
         while not self._stopping:
-            deadline = self.state.next_deadline()
+            deadlines = (self.state.next_deadline(), self._parts.next_deadline())
+            deadline = min((at for at in deadlines if at is not None), default=None)
             timeout = None if deadline is None else max(0.0, deadline - self._clock())
             intake = await self._inbox.take(timeout)
             if intake:
@@ -295,12 +312,14 @@ class Manager:
                 return
 
     async def _round(self, intake: Intake) -> None:
-        events, settled = await self._read(intake)
+        mail = await self._sorter.sort(intake, leaving=self._leaving)
         if self._blind != self._senses.is_blind:
             self._blind = not self._blind
-            events.insert(0, c.Blinded() if self._blind else c.Sighted())
+            mail.events.insert(0, c.Blinded() if self._blind else c.Sighted())
             log.warning(Log.BLINDED) if self._blind else log.info(Log.SIGHTED)
-        await self._carry_out(self.state.handle(events, self._clock()), settled)
+        await self._carry_out(self.state.handle(mail.events, self._clock()), mail.settled)
+        for inquiry in mail.inquiries:
+            self._outbox.reply(inquiry.submission_id, partial(self._inquiries.answer, inquiry))
 
     async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
         """Write, then send, then acknowledge what it came from, then say so."""
@@ -316,30 +335,11 @@ class Manager:
         for command in commands:
             await self._tell(command)
 
-    async def _read(self, intake: Intake) -> tuple[list[c.Event], _Settled]:
-        events: list[c.Event] = list(intake.events)
-        submissions = list(intake.submissions)
-        settled: list[tuple[Consumer, list[Delivery]]] = []
-        for consumer, deliveries in intake.deliveries:
-            good: list[Delivery] = []
-            for delivery in deliveries:
-                try:
-                    message = read(delivery)
-                except MalformedMessage as error:
-                    await self._park(consumer, delivery, str(error))
-                    continue
-                good.append(delivery)
-                match message:
-                    case Submission():
-                        submissions.append(message)
-                    case Probe():
-                        self._check_probe(message)
-                    case _:
-                        self._greet(message)
-                        events.append(message)
-            settled.append((consumer, good))
-        events += await self._with_known(submissions)
-        return events + [await self._again(*retry) for retry in intake.retries], settled
+    def _notice(self, message: Inbound) -> None:
+        if isinstance(message, Probe):
+            self._check_probe(message)
+        if isinstance(message, Connect) and not message.ready:
+            self._outbox.declare(message.worker.name)
 
     def _check_probe(self, probe: Probe) -> None:
         """Leave if another manager has our queues, and we do not have the one that only one can have."""
@@ -348,59 +348,20 @@ class Manager:
                 "another manager, with another store, serves this broker; stop it, or use another vhost"
             )
 
-    def _greet(self, message: object) -> None:
-        if isinstance(message, Connect) and not message.ready:
-            self._outbox.declare(message.worker.name)
-
-    async def _park(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
-        log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
-        try:
-            await park(self._transport, consumer, delivery, reason)
-            self.tally.parked += 1
-        except TransportError:
-            await consumer.nack(delivery, requeue=True)
-
-    async def _again(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
-        """Tasks to be sent again, as the store has them now."""
-        rows = [row for key in keys if (row := await self.store.task(key)) is not None]
-        known = await self.store.known({(row.run, d) for row in rows for d in row.task.depends_on})
-        again = tuple(
-            c.Again(
-                (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
-            )
-            for row in rows
-        )
-        return c.Retried(request, again, known)
-
-    async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
-        """Each submission with what the store knows of the tasks it names."""
-        keys = {
-            (s.run, id)
-            for s in submissions
-            for task in s.tasks
-            for id in (task.id, *task.depends_on)
-        }
-        if not keys:
-            return []
-        known = await self.store.known(keys)
-        titles = {s.run: await self.store.run(s.run) for s in submissions}
-        return [
-            c.Submitted(s, known, row.title if (row := titles[s.run]) is not None else None)
-            for s in submissions
-        ]
-
     async def _tell(self, command: c.Command) -> None:
         """Say what has been decided: to the log, to whoever asked, to `on_complete`."""
         tell(command)
         self.tally.count(command)
         match command:
             case c.Answer(submission=submission):
+                self._inquiries.note(command)
                 self._answer(submission.submission_id, command)
             case c.Reply(request=request):
                 self._answer(request, command)
-            case c.CompleteRun(run=run):
+            case c.CompleteRun(run=run, again=again):
                 self._has_completed = True
-                await self._on_complete(run)
+                if not again:
+                    await self._on_complete(run)
             case _:
                 pass
 
@@ -420,6 +381,7 @@ class Manager:
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""
+        self._leaving = True
         workers = self.state.fleet.workers.values()
         await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
         give_up_at = self._clock() + STOP_SECONDS

@@ -1,7 +1,7 @@
 """Commands into messages: at most one per routing key and round, cut to fit."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -9,7 +9,7 @@ import structlog
 from pydantic import JsonValue
 
 from skillq import crash, topology
-from skillq.errors import TransportError, Unreachable, Unroutable, UsageError
+from skillq.errors import SkillqError, TransportError, Unreachable, Unroutable, UsageError
 from skillq.logs import Log
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
@@ -80,6 +80,19 @@ class Outbox:
         for task in list(self._pending):
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
+
+    def reply(self, to: str, answer: Callable[[], Awaitable[Sequence[Outgoing]]]) -> None:
+        """Send what a client has asked for."""
+        self._spawn(self._reply(f"answer.{to}", answer))
+
+    async def _reply(self, key: str, answer: Callable[[], Awaitable[Sequence[Outgoing]]]) -> None:
+        try:
+            messages = await answer()
+        except SkillqError as error:
+            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+            return  # it asks again
+        for message in messages:
+            await self._tell_one(topology.EVENTS, key, message)
 
     def declare(self, worker: str) -> None:
         self._spawn(self._declare(worker))
@@ -195,7 +208,7 @@ class Outbox:
                 event = _worker_event(command)
                 key = f"worker.{event.worker}.{event.event}"
             case c.Answer():
-                event = _answer_event(command)
+                event = _answer_event(command, self._store.id)
                 key = f"run.{event.run}.{event.status}"
             case c.CompleteRun():
                 event = await self._complete_event(command)
@@ -308,7 +321,7 @@ def _worker_event(command: c.SaveWorker) -> WorkerEvent:
     )
 
 
-def _answer_event(command: c.Answer) -> RunEvent:
+def _answer_event(command: c.Answer, store: str) -> RunEvent:
     return RunEvent(
         run=command.submission.run,
         title=command.submission.run_title,
@@ -318,4 +331,5 @@ def _answer_event(command: c.Answer) -> RunEvent:
         accepted=command.accepted,
         known=command.known,
         reason=command.reason,
+        store=store,
     )

@@ -7,7 +7,7 @@ import pytest
 
 from skillq import topology
 from skillq.errors import MalformedMessage
-from skillq.messages import Message, Probe
+from skillq.messages import Inquiry, Message, Probe
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.inbox import BELONGS, Inbox, read
@@ -22,6 +22,11 @@ def delivery(message: Message, queue: str, key: str) -> Delivery:
 ADA = profile("Ada")
 GOOD: dict[str, tuple[Message, str, str]] = {
     "submission": (submission(task()), topology.MANAGER_SUBMISSIONS, "submit.anyone"),
+    "inquiry": (
+        Inquiry(submission_id="s", number=1, run="default"),
+        topology.MANAGER_SUBMISSIONS,
+        "submit.anyone",
+    ),
     "connect": (connect("Ada"), topology.MANAGER_REPORTS, "connect.ada"),
     "disconnect": (disconnect(ADA), topology.MANAGER_REPORTS, "disconnect.ada"),
     "results": (report(ADA), topology.MANAGER_REPORTS, "result.ada"),
