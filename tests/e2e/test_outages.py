@@ -156,7 +156,9 @@ def test_a_run_goes_on_to_its_end_when_the_broker_comes_back_empty(
     assert answer(client)["counts"] == {"succeeded": 20}
     assert manager.ends() == 0
     assert worker.ends() == 0
-    assert begun(system.here) == {str(n): 1 for n in range(20)}
+    # Twice what was begun when nobody could be told: its assignment was lost, for all that the manager knows.
+    assert begun(system.here).keys() == {str(n) for n in range(20)}
+    assert begun(system.here).total() <= 22
     assert len(manager.logged("connection_lost")) == 1
 
 

@@ -14,6 +14,7 @@ from tests.factories import (
     pairs,
     pick,
     profile,
+    progress,
     ref,
     results,
     returned,
@@ -264,6 +265,14 @@ def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign
 def test_its_worker_gets_nothing_until_it_is_heard_of_again(do: Driver, held: c.Assign) -> None:
     assert not pairs(do(returned(held)))
     assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+def test_an_attempt_that_has_begun_goes_on_when_its_assignment_was_sent_again_and_came_back(
+    do: Driver, held: c.Assign
+) -> None:
+    do(progress(held))
+    assert not pick(do(returned(held)), c.EndAttempt)
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
 def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None:

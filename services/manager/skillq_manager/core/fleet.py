@@ -9,6 +9,7 @@ from skillq.messages import (
     Disconnect,
     Heartbeat,
     Outcome,
+    TaskStatus,
     WorkerEventKind,
     WorkerProfile,
 )
@@ -62,7 +63,13 @@ class Fleet:
         self._suspect(worker, "its queue was not there")
         for ref in event.attempts:
             task = self._tasks.live.get((ref.run, ref.id))
-            if task is not None and task.worker is worker and task.attempt == ref.attempt:
+            # What runs had arrived: its assignment was sent again because no confirm came, and only that came back.
+            if (
+                task is not None
+                and task.worker is worker
+                and task.attempt == ref.attempt
+                and task.status is not TaskStatus.RUNNING
+            ):
                 self._tasks.end(
                     task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
                 )
