@@ -15,6 +15,8 @@ from tests.factories import task
 class Nobody:
     """A consumer that is only told apart from others."""
 
+    live = True
+
     async def batch(self) -> list[Delivery]:
         raise NotImplementedError
 
