@@ -32,7 +32,7 @@ from skillq.wording import shorten as shorten  # noqa: PLC0414 - for those who l
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
-MAX_PARTS = 100  # messages that make up one submission
+MAX_PARTS = 64  # messages that make up one submission: it is decided within a leader's lease
 MAX_INQUIRED = 500  # tasks that one inquiry names
 MAX_NAME = 63
 MAX_ID = 200  # of a submission, an incarnation, a store

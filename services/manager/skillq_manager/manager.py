@@ -33,7 +33,7 @@ from skillq_manager.sorting import Sorter
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 from skillq_manager.tally import Tally
 
-PREFETCH = 300  # more than the parts of submissions that may wait for the rest
+PREFETCH = 200  # more than the parts of submissions that may wait for the rest
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
 STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
 RENEW_SECONDS = 3.0
@@ -313,6 +313,8 @@ class Manager:
 
     async def _round(self, intake: Intake) -> None:
         mail = await self._sorter.sort(intake, leaving=self._leaving)
+        if mail.is_large:
+            await self._stay()  # nothing else is done while that is decided
         if self._blind != self._senses.is_blind:
             self._blind = not self._blind
             mail.events.insert(0, c.Blinded() if self._blind else c.Sighted())

@@ -3,6 +3,7 @@
 They are decided as a whole then, and acknowledged after that: whoever dies before, the broker delivers all again.
 """
 
+import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -41,19 +42,24 @@ class Pile:
     def is_whole(self) -> bool:
         return len(self.held) == self.parts
 
-    def read(self) -> list[Submission]:
-        """Its parts, in order."""
-        found = [decode(self.held[number].delivery.body) for number in sorted(self.held)]
-        return [part for part in found if isinstance(part, Submission)]
+    async def read(self) -> list[Submission]:
+        """Its parts, in order. Between them others get their turn: it may take seconds."""
+        found: list[Submission] = []
+        for number in sorted(self.held):
+            part = decode(self.held[number].delivery.body)
+            if isinstance(part, Submission):
+                found.append(part)
+            await asyncio.sleep(0)
+        return found
 
-    def merged(self) -> Submission:
+    async def merged(self) -> Submission:
         """All its tasks as one submission.
 
         Raises:
             ValidationError: together they cannot all be done.
         """
         id, run, title, _ = self.key
-        tasks = tuple(task for part in self.read() for task in part.tasks)
+        tasks = tuple(task for part in await self.read() for task in part.tasks)
         return Submission(submission_id=id, run=run, run_title=title, tasks=tasks)
 
 

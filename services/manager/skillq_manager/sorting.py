@@ -19,6 +19,8 @@ from skillq_manager.parts import SILENCE_SECONDS, Parts, Pile
 from skillq_manager.store.base import Store
 from skillq_manager.tally import Tally
 
+_MANY = 10_000  # tasks
+
 log = structlog.get_logger()
 
 
@@ -30,6 +32,11 @@ class Mail:
     submissions: list[Submission] = field(default_factory=list)
     inquiries: list[Inquiry] = field(default_factory=list)
     settled: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
+
+    @property
+    def is_large(self) -> bool:
+        """To decide it takes a while."""
+        return sum(len(submission.tasks) for submission in self.submissions) > _MANY
 
 
 class Sorter:
@@ -118,9 +125,9 @@ class Sorter:
         for pile in self._parts.take_whole():
             _settle(mail, pile)
             try:
-                mail.submissions.append(pile.merged())
+                mail.submissions.append(await pile.merged())
             except ValidationError as error:
-                mail.events.append(c.Unfit(pile.read()[0], explain(error)))
+                mail.events.append(c.Unfit((await pile.read())[0], explain(error)))
         for pile in self._parts.take_hopeless():
             await self._give_up(mail, pile)
         for pile in self._parts.take_excess():
@@ -128,7 +135,7 @@ class Sorter:
 
     async def _give_up(self, mail: Mail, pile: Pile) -> None:
         _settle(mail, pile)
-        parts = pile.read()
+        parts = await pile.read()
         if await self._are_there(parts):
             return  # it was taken in as a whole before, and not all of that was acknowledged
         reason = (

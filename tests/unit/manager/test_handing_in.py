@@ -1,7 +1,7 @@
 """Submissions, with real clients: taken or refused as a whole, done by whoever leads next, never asked for in vain."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -28,6 +28,7 @@ from skillq.transport import Consumer, Outgoing
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
+from skillq_manager.core.commands import Command, Event, Submitted
 from skillq_manager.store.base import Filter
 from tests.factories import task
 from tests.unit.manager.plant import Plant, tasks
@@ -450,3 +451,29 @@ async def test_a_question_that_the_store_cannot_answer_now_is_left_to_be_asked_a
         await until(ear.standings)
         (answer,) = ear.standings()
         assert (answer.number, answer.status) == (2, RunStatus.ACCEPTED)
+
+
+async def test_the_lease_is_renewed_before_much_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While it is decided nothing else is done: another would take the lead, and begin with the same."""
+    monkeypatch.setattr("skillq_manager.sorting._MANY", 5)
+    monkeypatch.setattr(module, "RENEW_SECONDS", 60.0)
+    async with Plant() as plant:
+        told: list[str] = []
+
+        async def acquire() -> bool:
+            told.append("renewed")
+            return True
+
+        handle = plant.manager.state.handle
+
+        def decide(events: Iterable[Event], now: float) -> list[Command]:
+            given = list(events)
+            told.extend("decided" for event in given if isinstance(event, Submitted))
+            return handle(given, now)
+
+        monkeypatch.setattr(plant.store, "acquire", acquire)
+        monkeypatch.setattr(plant.manager.state, "handle", decide)
+        client = await plant.client()
+        await client.submit("few", tasks(3))
+        await client.submit("many", tasks(6))
+        assert told == ["decided", "renewed", "decided"]

@@ -61,13 +61,15 @@ def ids(piles: Sequence[Pile]) -> list[str]:
     return [pile.key[0] for pile in piles]
 
 
-def test_a_submission_is_whole_when_all_its_parts_are_there_in_whatever_order(shelf: Shelf) -> None:
+async def test_a_submission_is_whole_when_all_its_parts_are_there_in_whatever_order(
+    shelf: Shelf,
+) -> None:
     for number in (3, 1):
         shelf.put(number, 3)
         assert not shelf.parts.take_whole()
     shelf.put(2, 3)
     (pile,) = shelf.parts.take_whole()
-    whole = pile.merged()
+    whole = await pile.merged()
     assert [t.id for t in whole.tasks] == ["s1", "s2", "s3"]
     assert (whole.submission_id, whole.run, whole.run_title, whole.parts) == ("s", "run", "Run", 1)
     assert len(pile.held) == 3

@@ -357,9 +357,9 @@ async def test_what_would_come_in_too_many_parts_is_refused_in_one_line_before_a
 ) -> None:
     monkeypatch.setattr("skillq.handed._ROOM_BYTES", 400)
     with pytest.raises(UsageError) as caught:
-        await client.submit("run", [task(str(n)) for n in range(101)])
+        await client.submit("run", [task(str(n)) for n in range(65)])
     assert str(caught.value) == (
-        "101 tasks need 101 messages of 1 MiB, and one submission may have 100: "
+        "65 tasks need 65 messages of 1 MiB, and one submission may have 64: "
         "submit them in several, or let payloads refer to what is elsewhere"
     )
     with pytest.raises(TimeoutError):
