@@ -115,6 +115,7 @@ def test_a_dead_worker_loses_its_attempts_to_others(do: Driver, held: c.Assign) 
 def test_a_task_that_kills_its_workers_does_not_kill_the_fleet(do: Driver, held: c.Assign) -> None:
     do(connect(incarnation="2"))
     do(connect(incarnation="3"))
+    assert pairs(do(after=4.0)) == [("a", "ada")]
     out = do(connect(incarnation="4"))
     assert one(out, c.EndAttempt).status is S.DEAD_LETTERED
     assert do.state.is_idle

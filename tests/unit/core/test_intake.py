@@ -254,11 +254,11 @@ def test_a_worker_that_died_meanwhile_has_its_full_time_to_be_heard_of(do: Drive
 def test_what_another_incarnation_had_is_lost_and_ready_again(workers: list[object]) -> None:
     do = Driver()
     row = live_row(
-        A, S.ASSIGNED, attempt=3, losses=1, worker="ada", incarnation="1", assigned_at=1.0
+        A, S.ASSIGNED, attempt=3, losses=0, worker="ada", incarnation="1", assigned_at=1.0
     )
     out = do.restore(row, workers=workers)  # type: ignore[arg-type]
     end = one(out, c.EndAttempt)
-    assert (end.outcome, end.status, end.losses) == (Outcome.LOST, S.READY, 2)
+    assert (end.outcome, end.status, end.losses) == (Outcome.LOST, S.READY, 1)
     assert (end.worker.name, end.worker.incarnation) == ("ada", "1")
     assert [x.attempt for x in pick(out, c.Assign)] == [4] * len(workers)
 

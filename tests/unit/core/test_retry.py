@@ -39,8 +39,12 @@ def test_back_off_doubles_from_the_base_to_the_cap() -> None:
     assert delays == [2.0, 4.0, 8.0, 256.0, 300.0, 300.0]
 
 
-def test_a_lost_attempt_is_made_again_at_once_but_not_for_ever() -> None:
-    assert decided(Outcome.LOST, losses=2) == Verdict(TaskStatus.READY)
+def test_a_lost_attempt_is_made_again_at_once_then_apart_from_others_and_not_for_ever() -> None:
+    """Else a task that kills its worker takes along, each time, whatever runs beside it."""
+    assert decided(Outcome.LOST, losses=1) == Verdict(TaskStatus.READY)
+    again = decided(Outcome.LOST, losses=2)
+    assert again.status is TaskStatus.READY
+    assert again.delay > 0
     assert decided(Outcome.LOST, losses=3) == Verdict(TaskStatus.DEAD_LETTERED)
 
 

@@ -46,15 +46,25 @@ def decide(
     its bases; `chance` is a random number in [0, 1).
     """
     if outcome is Outcome.LOST:
-        given_up = losses >= policy.max_losses
-        return Verdict(TaskStatus.DEAD_LETTERED if given_up else TaskStatus.READY)
+        return _after_a_loss(policy, losses, chance)
     if outcome not in _GIVEN_UP:
         return Verdict(TaskStatus.READY)
     if failures >= terms.max_attempts or not _is_retryable(terms, error_types):
         return Verdict(_GIVEN_UP[outcome])
-    return Verdict(
-        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures - 1, 64)) * chance
-    )
+    return Verdict(TaskStatus.READY, _back_off(policy, failures, chance))
+
+
+def _after_a_loss(policy: RetryPolicy, losses: int, chance: float) -> Verdict:
+    """At once the first time. Then apart from what was lost with it: one of them may have killed the worker."""
+    if losses >= policy.max_losses:
+        return Verdict(TaskStatus.DEAD_LETTERED)
+    if losses <= 1:
+        return Verdict(TaskStatus.READY)
+    return Verdict(TaskStatus.READY, _back_off(policy, losses, chance))
+
+
+def _back_off(policy: RetryPolicy, times: int, chance: float) -> float:
+    return min(policy.cap, policy.base * 2.0 ** min(times - 1, 64)) * chance
 
 
 def _is_retryable(terms: Terms, error_types: Sequence[str]) -> bool:
