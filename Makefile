@@ -8,7 +8,7 @@ LOCKED := --require-hashes --only-binary :all:
 EDITABLE := --no-deps --no-build-isolation --editable .
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header
 
-.PHONY: demo test lint format bench up down lock
+.PHONY: demo test lint format bench simulate chaos up down lock
 
 demo: .venv/.cli ## the tutorial, embedded: no broker
 	@$(BIN)/skillq demo
@@ -30,6 +30,12 @@ format: .venv/.dev
 
 bench: .venv/.dev
 	$(BIN)/python -m benchmarks.core
+
+simulate: .venv/.dev ## SEEDS=300 of them, SEEDS=17:20 those, SEED=17 one, told step by step
+	@$(BIN)/python -m tests.simulation $(if $(SEED),--trace $(SEED),$(or $(SEEDS),300))
+
+chaos: .venv/.dev ## MINUTES=30 of faults for each kind of store; SEED=17 tells the same faults again
+	SKILLQ_TEST_CHAOS_MINUTES=$(or $(MINUTES),1) SKILLQ_TEST_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
 
 up: ## RabbitMQ, manager, three kinds of worker, the tutorial
 	docker compose up --build

@@ -11,6 +11,7 @@ import json
 import os
 import platform
 import random
+import tracemalloc
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
@@ -60,6 +61,7 @@ class Shape:
     stuck: int = 0  # tasks beside those, urgent, that nobody can do
     batch: int = 1_000
     decisions: int = DECISIONS
+    failing: float = 0.0  # the share of attempts that fail, and are made again by others
 
     @property
     def flows(self) -> bool:
@@ -97,10 +99,10 @@ class Rig:
     def __post_init__(self) -> None:
         self.state = State(self.shape.policy(), chance=self.rng.random)
         stuck = [
-            self._task(difficulty=10, requires=("nobody",), priority=100)
+            self.task(difficulty=10, requires=("nobody",), priority=100)
             for _ in range(self.shape.stuck)
         ]
-        self._submit(stuck)
+        self.submit(stuck)
         self.profiles = [self._profile(i) for i in range(WORKERS)]
         self._handle([Connect(worker=profile) for profile in self.profiles])
         self.spent = 0.0
@@ -113,11 +115,11 @@ class Rig:
             name=name, title=name, incarnation="1", **self.shape.worker(i, self.rng)
         )
 
-    def _task(self, **more: Any) -> Task:
+    def task(self, **more: Any) -> Task:
         number = next(self.ids)
         return Task(id=str(number), **{**self.shape.task(number, self.rng), **more})
 
-    def _submit(self, tasks: list[Task]) -> None:
+    def submit(self, tasks: list[Task]) -> None:
         for first in range(0, len(tasks), CHUNK):
             part = tuple(tasks[first : first + CHUNK])
             made = Submission(submission_id="s", run="r", run_title="r", tasks=part)
@@ -132,12 +134,12 @@ class Rig:
     def top_up(self) -> None:
         """What waits, up to its number again."""
         there = len(self.state.tasks.live) - self.shape.stuck
-        self._submit([self._task() for _ in range(self.shape.open - there)])
+        self.submit([self.task() for _ in range(self.shape.open - there)])
 
     def finish(self) -> int:
         """Some workers say that they are done; returns how many."""
         size = min(self.shape.batch, len(self.held))
-        events: list[c.Event] = [_done(self.held.popleft()) for _ in range(size)]
+        events: list[c.Event] = [self._done(self.held.popleft()) for _ in range(size)]
         self.now += size / PACE
         if self.now - self.beaten >= 5.0:
             self.beaten = self.now
@@ -154,10 +156,28 @@ class Rig:
         if refused:
             raise RuntimeError(refused[0])
 
+    def _done(self, of: c.Assign) -> TaskResults:
+        fails = self.shape.failing and self.rng.random() < self.shape.failing
+        outcome = Outcome.FAILED if fails else Outcome.SUCCEEDED
+        result = TaskResult(run=of.key[0], id=of.key[1], attempt=of.attempt, outcome=outcome)
+        return TaskResults(worker=of.worker.name, incarnation="1", results=(result,))
 
-def _done(of: c.Assign) -> TaskResults:
-    result = TaskResult(run=of.key[0], id=of.key[1], attempt=of.attempt, outcome=Outcome.SUCCEEDED)
-    return TaskResults(worker=of.worker.name, incarnation="1", results=(result,))
+
+def bytes_per_waiting_task() -> int:
+    """What the state needs for each, with all its indexes; payloads stay in the store."""
+    shape = Shape("memory", open=0)
+    rig = Rig(shape)
+    gc.collect()
+    tracemalloc.start()
+    rig.submit([rig.task() for _ in range(WORKERS)])  # all workers have one
+    before = tracemalloc.get_traced_memory()[0]
+    for _ in range(WAITING // CHUNK):
+        rig.submit([rig.task() for _ in range(CHUNK)])
+    rig.state.handle([], 1.0)
+    gc.collect()
+    after = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    return (after - before) // WAITING
 
 
 def measure(shape: Shape) -> Measured:
@@ -207,6 +227,14 @@ def distinct_skills(i: int, rng: random.Random) -> dict[str, Any]:
     }
 
 
+def limited(i: int, rng: random.Random) -> dict[str, Any]:
+    return {**mixed_tasks(i, rng), "timeout": 60, "deadline": 86_400, "max_attempts": 5}
+
+
+def reserved(i: int, rng: random.Random) -> dict[str, Any]:
+    return {**mixed_workers(i, rng), "reserve": 5 if i % 3 == 0 else 0}
+
+
 def chained(i: int, rng: random.Random) -> dict[str, Any]:
     """Ten in a row, each after the one before."""
     return {**mixed_tasks(i, rng), "depends_on": (str(i - 1),) if i % 10 else ()}
@@ -222,6 +250,9 @@ SHAPES = [
     Shape("equal priorities", task=equal_priorities),
     Shape("random priorities", task=random_priorities),
     Shape("chains of ten", task=chained),
+    Shape("timeouts and deadlines", task=limited),
+    Shape("a third are reserved", worker=reserved),
+    Shape("one in ten fails", task=limited, failing=0.1),
     Shape("1,000 task types", task=distinct_types),
     Shape("1,000 skill sets", worker=distinct_skills),
     Shape("1,000 types, 1,000 skill sets", task=distinct_types, worker=distinct_skills),
@@ -262,9 +293,16 @@ def main() -> None:
             say(row(results[-1]))
     sizes = [r.microseconds for r in results if r.shape == "size"]
     growth = round(sizes[-1] / sizes[0], 2) if sizes else None
-    say(f"\na hundred times as many waiting: one decision costs {growth} times as much")
+    size = bytes_per_waiting_task()
+    say(f"\n{size} bytes for each task that waits")
+    say(f"a hundred times as many waiting: one decision costs {growth} times as much")
     if options.json:
-        report = {"machine": machine(), "growth": growth, "results": [asdict(r) for r in results]}
+        report = {
+            "machine": machine(),
+            "growth": growth,
+            "bytes_per_waiting_task": size,
+            "results": [asdict(r) for r in results],
+        }
         print(json.dumps(report, indent=2))
 
 

@@ -1,26 +1,32 @@
-"""What the README says and the code knows better: the life of a task, and the settings.
+"""What our pages say and the code knows better: the life of a task, the settings, the times.
 
     python -m docs.generated
 
-writes both into README.md, between their markers. A test fails where they differ from the code.
+writes them into their pages, between their markers. A test fails where they differ from the code.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import click
 from pydantic.fields import FieldInfo
 
+from skillq import topology
 from skillq.messages import TaskStatus
 from skillq.settings import Settings
-from skillq_cli import ask, work
+from skillq_cli import command, local
 from skillq_cli.settings import ApiSettings
+from skillq_manager import manager, senses
+from skillq_manager.core import tasks
+from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.lifecycle import TRANSITIONS
+from skillq_manager.core.retry import RetryPolicy
 from skillq_manager.settings import ManagerSettings
+from skillq_manager.store import base
+from skillq_worker import worker
 from skillq_worker.settings import WorkerSettings
 
-README = Path(__file__).parents[1] / "README.md"
-CLASSES = (Settings, ManagerSettings, work.RunSettings, WorkerSettings, ApiSettings)
+ROOT = Path(__file__).parents[1]
+CLASSES = (Settings, ManagerSettings, local.RunSettings, WorkerSettings, ApiSettings)
 
 
 def lifecycle() -> str:
@@ -52,13 +58,15 @@ def _option(name: str) -> str:
 
 
 def _commands(name: str) -> str:
-    own = ", ".join(f"`{command.name}`" for command in _having(name, work.COMMANDS))
-    asking = "those that ask" if len(_having(name, ask.COMMANDS)) == len(ask.COMMANDS) else ""
-    return ", ".join(filter(None, (own, asking)))
-
-
-def _having(name: str, commands: Iterable[click.Command]) -> list[click.Command]:
-    return [c for c in commands if any(parameter.name == name for parameter in c.params)]
+    asking = [c for c, place in command.COMMANDS.items() if place.module in {"ask", "act"}]
+    having = [
+        c
+        for c in command.COMMANDS
+        if any(parameter.name == name for parameter in command.load(c).params)
+    ]
+    all_ask = set(asking) <= set(having)
+    own = [f"`{c}`" for c in having if not (all_ask and c in asking)]
+    return ", ".join([*own, "those that ask"] if all_ask else own)
 
 
 def _default(field: FieldInfo) -> str:
@@ -70,24 +78,56 @@ def _default(field: FieldInfo) -> str:
     return f"`{default:g}`" if isinstance(default, float) else f"`{default}`"
 
 
-BLOCKS = {"lifecycle": lifecycle, "settings": settings}
+def times() -> str:
+    """A table of all leases and periods."""
+    lease, again = LeasePolicy(), RetryPolicy()
+    rows = [
+        (topology.HEARTBEAT_SECONDS, "a worker's heartbeat, give or take a tenth"),
+        (lease.suspect_after, "silence after which a worker gets nothing new"),
+        (lease.dead_after, "silence after which its attempts are lost"),
+        (worker.FENCE_SECONDS, "without a confirmed heartbeat, a worker begins nothing more"),
+        (worker.LEASE_SECONDS, "and then, with `--on-lost-lease abort`, gives up what runs"),
+        (lease.resend_after, "an assignment that heartbeats do not name is sent again"),
+        (lease.sweep_every, "how often all this is looked at"),
+        (tasks.OVERDUE_SLACK, "what a worker has, after a timeout, to say so itself"),
+        (lease.reserve_for, "how long easy work waits until reserved workers take it"),
+        (senses.PROBE_SECONDS, "the manager's messages to itself"),
+        (senses.BLIND_SECONDS, "without one of them, it judges nobody"),
+        (base.LEASE_SECONDS, "a leader's lease"),
+        (manager.RENEW_SECONDS, "how often a leader renews it"),
+        (manager.STAND_BY_SECONDS, "how often the others ask for it"),
+        (manager.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
+        (again.base, "longest pause after a first failure; it doubles"),
+        (again.cap, "longest pause of all"),
+        (topology.WORKER_QUEUE_EXPIRES_SECONDS, "a worker's queue without a worker is deleted"),
+    ]
+    lines = [f"| {seconds:g} | {meaning} |" for seconds, meaning in rows]
+    return "\n".join(["| seconds | |", "|--:|---|", *lines])
 
 
-def filled(text: str) -> str:
-    """The text with each block as the code has it.
+PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
+    ROOT / "README.md": {"lifecycle": lifecycle, "settings": settings},
+    ROOT / "docs" / "guarantees.md": {"times": times},
+}
+
+
+def filled(page: Path) -> str:
+    """The page with each of its blocks as the code has it.
 
     Raises:
         ValueError: a block's markers are missing.
     """
-    for name, make in BLOCKS.items():
-        begin, end = f"<!-- {name}: made by docs/generated.py -->\n", f"\n<!-- end of {name} -->"
+    text = page.read_text()
+    for name, make in PAGES[page].items():
+        begin, end = f"<!-- {name}: made by docs/generated.py -->\n", f"<!-- end of {name} -->"
         before, found, rest = text.partition(begin)
         _, found_too, after = rest.partition(end)
         if not (found and found_too):
             raise ValueError(f"the markers of {name} are missing")
-        text = before + begin + make() + end + after
+        text = before + begin + make() + "\n" + end + after
     return text
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text()))
+    for page in PAGES:
+        page.write_text(filled(page))

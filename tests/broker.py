@@ -64,13 +64,22 @@ class Broker:
     def vhost(self) -> Iterator[str]:
         """Give the URL of a vhost of one's own; it goes afterwards with all that is in it."""
         name = f"test-{uuid4().hex[:12]}"
-        self.ask("PUT", f"/vhosts/{name}", {})
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        self.ask("PUT", f"/permissions/{name}/{quote(self.user, safe='')}", everything)
+        self._make(name)
         try:
             yield self.url(name)
         finally:
             self.ask("DELETE", f"/vhosts/{name}")
+
+    def empty(self, url: str) -> None:
+        """Lose all that is in a vhost: its connections, exchanges, queues and messages."""
+        name = urlsplit(url).path[1:]
+        self.ask("DELETE", f"/vhosts/{name}")
+        self._make(name)
+
+    def _make(self, vhost: str) -> None:
+        self.ask("PUT", f"/vhosts/{vhost}", {})
+        everything = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.ask("PUT", f"/permissions/{vhost}/{quote(self.user, safe='')}", everything)
 
     def ask(self, method: str, path: str, body: object = None) -> Any:
         """One request to the management API."""

@@ -1,12 +1,14 @@
-"""The broker of the tests. It is started before the first test's time runs, and only if one needs it."""
+"""The broker and the database of the tests, started before the first test's time runs, if one needs them."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
 from tests.broker import Broker, NoBroker, find_broker
+from tests.postgres import NoPostgres, Postgres, find_postgres
 
+POSTGRES = pytest.StashKey[Postgres | NoPostgres]()
 BROKER = pytest.StashKey[Broker | NoBroker]()
 
 
@@ -15,19 +17,31 @@ def _needs_broker(item: pytest.Item) -> bool:
     return item.get_closest_marker("rabbitmq") is not None or "broker" in fixtures
 
 
+def _needs_postgres(item: pytest.Item) -> bool:
+    chosen = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return "postgresql" in chosen or "postgres" in getattr(item, "fixturenames", ())
+
+
 def pytest_collection_finish(session: pytest.Session) -> None:
-    if session.config.option.collectonly or not any(map(_needs_broker, session.items)):
+    if session.config.option.collectonly:
         return
-    try:
-        session.config.stash[BROKER] = find_broker()
-    except NoBroker as error:
-        session.config.stash[BROKER] = error
+    if any(map(_needs_broker, session.items)):
+        try:
+            session.config.stash[BROKER] = find_broker()
+        except NoBroker as error:
+            session.config.stash[BROKER] = error
+    if any(map(_needs_postgres, session.items)):
+        try:
+            session.config.stash[POSTGRES] = find_postgres()
+        except NoPostgres as error:
+            session.config.stash[POSTGRES] = error
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    broker = session.config.stash.get(BROKER, None)
-    if isinstance(broker, Broker):
-        broker.stop()
+    stash = session.config.stash
+    for started in (stash.get(BROKER, None), stash.get(POSTGRES, None)):
+        if isinstance(started, Broker | Postgres):
+            started.stop()
 
 
 @pytest.fixture(scope="session")
@@ -43,6 +57,22 @@ def broker(pytestconfig: pytest.Config) -> Broker:
 def broker_url(broker: Broker) -> Iterator[str]:
     """The URL of a fresh vhost."""
     with broker.vhost() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def postgres(pytestconfig: pytest.Config) -> Postgres:
+    """The PostgreSQL of this run."""
+    found = pytestconfig.stash[POSTGRES]
+    if isinstance(found, NoPostgres):
+        pytest.fail(str(found), pytrace=False)
+    return found
+
+
+@pytest.fixture
+async def postgres_url(postgres: Postgres) -> AsyncIterator[str]:
+    """The URL of a fresh database."""
+    async with postgres.database() as url:
         yield url
 
 

@@ -26,9 +26,10 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.matching import BestFit, Policy
-from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, Terms, WorkerEntry
 from skillq_manager.core.retry import RetryPolicy
 from skillq_manager.core.state import State
+from skillq_manager.store.base import LiveRow
 
 C = TypeVar("C")
 
@@ -106,19 +107,47 @@ def returned(*of: c.Assign) -> c.Returned:
 # --- entries of the core ---------------------------------------------------------------------
 
 
-def need(type: str = "task", difficulty: int = 1, requires: Iterable[str] = ()) -> Need:
-    return Need(type, difficulty, frozenset(requires))
+def need(
+    type: str = "task",
+    difficulty: int = 1,
+    requires: Iterable[str] = (),
+    *,
+    excluded: Iterable[str] = (),
+    aged: bool = False,
+) -> Need:
+    return Need(type, difficulty, frozenset(requires), frozenset(excluded), aged)
 
 
-def task_entry(seq: int, of: Need | None = None, priority: int = 1) -> TaskEntry:
+def terms(**more: Any) -> Terms:
+    return Terms.of(task(**more))
+
+
+def task_entry(
+    seq: int, of: Need | None = None, priority: int = 1, *, ready_at: float = 0.0
+) -> TaskEntry:
     return TaskEntry(
         key=("run", str(seq)),
         seq=seq,
         need=of or need(),
         priority=priority,
-        max_attempts=1,
+        terms=terms(),
         fingerprint=0,
+        submitted_at=0.0,
         status=TaskStatus.READY,
+        ready_at=ready_at,
+    )
+
+
+def live_row(
+    of: Task, status: TaskStatus = TaskStatus.READY, *, seq: int = 1, **more: Any
+) -> LiveRow:
+    """A task as a store hands it to the next manager."""
+    facts: dict[str, Any] = {
+        "submitted_at": 900.0, "attempt": 0, "failures": 0, "losses": 0, "worker": None,
+        "incarnation": None, "assigned_at": None, "retry_at": None, "need": None,
+    }  # fmt: skip
+    return LiveRow(
+        run="default", seq=seq, task=of, fingerprint=of.fingerprint(), status=status, **facts | more
     )
 
 
@@ -138,15 +167,53 @@ class Driver:
         self.state = State(policy or BestFit(), chance=lambda: chance, **more)
         self.stored: dict[TaskKey, c.Known] = {}
         self.titles: dict[str, str] = {}
+        self.seqs: dict[TaskKey, int] = {}
+        self.attempts: dict[TaskKey, int] = {}
 
-    def __call__(self, *events: c.Event | Submission, after: float = 0.0) -> list[c.Command]:
-        self.now += after
+    def __call__(
+        self, *events: c.Event | Submission, after: float = 0.0, paused: float = 0.0
+    ) -> list[c.Command]:
+        """Events, `after` so many seconds of turns at which nothing happened, or of none at all (`paused`)."""
+        out: list[c.Command] = []
+        while after > 1.0:
+            self.now += 1.0
+            after -= 1.0
+            out += self._turn()
+        self.now += after + paused
+        return out + self._turn(*events)
+
+    def _turn(self, *events: c.Event | Submission) -> list[c.Command]:
         known = dict(self.stored)
         taken = [self._as_event(event, known) for event in events]
         out = self.state.handle(taken, self.now)
         self._store(out)
         validate(self.state)
         return out
+
+    def restore(self, *rows: LiveRow, workers: Iterable[WorkerProfile] = ()) -> list[c.Command]:
+        """Take over what an earlier manager left."""
+        self.state.begin_restore(workers, max((row.seq for row in rows), default=0), self.now)
+        for row in rows:
+            self.stored[row.run, row.task.id] = c.Known(row.status, row.fingerprint)
+            self.titles[row.run] = row.run
+            self.state.restore([row])
+        out = self.state.end_restore()
+        self._store(out)
+        validate(self.state)
+        return out
+
+    def again(self, *tasks: Task, run: str = "default", **more: Any) -> list[c.Command]:
+        """An operator sends these again."""
+        given = [self._again(of, run, **more) for of in tasks]
+        return self(c.Retried("r", tuple(given), dict(self.stored)))
+
+    def _again(self, of: Task, run: str, **more: Any) -> c.Again:
+        there = self.stored[run, of.id]
+        facts: dict[str, Any] = {
+            "status": there.status,
+            "attempt": self.attempts.get((run, of.id), 0),
+        } | more
+        return c.Again((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
 
     def _as_event(self, event: c.Event | Submission, known: dict[TaskKey, c.Known]) -> c.Event:
         if isinstance(event, Submission):
@@ -158,10 +225,12 @@ class Driver:
             if isinstance(command, c.AddTask):
                 self.stored[command.key] = c.Known(command.status, command.fingerprint)
                 self.titles[command.key[0]] = command.run_title
-            elif isinstance(command, c.SetStatus | c.EndAttempt):
+                self.seqs[command.key] = command.seq
+            elif isinstance(command, c.SetStatus | c.EndAttempt | c.Reopen):
                 self._set(command.key, command.status)
             elif isinstance(command, c.Assign):
                 self._set(command.key, TaskStatus.ASSIGNED)
+                self.attempts[command.key] = command.attempt
             elif isinstance(command, c.Start):
                 self._set(command.key, TaskStatus.RUNNING)
 
@@ -173,6 +242,11 @@ class Driver:
 
     def reason(self, id: str, run: str = "default") -> str | None:
         return self.state.reason((run, id), self.now)
+
+
+def cancel(*ids: str, run: str = "default", reason: str = "not wanted") -> c.CancelRequested:
+    """Of these, or of all of the run."""
+    return c.CancelRequested("r", run, ids or None, reason)
 
 
 def pick(out: Iterable[c.Command], kind: type[C]) -> list[C]:

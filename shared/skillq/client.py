@@ -3,20 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import partial
-from graphlib import TopologicalSorter
+from math import inf
 from typing import TypeVar
-from uuid import uuid4
 
 from skillq import topology
 from skillq.clock import Clock, steady_clock
-from skillq.errors import MalformedMessage, TransportError, Unreachable, UsageError
-from skillq.forms import one_line
+from skillq.errors import MalformedMessage, TransportError, Unreachable
+from skillq.handed import Handed, News, OnEvent, Receipt, hand_in
 from skillq.messages import (
     RunEvent,
-    RunStatus,
-    Submission,
+    Standing,
     Task,
     TaskEvent,
     TaskEvents,
@@ -24,24 +22,14 @@ from skillq.messages import (
     decode,
     slug,
 )
-from skillq.packing import check_readable, pack
-from skillq.transport import Consumer, Outgoing, Transport
+from skillq.transport import Consumer, Delivery, Outgoing, Transport
+
+__all__ = ["Client", "Receipt", "RunResult"]
 
 _RETRY_SECONDS = 0.5
-_SILENCE_SECONDS = (
-    15.0  # then events may have been missed: the submission is sent again, and answered
-)
+_SILENCE_SECONDS = 15.0  # then events may have been missed: the manager is asked
 
 Result = TypeVar("Result")
-OnEvent = Callable[[TaskEvent], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Receipt:
-    """How many tasks are new to the manager, and how many it had already."""
-
-    accepted: int
-    known: int
 
 
 @dataclass(slots=True)
@@ -54,21 +42,6 @@ class RunResult:
     @property
     def has_succeeded(self) -> bool:
         return all(status is TaskStatus.SUCCEEDED for status, n in self.counts.items() if n)
-
-
-@dataclass(slots=True)
-class _Pending:
-    """Submissions on their way, and the manager's answers to them."""
-
-    messages: dict[str, Outgoing]  # by submission id
-    answers: dict[str, Receipt] = field(default_factory=dict)
-
-    @property
-    def receipt(self) -> Receipt | None:
-        if len(self.answers) < len(self.messages):
-            return None
-        answers = self.answers.values()
-        return Receipt(sum(a.accepted for a in answers), sum(a.known for a in answers))
 
 
 class Client:
@@ -88,26 +61,25 @@ class Client:
         self._clock = clock or steady_clock()
 
     async def submit(self, run: str, tasks: Sequence[Task], *, wait: float = 5.0) -> Receipt | None:
-        """Hand tasks in. They are safe with the broker when this returns.
+        """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
 
         Returns the manager's receipt, or None where it has not answered within `wait` seconds.
 
         Raises:
-            UsageError: the manager refuses them.
+            UsageError: the manager refuses them, or no broker could carry them.
             Unreachable: there was no manager yet that would have made the queues.
         """
-        async with self._following(run) as events:
-            pending = _Pending(_submissions(run, tasks))
-            await self._publish(pending)
+        handed = hand_in(run, tasks)
+        async with self._following(handed) as events:
+            await self._publish(handed)
             try:
                 async with asyncio.timeout(wait):
-                    async for event in _run_events(events):
-                        _note(pending, event)
-                        if pending.receipt is not None:
-                            return pending.receipt
+                    while handed.receipt is None:
+                        for news in await _read(events, await events.batch()):
+                            handed.hear(news)
             except TimeoutError:
                 return None
-        return None
+        return handed.receipt
 
     async def complete(
         self, run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None
@@ -115,46 +87,70 @@ class Client:
         """Hand tasks in, and follow the run until all its tasks have ended.
 
         Raises:
-            UsageError: the manager refuses them.
+            UsageError: the manager refuses them, or no broker could carry them.
             Unreachable: there was no manager yet that would have made the queues.
         """
-        async with self._following(run) as events:
-            pending = _Pending(_submissions(run, tasks))
-            await self._publish(pending)
-            seen: dict[str, TaskEvent] = {}
-            while True:
-                for event in await self._next(events, pending):
-                    if isinstance(event, TaskEvents):
-                        seen.update((item.id, item) for item in event.events)
-                        for item in event.events:
-                            on_event(item)
-                    else:
-                        _note(pending, event)
-                        if event.status is RunStatus.COMPLETED and pending.receipt is not None:
-                            return RunResult(event.counts, seen)
+        handed = hand_in(run, tasks, on_event)
+        async with self._following(handed) as events:
+            await self._publish(handed)
+            await self._follow(handed, events)
+        assert handed.counts is not None  # noqa: S101 - else it would go on
+        return RunResult(handed.counts, handed.tasks)
+
+    async def _follow(self, handed: Handed, events: Consumer) -> None:
+        """Until all is known; or the run has ended, and what we have missed of it nobody tells us."""
+        heard_at = self._clock()
+        ask_at = heard_at + _SILENCE_SECONDS
+        while not handed.is_over:
+            give_up_at = inf if handed.counts is None else heard_at + self._patience
+            until = min(ask_at, give_up_at)
+            news = await self._next(events, until)
+            about_us = [handed.hear(one) for one in news]
+            now = self._clock()
+            if any(about_us):
+                heard_at = now
+            elif now >= give_up_at or (not news and until == give_up_at):
+                return
+            if handed.is_lost:
+                await self._publish(handed)
+            elif handed.has_question or not news or now >= ask_at:
+                await self._inquire(handed)
+            elif handed.receipt is None or not any(about_us):
+                continue  # what others do in the same run is no answer to us
+            ask_at = self._clock() + _SILENCE_SECONDS
+
+    async def _next(self, events: Consumer, until: float) -> list[News]:
+        """What comes next; nothing after a silence."""
+        try:
+            async with asyncio.timeout(max(0.0, until - self._clock())):
+                deliveries = await events.batch()
+        except TimeoutError:
+            return []
+        return await _read(events, deliveries)
 
     @asynccontextmanager
-    async def _following(self, run: str) -> AsyncIterator[Consumer]:
-        keys = (f"task.{slug(run)}.*.*", f"run.{slug(run)}.*")
+    async def _following(self, handed: Handed) -> AsyncIterator[Consumer]:
+        keys = (f"task.{handed.run}.*.*", f"run.{handed.run}.*", f"answer.{handed.id}")
         events = await self._patiently(lambda: self._transport.subscribe(topology.EVENTS, keys))
         try:
             yield events
         finally:
             await events.close()
 
-    async def _publish(self, pending: _Pending) -> None:
-        for message in pending.messages.values():
-            publish = partial(self._transport.publish, topology.SUBMISSIONS, self._key, message)
-            await self._patiently(publish)
+    async def _publish(self, handed: Handed) -> None:
+        for message in handed.messages:
+            await self._patiently(partial(self._say, message))
+        handed.published()
 
-    async def _next(self, events: Consumer, pending: _Pending) -> list[TaskEvents | RunEvent]:
-        """The events that come next; after a silence, none, and the question has been asked again."""
+    async def _inquire(self, handed: Handed) -> None:
         try:
-            async with asyncio.timeout(_SILENCE_SECONDS):
-                return await _batch(events)
-        except TimeoutError:
-            await self._publish(pending)
-            return []
+            await self._patiently(partial(self._say, handed.inquiry()))
+        except Unreachable:
+            if handed.counts is None:
+                raise
+
+    async def _say(self, message: Outgoing) -> None:
+        await self._transport.publish(topology.SUBMISSIONS, self._key, message)
 
     async def _patiently(self, operation: Callable[[], Awaitable[Result]]) -> Result:
         """Try until it works: the manager makes the exchanges, and it may start after us."""
@@ -171,8 +167,7 @@ class Client:
                 await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _batch(events: Consumer) -> list[TaskEvents | RunEvent]:
-    deliveries = await events.batch()
+async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[News]:
     await events.ack(deliveries)
     messages = []
     for delivery in deliveries:
@@ -180,56 +175,6 @@ async def _batch(events: Consumer) -> list[TaskEvents | RunEvent]:
             message = decode(delivery.body)
         except MalformedMessage:
             continue  # events are news, not orders: what cannot be read is passed over
-        if isinstance(message, TaskEvents | RunEvent):
+        if isinstance(message, TaskEvents | RunEvent | Standing):
             messages.append(message)
     return messages
-
-
-async def _run_events(events: Consumer) -> AsyncIterator[RunEvent]:
-    while True:
-        for event in await _batch(events):
-            if isinstance(event, RunEvent):
-                yield event
-
-
-def _note(pending: _Pending, event: RunEvent) -> None:
-    if event.submission_id not in pending.messages:
-        return
-    if event.status is RunStatus.REFUSED:
-        raise UsageError(event.reason or "the manager refuses the submission")
-    pending.answers.setdefault(event.submission_id, Receipt(event.accepted, event.known))
-
-
-def _submissions(run: str, tasks: Sequence[Task]) -> dict[str, Outgoing]:
-    """The tasks as few messages, each of which depends on earlier ones only."""
-
-    def make(part: tuple[Task, ...], id: str = "") -> Submission:
-        return Submission(submission_id=id, run=slug(run), run_title=run, tasks=part)
-
-    _check_sendable(tasks)
-    parts, _ = pack(make, tasks)
-    if len(parts) > 1:
-        parts, _ = pack(make, _in_order(tasks))
-    submissions = {}
-    for _, part in parts:
-        id = uuid4().hex
-        submissions[id] = Outgoing.of(make(tuple(part), id))
-    return submissions
-
-
-def _check_sendable(tasks: Sequence[Task]) -> None:
-    """A submission that the manager cannot read would be parked, and never answered."""
-    for task in tasks:
-        try:
-            check_readable(task.model_dump_json().encode())
-        except ValueError as error:
-            raise UsageError(
-                f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"
-            ) from error
-
-
-def _in_order(tasks: Sequence[Task]) -> list[Task]:
-    """Dependencies before their dependents."""
-    by_id = {task.id: task for task in tasks}
-    graph = {task.id: task.depends_on for task in tasks}
-    return [by_id[id] for id in TopologicalSorter(graph).static_order() if id in by_id]

@@ -4,9 +4,10 @@ One set of models for files and for `POST /api/tasks`.
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import get_close_matches
-from typing import Annotated, Self
+from typing import Annotated, Any, Self
 
 from pydantic import (
     AfterValidator,
@@ -27,10 +28,11 @@ from skillq.messages import (
     Level,
     Task,
     Title,
+    WorkerTitle,
     check_tasks,
-    shorten,
     slug,
 )
+from skillq.wording import plainly, shorten, shown, with_value
 
 _MAX_SHOWN = 60
 
@@ -42,6 +44,19 @@ def _number(written: object) -> object:
     return written
 
 
+def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """The object of JSON that these make; for `json.loads`, which takes the last of two alike.
+
+    Raises:
+        ValueError: a name stands twice.
+    """
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{twice!r} stands twice in one object")
+    return found
+
+
 def _module_and_attribute(written: str) -> str:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", written):
         raise ValueError(f"should be module:attribute, as my_tasks:handlers, not {written!r}")
@@ -51,7 +66,16 @@ def _module_and_attribute(written: str) -> str:
 class TaskForm(Task):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    _numbers = field_validator("difficulty", "priority", "max_attempts", mode="before")(_number)
+    _numbers = field_validator(
+        "difficulty",
+        "priority",
+        "timeout",
+        "deadline",
+        "max_attempts",
+        "escalate_by",
+        "unroutable_after",
+        mode="before",
+    )(_number)
 
 
 class WorkerForm(BaseModel):
@@ -59,7 +83,7 @@ class WorkerForm(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    name: Title
+    name: WorkerTitle
     skill: Annotated[Level, BeforeValidator(_number)]
     specialties: Labels = ()
     slots: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)] = 1
@@ -106,14 +130,7 @@ _ITEMS: Mapping[str, tuple[str, str, type[BaseModel]]] = {
     "tasks": ("task", "id", TaskForm),
     "workers": ("worker", "name", WorkerForm),
 }
-_WORDS = {
-    "tuple_type": "should be a list",
-    "dict_type": "should be a mapping of names to values",
-    "model_type": "should be a mapping of fields to values",
-    "model_attributes_type": "should be a mapping of fields to values",
-    "too_short": "should have at least one item",
-    "string_pattern_mismatch": "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _",
-}
+_PATTERN = "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _"
 
 
 def explain_form(error: ValidationError, data: object) -> str:
@@ -182,10 +199,11 @@ def _what(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[st
         meant = next(iter(get_close_matches(field.lower(), known, n=1)), None)
         hint = f"did you mean {meant!r}?" if meant else f"known are {', '.join(known)}"
         return f"unknown field {shorten(field, _MAX_SHOWN)!r} ({hint})", meant
-    said = _WORDS.get(kind, complaint["msg"].removeprefix("Value error, "))
-    # Our own complaints name the value where it helps.
-    shown = "" if kind == "value_error" else f", not {shorten(repr(value), _MAX_SHOWN)}"
-    return f"{field}: {said}{shown}" if field else f"{said}{shown}", None
+    if kind == "string_pattern_mismatch":  # only ids have one
+        said = f"{_PATTERN}, not {shown(value)}"
+    else:  # our own complaints name the value where it helps
+        said = plainly(complaint) if kind == "value_error" else with_value(complaint, value)
+    return f"{field}: {said}" if field else said, None
 
 
 def one_line(text: str) -> str:

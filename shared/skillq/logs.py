@@ -2,7 +2,9 @@
 
 import logging
 import sys
+from contextlib import suppress
 from enum import StrEnum
+from typing import TextIO, cast
 
 import structlog
 
@@ -17,12 +19,22 @@ class Log(StrEnum):
     WAITING_FOR_MANAGER = "waiting_for_manager"
     WAITING_FOR_QUEUE = "waiting_for_queue"
     CONNECTED = "connected"
+    CONNECTION_LOST = "connection_lost"  # `times` since it was last told
+    CONNECTION_BACK = "connection_back"
+    LEADING = "leading"
+    STANDING_BY = "standing_by"
+    STEPPED_DOWN = "stepped_down"
+    STORE_FAILED = "store_failed"  # it is asked again until it answers
+    BLINDED = "blinded"  # no heartbeats arrive, not even the manager's own: leases are frozen
+    SIGHTED = "sighted"
+    FENCED = "fenced"  # no heartbeat was confirmed for a while: nothing new is started
+    LEASE_RENEWED = "lease_renewed"
     MESSAGE_PARKED = "message_parked"
     SUBMISSION_ACCEPTED = "submission_accepted"
     SUBMISSION_REFUSED = "submission_refused"
     RUN_COMPLETED = "run_completed"
+    SUMMARY_UNREAD = "summary_unread"  # standard output takes it no more
     TASK_ASSIGNED = "task_assigned"
-    TASK_STARTED = "task_started"
     TASK_ENDED = "task_ended"
     RESULT_STALE = "result_stale"
     ATTEMPT_STARTED = "attempt_started"
@@ -50,6 +62,21 @@ def configure(level: str, format: str | None) -> None:
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Heedless(sys.stderr))),
         cache_logger_on_first_use=False,
     )
+
+
+class _Heedless:
+    """Standard error; that it cannot be written, since its reader has gone or the disk is full, stops nobody."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError, ValueError):
+            self._stream.flush()

@@ -26,16 +26,24 @@ from pydantic import (
 )
 
 from skillq.errors import MalformedMessage, UsageError
+from skillq.wording import plainly, with_value
+from skillq.wording import shorten as shorten  # noqa: PLC0414 - for those who look for it here
 
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_PARTS = 64  # messages that make up one submission: it is decided within a leader's lease
+MAX_INQUIRED = 500  # tasks that one inquiry names
 MAX_NAME = 63
+MAX_ID = 200  # of a submission, an incarnation, a store
+MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
+MAX_SAID = 4000
 DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
 MIN_LEVEL, MAX_LEVEL = 1, 10
-RESERVED_NAMES = frozenset({"all"})  # the key `stop.all` is everybody's
+SPECIALTY_BONUS = 2  # levels, for a worker among whose specialties the type of the task is
+RESERVED_NAMES = frozenset({"all"})  # no worker's: the key `stop.all` is everybody's
 
 
 class TaskStatus(StrEnum):
@@ -79,19 +87,26 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"
 
 
+class Unroutable(StrEnum):
+    """What becomes of a task that no connected worker can do."""
+
+    WAIT = "wait"
+    REJECT = "reject"  # give it up
+    RELAX = "relax"  # ask for less: first no specialties, then one level less each time
+    ESCALATE = "escalate"  # let the most skilled worker try
+
+
 def slug(written: str) -> str:
     """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
 
     Raises:
-        ValueError: nothing is left of it, it is longer than 63 characters, or it is reserved.
+        ValueError: nothing is left of it, or it is longer than 63 characters.
     """
     name = re.sub(r"[^a-z0-9]+", "-", written.lower()).strip("-")
     if not name:
         raise ValueError(f"{written!r} has no letter a-z or digit to make a name from")
     if len(name) > MAX_NAME:
         raise ValueError(f"{written!r} is longer than {MAX_NAME} characters")
-    if name in RESERVED_NAMES:
-        raise ValueError(f"{written!r} is reserved: choose another name")
     return name
 
 
@@ -104,6 +119,12 @@ def _plain(written: object) -> object:
 
 def _sluggable(written: str) -> str:
     slug(written)
+    return written
+
+
+def _a_worker_s(written: str) -> str:
+    if slug(written) in RESERVED_NAMES:
+        raise ValueError(f"{written!r} is reserved: choose another name")
     return written
 
 
@@ -138,6 +159,7 @@ Level = Annotated[int, Field(ge=MIN_LEVEL, le=MAX_LEVEL)]
 Title = Annotated[
     str, BeforeValidator(_plain), Field(min_length=1, max_length=120), AfterValidator(_sluggable)
 ]
+WorkerTitle = Annotated[Title, AfterValidator(_a_worker_s)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 TaskId = Annotated[
     str, BeforeValidator(_plain), Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$")
@@ -145,6 +167,8 @@ TaskId = Annotated[
 Label = Annotated[
     str, BeforeValidator(_plain), Field(min_length=1, max_length=63), AfterValidator(_sluggable)
 ]
+# What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
+Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
@@ -168,13 +192,23 @@ class Task(Wire):
     priority: Annotated[int, Field(ge=1, le=100)] = 1
     requires: Labels = ()
     depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_unique)] = ()
+    on_failed_dependency: Literal["fail", "run"] = "fail"
     payload: Payload = {}
-    timeout: Seconds | None = None
+    timeout: Seconds | None = None  # of one attempt
+    deadline: Seconds | None = None  # of the whole task, from its submission on
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    retry_on: Labels = ()  # exceptions, by class name, after which it is tried again; none: any
+    no_retry_on: Labels = ()  # exceptions after which it is not
+    escalate_by: Annotated[int, Field(ge=0, lt=MAX_LEVEL)] = (
+        0  # how much more skill each retry needs
+    )
+    unroutable: Unroutable = Unroutable.WAIT
+    unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
 
     def fingerprint(self) -> int:
-        """A number of 63 bits that stands for this definition."""
-        digest = blake2b(self.__pydantic_serializer__.to_json(self), digest_size=8).digest()
+        """A number of 63 bits that stands for this definition; fields of later releases do not change it."""
+        body = self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+        digest = blake2b(body, digest_size=8).digest()
         return int.from_bytes(digest) >> 1
 
 
@@ -210,22 +244,38 @@ class AttemptRef(Wire):
 
 
 class Submission(Wire):
-    """Tasks to be done, accepted or refused as a whole."""
+    """Tasks to be done, accepted or refused as a whole; what is too large for one message comes in parts."""
 
     type: Literal["submission"] = "submission"
     schema_version: Literal[1] = SCHEMA_VERSION
-    submission_id: str
+    submission_id: Annotated[str, Field(max_length=MAX_ID)]  # all its parts have the same
     run: Name
     run_title: Title
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    part: Annotated[int, Field(ge=1)] = 1
+    parts: Annotated[int, Field(ge=1, le=MAX_PARTS)] = 1
 
     @model_validator(mode="after")
     def _can_be_done(self) -> Self:
+        if self.part > self.parts:
+            raise ValueError(f"part {self.part} of {self.parts} cannot be")
         try:
             check_tasks(self.tasks)
         except UsageError as error:
             raise ValueError(str(error)) from error
         return self
+
+
+class Inquiry(Wire):
+    """A client has heard nothing for a while: what has become of its submission, and of these tasks of it?"""
+
+    type: Literal["inquiry"] = "inquiry"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: Name  # the answer goes to `answer.<submission_id>`
+    number: int  # counts the inquiries about this submission
+    run: Name
+    store: str = ""  # that holds it, as the manager said when it accepted it
+    tasks: Annotated[tuple[TaskId, ...], Field(max_length=MAX_INQUIRED)] = ()
 
 
 # --- worker → manager ------------------------------------------------------------------------
@@ -234,13 +284,16 @@ class Submission(Wire):
 class WorkerProfile(Wire):
     """Who a worker is and what it can do; `types` is None when it takes any type."""
 
-    name: Name
-    title: Title
-    incarnation: str
+    name: Annotated[Name, AfterValidator(_a_worker_s)]
+    title: WorkerTitle
+    incarnation: Annotated[str, Field(max_length=MAX_ID)]
     skill: Level
-    specialties: Labels = ()
-    types: tuple[Label, ...] | None = None
+    specialties: Annotated[Labels, Field(max_length=MAX_LABELS)] = ()
+    types: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] | None = None
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = (
+        0  # easier tasks only when they have waited long
+    )
 
 
 class Connect(Wire):
@@ -259,19 +312,35 @@ class Disconnect(Wire):
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: str
-    reason: str = ""
+    reason: Said = ""
 
 
 class Heartbeat(Wire):
-    """A worker's sign of life: all that a manager which has just started must know of it."""
+    """A worker's sign of life: all that a manager which has just started must know of it.
+
+    One that would be too large is cut into parts. Each says all that the worker holds of the attempts whose
+    places, as `place` orders them, are above `above` and not above `upto`: none of these is missing by mistake.
+    """
 
     type: Literal["heartbeat"] = "heartbeat"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: WorkerProfile
-    store: str = ""  # whose attempts it holds
+    store: Annotated[str, Field(max_length=MAX_ID)] = ""  # whose attempts it holds
     holds: tuple[AttemptRef, ...] = ()  # accepted, and its result not yet confirmed
+    above: str = ""
+    upto: str | None = None
     free_slots: int = 0
     draining: bool = False
+
+    def tells_of(self, run: str, id: str) -> bool:
+        """Whether this part would name the attempt of that task, if the worker held it."""
+        where = place(run, id)
+        return where > self.above and (self.upto is None or where <= self.upto)
+
+
+def place(run: str, id: str) -> str:
+    """Where a task stands among others; no name of a run and no id has a slash."""
+    return f"{run}/{id}"
 
 
 class TaskResult(AttemptRef):
@@ -279,7 +348,8 @@ class TaskResult(AttemptRef):
 
     outcome: Outcome
     output: Output = None
-    error: str | None = None
+    error: Said | None = None
+    error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
     started_at: float | None = None
     finished_at: float | None = None
 
@@ -401,6 +471,7 @@ class RunStatus(StrEnum):
     ACCEPTED = "accepted"
     REFUSED = "refused"
     COMPLETED = "completed"
+    UNKNOWN = "unknown"  # only in answer to an inquiry: hand the submission in again
 
 
 class RunEvent(Wire):
@@ -417,6 +488,27 @@ class RunEvent(Wire):
     known: int = 0  # submitted before, the same
     reason: str | None = None
     counts: dict[TaskStatus, int] = {}
+    store: str = ""  # that the tasks are in
+
+
+class Standing(Wire):
+    """The answer to an inquiry: how a submission and its run stand; how tasks of it stand, as their last events said.
+
+    Where those do not fit into one message, several answer the same inquiry, and all but the last say `more`.
+    """
+
+    type: Literal["standing"] = "standing"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: str
+    number: int  # of the inquiry
+    status: RunStatus
+    store: str
+    accepted: int = 0
+    known: int = 0
+    reason: str | None = None
+    counts: dict[TaskStatus, int] = {}
+    tasks: tuple[TaskEvent, ...] = ()
+    more: bool = False
 
 
 class Probe(Wire):
@@ -424,11 +516,14 @@ class Probe(Wire):
 
     type: Literal["probe"] = "probe"
     schema_version: Literal[1] = SCHEMA_VERSION
+    store: str = (
+        ""  # of the manager that sent it: two with different ones must not serve one broker
+    )
 
 
 Message = (
-    Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress
-    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Probe
+    Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress
+    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Standing | Probe
 )  # fmt: skip
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
@@ -467,12 +562,8 @@ def explain(error: ValidationError) -> str:
     """The first complaint of a validation error, in one line: where, what, and the value."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
-    what = first["msg"].removeprefix("Value error, ")
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    if first["type"] in {"missing", "extra_forbidden"} or not where:
-        return f"{where}: {what}{more}" if where else f"{what}{more}"
-    return f"{where}: {what}, not {shorten(repr(first['input']), 60)}{more}"
-
-
-def shorten(text: str, width: int) -> str:
-    return text if len(text) <= width else text[: width - 1] + "…"
+    if not where:
+        return plainly(first) + more
+    link = " " if first["type"] in {"missing", "extra_forbidden"} else ": "
+    return f"{where}{link}{with_value(first, first['input'])}{more}"

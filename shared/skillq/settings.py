@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from skillq.errors import UsageError
-from skillq.messages import shorten
+from skillq.wording import plainly, with_value
 
 PREFIX = "SKILLQ_"
 
@@ -35,6 +35,11 @@ def _broker_url(url: str) -> str:
 
 
 BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
+
+
+def of_tests(name: str) -> str | None:
+    """A variable that is no setting, for the tests of whole processes."""
+    return os.environ.get(PREFIX + name)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -58,10 +63,25 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
-class Settings(BaseSettings):
-    """What every process has."""
+class Environment(BaseSettings):
+    """Settings that are read from variables and from files of secrets."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return init_settings, env_settings, _SecretFiles(settings_cls)
+
+
+class Settings(Environment):
+    """What every process has that talks to the broker."""
 
     broker_url: BrokerUrl = Field(
         "amqp://guest:guest@localhost:5672/", description="where RabbitMQ is"
@@ -75,17 +95,6 @@ class Settings(BaseSettings):
     log_format: Literal["console", "json"] | None = Field(
         None, description="console or json; default: console on a terminal"
     )
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        return init_settings, env_settings, _SecretFiles(settings_cls)
 
 
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
@@ -106,10 +115,9 @@ def load(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT
 
 def _complaint(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
-    complaint = first["msg"].removeprefix("Value error, ")
     if not first["loc"]:
-        return complaint  # it is about settings that do not go together, and names them
+        return plainly(first)  # it is about settings that do not go together, and names them
     name = str(first["loc"][0])
     value = first["input"]
-    shown = without_password(value) if isinstance(value, str) else repr(value)
-    return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {complaint}, not {shorten(shown, 80)!r}"
+    said = with_value(first, without_password(value) if isinstance(value, str) else value)
+    return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {said}"

@@ -128,6 +128,11 @@ def key_matches(pattern: str, key: str) -> bool:
     return _match(pattern.split("."), key.split("."))
 
 
+def is_pattern(key: str) -> bool:
+    """Whether a binding key may take other routing keys than itself."""
+    return "*" in key or "#" in key
+
+
 def _match(pattern: list[str], words: list[str]) -> bool:
     if not pattern:
         return not words

@@ -45,7 +45,7 @@ def end(
     result: TaskResult | None = None,
 ) -> c.EndAttempt:
     return c.EndAttempt(
-        of.key, of.task.type, attempt, JUNIOR, outcome, status, reason, result, None, 300.0
+        of.key, of.task.type, attempt, JUNIOR, outcome, status, reason, result, None, 0, 0, 300.0
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from urllib.parse import quote, urlsplit
 
 import pytest
+import structlog
+from structlog.testing import capture_logs
 
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.topology import (
@@ -226,6 +228,28 @@ async def test_each_connection_says_whose_it_is_and_what_for(
 ) -> None:
     shown = await connections(restartable, url)
     assert sorted(shown.values()) == ["junior (consume)", "junior (publish)"]
+
+
+@pytest.fixture
+def told() -> Iterator[None]:
+    """Somebody has set up a log."""
+    structlog.configure()
+    yield
+    structlog.reset_defaults()
+
+
+async def test_connections_that_are_lost_again_and_again_are_one_event_without_traceback(
+    told: None, restartable: Broker, url: str, transport: Transport
+) -> None:
+    with capture_logs() as entries:
+        for _ in range(3):
+            await close_connections(restartable, url, transport)
+    [lost] = [one for one in entries if one["event"] == "connection_lost"]
+    assert lost["log_level"] == "warning"
+    assert lost["broker"].endswith(urlsplit(url).netloc.rpartition("@")[2] + urlsplit(url).path)
+    assert "closed via management plugin" in lost["reason"].lower()
+    assert len([one for one in entries if one["event"] == "connection_back"]) == 1
+    assert not any("exc_info" in one for one in entries)
 
 
 # --- a queue goes ------------------------------------------------------------------------------

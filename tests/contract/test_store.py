@@ -1,7 +1,5 @@
-"""The contract of the store: every implementation keeps the same promises."""
+"""The contract of the store: every implementation (`conftest.py`) keeps the same promises."""
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import pytest
@@ -15,7 +13,6 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import Filter, Store, TaskRow
-from skillq_manager.store.memory import MemoryStore
 from tests.contract.decisions import (
     FAILED,
     JUNIOR,
@@ -30,20 +27,6 @@ from tests.contract.decisions import (
     start,
 )
 from tests.factories import profile, submission, task
-
-
-@asynccontextmanager
-async def memory() -> AsyncIterator[Store]:
-    yield MemoryStore()
-
-
-STORES: dict[str, Callable[[], AbstractAsyncContextManager[Store]]] = {"memory": memory}
-
-
-@pytest.fixture(params=STORES)
-async def store(request: pytest.FixtureRequest) -> AsyncIterator[Store]:
-    async with STORES[request.param]() as store:
-        yield store
 
 
 async def row_of(store: Store, of: c.AddTask) -> TaskRow:
@@ -330,6 +313,17 @@ async def test_tasks_match_all_that_is_given(store: Store) -> None:
     assert await ids(store, worker="Junior 1") == ["a", "d"]
     assert await ids(store, worker="Junior 1", type="ocr", run="default") == ["a"]
     assert await ids(store, worker="junior-1") == []
+
+
+async def test_tasks_are_found_by_their_ids_in_order_of_submission(store: Store) -> None:
+    await store.commit(
+        [add(1, task("z")), add(2, task("b")), add(3, task("a")), add(4, task("z"), run="other")]
+    )
+    assert await ids(store, run="default", ids=("a", "z", "z", "nope")) == ["z", "a"]
+    assert await ids(store, run="default", ids=("a", "z"), limit=1) == ["z"]
+    assert await ids(store, run="default", ids=("a", "z"), cursor=1) == ["a"]
+    assert await ids(store, run="default", ids=()) == []
+    assert await ids(store, ids=("z",)) == ["z", "z"]
 
 
 async def test_pages_of_any_size_hold_every_task_once_and_in_order(store: Store) -> None:

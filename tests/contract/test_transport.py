@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextlib import AsyncExitStack
+from typing import Protocol
 
 import pytest
 
@@ -25,8 +26,14 @@ from skillq.topology import (
     worker_queue,
     worker_topology,
 )
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
-from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
+from skillq.transport import Browsable, Browser, Consumer, Delivery, Outgoing, Transport, park
+from skillq.transport.base import (
+    AT_HEADER,
+    EXCHANGE_HEADER,
+    KEY_HEADER,
+    QUEUE_HEADER,
+    REASON_HEADER,
+)
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq.transport.rabbitmq import RabbitTransport
 
@@ -35,7 +42,12 @@ NEWS = "t.news"
 INBOX = "t.inbox"
 GRAVE = "t.grave"
 
-Join = Callable[..., Awaitable[Transport]]
+
+class Whole(Transport, Browsable, Protocol):
+    """All that a transport can do."""
+
+
+Join = Callable[..., Awaitable[Whole]]
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
@@ -44,24 +56,24 @@ async def join(request: pytest.FixtureRequest) -> AsyncIterator[Join]:
     make = _memory() if request.param == "memory" else _rabbitmq(request)
     async with AsyncExitStack() as stack:
 
-        async def enter(app_id: str = "tests") -> Transport:
+        async def enter(app_id: str = "tests") -> Whole:
             return await stack.enter_async_context(make(app_id))
 
         yield enter
 
 
-def _memory() -> Callable[[str], Transport]:
+def _memory() -> Callable[[str], Whole]:
     broker = MemoryBroker()
     return lambda app_id: MemoryTransport(broker, app_id=app_id)
 
 
-def _rabbitmq(request: pytest.FixtureRequest) -> Callable[[str], Transport]:
+def _rabbitmq(request: pytest.FixtureRequest) -> Callable[[str], Whole]:
     url = request.getfixturevalue("broker_url")
     return lambda app_id: RabbitTransport(url, app_id=app_id, connection_name="tests")
 
 
 @pytest.fixture
-async def transport(join: Join) -> Transport:
+async def transport(join: Join) -> Whole:
     transport = await join()
     await transport.declare(inbox())
     return transport
@@ -497,10 +509,106 @@ async def test_a_parked_message_lies_in_the_dead_letters_with_reason_and_origin(
     assert (letter.body, letter.type, letter.message_id) == (sent.body, "note", sent.message_id)
     assert letter.headers[REASON_HEADER] == "not a JSON object"
     assert letter.headers[QUEUE_HEADER] == MANAGER_REPORTS
+    assert letter.headers[EXCHANGE_HEADER] == REPORTS
+    assert letter.headers[KEY_HEADER] == "result.junior"
+    assert isinstance(letter.headers[AT_HEADER], int)
     await consumer.close()
     await transport.publish(REPORTS, "result.junior", note("the last"))
     again = await transport.consume(MANAGER_REPORTS, prefetch=10)
     assert texts(await take(again, 1)) == ["the last"]
+
+
+# --- browsing ----------------------------------------------------------------------------------
+
+
+async def browsed(transport: Browsable, queue: str = INBOX) -> list[Delivery]:
+    async with transport.browse(queue) as browser:
+        return [delivery async for delivery in _all(browser)]
+
+
+async def _all(browser: Browser) -> AsyncIterator[Delivery]:
+    async with asyncio.timeout(SECONDS):
+        while (delivery := await browser.next()) is not None:
+            yield delivery
+
+
+async def test_what_is_only_looked_at_stays_in_its_place(transport: Whole) -> None:
+    await send(transport, "a", "b", "c")
+    assert texts(await browsed(transport)) == ["a", "b", "c"]
+    assert texts(await browsed(transport)) == ["a", "b", "c"]
+    async with transport.browse(INBOX) as browser:
+        first = await browser.next()
+    assert first is not None
+    assert (first.exchange, first.routing_key, first.queue) == (NEWS, "a.b", INBOX)
+    assert first.redelivered
+    consumer = await transport.consume(INBOX, prefetch=10)
+    assert texts(await take(consumer, 3)) == ["a", "b", "c"]
+
+
+async def test_what_is_removed_is_gone_and_nothing_else(transport: Whole) -> None:
+    await send(transport, "a", "b", "c", "d")
+    async with transport.browse(INBOX) as browser:
+        for wanted in (False, True, False):
+            delivery = await browser.next()
+            assert delivery is not None
+            if wanted:
+                await browser.remove(delivery)
+    assert texts(await browsed(transport)) == ["a", "c", "d"]
+
+
+async def test_a_look_that_fails_gives_everything_back_but_what_it_removed(
+    transport: Whole,
+) -> None:
+    async def look_and_fail() -> None:
+        async with transport.browse(INBOX) as browser:
+            first = await browser.next()
+            assert first is not None
+            await browser.remove(first)
+            await browser.next()
+            raise ValueError
+
+    await send(transport, "a", "b", "c")
+    with pytest.raises(ValueError):
+        await look_and_fail()
+    assert texts(await browsed(transport)) == ["b", "c"]
+
+
+async def test_nobody_else_gets_what_is_looked_at_until_it_is_over(transport: Whole) -> None:
+    await send(transport, "a", "b")
+    async with transport.browse(INBOX) as one, transport.browse(INBOX) as other:
+        first, second = await one.next(), await other.next()
+        assert first is not None
+        assert second is not None
+        assert texts([first, second]) == ["a", "b"]
+        assert await one.next() is None
+        assert await other.next() is None
+        consumer = await transport.consume(INBOX, prefetch=10)
+    assert sorted(texts(await take(consumer, 2))) == ["a", "b"]
+
+
+async def test_a_parked_message_can_be_looked_at_any_number_of_times_and_taken_out(
+    join: Join,
+) -> None:
+    """The queue counts each look as a delivery, and has a limit for them."""
+    transport = await join()
+    await transport.declare(MANAGER)
+    for text in ("a", "b"):
+        await transport.publish(DEAD_LETTERS, MANAGER_REPORTS, note(text))
+    for _ in range(40):
+        assert texts(await browsed(transport, DEAD_LETTERS)) == ["a", "b"]
+    async with transport.browse(DEAD_LETTERS) as browser:
+        delivery = await browser.next()
+        assert delivery is not None
+        await browser.remove(delivery)
+    assert texts(await browsed(transport, DEAD_LETTERS)) == ["b"]
+
+
+async def test_an_empty_queue_shows_nothing_and_a_missing_one_is_named(transport: Whole) -> None:
+    assert await browsed(transport) == []
+    with pytest.raises(QueueNotFound, match="no-such-queue"):
+        await browsed(transport, "no-such-queue")
+    await send(transport, "a")
+    assert texts(await browsed(transport)) == ["a"]
 
 
 # --- declaring ---------------------------------------------------------------------------------
@@ -647,6 +755,7 @@ async def test_a_closed_transport_says_so_to_whoever_uses_it(join: Join) -> None
         transport.consume(MANAGER_REPORTS, prefetch=1),
         transport.subscribe(EVENTS, ["#"]),
         consumer.batch(),
+        browsed(transport),
     ):
         with pytest.raises(TransportError, match="closed"):
             await use

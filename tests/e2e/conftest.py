@@ -1,11 +1,17 @@
 """A system of processes on a vhost of its own."""
 
+import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
+from tests.broker import Broker, find_broker
 from tests.e2e.processes import System
+from tests.e2e.proxy import Proxy
+from tests.postgres import Postgres
 
 MY_TASKS = '''
 import asyncio
@@ -58,9 +64,50 @@ def speech(words: list[str]) -> int:
 '''
 
 
+@contextmanager
+def database(postgres: Postgres) -> Iterator[str]:
+    """Give the URL of a database of one's own, without a loop around it."""
+    name = f"test_{uuid4().hex[:12]}"
+    asyncio.run(postgres.execute(f'CREATE DATABASE "{name}"'))
+    try:
+        yield postgres.url(name)
+    finally:
+        asyncio.run(postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)'))
+
+
+@pytest.fixture(scope="session")
+def restartable(broker: Broker) -> Iterator[Broker]:
+    """A broker of our own: nobody restarts the one that was only lent to us."""
+    if broker.can_restart:
+        yield broker
+        return
+    own = find_broker(restartable=True)
+    yield own
+    own.stop()
+
+
+def lay_out(here: Path) -> None:
+    """Put what the processes need where they run."""
+    (here / "done").mkdir()
+    (here / "my_tasks.py").write_text(MY_TASKS)
+
+
+@pytest.fixture
+def shared_store(postgres: Postgres) -> Iterator[str]:
+    """The URL of a store that several managers may share."""
+    with database(postgres) as url:
+        yield url
+
+
+@pytest.fixture
+def proxy(broker_url: str) -> Iterator[Proxy]:
+    """A way to the broker that can be cut."""
+    with Proxy(broker_url) as proxy:
+        yield proxy
+
+
 @pytest.fixture
 def system(broker_url: str, tmp_path: Path) -> Iterator[System]:
-    (tmp_path / "done").mkdir()
-    (tmp_path / "my_tasks.py").write_text(MY_TASKS)
+    lay_out(tmp_path)
     with System(broker_url, tmp_path) as system:
         yield system

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -33,10 +35,10 @@ SUMMARY = [
 ]
 
 
-def until(holds: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + SECONDS
+def until(holds: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    deadline = time.monotonic() + seconds
     while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {SECONDS:g} s"
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
         time.sleep(0.02)
 
 
@@ -83,16 +85,43 @@ class Process:
             if entry["event"] == event and all(entry.get(k) == v for k, v in fields.items())
         ]
 
-    def says(self, event: str, count: int = 1, **fields: object) -> None:
+    def says(self, event: str, count: int = 1, seconds: float = SECONDS, **fields: object) -> None:
         """Wait until it has logged that."""
         until(
-            lambda: len(self.logged(event, **fields)) >= count or self._is_over(),
+            lambda: len(self.logged(event, **fields)) >= count or self.is_over,
             f"{self.name} should log {event} {fields}",
+            seconds,
         )
         assert len(self.logged(event, **fields)) >= count, self.err
 
-    def _is_over(self) -> bool:
+    @property
+    def is_over(self) -> bool:
         return self._process.poll() is not None
+
+    def ask(self, path: str) -> Any:
+        """What a manager answers under this path."""
+        self.says("http_serving")
+        port = self.logged("http_serving")[-1]["port"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
+            return json.loads(answer.read())
+
+    def succeeded(self, run: str) -> int:
+        """How many tasks of a run have succeeded; 0 where a manager cannot say."""
+        try:
+            return int(self.ask(f"/api/runs/{run}")["counts"]["succeeded"])
+        except OSError:  # not there yet, or its database is not
+            return 0
+
+    def tasks(self, run: str) -> list[dict[str, Any]]:
+        """All tasks of a run, as a manager answers."""
+        found: list[dict[str, Any]] = []
+        cursor = ""
+        while True:
+            page = self.ask(f"/api/tasks?run={run}&limit=1000{cursor}")
+            found += page["items"]
+            if page["next_cursor"] is None:
+                return found
+            cursor = f"&cursor={page['next_cursor']}"
 
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
@@ -103,6 +132,10 @@ class Process:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"{self.name} goes on:\n{self.out}\n{self.err}") from None
+
+    def dies(self) -> None:
+        """Wait until a crash point has killed it."""
+        assert self.ends() == -signal.SIGKILL, self.err
 
     def kill(self) -> None:
         """End it as a machine that loses its power does."""
@@ -115,6 +148,7 @@ class System:
 
     def __init__(self, broker_url: str, here: Path) -> None:
         self.here = here
+        self.broker_url = broker_url
         self._started: list[Process] = []
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("SKILLQ_")} | {
             "SKILLQ_BROKER_URL": broker_url,
@@ -147,6 +181,7 @@ class System:
         return process
 
     def manager(self, **variables: object) -> Process:
+        """On `sqlite:///skillq.db`, in this system's own folder, unless `store_url` says otherwise."""
         return self.start("manager", "skillq_manager", **_variables(variables))
 
     def worker(
@@ -181,6 +216,12 @@ def answer(process: Process, code: int = 0) -> dict[str, Any]:
     assert not process.err
     answer: dict[str, Any] = json.loads(process.out)
     return answer
+
+
+def begun(here: Path) -> Counter[str]:
+    """How often each task was begun, by what the tests' own handlers left."""
+    names = (name.partition(".")[0] for name in executions(here))
+    return Counter(name.removeprefix("begun-") for name in names if name.startswith("begun-"))
 
 
 def executions(here: Path) -> Iterator[str]:

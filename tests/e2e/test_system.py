@@ -2,9 +2,10 @@
 
 import asyncio
 import json
+import os
 import signal
-from collections import Counter
-from pathlib import Path
+import subprocess
+import sys
 from urllib.parse import quote
 
 import pytest
@@ -13,18 +14,13 @@ from skillq import topology
 from skillq.transport import Outgoing
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import Broker
-from tests.e2e.processes import SUMMARY, TUTORIAL, System, answer, executions, until
+from tests.e2e.processes import SUMMARY, TUTORIAL, System, answer, begun, executions, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(120)]
 
 
 def tasks(count: int, **fields: object) -> str:
     return json.dumps({"tasks": [{"id": n, "difficulty": 1} | fields for n in range(count)]})
-
-
-def begun(here: Path) -> Counter[str]:
-    names = (name.partition(".")[0] for name in executions(here))
-    return Counter(name.removeprefix("begun-") for name in names if name.startswith("begun-"))
 
 
 # --- the tutorial ----------------------------------------------------------------------------
@@ -153,7 +149,7 @@ tasks:
         ("e", "failed", "hands"),
         ("f", "failed", None),
     ]
-    assert done["d"]["reason"] == "payload: words: Field required (and 1 more)"
+    assert done["d"]["reason"] == "payload: words is missing (and 1 more)"
     assert done["e"]["reason"] == "RuntimeError: SystemExit: whatever I do"
     assert done["f"]["reason"] == "dependency e failed"
 
@@ -353,15 +349,15 @@ def test_a_submitter_that_no_manager_answers_says_so(system: System) -> None:
     assert client.err.endswith("start one: skillq manager\n")
 
 
-def test_a_second_manager_waits_and_takes_over(system: System) -> None:
+def test_a_second_manager_with_another_store_waits_and_takes_over(system: System) -> None:
     first = system.manager()
-    first.says("connected")
-    second = system.manager()
+    first.says("leading")
+    second = system.manager(store_url="memory://")
     second.says("waiting_for_queue", 2)
-    assert not second.logged("connected")
+    assert not second.logged("leading")
     first.signal(signal.SIGTERM)
     assert first.ends() == 0
-    second.says("connected")
+    second.says("leading")
 
 
 def test_the_manager_leaves_in_order_when_it_is_told_to(system: System) -> None:
@@ -375,3 +371,33 @@ def test_the_manager_leaves_in_order_when_it_is_told_to(system: System) -> None:
     client = system.submit(system.write("tutorial.json", tasks(2)))
     assert answer(client)["counts"] == {"succeeded": 2}
     assert again.logged("task_assigned", worker="one"), "the worker found the next manager"
+
+
+@pytest.mark.parametrize("logs", [True, False], ids=["its log is read", "nor its log"])
+def test_a_manager_whose_summary_nobody_reads_serves_the_next_run(
+    system: System, logs: bool
+) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    file = system.write("tutorial.yaml", TUTORIAL)
+    with (system.here / "log").open("wb") as log:
+        manager = subprocess.Popen(
+            [sys.executable, "-m", "skillq_manager"],
+            cwd=system.here,
+            stdout=writing,
+            stderr=log if logs else writing,
+            env=system._environment,
+        )
+    os.close(writing)
+    try:
+        system.tiers()
+        for run in ("first", "second"):
+            assert answer(system.submit(file, "--run", run))["counts"] == {"succeeded": 3}
+        assert manager.poll() is None
+        manager.send_signal(signal.SIGTERM)
+        assert manager.wait(20) in ({0} if logs else {0, 120})  # 120: what is left of the log
+    finally:
+        manager.kill()
+    if logs:
+        said = (system.here / "log").read_text()
+        assert said.count('"event": "summary_unread"') == 2

@@ -18,13 +18,16 @@ OURS = ["manager", *WORKERS, "tutorial", "cli"]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_container_of_ours_can_write_to_tmp_only_and_has_no_capabilities(name: str) -> None:
+def test_a_container_of_ours_writes_to_tmp_and_the_manager_to_its_store_and_has_no_capabilities(
+    name: str,
+) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["tmpfs"] == ["/tmp"]
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
-    assert all(volume.endswith(":ro") for volume in service.get("volumes", []))
+    writable = [volume for volume in service.get("volumes", []) if not volume.endswith(":ro")]
+    assert writable == (["manager:/var/lib/skillq"] if name == "manager" else [])
 
 
 @pytest.mark.parametrize("name", WORKERS)

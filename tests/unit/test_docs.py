@@ -8,10 +8,13 @@ from pathlib import Path
 
 import click
 import pytest
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from docs import generated
+from skillq.forms import TaskForm, WorkerForm
 from skillq.messages import TaskEvent, TaskStatus
-from skillq_cli.__main__ import cli
+from skillq_cli import command as command_line
 from skillq_cli.embedded import run_embedded
 from skillq_cli.files import read_work_file
 from skillq_manager.core.matching import BestFit
@@ -34,21 +37,22 @@ async def events(file: str) -> list[TaskEvent]:
     return seen
 
 
-def run(file: str, folder: Path) -> str:
+def run(file: str, folder: Path, exit_code: int = 0) -> str:
     """What `skillq run` prints, started in a folder."""
     command = [sys.executable, "-m", "skillq_cli", "run", file, "--time-scale", str(TIME_SCALE)]
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True, timeout=50
     )
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.returncode == exit_code, done.stdout + done.stderr
     return done.stdout
 
 
 # --- the README
 
 
-def test_the_readme_shows_the_life_of_a_task_and_the_settings_as_the_code_has_them() -> None:
-    assert generated.filled(README) == README, "run python -m docs.generated"
+@pytest.mark.parametrize("page", generated.PAGES, ids=name)
+def test_what_a_page_takes_from_the_code_is_as_the_code_has_it(page: Path) -> None:
+    assert generated.filled(page) == page.read_text(), "run python -m docs.generated"
 
 
 def test_a_setting_that_two_classes_have_has_one_default() -> None:
@@ -71,18 +75,60 @@ def test_the_handlers_in_the_readme_do_what_it_says(tmp_path: Path) -> None:
     assert "Task page-1 assigned to Reader - Success\nSuccess rate: 100.00%\n" in said
 
 
+# --- the promise
+
+
+def test_every_test_that_is_named_as_a_proof_is_there() -> None:
+    guarantees = (ROOT / "docs" / "guarantees.md").read_text()
+    sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
+    named = set(re.findall(r"`(test_\w+)`", guarantees))
+    assert len(named) > 50
+    assert named <= set(re.findall(r"def (test_\w+)", sources))
+
+
+# --- the fields of a file
+
+
+def shown_fields(heading: str) -> dict[str, str]:
+    """The fields in the table under a heading of docs/files.md, with the defaults it says."""
+    section = (ROOT / "docs" / "files.md").read_text().partition(f"## {heading}\n")[2]
+    table = section.partition("\n## ")[0]
+    return dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*?) \|$", table, re.MULTILINE))
+
+
+def default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    if not field.default and not isinstance(field.default, int):
+        return "none"
+    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+
+
+@pytest.mark.parametrize(
+    ("heading", "form"), [("Tasks", TaskForm), ("Workers", WorkerForm)], ids=["tasks", "workers"]
+)
+def test_the_fields_of_a_file_are_as_the_models_have_them(
+    heading: str, form: type[BaseModel]
+) -> None:
+    fields = {name: default(field) for name, field in form.model_fields.items()}
+    assert shown_fields(heading) == fields
+
+
 # --- the examples
 
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
 def test_an_example_runs_from_the_root(example: Path) -> None:
-    assert run(name(example), ROOT).endswith("Success rate: 100.00%\n")
+    if example.stem == "resilient":  # it shows how tasks fail, too
+        assert run(name(example), ROOT, exit_code=1).endswith("Success rate: 55.56%\n")
+    else:
+        assert run(name(example), ROOT).endswith("Success rate: 100.00%\n")
 
 
 def test_the_examples_are_runs_of_their_own() -> None:
     runs = [read_work_file(example).run for example in EXAMPLES]
-    assert sorted(runs) == ["default", "ocr", "pipeline"]
+    assert sorted(runs) == ["default", "ocr", "pipeline", "resilient"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
@@ -110,6 +156,31 @@ async def test_the_pipeline_goes_as_its_comments_say() -> None:
     assert assigned["get-clicks"] == assigned["get-weather"] == "Server"
     assert assigned["join"] == "Server"
     assert assigned["train-large"] == "GPU box"
+
+
+async def test_the_resilient_example_goes_as_its_comments_say() -> None:
+    seen = await events("resilient.yaml")
+    last = {e.id: e for e in seen}
+    tries = {id: [e.worker for e in assigned(seen, id)] for id in last}
+    assert tries["easy"] == ["Small model"]
+    assert tries["hard"] == ["Small model", "Large model"]
+    assert len(tries["fetch"]) == 2
+    assert len(tries["no-question"]) == 1
+    assert tries["endless"] == tries["everything"] == ["Large model", "Large model"]
+    assert tries["late"] == tries["publish"] == []
+    assert {id: e.status for id, e in last.items() if e.status is not TaskStatus.SUCCEEDED} == {
+        "no-question": TaskStatus.FAILED,
+        "endless": TaskStatus.TIMED_OUT,
+        "late": TaskStatus.TIMED_OUT,
+        "publish": TaskStatus.FAILED,
+    }
+    assert last["publish"].reason == "dependency no-question failed"
+    assert last["late"].reason == "its deadline of 0.15 s is over"
+    assert last["report"].output == ["easy", "fetch", "hard"]
+
+
+def assigned(seen: list[TaskEvent], id: str) -> list[TaskEvent]:
+    return [e for e in seen if e.id == id and e.status is TaskStatus.ASSIGNED]
 
 
 # --- commands and links
@@ -150,7 +221,7 @@ SHOWN = sorted(
 @pytest.mark.parametrize(("where", "command"), SHOWN)
 def test_every_command_that_is_shown_is_understood(where: str, command: str) -> None:
     first, *arguments = shlex.split(command)
-    found = cli.commands[first]
+    found = command_line.load(first)
     try:
         found.make_context(first, arguments)
     except click.MissingParameter:

@@ -1,5 +1,6 @@
 """The manager's API, as the commands ask it."""
 
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 from urllib.parse import quote, urlsplit
@@ -14,7 +15,14 @@ from skillq_cli.settings import ApiSettings
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _MAX_PAGE = 1000
 
+_CONNECT_SECONDS, _SECONDS = 10.0, 10.0
+_LONG_SECONDS = 120.0  # many tasks in one request take a manager several decisions
+
 Json = Any  # what json.loads gives
+
+
+class Refused(UsageError):
+    """Raised when what is asked for is not there, or not in a state for it."""
 
 
 class Api:
@@ -30,7 +38,6 @@ class Api:
         self._client = httpx.Client(
             base_url=settings.api_url,
             headers=httpx.Headers(headers, encoding="utf-8"),
-            timeout=10.0,
             # A kept connection may be closed by the other side just when it is used again.
             limits=httpx.Limits(max_keepalive_connections=0),
             # A proxy set for the world outside does not know this machine's managers.
@@ -55,10 +62,34 @@ class Api:
             UsageError: the manager refuses the question, as when there is no such task.
             Unreachable: no manager answers, or it does not let us in.
         """
-        where = "/api/" + "/".join(quote(part, safe="") for part in path)
         given = {name: value for name, value in parameters.items() if value is not None}
+        # A manager looks through the queue of parked messages one by one.
+        seconds = _LONG_SECONDS if path[0] == "parked" else _SECONDS
+        return self._ask("GET", path, seconds, params=given)
+
+    def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Json:
+        """What the manager answers to being told to do something.
+
+        Raises:
+            Refused: it cannot be done, or there is no such thing.
+            UsageError: the manager does not understand it.
+            Unreachable: no manager answers, it does not lead, or it does not let us in.
+        """
+        return self._ask("POST", path, _LONG_SECONDS, json=dict(body or {}))
+
+    def delete(self, *path: str) -> Json:
+        """As `post`."""
+        return self._ask("DELETE", path, _LONG_SECONDS)
+
+    def _ask(self, method: str, path: Sequence[str], seconds: float, **more: Any) -> Json:
+        where = "/api/" + "/".join(quote(part, safe="") for part in path)
         try:
-            response = self._client.get(where, params=given)
+            response = self._client.request(method, where, timeout=_timeout(seconds), **more)
+        except httpx.ReadTimeout as error:
+            raise Unreachable(
+                f"the manager at {self._shown} has not answered for {seconds:g} s"
+                + ("" if method == "GET" else "; look what has become of it before you ask again")
+            ) from error
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unreachable(
                 f"no manager answers at {self._shown}: is it running, is --api-url right?"
@@ -98,6 +129,12 @@ class Api:
                     f"the manager at {self._shown} refuses the token: is --api-token right?"
                 )
             return Unreachable(f"the manager at {self._shown} wants a token: --api-token")
+        if status in {httpx.codes.NOT_FOUND, httpx.codes.CONFLICT}:
+            return Refused(line)
         if status < httpx.codes.INTERNAL_SERVER_ERROR:
             return UsageError(line)
         return Unreachable(f"the manager at {self._shown} cannot answer: {line}")
+
+
+def _timeout(seconds: float) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=_CONNECT_SECONDS)

@@ -1,4 +1,4 @@
-"""The commands that ask the manager: status, runs, tasks, task, workers."""
+"""The commands that ask the manager: status, runs, tasks, task, explain, dead, workers."""
 
 import json
 import re
@@ -14,10 +14,11 @@ from rich.live import Live
 from rich.text import Text
 
 from skillq.errors import Unreachable, UsageError
-from skillq.messages import DEFAULT_RUN, TaskStatus, slug
-from skillq.settings import Settings, load
+from skillq.messages import TaskStatus
+from skillq.settings import load
 from skillq_cli import tables
 from skillq_cli.api import Api, Json
+from skillq_cli.naming import in_run, task_name
 from skillq_cli.options import settings_options
 from skillq_cli.settings import ApiSettings
 
@@ -39,7 +40,7 @@ class How(NamedTuple):
 def asks(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that all of these have."""
 
-    @settings_options(ApiSettings, *Settings.model_fields)
+    @settings_options(ApiSettings)
     @click.option("--json", "as_json", is_flag=True, help="Print what the API answers.")
     @click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
     @wraps(command)
@@ -50,6 +51,14 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         command(How(settings, as_json, watch), **more)
 
     return wrapped
+
+
+so_many = click.option(
+    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="So many."
+)
+all_of_them = click.option(
+    "--all", "whole", is_flag=True, help="All of them, whatever --limit says."
+)
 
 
 @click.command()
@@ -73,10 +82,8 @@ def runs(how: How) -> None:
 )
 @click.option("--type", metavar="TYPE", help="Only of this type.")
 @click.option("--worker", metavar="WORKER", help="Only with this worker.")
-@click.option(
-    "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="So many."
-)
-@click.option("--all", "whole", is_flag=True, help="All of them, whatever --limit says.")
+@so_many
+@all_of_them
 @asks
 def tasks(
     how: How,
@@ -98,15 +105,51 @@ def tasks(
 
 @click.command()
 @click.argument("id", metavar="[RUN/]ID")
-@click.option("--run", metavar="RUN", help=f"Its run, {DEFAULT_RUN} unless given.")
+@in_run
 @asks
 def task(how: How, id: str, run: str | None) -> None:
     """Show one task and its attempts."""
-    in_id, slash, id = id.rpartition("/")
-    if slash and run is not None:
-        raise UsageError(f"the run is given twice, as {in_id!r} and as --run {run!r}; give it once")
-    path = ("tasks", _name(run or in_id or DEFAULT_RUN), id)
+    path = ("tasks", *task_name(id, run))
     _show(how, lambda api: api.get(*path), tables.task)
+
+
+@click.command()
+@click.argument("id", metavar="[RUN/]ID")
+@in_run
+@asks
+def explain(how: How, id: str, run: str | None) -> None:
+    """Say why a task is where it is, worker by worker."""
+    path = ("tasks", *task_name(id, run), "explain")
+    _show(how, lambda api: api.get(*path), tables.explanation)
+
+
+@click.command()
+@click.option("--run", metavar="RUN", help="Only of this run.")
+@click.option("--type", metavar="TYPE", help="Only of this type.")
+@click.option("--failed", is_flag=True, help="Those that failed or timed out, too.")
+@click.option("--parked", is_flag=True, help="Messages that nobody could read, instead of tasks.")
+@so_many
+@all_of_them
+@asks
+def dead(
+    how: How,
+    *,
+    run: str | None,
+    type: str | None,
+    failed: bool,
+    parked: bool,
+    limit: int,
+    whole: bool,
+) -> None:
+    """List tasks that were given up on, and why; `retry` sends them again."""
+    which: dict[str, str | None] = {"run": run, "type": type, "all": "true" if failed else None}
+    if parked and any(which.values()):
+        raise UsageError("--run, --type and --failed are of tasks; leave them out with --parked")
+    path, draw = ("parked", tables.parked) if parked else ("dead", tables.dead)
+    if whole:
+        _show(how, lambda api: api.get_all(path, **which), draw)
+    else:
+        _show(how, lambda api: api.get(path, **which, limit=limit), draw)
 
 
 @click.command()
@@ -116,14 +159,7 @@ def workers(how: How) -> None:
     _show(how, lambda api: api.get_all("workers"), tables.workers)
 
 
-COMMANDS: list[click.Command] = [status, runs, tasks, task, workers]
-
-
-def _name(run: str) -> str:
-    try:
-        return slug(run)
-    except ValueError as error:
-        raise UsageError(f"there is no run {run!r}: {error}") from error
+COMMANDS: list[click.Command] = [status, runs, tasks, task, explain, dead, workers]
 
 
 # --- showing

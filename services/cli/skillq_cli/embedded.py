@@ -38,7 +38,10 @@ async def run_embedded(
     """
     clock = steady_clock()
     broker, store = MemoryBroker(), MemoryStore()
-    state = State(policy, chance=random.random, expected_workers=len(work.workers), store=store.id)
+
+    def new_state() -> State:
+        expected = len(work.workers)
+        return State(policy, chance=random.random, expected_workers=expected, store=store.id)
 
     async def quiet(run: str) -> None: ...
 
@@ -53,7 +56,7 @@ async def run_embedded(
         manager = Manager(
             await open_transport("manager"),
             store,
-            state,
+            new_state,
             clock=clock,
             stop_when_done=True,
             on_complete=quiet,

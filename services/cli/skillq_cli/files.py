@@ -3,7 +3,8 @@
 import csv
 import io
 import json
-from collections.abc import Hashable
+import re
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,17 @@ import yaml
 from pydantic import ValidationError
 
 from skillq.errors import UsageError
-from skillq.forms import WorkFile, explain_form, one_line
+from skillq.forms import WorkFile, each_once, explain_form, one_line
 from skillq.messages import shorten
 from skillq.packing import check_readable
 
 _LISTS = {"requires", "depends_on"}  # in CSV, separated by spaces or semicolons
+_MAX_REPEATED = 20_000_000  # characters of what the aliases of a file repeat
+_EXAMPLE = {
+    ".csv": "a heading and a line for each task: id,difficulty",
+    ".json": 'as {"tasks": [{"id": 1, "difficulty": 2}]}',
+    ".yaml": "as tasks: [{id: 1, difficulty: 2}]",
+}
 
 
 def read_work_file(path: Path) -> WorkFile:
@@ -51,6 +58,7 @@ def _read(path: Path) -> Any:
 def _check_plain(path: Path, data: Any) -> None:
     """Refuse what would arrive as something else, as NaN does, or not at all."""
     try:
+        _check_repeated(data)
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, skipkeys=True, default=str)
         check_readable(text.encode())
     except (ValueError, RecursionError) as error:
@@ -59,7 +67,46 @@ def _check_plain(path: Path, data: Any) -> None:
         ) from error
 
 
+def _check_repeated(data: Any) -> None:
+    """YAML may name a part again instead of writing it: a few lines become gigabytes, written out."""
+    sizes: dict[int, int | None] = {}  # by identity; None while it is looked into
+    repeated = 0
+
+    def size(part: Any) -> int:
+        nonlocal repeated
+        if id(part) not in sizes:
+            sizes[id(part)] = None
+            parts = [*part, *part.values()] if isinstance(part, dict) else part
+            sizes[id(part)] = sum(map(item_size, parts))
+        elif (known := sizes[id(part)]) is None:
+            raise ValueError("Circular reference detected")
+        else:
+            repeated += known
+        return sizes[id(part)] or 0
+
+    def item_size(part: Any) -> int:
+        if isinstance(part, dict | list | tuple):
+            return 1 + size(part)
+        return 1 + (len(part) if isinstance(part, str | bytes) else 8)
+
+    item_size(data)
+    if repeated > _MAX_REPEATED:
+        raise ValueError(f"its aliases repeat {repeated} characters; write less, or refer to it")
+
+
 def _text(path: Path) -> str:
+    text = _text_of(path)
+    if not text.strip():
+        raise UsageError(_empty(path))
+    return text
+
+
+def _empty(path: Path) -> str:
+    suffix = path.suffix.lower()
+    return f"{path}: is empty; write tasks into it, {_EXAMPLE.get(suffix, _EXAMPLE['.yaml'])}"
+
+
+def _text_of(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -76,36 +123,54 @@ def _text(path: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_text(path), object_pairs_hook=_mapping)
+        return json.loads(_text(path), object_pairs_hook=each_once)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no JSON: {error}") from error
 
 
-def _mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise ValueError(f"{twice!r} stands twice in one object")
-    return found
-
-
 class _Loader(yaml.SafeLoader):
-    """YAML, but a key that stands twice in one mapping is a mistake, not the last one wins."""
+    """Without what YAML 1.1 makes of times, dates and codes: `12:30`, `2026-01-01`, `010`, `+49` are text.
+
+    A key that stands twice in one mapping is a mistake, not the last one wins.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for key_node, key in zip(node.value, keys, strict=True):
-            if isinstance(key, Hashable) and keys.count(key) > 1:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if isinstance(key, Hashable) and key in seen:
                 raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands twice", key_node[0].start_mark
+                    None, None, f"{key!r} stands twice", key_node.start_mark
                 )
+            if isinstance(key, Hashable):
+                seen.add(key)
         return super().construct_mapping(node, deep)
+
+
+_PLAIN = "tag:yaml.org,2002:"
+_OTHERWISE = {_PLAIN + kind for kind in ("int", "float", "timestamp", "merge", "value")}
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, form) for tag, form in resolvers if tag not in _OTHERWISE]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver(
+    _PLAIN + "int",
+    re.compile(r"-?(?:0|[1-9][0-9]*)$"),
+    list("-0123456789"),
+)
+_Loader.add_implicit_resolver(
+    _PLAIN + "float",
+    re.compile(
+        r"(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*)(?:[eE][-+]?[0-9]+)?"
+        r"|[-+]?(?:0|[1-9][0-9]*)[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
+    ),
+    list("-+.0123456789"),
+)
 
 
 def _read_yaml(path: Path) -> Any:
     try:
-        return yaml.load(_text(path), _Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(_text(path), _Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f", line {mark.line + 1}" if mark is not None else ""
@@ -119,27 +184,35 @@ def _read_yaml(path: Path) -> Any:
         raise UsageError(f"{path}: is no YAML: {one_line(str(error))}") from error
     except (AttributeError, LookupError, TypeError) as error:  # as of `!!timestamp soon`
         raise UsageError(f"{path}: is no YAML: a tag does not fit its value ({error!r})") from error
+    if data is None:  # comments, say
+        raise UsageError(_empty(path))
+    return data
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    reader = csv.DictReader(io.StringIO(_text(path), newline=""), strict=True)
+    lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
     try:
-        return [_task(path, reader.line_num, row) for row in reader]
+        rows = ((lines.line_num, row) for row in lines if row)
+        heading = [name.strip() for name in next(rows)[1]]
+        for name in heading:
+            if name and heading.count(name) > 1:
+                raise UsageError(f"{path}: the heading has {name!r} twice")
+        return [_task(path, line, heading, row) for line, row in rows]
     except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
+        raise UsageError(f"{path}, line {lines.line_num}: is no CSV: {error}") from error
 
 
-def _task(path: Path, line: int, row: dict[str | Any, Any]) -> dict[str, Any]:
-    if None in row:
+def _task(path: Path, line: int, heading: Sequence[str], row: Sequence[str]) -> dict[str, Any]:
+    if len(row) > len(heading):
         raise UsageError(f"{path}, line {line}: has more fields than the heading")
     task: dict[str, Any] = {
-        (name or "").strip(): text.strip() for name, text in row.items() if text and text.strip()
+        name: text.strip() for name, text in zip(heading, row, strict=False) if text.strip()
     }
     for name in _LISTS & task.keys():
         task[name] = task[name].replace(";", " ").split()
     if "payload" in task:
         try:
-            task["payload"] = json.loads(task["payload"])
+            task["payload"] = json.loads(task["payload"], object_pairs_hook=each_once)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {line}: payload is no JSON: {error}") from error
     return task

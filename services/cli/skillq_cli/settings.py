@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from skillq.settings import Settings
+from skillq.settings import Environment
 
 
 def _http_url(url: str) -> str:
@@ -15,7 +15,7 @@ def _http_url(url: str) -> str:
     return url.rstrip("/")
 
 
-class ApiSettings(Settings):
+class ApiSettings(Environment):
     api_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "http://127.0.0.1:8080", description="address of the manager"
     )

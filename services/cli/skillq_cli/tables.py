@@ -1,6 +1,7 @@
 """The manager's answers as tables. What users wrote is shown as they wrote it, and obeyed by nobody."""
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from itertools import zip_longest
@@ -16,7 +17,7 @@ from skillq.messages import shorten
 
 _MAX_DESCRIPTION, _MAX_REASON = 60, 200
 _GAP = 2
-_ROOMY = {"description", "reason", "error", "now", "specialties", "types"}
+_ROOMY = {"description", "reason", "error", "now", "specialties", "types", "verdict", "body"}
 _LEAST_ROOMY = 7
 
 _STYLES = {
@@ -46,8 +47,16 @@ def status(answer: Answer) -> RenderableType:
             "workers": f"{workers} ({_counts(answer['workers'])})",
             "slots": f"{slots['total']} ({slots['busy']} busy, {slots['free']} free)",
             "runs": f"{runs['open']} open, {runs['ended']} ended",
+            "manager": _leadership(answer["manager"]),
         }
     )
+
+
+def _leadership(manager: Answer) -> str | None:
+    """Nothing of a manager that leads and hears."""
+    if not manager["leading"]:
+        return "stands by; another one leads"
+    return "cannot hear workers, and judges none" if manager["blind"] else None
 
 
 def runs(answer: Answer) -> RenderableType:
@@ -95,7 +104,11 @@ def task(answer: Answer) -> RenderableType:
             "requires": ", ".join(answer["requires"]),
             "depends on": ", ".join(answer["depends_on"]),
             "timeout": None if answer["timeout"] is None else f"{answer['timeout']:g} s",
-            "attempts": f"{answer['attempt']} of {answer['max_attempts']} made",
+            "attempts": _made(answer),
+            "lost": f"{answer['losses']} attempts, with their workers"
+            if answer["losses"]
+            else None,
+            "asks now": _asks(answer["asks"]),
         }
         | times
         | {
@@ -105,6 +118,73 @@ def task(answer: Answer) -> RenderableType:
         }
     )
     return Group(about, "", _attempts(answer["attempts"])) if answer["attempts"] else about
+
+
+def _made(task: Answer) -> str:
+    """Numbers go on where an attempt does not count: then say how many of those that do have failed."""
+    made, allowed = task["attempt"], task["max_attempts"]
+    if made <= allowed and not task["losses"]:
+        return f"{made} of {allowed} made"
+    return f"{made} made, {task['failures']} of {allowed} failed"
+
+
+def _asks(asks: Answer | None) -> str | None:
+    if asks is None:
+        return None
+    parts = [f"skill {asks['difficulty']}"]
+    if asks["requires"]:
+        parts.append(", ".join(asks["requires"]))
+    if asks["excluded"]:
+        parts.append(f"not {', '.join(asks['excluded'])}")
+    because = f" ({asks['because']})" if asks["because"] else ""
+    return "; ".join(parts) + because
+
+
+def explanation(answer: Answer) -> RenderableType:
+    about = _pairs(
+        {
+            "task": f"{answer['run']}/{answer['id']}",
+            "status": answer["status"],
+            "reason": answer["reason"],
+            "asks now": _asks(answer["asks"]),
+        }
+    )
+    table = _List("worker", "verdict")
+    for one in answer["workers"]:
+        table.add(one["worker"], one["verdict"])
+    return Group(about, "", table) if answer["workers"] else about
+
+
+def dead(answer: Answer) -> RenderableType:
+    table = _List("run", "id", "type", "status", "attempts", "worker", "finished", "reason")
+    for task in answer["items"]:
+        outcomes = Counter(a["outcome"] for a in task["attempts"] if a["counted"])
+        table.add(
+            task["run"],
+            task["id"],
+            task["type"],
+            task["status"],
+            _counts(outcomes),
+            task["worker"],
+            _time(task["finished_at"]),
+            shorten(task["reason"] or "", _MAX_REASON),
+        )
+    return table
+
+
+def parked(answer: Answer) -> RenderableType:
+    table = _List("message id", "type", "queue", "routing key", "parked", "reason", "body")
+    for letter in answer["items"]:
+        table.add(
+            letter["message_id"],
+            shorten(letter["type"], _MAX_DESCRIPTION),
+            letter["queue"],
+            letter["routing_key"],
+            _time(letter["parked_at"]),
+            shorten(letter["reason"], _MAX_REASON),
+            shorten(letter["body"], _MAX_DESCRIPTION),
+        )
+    return table
 
 
 def _attempts(answer: Iterable[Answer]) -> RenderableType:
@@ -127,14 +207,24 @@ def _attempts(answer: Iterable[Answer]) -> RenderableType:
 
 def workers(answer: Answer) -> RenderableType:
     table = _List(
-        "name", "skill", "specialties", "types", "running", "slots", "status", "last seen", "start"
+        "name",
+        "skill",
+        "specialties",
+        "types",
+        "reserve",
+        "running",
+        "slots",
+        "status",
+        "last seen",
+        "start",
     )
     for worker in answer["items"]:
         table.add(
             worker["name"],
             worker["skill"],
             ", ".join(worker["specialties"]),
-            "any" if worker["types"] is None else ", ".join(worker["types"]),
+            _types(worker),
+            worker["reserve"] or None,
             worker["running"],
             worker["slots"],
             worker["status"],
@@ -142,6 +232,11 @@ def workers(answer: Answer) -> RenderableType:
             worker["incarnation"],
         )
     return table
+
+
+def _types(worker: Answer) -> str:
+    types = "any" if worker["types"] is None else ", ".join(worker["types"])
+    return f"{types}, but not {', '.join(worker['refused'])}" if worker["refused"] else types
 
 
 # --- how

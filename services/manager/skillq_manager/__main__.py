@@ -4,26 +4,31 @@ import asyncio
 import random
 import signal
 import sys
+from collections import Counter
 
 import structlog
 
-from skillq import logs
+from skillq import logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
+from skillq.forms import one_line
 from skillq.settings import load, without_password
-from skillq.summary import summary
+from skillq.summary import success_rate, summary
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.settings import POLICIES, ManagerSettings
-from skillq_manager.store.memory import MemoryStore
+from skillq_manager.store import open_store
+from skillq_manager.store.base import Views
 from skillq_manager.summary import ended_tasks
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
 
 async def run(settings: ManagerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`."""
+    """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service="manager")
     # Until there is something to leave in order, as Ctrl-C; process 1 of a container would ignore it.
@@ -34,12 +39,12 @@ async def run(settings: ManagerSettings) -> None:
         connection_name="skillq manager",
         connect_timeout=settings.connect_timeout,
     )
-    store = MemoryStore()
-    async with transport:
+    store = open_store(settings.store_url, connect_timeout=settings.connect_timeout)
+    async with store, transport:
         manager = Manager(
             transport,
             store,
-            State(
+            lambda: State(
                 POLICIES[settings.policy](),
                 chance=random.random,
                 expected_workers=settings.expected_workers,
@@ -49,27 +54,48 @@ async def run(settings: ManagerSettings) -> None:
             stop_when_done=settings.stop_when_done,
             on_complete=lambda run: print_summary(store, run),
         )
-        app = create_app(manager, settings.api_token)
+        app = create_app(manager, transport, settings.api_token)
         log = structlog.get_logger()
         log.info(
-            logs.Log.STARTED, broker=without_password(settings.broker_url), policy=settings.policy
+            logs.Log.STARTED,
+            broker=without_password(settings.broker_url),
+            store=without_password(settings.store_url),
+            policy=settings.policy,
         )
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, manager.stop)
+        _stop_on_signals(manager)
         async with serve(app, settings.http_host, settings.http_port):
             await manager.run()
         log.info(logs.Log.STOPPED)
 
 
-async def print_summary(store: MemoryStore, run: str) -> None:
-    """On standard output, apart from the logs."""
-    lines = summary(await ended_tasks(store, run))
-    sys.stdout.write("\n".join(lines) + "\n")
-    sys.stdout.flush()
+def _stop_on_signals(manager: Manager) -> None:
+    """The first one lets it leave in order, the second one ends it."""
+    loop = asyncio.get_running_loop()
+
+    def stop() -> None:
+        manager.stop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+
+    for number in _SIGNALS:
+        loop.add_signal_handler(number, stop)
+
+
+async def print_summary(store: Views, run: str) -> None:
+    """On standard output, apart from the logs; in them, where that cannot be written: nobody has to read it."""
+    ended = await ended_tasks(store, run)
+    try:
+        streams.write_out("".join(one_line(line) + "\n" for line in summary(ended)))
+    except OSError as error:
+        rate = round(success_rate(Counter(task.status for task in ended)), 2)
+        structlog.get_logger().warning(
+            logs.Log.SUMMARY_UNREAD, run=run, tasks=len(ended), success_rate=rate, error=str(error)
+        )
 
 
 def main() -> int:
+    streams.replace_closed()
     try:
         asyncio.run(run(load(ManagerSettings)))
     except SkillqError as error:

@@ -1,31 +1,31 @@
 """What has arrived for the manager: deliveries from its three queues, and events from inside."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from skillq import topology
-from skillq.clock import Clock
 from skillq.errors import MalformedMessage
 from skillq.messages import (
     Connect,
     Disconnect,
     Heartbeat,
+    Inquiry,
     Message,
     Probe,
     Progress,
     Submission,
     TaskResults,
-    decode,
 )
-from skillq.transport import Consumer, Delivery
+from skillq.transport import Consumer, Delivery, message_in
 from skillq_manager.core.commands import Event
+from skillq_manager.core.model import TaskKey
 
-Inbound = Submission | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
+Inbound = Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
 
 BELONGS: dict[str, tuple[type[Message], ...]] = {
-    topology.MANAGER_SUBMISSIONS: (Submission, Probe),
+    topology.MANAGER_SUBMISSIONS: (Submission, Inquiry, Probe),
     topology.MANAGER_REPORTS: (Connect, Disconnect, TaskResults, Progress, Probe),
     topology.MANAGER_HEARTBEATS: (Heartbeat, Probe),
 }
@@ -38,19 +38,19 @@ class Intake:
     deliveries: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
+    retries: list[tuple[str, Sequence[TaskKey]]] = field(default_factory=list)  # with their request
 
     def __bool__(self) -> bool:
-        return bool(self.deliveries or self.submissions or self.events)
+        return bool(self.deliveries or self.submissions or self.events or self.retries)
 
 
 class Inbox:
     """Collects; `take` hands over everything at once, so that rounds grow with the load."""
 
-    def __init__(self, clock: Clock) -> None:
-        self._clock = clock
+    def __init__(self, note: Callable[[str], None]) -> None:
+        self._note = note  # is told of each queue that brings something
         self._intake = Intake()
         self._arrived = asyncio.Event()
-        self.heard: dict[str, float] = {}  # by queue, when something last came out of it
 
     def add_event(self, event: Event) -> None:
         self._intake.events.append(event)
@@ -60,14 +60,22 @@ class Inbox:
         self._intake.submissions.append(submission)
         self._arrived.set()
 
+    def add_retry(self, request: str, keys: Sequence[TaskKey]) -> None:
+        self._intake.retries.append((request, keys))
+        self._arrived.set()
+
     def wake(self) -> None:
         self._arrived.set()
+
+    def clear(self) -> None:
+        """Forget what has arrived: the broker delivers it again, to whoever leads next."""
+        self._intake = Intake()
 
     async def pump(self, queue: str, consumer: Consumer) -> None:
         """Take in what `consumer` brings, for ever."""
         while True:
             deliveries = await consumer.batch()
-            self.heard[queue] = self._clock()
+            self._note(queue)
             self._intake.deliveries.append((consumer, deliveries))
             self._arrived.set()
 
@@ -90,7 +98,7 @@ def read(delivery: Delivery) -> Inbound:
     Raises:
         MalformedMessage: it cannot be read, or it has no business in this queue or under this key.
     """
-    message = decode(delivery.body)
+    message = message_in(delivery)
     if not isinstance(message, BELONGS[delivery.queue]):
         raise MalformedMessage(f"a {message.type} message does not belong in {delivery.queue}")
     sender = _sender(message)

@@ -2,55 +2,62 @@
 
 What has been acknowledged has been committed. What is lost on the way to a worker is noticed by
 comparing its heartbeat with what it should hold, and sent again.
+
+Of several managers on one store, one leads; the others stand by and answer questions.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from uuid import uuid4
 
 import structlog
 
-from skillq import topology
+from skillq import crash, topology
 from skillq.clock import Clock
-from skillq.errors import MalformedMessage, QueueInUse, TransportError, Unreachable, UsageError
+from skillq.errors import QueueInUse, TransportError, Unreachable, UsageError
 from skillq.logs import Log
-from skillq.messages import (
-    AttemptRef,
-    Connect,
-    Probe,
-    Submission,
-    TaskStatus,
-    WorkerProfile,
-)
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerEventKind, WorkerProfile
+from skillq.transport import Consumer, Delivery, Transport
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
-from skillq_manager.inbox import Inbox, Intake, read
+from skillq_manager.inbox import Inbound, Inbox, Intake
+from skillq_manager.inquiries import Inquiries
+from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
-from skillq_manager.store.base import Store
+from skillq_manager.parts import Parts
+from skillq_manager.senses import CONSUMED, Senses
+from skillq_manager.sorting import Sorter
+from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
+from skillq_manager.tally import Tally
 
-PREFETCH = 200
-PROBE_SECONDS = 5.0
-READY_SECONDS = 15.0  # a consumer that was not heard of for so long is not proven live
+PREFETCH = 200  # more than the parts of submissions that may wait for the rest
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
+STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
+RENEW_SECONDS = 3.0
+LONELY_SECONDS = 8.0  # a leader that has lost the broker for so long lets another lead
 STOP_SECONDS = 10.0  # how long workers are waited for at the end
 
 log = structlog.get_logger()
 
 OnComplete = Callable[[str], Awaitable[None]]
+_Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
 
 class Manager:
     """Runs until stopped, or (`stop_when_done`) until all that was submitted has ended.
 
-    `on_complete` is called with the name of a run whenever all its tasks have ended.
+    `new_state` makes the core anew whenever this manager begins to lead. `on_complete` is called with
+    the name of a run whenever all its tasks have ended (not: had ended already).
     """
 
     def __init__(
         self,
         transport: Transport,
         store: Store,
-        state: State,
+        new_state: Callable[[], State],
         *,
         clock: Clock,
         stop_when_done: bool = False,
@@ -58,16 +65,29 @@ class Manager:
     ) -> None:
         self._transport = transport
         self._clock = clock
+        self._new_state = new_state
         self._stop_when_done = stop_when_done
         self._on_complete = on_complete
-        self._inbox = Inbox(clock)
-        self._outbox = Outbox(transport, store, self._inbox.add_event, self._is_current)
-        self._answers: dict[str, asyncio.Future[c.Answer]] = {}
+        self._senses = Senses(transport, store.id, clock)
+        self._inbox = Inbox(self._senses.note)
+        self.tally = Tally()
+        self._parts = Parts(clock)
+        self._inquiries = Inquiries(store, store.id)
+        self._sorter = Sorter(
+            transport, store, self._parts, self._inquiries, tally=self.tally, notice=self._notice
+        )
+        self._outbox = Outbox(
+            transport, store, self._inbox.add_event, self._is_current, self._may_assign
+        )
+        self._answers: dict[str, asyncio.Future[c.Answer | c.Reply]] = {}
         self._stopping = False
-        self._has_left = False
+        self._leading = False
+        self._leaving = False  # all is done: what comes now is for the next manager
+        self._blind = False
+        self._lock: Consumer | None = None  # of the queue that only one manager consumes
         self._has_completed = False
         self.store = store
-        self.state = state
+        self.state = new_state()
 
     # --- what the web and the process ask of it
 
@@ -80,162 +100,194 @@ class Manager:
         """Take in a submission that came by another way than the broker.
 
         Raises:
-            Unreachable: the manager left before it could decide.
+            Unreachable: this manager stands by, or leaves before it could decide.
         """
-        if self._has_left:
-            raise Unreachable("the manager has stopped; submit again")
-        future: asyncio.Future[c.Answer] = asyncio.get_running_loop().create_future()
-        self._answers[submission.submission_id] = future
-        self._inbox.add_submission(submission)
+        answer = await self._ask(
+            submission.submission_id, lambda: self._inbox.add_submission(submission)
+        )
+        assert isinstance(answer, c.Answer)  # noqa: S101 - an answer to a submission
+        return answer
+
+    async def cancel(self, run: str, ids: Sequence[str] | None, reason: str) -> tuple[TaskKey, ...]:
+        """Call tasks off, all of the run where no ids are given; return those that had not ended.
+
+        Raises:
+            Unreachable: as `submit`.
+        """
+        request = uuid4().hex
+        event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
+        reply = await self._ask(request, lambda: self._inbox.add_event(event))
+        assert isinstance(reply, c.Reply)  # noqa: S101
+        return reply.done
+
+    async def retry(self, keys: Sequence[TaskKey]) -> c.Reply:
+        """Send tasks again that have ended; the reply says which, and why not the others.
+
+        Raises:
+            Unreachable: as `submit`.
+        """
+        request = uuid4().hex
+        reply = await self._ask(request, lambda: self._inbox.add_retry(request, keys))
+        assert isinstance(reply, c.Reply)  # noqa: S101
+        return reply
+
+    async def _ask(self, request: str, put: Callable[[], None]) -> c.Answer | c.Reply:
+        if self._stopping or self._leaving or not self._leading:
+            raise Unreachable("this manager does not lead now; ask again in a moment")
+        future: asyncio.Future[c.Answer | c.Reply] = asyncio.get_running_loop().create_future()
+        self._answers[request] = future
+        put()
         try:
             return await future
         finally:
-            self._answers.pop(submission.submission_id, None)
+            self._answers.pop(request, None)
+
+    @property
+    def is_leading(self) -> bool:
+        return self._leading
+
+    @property
+    def is_blind(self) -> bool:
+        """It leads, and cannot hear workers: it judges none by its silence."""
+        return self._leading and self._blind
 
     @property
     def is_ready(self) -> bool:
-        """The broker is connected, and each consumer has lately brought something."""
-        now = self._clock()
-        heard = (self._inbox.heard.get(queue) for queue in _QUEUES)
-        return self._transport.connected and all(
-            at is not None and now - at < READY_SECONDS for at in heard
-        )
+        """It leads and its consumers are proven live, or it stands by and the broker is connected."""
+        return self._senses.is_ready if self._leading else self._transport.connected
 
     def reason(self, key: TaskKey) -> str | None:
         """Why a task that has not ended is where it is."""
         return self.state.reason(key, self._clock())
 
-    # --- the loop
+    # --- leading and standing by
 
     async def run(self) -> None:
         """Serve, until stopped.
 
         Raises:
             UsageError: another manager serves this broker, or its queues were declared by another release.
-            TransportError: the broker could not be asked.
         """
-        await self._transport.declare(topology.MANAGER)
-        consumers = {queue: await self._consume(queue) for queue in _QUEUES}
-        log.info(Log.CONNECTED)
-        background = [
-            asyncio.create_task(self._inbox.pump(queue, consumer), name=f"pump {queue}")
-            for queue, consumer in consumers.items()
-        ]
-        background.append(asyncio.create_task(self._probe(), name="probe"))
-        loop = asyncio.create_task(self._loop(), name="manager")
         try:
-            await asyncio.wait([loop, *background], return_when=asyncio.FIRST_COMPLETED)
-            for task in background:
-                if task.done():
-                    task.result()
-            await loop
+            while not self._stopping and not await self._is_done():
+                await self._lead_or_stand_by()
         finally:
-            self._has_left = True
-            await _cancel([loop, *background])
-            for future in self._answers.values():
-                if not future.done():
-                    future.set_exception(Unreachable("the manager is stopping; submit again"))
+            self._leading = False
+            self._drop_questions("the manager is stopping; ask again")
             await self._outbox.flush(timeout=STOP_SECONDS)
-            for consumer in consumers.values():
-                await consumer.close()
+            with suppress(StoreFailed):
+                await self.store.release()
 
-    async def _loop(self) -> None:
-        while not self._stopping:
-            deadline = self.state.next_deadline()
-            timeout = None if deadline is None else max(0.0, deadline - self._clock())
-            await self._round(await self._inbox.take(timeout))
-            if self._stop_when_done and self._has_completed and self.state.is_idle:
-                await self._say_goodbye()
-                return
-
-    async def _round(self, intake: Intake) -> None:
-        events, settled = await self._read(intake)
-        commands = self.state.handle(events, self._clock())
-        if commands:
-            await self.store.commit(commands)
-            await self._outbox.send(commands)
-        for consumer, deliveries in settled:
-            await consumer.ack(deliveries)
-        for command in commands:
-            await self._tell(command)
-
-    async def _read(
-        self, intake: Intake
-    ) -> tuple[list[c.Event], list[tuple[Consumer, list[Delivery]]]]:
-        events: list[c.Event] = list(intake.events)
-        submissions = list(intake.submissions)
-        settled: list[tuple[Consumer, list[Delivery]]] = []
-        for consumer, deliveries in intake.deliveries:
-            good: list[Delivery] = []
-            for delivery in deliveries:
-                try:
-                    message = read(delivery)
-                except MalformedMessage as error:
-                    await self._park(consumer, delivery, str(error))
-                    continue
-                good.append(delivery)
-                if isinstance(message, Submission):
-                    submissions.append(message)
-                elif not isinstance(message, Probe):
-                    self._greet(message)
-                    events.append(message)
-            settled.append((consumer, good))
-        return events + await self._with_known(submissions), settled
-
-    def _greet(self, message: object) -> None:
-        if isinstance(message, Connect) and not message.ready:
-            self._outbox.declare(message.worker.name)
-
-    async def _park(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
-        log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
+    async def _lead_or_stand_by(self) -> None:
+        """One turn of either, until something changes; while the store is away, nothing can be decided."""
         try:
-            await park(self._transport, consumer, delivery, reason)
-        except TransportError:
-            await consumer.nack(delivery, requeue=True)
+            if await self.store.acquire():
+                await self._lead()
+            else:
+                log.debug(Log.STANDING_BY)
+                await self._pause()
+        except StoreFailed as error:
+            log.warning(Log.STORE_FAILED, reason=str(error))
+            await self._pause()
 
-    async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
-        """Each submission with what the store knows of the tasks it names."""
-        keys = {
-            (s.run, id)
-            for s in submissions
-            for task in s.tasks
-            for id in (task.id, *task.depends_on)
-        }
-        if not keys:
-            return []
-        known = await self.store.known(keys)
-        titles = {s.run: await self.store.run(s.run) for s in submissions}
-        return [
-            c.Submitted(s, known, row.title if (row := titles[s.run]) is not None else None)
-            for s in submissions
-        ]
+    async def _pause(self) -> None:
+        await self._inbox.take(STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
 
-    async def _tell(self, command: c.Command) -> None:
-        """Say what has been decided: to the log, to a waiting submitter, to `on_complete`."""
-        match command:
-            case c.Answer():
-                _log_answer(command)
-                future = self._answers.get(command.submission.submission_id)
-                if future is not None and not future.done():
-                    future.set_result(command)
-            case c.CompleteRun(run=run):
-                log.info(Log.RUN_COMPLETED, run=run)
-                self._has_completed = True
-                await self._on_complete(run)
-            case _:
-                _log(command)
+    async def _is_done(self) -> bool:
+        return (
+            self._stop_when_done
+            and self._has_completed
+            and self.state.is_idle
+            and not len(self._parts)
+        )
 
-    def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
-        return self.state.is_current(ref, worker.name, worker.incarnation)
+    async def _lead(self) -> None:
+        """Lead until stopped, done, or another one does."""
+        try:
+            async with AsyncExitStack() as stack:
+                await self._transport.declare(topology.MANAGER)
+                consumers: dict[str, Consumer] = {}
+                for queue in CONSUMED:
+                    consumers[queue] = consumer = await self._consume(queue)
+                    stack.push_async_callback(consumer.close)
+                    self._lock = self._lock or consumer
+                # Only now: who had to wait for the queues would remember what is long over.
+                await self._restore()
+                await self._serve(consumers)
+        except LeadershipLost as error:
+            log.warning(Log.STEPPED_DOWN, reason=str(error))
+        except TransportError as error:
+            # Another one may reach the broker.
+            log.warning(Log.STEPPED_DOWN, reason=str(error))
+            await self.store.release()
+            await self._inbox.take(STAND_BY_SECONDS)
+        finally:
+            self._lock = None
 
-    # --- start and end
+    async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
+        self._leading = True
+        log.info(Log.LEADING, tasks=len(self.state.tasks.live))
+        try:
+            await _first_of(
+                self._loop(),
+                self._senses.probe(),
+                self._renew(),
+                *(self._inbox.pump(queue, consumer) for queue, consumer in consumers.items()),
+            )
+        finally:
+            self._leading = False
+            self._inbox.clear()
+            self._drop_questions("another manager leads now; ask again")
+
+    async def _restore(self) -> None:
+        """Begin where the last leader left off."""
+        self._parts.clear()
+        self.state = self._new_state()
+        self._blind = False
+        there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
+        workers = [row.profile for row in await self.store.workers() if row.status in there]
+        self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
+        async for rows in self.store.load():
+            self.state.restore(rows)
+        await self._carry_out(self.state.end_restore())
+
+    async def _renew(self) -> None:
+        connected_at = self._clock()
+        while True:
+            await asyncio.sleep(RENEW_SECONDS)
+            await self._stay()
+            if self._transport.connected or not self.store.epoch:
+                connected_at = self._clock()
+            elif self._clock() - connected_at > LONELY_SECONDS:
+                raise TransportError("the broker is out of reach")
+
+    async def _stay(self) -> None:
+        if not await self.store.acquire():
+            raise LeadershipLost("another manager has taken the lead")
+
+    def _drop_questions(self, reason: str) -> None:
+        for future in self._answers.values():
+            if not future.done():
+                future.set_exception(Unreachable(reason))
 
     async def _consume(self, queue: str) -> Consumer:
-        """Consume alone: two managers would each decide over half of what arrives."""
+        """Consume alone: two managers would each decide over half of what arrives.
+
+        Where managers share a store, a hung leader would keep its heir from the queue for half a minute:
+        there the newest leader is served first, and the store refuses what the old one decides.
+        """
+        epoch = self.store.epoch
         give_up_at = self._clock() + TAKE_OVER_SECONDS
         while True:
+            await self._stay()  # the wait may be longer than the lease
             try:
-                return await self._transport.consume(queue, prefetch=PREFETCH, exclusive=True)
+                return await self._transport.consume(
+                    queue,
+                    prefetch=PREFETCH,
+                    exclusive=not epoch,
+                    priority=epoch,
+                    after=self._lock,
+                )
             except QueueInUse as error:
                 if self._clock() > give_up_at:
                     raise UsageError(
@@ -244,19 +296,94 @@ class Manager:
                 log.info(Log.WAITING_FOR_QUEUE, queue=queue)
                 await asyncio.sleep(1.0)
 
-    async def _probe(self) -> None:
-        """Send messages to oneself: proof that the consumers live, when nothing else comes."""
-        while True:
-            for exchange, key in _PROBES:
-                probe = Outgoing.of(Probe(), persistent=False)
-                try:
-                    await self._transport.publish(exchange, key, probe, mandatory=False)
-                except TransportError as error:
-                    log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
-            await asyncio.sleep(PROBE_SECONDS)
+    # --- the loop
+
+    async def _loop(self) -> None:
+        while not self._stopping:
+            deadlines = (self.state.next_deadline(), self._parts.next_deadline())
+            deadline = min((at for at in deadlines if at is not None), default=None)
+            timeout = None if deadline is None else max(0.0, deadline - self._clock())
+            intake = await self._inbox.take(timeout)
+            if intake:
+                crash.at("manager.received")
+            await self._round(intake)
+            if await self._is_done():
+                await self._say_goodbye()
+                return
+
+    async def _round(self, intake: Intake) -> None:
+        mail = await self._sorter.sort(intake, leaving=self._leaving)
+        if mail.is_large:
+            await self._stay()  # nothing else is done while that is decided
+        if self._blind != self._senses.is_blind:
+            self._blind = not self._blind
+            mail.events.insert(0, c.Blinded() if self._blind else c.Sighted())
+            log.warning(Log.BLINDED) if self._blind else log.info(Log.SIGHTED)
+        await self._carry_out(self.state.handle(mail.events, self._clock()), mail.settled)
+        for inquiry in mail.inquiries:
+            self._outbox.reply(inquiry.submission_id, partial(self._inquiries.answer, inquiry))
+
+    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
+        """Write, then send, then acknowledge what it came from, then say so."""
+        if commands:
+            crash.at("manager.decided")
+            await self.store.commit(commands)
+            crash.at("manager.committed")
+            await self._outbox.send(commands)
+            crash.at("manager.sent")
+        for consumer, deliveries in settled:
+            await consumer.ack(deliveries)
+            crash.at("manager.acked")
+        for command in commands:
+            await self._tell(command)
+
+    def _notice(self, message: Inbound) -> None:
+        if isinstance(message, Probe):
+            self._check_probe(message)
+        if isinstance(message, Connect) and not message.ready:
+            self._outbox.declare(message.worker.name)
+
+    def _check_probe(self, probe: Probe) -> None:
+        """Leave if another manager has our queues, and we do not have the one that only one can have."""
+        if probe.store not in {"", self.store.id} and self._senses.is_blind:
+            raise UsageError(
+                "another manager, with another store, serves this broker; stop it, or use another vhost"
+            )
+
+    async def _tell(self, command: c.Command) -> None:
+        """Say what has been decided: to the log, to whoever asked, to `on_complete`."""
+        tell(command)
+        self.tally.count(command)
+        match command:
+            case c.Answer(submission=submission):
+                self._inquiries.note(command)
+                self._answer(submission.submission_id, command)
+            case c.Reply(request=request):
+                self._answer(request, command)
+            case c.CompleteRun(run=run, again=again):
+                self._has_completed = True
+                if not again:
+                    await self._on_complete(run)
+            case _:
+                pass
+
+    def _answer(self, request: str, answer: c.Answer | c.Reply) -> None:
+        future = self._answers.get(request)
+        if future is not None and not future.done():
+            future.set_result(answer)
+
+    def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
+        if self._lock is None:
+            return False  # another one leads, or will
+        return self.state.is_current(ref, worker.name, worker.incarnation)
+
+    def _may_assign(self) -> bool:
+        """Not while another manager may have taken our queues: it may have given the same attempts out."""
+        return self._lock is not None and self._lock.live
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""
+        self._leaving = True
         workers = self.state.fleet.workers.values()
         await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
         give_up_at = self._clock() + STOP_SECONDS
@@ -264,59 +391,14 @@ class Manager:
             await self._round(await self._inbox.take(give_up_at - self._clock()))
 
 
-# RabbitMQ takes no notice of `exclusive` on quorum queues: the classic one comes first, and is the lock.
-_QUEUES = (topology.MANAGER_HEARTBEATS, topology.MANAGER_REPORTS, topology.MANAGER_SUBMISSIONS)
-_PROBES = (
-    (topology.SUBMISSIONS, "submit.manager"),
-    (topology.REPORTS, "progress.manager"),
-    (topology.REPORTS, "heartbeat.manager"),
-)
-
-
-async def _cancel(tasks: Sequence[asyncio.Task[None]]) -> None:
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
-def _log_answer(answer: c.Answer) -> None:
-    run = answer.submission.run
-    if answer.reason is not None:
-        log.warning(Log.SUBMISSION_REFUSED, run=run, reason=answer.reason)
-    else:
-        log.info(Log.SUBMISSION_ACCEPTED, run=run, tasks=answer.accepted, known=answer.known)
-
-
-def _log(command: c.Command) -> None:
-    match command:
-        case c.SaveWorker(profile=worker):
-            log.info(
-                Log.WORKER_CHANGED, worker=worker.title, now=command.event, reason=command.reason
-            )
-        case c.Assign(worker=worker):
-            log.debug(
-                Log.TASK_ASSIGNED, task=command.key, attempt=command.attempt, worker=worker.title
-            )
-        case c.EndAttempt(worker=worker, status=TaskStatus.SUCCEEDED):
-            log.debug(
-                Log.TASK_ENDED, task=command.key, attempt=command.attempt, worker=worker.title
-            )
-        case c.EndAttempt(worker=worker):
-            log.info(
-                Log.TASK_ENDED,
-                task=command.key,
-                attempt=command.attempt,
-                worker=worker.title,
-                outcome=command.outcome,
-                now=command.status,
-                reason=command.reason,
-            )
-        case c.Stale(result=result):
-            log.info(
-                Log.RESULT_STALE,
-                task=(result.run, result.id),
-                attempt=result.attempt,
-                worker=command.worker,
-            )
-        case _:
-            pass
+async def _first_of(*work: Awaitable[None]) -> None:
+    """Run all until one ends, and end the others; its error is ours."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

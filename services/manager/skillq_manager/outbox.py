@@ -1,14 +1,15 @@
 """Commands into messages: at most one per routing key and round, cut to fit."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 import structlog
+from pydantic import JsonValue
 
-from skillq import topology
-from skillq.errors import TransportError, Unroutable, UsageError
+from skillq import crash, topology
+from skillq.errors import SkillqError, TransportError, Unreachable, Unroutable, UsageError
 from skillq.logs import Log
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
@@ -43,7 +44,8 @@ _word = lru_cache(maxsize=4096)(slug)
 class Outbox:
     """Publishes in the background, so that no broken worker or broker holds up the loop.
 
-    `feed` takes events back to the loop; `is_current` says whether an attempt is still wanted.
+    `feed` takes events back to the loop; `is_current` says whether an attempt is still wanted, and
+    `may_assign` whether this is certainly the manager whose word counts; until it is, assignments wait.
     """
 
     def __init__(
@@ -52,11 +54,13 @@ class Outbox:
         store: Store,
         feed: Callable[[c.Event], None],
         is_current: Callable[[AttemptRef, WorkerProfile], bool],
+        may_assign: Callable[[], bool] = lambda: True,
     ) -> None:
         self._transport = transport
         self._store = store
         self._feed = feed
         self._is_current = is_current
+        self._may_assign = may_assign
         self._pending: set[asyncio.Task[None]] = set()
 
     async def send(self, commands: Sequence[c.Command]) -> None:
@@ -77,15 +81,32 @@ class Outbox:
             task.cancel()
         await asyncio.gather(*self._pending, return_exceptions=True)
 
+    def reply(self, to: str, answer: Callable[[], Awaitable[Sequence[Outgoing]]]) -> None:
+        """Send what a client has asked for."""
+        self._spawn(self._reply(f"answer.{to}", answer))
+
+    async def _reply(self, key: str, answer: Callable[[], Awaitable[Sequence[Outgoing]]]) -> None:
+        try:
+            messages = await answer()
+        except SkillqError as error:
+            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+            return  # it asks again
+        for message in messages:
+            await self._tell_one(topology.EVENTS, key, message)
+
     def declare(self, worker: str) -> None:
         self._spawn(self._declare(worker))
 
     async def stop_all(self, incarnations: Iterable[str], reason: str) -> None:
-        stop = Outgoing.of(Stop(incarnations=tuple(incarnations), reason=reason))
-        try:
-            await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
-        except TransportError as error:
-            log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
+        def make(incarnations: tuple[str, ...]) -> Message:
+            return Stop(incarnations=incarnations, reason=reason)
+
+        messages, _ = pack(make, list(incarnations))
+        for stop, _ in messages:
+            try:
+                await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
+            except TransportError as error:
+                log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
 
     # --- assignments
 
@@ -125,6 +146,9 @@ class Outbox:
         self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[TaskAssignment]
     ) -> None:
         while any(self._is_current(task, worker) for task in tasks):
+            if not self._may_assign():
+                await asyncio.sleep(_RETRY_SECONDS)
+                continue
             try:
                 await self._transport.publish(
                     topology.COMMANDS, f"assignment.{worker.name}", message
@@ -138,25 +162,30 @@ class Outbox:
                 log.warning(Log.NOT_CONFIRMED, worker=worker.title, error=str(error))
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
+                crash.at("manager.confirmed")
                 return
 
     async def _declare(self, worker: str) -> None:
         try:
             await self._transport.declare(topology.worker_topology(worker))
-        except (TransportError, UsageError) as error:
+        except (TransportError, UsageError, Unreachable) as error:
             # The worker says Connect again until its queue is there.
             log.warning(Log.NOT_CONFIRMED, worker=worker, error=str(error))
 
     def _send_cancel(self, command: c.Abort) -> None:
         worker = command.worker
-        cancel = Cancel(
-            worker=worker.name,
-            incarnation=worker.incarnation,
-            store=command.store,
-            attempts=command.attempts,
-            reason="not its attempt any more",
-        )
-        self._tell(topology.COMMANDS, f"cancel.{worker.name}", [Outgoing.of(cancel)])
+
+        def make(attempts: tuple[AttemptRef, ...]) -> Message:
+            return Cancel(
+                worker=worker.name,
+                incarnation=worker.incarnation,
+                store=command.store,
+                attempts=attempts,
+                reason="not its attempt any more",
+            )
+
+        messages, _ = pack(make, command.attempts)
+        self._tell(topology.COMMANDS, f"cancel.{worker.name}", [message for message, _ in messages])
 
     # --- events
 
@@ -179,7 +208,7 @@ class Outbox:
                 event = _worker_event(command)
                 key = f"worker.{event.worker}.{event.event}"
             case c.Answer():
-                event = _answer_event(command)
+                event = _answer_event(command, self._store.id)
                 key = f"run.{event.run}.{event.status}"
             case c.CompleteRun():
                 event = await self._complete_event(command)
@@ -240,55 +269,45 @@ def _pack_events(run: str, task_type: str, items: list[TaskEvent]) -> list[Outgo
 
 
 def _task_event(command: c.Command) -> tuple[str, str, TaskEvent] | None:
+    """The run and the type of a task, and what has become of it."""
     match command:
         case c.AddTask():
-            task_type, attempt, worker, reason = command.task.type, 0, None, None
-            status, output = command.status, None
+            run, id = command.key
+            event = TaskEvent(id=id, status=command.status, attempt=0, at=command.at)
+            return run, command.task.type, event
         case c.SetStatus():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                None,
-                command.reason,
-            )
-            status, output = command.status, None
-        case c.Assign():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                command.worker.title,
-                None,
-            )
-            status, output = TaskStatus.ASSIGNED, None
-        case c.Start():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                command.worker.title,
-                None,
-            )
-            status, output = TaskStatus.RUNNING, None
+            return _moved(command, command.status, reason=command.reason)
+        case c.Assign() | c.Start():
+            has_begun = isinstance(command, c.Start)
+            status = TaskStatus.RUNNING if has_begun else TaskStatus.ASSIGNED
+            return _moved(command, status, command.worker)
         case c.EndAttempt():
-            task_type, attempt, worker, reason = (
-                command.task_type,
-                command.attempt,
-                command.worker.title,
-                command.reason,
-            )
-            status, output = command.status, command.result.output if command.result else None
+            output = command.result.output if command.result else None
+            return _moved(command, command.status, command.worker, command.reason, output)
+        case c.Reopen():
+            return _moved(command, command.status, reason="sent again")
         case _:
             return None
+
+
+def _moved(
+    command: c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.Reopen,
+    status: TaskStatus,
+    worker: WorkerProfile | None = None,
+    reason: str | None = None,
+    output: JsonValue = None,
+) -> tuple[str, str, TaskEvent]:
     run, id = command.key
     event = TaskEvent(
         id=id,
         status=status,
-        attempt=attempt,
+        attempt=command.attempt,
         at=command.at,
-        worker=worker,
+        worker=worker.title if worker else None,
         reason=reason,
         output=output,
     )
-    return run, task_type, event
+    return run, command.task_type, event
 
 
 def _worker_event(command: c.SaveWorker) -> WorkerEvent:
@@ -302,7 +321,7 @@ def _worker_event(command: c.SaveWorker) -> WorkerEvent:
     )
 
 
-def _answer_event(command: c.Answer) -> RunEvent:
+def _answer_event(command: c.Answer, store: str) -> RunEvent:
     return RunEvent(
         run=command.submission.run,
         title=command.submission.run_title,
@@ -312,4 +331,5 @@ def _answer_event(command: c.Answer) -> RunEvent:
         accepted=command.accepted,
         known=command.known,
         reason=command.reason,
+        store=store,
     )

@@ -12,6 +12,10 @@ POLICIES: dict[str, type[Policy]] = {"best-fit": BestFit, "arrival": Arrival}
 
 
 class ManagerSettings(Settings):
+    store_url: str = Field(
+        "sqlite:///skillq.db",
+        description="where tasks are kept: sqlite:///FILE, postgresql://… or memory://",
+    )
     http_host: str = Field("127.0.0.1", description="address to serve HTTP on")
     http_port: int = Field(8080, ge=0, le=65535, description="port to serve HTTP on")
     api_token: SecretStr | None = Field(None, description="what clients send as a bearer token")

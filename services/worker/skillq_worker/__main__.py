@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import logs
+from skillq import logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.messages import WorkerProfile, slug
@@ -40,7 +40,12 @@ async def run(settings: WorkerSettings) -> None:
         )
         async with transport:
             worker = Worker(
-                transport, profile, executor, clock=steady_clock(), grace=settings.grace
+                transport,
+                profile,
+                executor,
+                clock=steady_clock(),
+                grace=settings.grace,
+                abort_on_lost_lease=settings.on_lost_lease == "abort",
             )
             structlog.get_logger().info(
                 logs.Log.STARTED, worker=profile.title, broker=without_password(settings.broker_url)
@@ -59,6 +64,7 @@ def profile_of(settings: WorkerSettings) -> WorkerProfile:
         skill=settings.skill,
         specialties=settings.specialty,
         slots=settings.slots,
+        reserve=settings.reserve,
     )
 
 
@@ -70,7 +76,7 @@ def executor_for(
     if handlers is None:
         yield Simulation(profile, time_scale)
         return
-    with HandlerExecutor(load_handlers(handlers)) as executor:
+    with HandlerExecutor(load_handlers(handlers), profile.slots) as executor:
         yield executor
 
 
@@ -83,6 +89,7 @@ def _stop_on_signals(worker: Worker) -> None:
 
 
 def main() -> int:
+    streams.replace_closed()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:
         asyncio.run(run(load(WorkerSettings, {"handlers": handlers})))

@@ -7,13 +7,18 @@ import asyncio
 import threading
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future
-from typing import Protocol
+from functools import partial
+from multiprocessing import get_context
+from typing import Any, Protocol, TypeVar
 
+from pebble import ProcessExpired, ProcessPool
 from pydantic import JsonValue
 
 from skillq.clock import Clock
 from skillq.messages import Outcome, TaskAssignment, TaskResult, shorten
-from skillq_worker.handlers import Handlers, OutputError, PayloadError, as_output
+from skillq_worker.handlers import Handler, Handlers, OutputError, PayloadError, as_output
+
+T = TypeVar("T")
 
 
 class TaskFailed(Exception):
@@ -41,10 +46,15 @@ class Executor(Protocol):
 
 
 class HandlerExecutor:
-    """Runs users' handlers: async ones on one loop in a thread of its own, sync ones each on a thread."""
+    """Runs users' handlers: async ones on one loop in a thread of its own, sync ones each on a thread.
 
-    def __init__(self, handlers: Handlers) -> None:
+    Those that ask for it run in processes, at most `slots` at a time.
+    """
+
+    def __init__(self, handlers: Handlers, slots: int = 1) -> None:
         self._handlers = handlers
+        # Spawned: a fork would copy the threads' locks, but not the threads.
+        self._processes = ProcessPool(max_workers=slots, context=get_context("spawn"))
         self._loop = asyncio.new_event_loop()
         # A daemon: code that blocks it must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
@@ -54,6 +64,7 @@ class HandlerExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._processes.stop()  # type: ignore[no-untyped-call]
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_LEAVE_SECONDS)
 
@@ -74,7 +85,24 @@ class HandlerExecutor:
 
         if handler.is_async:
             return await self._on_loop(work)
-        return await _on_thread(lambda: as_output(handler.function(**handler.arguments(task))))
+        if handler.process:
+            return await self._in_process(handler, task)
+        cancelled = threading.Event()
+        arguments = partial(handler.arguments, task, cancelled)
+        try:
+            return await _on_thread(lambda: as_output(handler.function(**arguments())))
+        finally:
+            cancelled.set()  # whoever still runs is not waited for
+
+    async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
+        """A process whose future is cancelled is ended."""
+        arguments = await _on_thread(partial(handler.arguments, task))
+        try:
+            return await asyncio.wrap_future(
+                self._processes.schedule(_call, args=(handler.function, arguments))
+            )
+        except ProcessExpired as error:
+            raise TaskFailed(f"its process ended with exit code {error.exitcode}") from error
 
     async def _on_loop(self, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
         async def run() -> JsonValue:
@@ -88,9 +116,14 @@ class HandlerExecutor:
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
 
-async def _on_thread(work: Callable[[], JsonValue]) -> JsonValue:
+def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> JsonValue:
+    """What runs in the process."""
+    return as_output(function(**arguments))
+
+
+async def _on_thread(work: Callable[[], T]) -> T:
     """Run on a daemon thread: an executor's threads would keep a process that wants to leave."""
-    future: Future[JsonValue] = Future()
+    future: Future[T] = Future()
 
     def run() -> None:
         if not future.set_running_or_notify_cancel():
@@ -107,13 +140,14 @@ async def _on_thread(work: Callable[[], JsonValue]) -> JsonValue:
 async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
     """Make one attempt; whatever happens becomes a result."""
     started_at = clock()
-    outcome, output, error = await _outcome(executor, task)
+    outcome, output, error, error_types = await _outcome(executor, task)
     result = TaskResult(
         run=task.run,
         id=task.id,
         attempt=task.attempt,
         outcome=outcome,
         error=error,
+        error_types=error_types,
         started_at=started_at,
         finished_at=clock(),
     )
@@ -122,36 +156,45 @@ async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> Tas
 
 async def _outcome(
     executor: Executor, task: TaskAssignment
-) -> tuple[Outcome, JsonValue, str | None]:
+) -> tuple[Outcome, JsonValue, str | None, tuple[str, ...]]:
     if executor.types is not None and task.task_type not in executor.types:
-        return Outcome.REFUSED, None, f"no handler for the type {task.task_type!r}"
+        return Outcome.REFUSED, None, f"no handler for the type {task.task_type!r}", ()
     limit = asyncio.timeout(task.timeout)
     try:
         async with limit:
-            return Outcome.SUCCEEDED, await executor.execute(task), None
+            return Outcome.SUCCEEDED, await executor.execute(task), None, ()
     except (TaskFailed, PayloadError, OutputError) as error:
-        return Outcome.FAILED, None, _text(error)
-    except asyncio.CancelledError:
+        return Outcome.FAILED, None, _text(error), _types(error)
+    except asyncio.CancelledError as error:
         if (current := asyncio.current_task()) is None or current.cancelling():
             raise  # it is we who are told to give it up
-        return Outcome.FAILED, None, "the handler cancelled itself"
+        return Outcome.FAILED, None, "the handler cancelled itself", _types(error)
     except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
         if limit.expired():
-            return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s"
-        return Outcome.FAILED, None, _text(error, f"{type(error).__name__}: ")
+            return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", _types(error)
+        return Outcome.FAILED, None, _text(error, f"{type(error).__name__}: "), _types(error)
+
+
+def _types(error: BaseException) -> tuple[str, ...]:
+    """The class of an error and its bases, by name, for `retry_on` and `no_retry_on`."""
+    return tuple(cls.__name__ for cls in type(error).__mro__ if cls is not object)
 
 
 def _text(error: Exception, prefix: str = "") -> str:
     """What an error says, fit for a message: a result that cannot be sent would never be counted."""
+    text = prefix + _said(error)
+    return shorten(text.encode(errors="backslashreplace").decode(), _MAX_ERROR)
+
+
+def _said(error: BaseException) -> str:
     try:
-        said = str(error)
-    except Exception:  # noqa: BLE001 - users' errors may fail at that, too
-        said = "what it says cannot be read"
-    return shorten((prefix + said).encode(errors="backslashreplace").decode(), _MAX_ERROR)
+        return str(error)
+    except BaseException:  # noqa: BLE001 - users' errors may fail at that, too, and as they like
+        return "what it says cannot be read"
 
 
 def _ordinary(error: BaseException) -> Exception:
     """An error that can cross to another thread's loop without ending it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RuntimeError(f"{type(error).__name__}: {error}")
+    return RuntimeError(f"{type(error).__name__}: {_said(error)}")

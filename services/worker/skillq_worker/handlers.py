@@ -8,6 +8,13 @@
     @handlers.task("ocr")
     async def read_text(path: str, context: Context) -> dict[str, str]: ...
 
+    @handlers.task(process=True)
+    def render(scene: str) -> str: ...
+
+An async handler that is called off sees CancelledError; a sync one runs on a thread, which nobody can
+stop, and looks at `context.cancelled` now and then; one with `process=True` runs in a process of its own,
+which is ended.
+
 A task's payload is validated against the signature; what is returned is the task's output.
 """
 
@@ -16,6 +23,7 @@ import inspect
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NotRequired, Required, TypeVar, get_type_hints, overload
@@ -26,7 +34,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's only from Pyt
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.messages import MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
+from skillq.messages import MAX_LABELS, MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
 from skillq.packing import check_readable
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -47,13 +55,19 @@ class Context:
     difficulty: int
     priority: int
     dependencies: Mapping[str, JsonValue]  # outputs of the tasks it depends on, by id
+    _cancelled: threading.Event | None = None
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether nobody wants the outcome any more: the task was called off, timed out, or is another's."""
+        return self._cancelled is not None and self._cancelled.is_set()
 
     @property
     def token(self) -> str:
         return f"{self.run}/{self.id}:{self.attempt}"
 
     @classmethod
-    def of(cls, task: TaskAssignment) -> "Context":
+    def of(cls, task: TaskAssignment, cancelled: threading.Event | None) -> "Context":
         return cls(
             task.run,
             task.id,
@@ -63,6 +77,7 @@ class Context:
             task.difficulty,
             task.priority,
             task.dependencies,
+            cancelled,
         )
 
 
@@ -81,12 +96,15 @@ class Handler:
     function: Callable[..., Any]
     payload: TypeAdapter[dict[str, Any]]
     context: str | None  # the parameter that wants the context
+    process: bool  # runs in a process of its own
 
     @property
     def is_async(self) -> bool:
         return inspect.iscoroutinefunction(self.function)
 
-    def arguments(self, task: TaskAssignment) -> dict[str, Any]:
+    def arguments(
+        self, task: TaskAssignment, cancelled: threading.Event | None = None
+    ) -> dict[str, Any]:
         """The keyword arguments for a task.
 
         Raises:
@@ -97,7 +115,7 @@ class Handler:
         except ValidationError as error:
             raise PayloadError(f"payload: {explain(error)}") from error
         if self.context is not None:
-            arguments[self.context] = Context.of(task)
+            arguments[self.context] = Context.of(task, cancelled)
         return arguments
 
 
@@ -134,17 +152,23 @@ class Handlers:
     def task(self, function: Function, /) -> Function: ...
 
     @overload
-    def task(self, type: str, /) -> Callable[[Function], Function]: ...
+    def task(
+        self, type: str | None = None, /, *, process: bool = False
+    ) -> Callable[[Function], Function]: ...
 
-    def task(self, given: Any, /) -> Any:
+    def task(self, given: Any = None, /, *, process: bool = False) -> Any:
         """Register a function under its own name, or `@handlers.task("type")` under another.
+
+        With `process=True` each attempt runs in a process that can be ended.
 
         Raises:
             UsageError: the type has a handler already, or the signature cannot be a payload's.
         """
-        if not isinstance(given, str):
-            return self._register(given.__name__, given)
-        return lambda function: self._register(given, function)
+        if callable(given):
+            return self._register(given.__name__, given, process)
+        return lambda function: self._register(
+            function.__name__ if given is None else given, function, process
+        )
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -153,18 +177,22 @@ class Handlers:
     def __getitem__(self, task_type: str) -> Handler:
         return self._handlers[task_type]
 
-    def _register(self, task_type: str, function: Function) -> Function:
+    def _register(self, task_type: str, function: Function, process: bool) -> Function:
         try:
             slug(task_type)
         except ValueError as error:
             raise UsageError(f"task type {error}") from error
         if task_type in self._handlers:
             raise UsageError(f"two handlers are registered for the task type {task_type!r}")
-        self._handlers[task_type] = _handler(task_type, function)
+        if process and inspect.iscoroutinefunction(function):
+            raise UsageError(
+                f"handler {task_type!r}: an async function cannot have a process; make it sync"
+            )
+        self._handlers[task_type] = _handler(task_type, function, process)
         return function
 
 
-def _handler(task_type: str, function: Callable[..., Any]) -> Handler:
+def _handler(task_type: str, function: Callable[..., Any], process: bool) -> Handler:
     hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     context = None
@@ -185,7 +213,7 @@ def _handler(task_type: str, function: Callable[..., Any]) -> Handler:
         raise UsageError(
             f"handler {task_type!r}: its parameters cannot be validated: {one_line(str(error))}"
         ) from error
-    return Handler(function, payload, context)
+    return Handler(function, payload, context, process)
 
 
 def load_handlers(path: str) -> Handlers:
@@ -216,5 +244,9 @@ def load_handlers(path: str) -> Handlers:
     if not found.types:
         raise UsageError(
             f"handlers {path!r}: no function is registered; decorate one with @{attribute}.task"
+        )
+    if len(found.types) > MAX_LABELS:
+        raise UsageError(
+            f"handlers {path!r}: {len(found.types)} types; at most {MAX_LABELS} are allowed: start several workers"
         )
     return found

@@ -7,11 +7,10 @@ from typing import TypeVar
 
 import structlog
 
-from skillq import topology
+from skillq import crash, topology
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import (
-    AttemptRef,
     Message,
     Progress,
     ProgressItem,
@@ -50,7 +49,7 @@ class Reporter:
         self,
         transport: Transport,
         profile: WorkerProfile,
-        confirmed: Callable[[Sequence[AttemptRef]], None],
+        confirmed: Callable[[Sequence[TaskResult]], None],
     ) -> None:
         self._transport = transport
         self._profile = profile
@@ -107,6 +106,7 @@ class Reporter:
     async def _send_results(self, store: str, results: list[TaskResult]) -> None:
         if results:
             await self._send("result", partial(self._task_results, store), results)
+            crash.at("worker.confirmed")
             if store == self.store:
                 self._confirmed(results)
 

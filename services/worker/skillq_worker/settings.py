@@ -1,12 +1,12 @@
 """A worker's settings."""
 
 import socket
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 from pydantic_settings import NoDecode
 
-from skillq.messages import Labels, Level, Title
+from skillq.messages import MAX_LABELS, Labels, Level, WorkerTitle
 from skillq.settings import Settings
 
 HOST = "{host}"
@@ -29,17 +29,23 @@ def _with_host(written: str) -> str:
 
 
 class WorkerSettings(Settings):
-    name: Annotated[Title, BeforeValidator(_with_host)] = Field(
+    name: Annotated[WorkerTitle, BeforeValidator(_with_host)] = Field(
         default_factory=_host_name,
         description="its name, {host} standing for the host's; default: the host's",
     )
     skill: Level = Field(5, description="skill level, 1-10")
     specialty: Annotated[Labels, NoDecode, BeforeValidator(_split)] = Field(
-        (), description="what it is especially good at"
+        (), max_length=MAX_LABELS, description="what it is especially good at"
     )
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="attempts at a time")
     time_scale: float = Field(
         1.0, ge=0, allow_inf_nan=False, description="seconds per unit of simulated difficulty"
+    )
+    reserve: Annotated[int, Field(ge=0, le=10)] = Field(
+        0, description="take tasks easier than this only when they have waited long"
+    )
+    on_lost_lease: Literal["continue", "abort"] = Field(
+        "continue", description="what becomes of running attempts when others must have them by now"
     )
     grace: float = Field(30.0, ge=0, description="seconds to finish what runs after SIGTERM")
     health_port: int = Field(0, ge=0, le=65535, description="port for /livez and /readyz; 0: none")

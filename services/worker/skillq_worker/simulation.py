@@ -4,10 +4,8 @@ import asyncio
 
 from pydantic import JsonValue
 
-from skillq.messages import TaskAssignment, WorkerProfile
+from skillq.messages import SPECIALTY_BONUS, TaskAssignment, WorkerProfile
 from skillq_worker.executor import TaskFailed
-
-SPECIALTY_BONUS = 2
 
 
 class Simulation:

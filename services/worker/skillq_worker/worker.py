@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import structlog
 
-from skillq import topology
+from skillq import crash, topology
 from skillq.clock import Clock
 from skillq.errors import MalformedMessage, QueueInUse, QueueNotFound, TransportError, UsageError
 from skillq.logs import Log
@@ -30,14 +30,21 @@ from skillq.messages import (
     TaskAssignment,
     TaskResult,
     WorkerProfile,
-    decode,
+    place,
 )
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq.packing import pack
+from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
 from skillq_worker.executor import Executor, attempt
+from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
+HASTE_SECONDS = 1.0  # for the same, when there is no time
+FENCE_SECONDS = 20.0  # without a confirmed heartbeat for so long, it starts nothing
+LEASE_SECONDS = 30.0  # and after this, others have what it holds
+FENCE_CHECK_SECONDS = 1.0
+ATTEND_SECONDS = 2.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 _REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
 
@@ -47,7 +54,10 @@ log = structlog.get_logger()
 
 
 class Worker:
-    """Runs until it is told to stop. `grace` is how many seconds running attempts get to finish then."""
+    """Runs until it is told to stop. `grace` is how many seconds running attempts get to finish then.
+
+    `abort_on_lost_lease` gives up what runs when the manager must believe that this worker is dead.
+    """
 
     def __init__(
         self,
@@ -57,6 +67,7 @@ class Worker:
         *,
         clock: Clock,
         grace: float,
+        abort_on_lost_lease: bool = False,
     ) -> None:
         self._transport = transport
         self._profile = profile
@@ -71,14 +82,23 @@ class Worker:
             AttemptRef, None
         ] = {}  # accepted, and its result not confirmed: an ordered set
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
+        self._memory = Memory()
+        self._abort_on_lost_lease = abort_on_lost_lease
+        self._confirmed_at = clock()  # the last heartbeat
+        self._trusted = asyncio.Event()  # the lease is good for starting something
+        self._trusted.set()
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
-        self.is_attached = False
+        self._consumer: Consumer | None = None
 
     @property
     def is_ready(self) -> bool:
         """It consumes its queue, and the broker is connected."""
-        return self.is_attached and self._transport.connected
+        return self._is_attached and self._transport.connected
+
+    @property
+    def _is_attached(self) -> bool:
+        return self._consumer is not None and self._consumer.live
 
     @property
     def is_draining(self) -> bool:
@@ -95,22 +115,25 @@ class Worker:
 
         Raises:
             UsageError: another worker of this name is connected.
-            TransportError: its consumer is gone for good.
         """
         stopped = asyncio.create_task(self._stop.wait(), name="stop")
         attaching = asyncio.create_task(self._attach(), name="attach")
         try:
             await asyncio.wait([stopped, attaching], return_when=asyncio.FIRST_COMPLETED)
             if attaching.done():
-                await self._work(attaching.result(), stopped)
+                attaching.result()
+                await self._work(stopped)
         finally:
             await _cancel([stopped, attaching])
+            await self._detach()
 
-    async def _work(self, consumer: Consumer, stopped: asyncio.Task[bool]) -> None:
+    async def _work(self, stopped: asyncio.Task[bool]) -> None:
         background = [
-            asyncio.create_task(self._receive(consumer), name="receive"),
+            asyncio.create_task(self._receive(), name="receive"),
+            asyncio.create_task(self._attend(), name="attend"),
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._heartbeat(), name="heartbeat"),
+            asyncio.create_task(self._fence(), name="fence"),
         ]
         try:
             await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -120,11 +143,10 @@ class Worker:
             await self._drain()
         finally:
             await _cancel([*background, *self._attempts.values()])
-            await consumer.close()
 
     # --- arriving and leaving
 
-    async def _attach(self) -> Consumer:
+    async def _attach(self) -> None:
         """Consume the queue of this name, alone; ask the manager for it where it is not there yet."""
         give_up_at = self._clock() + TAKE_OVER_SECONDS
         delay = _FIRST_DELAY
@@ -146,11 +168,27 @@ class Worker:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
             else:
                 await self._connect(ready=True)
-                self.is_attached = True
+                self._confirmed(self._clock())
+                self._consumer = consumer
                 log.info(Log.CONNECTED, worker=self._profile.title)
-                return consumer
+                return
             await asyncio.sleep(delay)
             delay = min(2 * delay, _LAST_DELAY)
+
+    async def _detach(self) -> None:
+        consumer, self._consumer = self._consumer, None
+        if consumer is not None:
+            await consumer.close()
+
+    async def _attend(self) -> None:
+        """Ask the manager for the queue whenever it is gone: somebody deleted it, or the broker lost it."""
+        while True:
+            await asyncio.sleep(ATTEND_SECONDS)
+            if self._is_attached or self._consumer is None or not self._transport.connected:
+                continue
+            log.info(Log.WAITING_FOR_MANAGER, reason="its queue is gone")
+            with suppress(TransportError):
+                await self._transport.publish(*self._hello(ready=False))
 
     async def _consume(self) -> Consumer:
         queue = topology.worker_queue(self._profile.name)
@@ -175,7 +213,7 @@ class Worker:
         await self._finish()
         await _cancel(list(self._attempts.values()))
         try:
-            async with asyncio.timeout(GOODBYE_SECONDS):
+            async with asyncio.timeout(HASTE_SECONDS if self._hurry.is_set() else GOODBYE_SECONDS):
                 await self._reporter.flushed()
                 goodbye = Disconnect(
                     worker=self._profile.name,
@@ -206,26 +244,58 @@ class Worker:
         for ref, work in self._attempts.items():
             if work not in self._begun:
                 work.cancel()
-                self._reporter.ended(_returned(ref))
+                self._reporter.ended(_unfinished(ref, Outcome.RETURNED, "the worker is leaving"))
 
     # --- heartbeats
 
     async def _heartbeat(self) -> None:
+        key = f"heartbeat.{self._profile.name}"
         while True:
             await self._until_next_heartbeat()
-            heartbeat = Heartbeat(
+            sent_at = self._clock()
+            try:
+                for part in self._heartbeat_parts():
+                    await self._transport.publish(topology.REPORTS, key, part)
+            except TransportError as error:
+                log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+            else:
+                self._confirmed(sent_at)
+
+    def _heartbeat_parts(self) -> list[Outgoing]:
+        """One message, or as many as what is held takes."""
+        holds = sorted(self._held, key=_place)
+        before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
+
+        def make(part: tuple[AttemptRef, ...]) -> Message:
+            return Heartbeat(
                 worker=self._profile,
                 store=self._reporter.store,
-                holds=tuple(self._held),
+                holds=part,
+                above=before[part[0]] if part else "",
+                upto=None if part == () or part[-1] == holds[-1] else _place(part[-1]),
                 free_slots=self._profile.slots - len(self._attempts),
                 draining=self.is_draining,
             )
-            key = f"heartbeat.{self._profile.name}"
-            message = Outgoing.of(heartbeat, persistent=False)
-            try:
-                await self._transport.publish(topology.REPORTS, key, message, mandatory=False)
-            except TransportError as error:
-                log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+
+        messages, _ = pack(make, holds, persistent=False)
+        return [message for message, _ in messages]
+
+    def _confirmed(self, sent_at: float) -> None:
+        self._confirmed_at = sent_at
+        if not self._trusted.is_set():
+            log.info(Log.LEASE_RENEWED)
+        self._trusted.set()
+
+    async def _fence(self) -> None:
+        """Trust one's own lease no longer than the manager does."""
+        while True:
+            await asyncio.sleep(FENCE_CHECK_SECONDS)
+            silence = self._clock() - self._confirmed_at
+            if silence >= FENCE_SECONDS and self._trusted.is_set():
+                log.warning(Log.FENCED, silence=round(silence, 1), running=len(self._begun))
+                self._trusted.clear()
+            if silence >= LEASE_SECONDS and self._abort_on_lost_lease:
+                self._abort(list(self._held))
 
     async def _until_next_heartbeat(self) -> None:
         seconds = topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
@@ -239,16 +309,27 @@ class Worker:
 
     # --- commands
 
-    async def _receive(self, consumer: Consumer) -> None:
+    async def _receive(self) -> None:
         while True:
-            deliveries = await consumer.batch()
+            if (consumer := self._consumer) is None:
+                await self._attach()
+                continue
+            try:
+                deliveries = await consumer.batch()
+            except QueueInUse:
+                # By our own connection, which the broker does not know to be dead, or by a namesake.
+                await self._detach()
+                continue
+            crash.at("worker.received")
             handled = [d for d in deliveries if await self._handle(consumer, d)]
+            crash.at("worker.accepted")
             await consumer.ack(handled)
+            crash.at("worker.acked")
 
     async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
         """Obey; False where the delivery was parked and needs no acknowledgement."""
         try:
-            self._obey(decode(delivery.body))
+            self._obey(message_in(delivery))
         except MalformedMessage as error:
             log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=str(error))
             try:
@@ -283,24 +364,35 @@ class Worker:
             return
         self._abort(list(self._held))
         self._seen.clear()
+        self._memory.clear()
         self._reporter.change_store(store)
 
     def _accept(self, task: TaskAssignment) -> None:
         key = (task.run, task.id)
+        ref = _ref(task)
         if self._seen.get(key, 0) >= task.attempt:
-            return  # sent twice, or overtaken
+            self._report_again(ref)  # sent twice, or overtaken
+            return
         self._seen[key] = task.attempt
         self._seen.move_to_end(key)
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        ref = _ref(task)
         self._held[ref] = None
         if self.is_draining:
-            self._reporter.ended(_returned(ref))
+            self._reporter.ended(_unfinished(ref, Outcome.RETURNED, "the worker is leaving"))
             return
         work = asyncio.create_task(self._attempt(ref, task), name=f"{task.run}/{task.id}")
         self._attempts[ref] = work
         work.add_done_callback(lambda work: self._over(ref, work))
+
+    def _report_again(self, ref: AttemptRef) -> None:
+        """The manager has not heard how this attempt ended: say it again, or that we do not know any more."""
+        if ref in self._held or self._seen.get((ref.run, ref.id)) != ref.attempt:
+            return
+        result = self._memory.get(ref)
+        self._reporter.ended(
+            result or _unfinished(ref, Outcome.LOST, "its result was lost on the way")
+        )
 
     def _over(self, ref: AttemptRef, work: asyncio.Task[None]) -> None:
         self._begun.discard(work)
@@ -310,12 +402,15 @@ class Worker:
 
     async def _attempt(self, ref: AttemptRef, task: TaskAssignment) -> None:
         async with self._slots:
+            await self._trusted.wait()
             self._begun.add(self._attempts[ref])
             self._reporter.started(
                 ProgressItem(run=ref.run, id=ref.id, attempt=ref.attempt, at=self._clock())
             )
             log.debug(Log.ATTEMPT_STARTED, task=(ref.run, ref.id), attempt=ref.attempt)
+            crash.at("worker.started")
             result = await attempt(self._executor, task, self._clock)
+            crash.at("worker.finished")
             log.debug(Log.ATTEMPT_ENDED, task=(ref.run, ref.id), outcome=result.outcome)
             self._reporter.ended(result)
 
@@ -327,27 +422,26 @@ class Worker:
                 log.info(Log.ATTEMPT_ABORTED, task=(ref.run, ref.id), attempt=ref.attempt)
                 work.cancel()
 
-    def _forget(self, confirmed: Sequence[AttemptRef]) -> None:
+    def _forget(self, confirmed: Sequence[TaskResult]) -> None:
         for result in confirmed:
             self._held.pop(_ref(result), None)
+            self._memory.add(result)
+
+
+def _place(ref: AttemptRef) -> str:
+    return place(ref.run, ref.id)
 
 
 def _ref(attempt: AttemptRef) -> AttemptRef:
     return AttemptRef(run=attempt.run, id=attempt.id, attempt=attempt.attempt)
 
 
-def _returned(ref: AttemptRef) -> TaskResult:
-    return TaskResult(
-        run=ref.run,
-        id=ref.id,
-        attempt=ref.attempt,
-        outcome=Outcome.RETURNED,
-        error="the worker is leaving",
-    )
+def _unfinished(ref: AttemptRef, outcome: Outcome, reason: str) -> TaskResult:
+    return TaskResult(run=ref.run, id=ref.id, attempt=ref.attempt, outcome=outcome, error=reason)
 
 
 async def _cancel(
-    tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool] | asyncio.Task[Consumer]],
+    tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]],
 ) -> None:
     for task in tasks:
         task.cancel()

@@ -1,5 +1,23 @@
 """The port to the broker (`base`) and its two implementations."""
 
-from skillq.transport.base import Consumer, Delivery, Outgoing, Transport, park
+from skillq.transport.base import (
+    Browsable,
+    Browser,
+    Consumer,
+    Delivery,
+    Outgoing,
+    Transport,
+    message_in,
+    park,
+)
 
-__all__ = ["Consumer", "Delivery", "Outgoing", "Transport", "park"]
+__all__ = [
+    "Browsable",
+    "Browser",
+    "Consumer",
+    "Delivery",
+    "Outgoing",
+    "Transport",
+    "message_in",
+    "park",
+]

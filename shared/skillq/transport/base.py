@@ -6,17 +6,26 @@ its consumer, channel or process goes away is delivered again with `redelivered`
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
 
-from skillq.messages import SCHEMA_VERSION, Message, encode, shorten
+from skillq.clock import steady_clock
+from skillq.errors import MalformedMessage
+from skillq.messages import SCHEMA_VERSION, Message, decode, encode, shorten
 from skillq.topology import DEAD_LETTERS, Topology
 
 REASON_HEADER = "x-skillq-reason"
 QUEUE_HEADER = "x-skillq-queue"
+EXCHANGE_HEADER = "x-skillq-exchange"
+KEY_HEADER = "x-skillq-routing-key"
+AT_HEADER = "x-skillq-parked-at"  # seconds since the epoch
+PARK_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER, AT_HEADER)
 MAX_REASON = 1000  # it may quote what came, of any length; headers must fit into one frame
+MAX_KEPT_HEADERS = 64 * 1024  # bytes; half a frame
+_HEADER_OVERHEAD = 16
 
 HeaderValue = str | int
 
@@ -40,7 +49,10 @@ class Outgoing:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Delivery:
-    """One handing-over of a message to this process. `token` is the transport's own."""
+    """One handing-over of a message to this process. `token` is the transport's own.
+
+    `unreadable` says what is wrong with properties that cannot be decoded; the body is as it came.
+    """
 
     body: bytes
     type: str
@@ -52,15 +64,23 @@ class Delivery:
     message_id: str
     app_id: str
     token: object
+    unreadable: str = ""
 
 
 class Consumer(Protocol):
     """Takes deliveries from one queue, on a channel of its own."""
 
+    @property
+    def live(self) -> bool:
+        """Whether it has its queue now: not while the broker is away, and not while the queue is gone."""
+        ...
+
     async def batch(self) -> list[Delivery]:
         """Wait for a delivery; return it with all others that have arrived, in order.
 
         Raises:
+            QueueInUse: after a reconnect, somebody else had the queue exclusively (or our own connection that
+                the broker does not know to be dead): this consumer is over.
             TransportError: this consumer was closed.
         """
         ...
@@ -122,8 +142,19 @@ class Transport(Protocol):
         """
         ...
 
-    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> Consumer:
-        """Consume a queue that exists. The consumer survives reconnects and broker restarts.
+    async def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
+    ) -> Consumer:
+        """Consume a queue that exists; of several consumers, the one of the highest priority that has room gets all.
+
+        The consumer survives reconnects, broker restarts, and that its queue is deleted and declared again;
+        each time, `after` another one of this transport has its own queue again.
 
         Raises:
             QueueNotFound: there is no such queue.
@@ -142,17 +173,83 @@ class Transport(Protocol):
         ...
 
 
+class Browser(Protocol):
+    """Looks at the messages of a queue, one after the other."""
+
+    async def next(self) -> Delivery | None:
+        """The next one that no consumer and no other browser has; None where there is no more.
+
+        Raises:
+            TransportError: the broker could not be asked.
+        """
+        ...
+
+    async def remove(self, delivery: Delivery) -> None:
+        """Take one that this browser was given out of the queue, for good.
+
+        Raises:
+            TransportError: the broker could not be told, and it stays.
+        """
+        ...
+
+
+class Browsable(Protocol):
+    """A transport through which people look into queues that nobody consumes."""
+
+    def browse(self, queue: str) -> AbstractAsyncContextManager[Browser]:
+        """Look through a queue from its beginning. At the end all goes back to its place that was not removed.
+
+        Until then nobody else gets what was looked at; afterwards it says that it is `redelivered`.
+
+        Raises:
+            QueueNotFound: (or the first look does) there is no such queue.
+            Unreachable: (or the first look does) our user may not read it.
+            TransportError: the broker could not be asked, or (at the end) what was removed may still be there.
+        """
+        ...
+
+
+def message_in(delivery: Delivery) -> Message:
+    """The message in a delivery.
+
+    Raises:
+        MalformedMessage: its properties or its body cannot be read.
+    """
+    if delivery.unreadable:
+        raise MalformedMessage(delivery.unreadable)
+    return decode(delivery.body)
+
+
+def _kept(headers: Mapping[str, object]) -> dict[str, HeaderValue]:
+    """The plain ones, as many as leave room in the frame for the reason."""
+    kept: dict[str, HeaderValue] = {}
+    room = MAX_KEPT_HEADERS
+    for name, value in headers.items():
+        if isinstance(value, str | int):
+            room -= len(name.encode()) + len(str(value).encode()) + _HEADER_OVERHEAD
+            if room >= 0:
+                kept[name] = value
+    return kept
+
+
 async def park(transport: Transport, consumer: Consumer, delivery: Delivery, reason: str) -> None:
-    """Move a delivery that cannot be handled to `skillq.dead-letters`, with the reason in a header.
+    """Move a delivery that cannot be handled to `skillq.dead-letters`; headers say why, and where it came from.
 
     Raises:
         TransportError: the broker did not confirm the copy; the delivery stays unacknowledged.
     """
-    headers = {k: v for k, v in delivery.headers.items() if isinstance(v, str | int)}
+    headers = _kept(delivery.headers)
     copy = Outgoing(
         delivery.body,
         delivery.type,
-        headers | {REASON_HEADER: shorten(reason, MAX_REASON), QUEUE_HEADER: delivery.queue},
+        headers
+        | {
+            REASON_HEADER: shorten(reason, MAX_REASON),
+            QUEUE_HEADER: delivery.queue,
+            EXCHANGE_HEADER: delivery.exchange,
+            KEY_HEADER: delivery.routing_key,
+            AT_HEADER: int(steady_clock()()),
+        },
         delivery.message_id or uuid4().hex,
     )
     await transport.publish(DEAD_LETTERS, delivery.queue, copy)

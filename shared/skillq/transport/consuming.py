@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import Protocol, Self
 
-from skillq.errors import TransportError
+from skillq.errors import QueueInUse, TransportError, Unreachable
 from skillq.transport.base import Delivery
 
 _REOPEN_SECONDS = 0.5
@@ -79,6 +79,8 @@ class KeptConsumer:
     ) -> None:
         self._begin = begin
         self._connected = connected
+        self._changed = asyncio.Event()
+        self._refusal: QueueInUse | None = None
         self.closed = False
 
     async def open(self) -> Self:
@@ -86,30 +88,57 @@ class KeptConsumer:
         self._keeper = asyncio.create_task(self._keep(), name="skillq consumer")
         return self
 
+    @property
+    def live(self) -> bool:
+        return not self.closed and not self._session.over.is_set()
+
+    async def until_live(self) -> None:
+        """Wait until it has its queue again.
+
+        Raises:
+            TransportError: it never will.
+        """
+        while not self.live:
+            self._check_open()
+            self._changed.clear()
+            await self._changed.wait()
+
     async def _keep(self) -> None:
         """Go on after the broker went away, the queue was deleted, or a delivery timed out."""
-        while True:
+        while self._refusal is None:
             await self._session.over.wait()
             await self._session.channel.close()
-            ended, self._session = self._session, await self._begin_again()
+            ended = self._session
+            try:
+                self._session = await self._begin_again()
+            except QueueInUse as error:
+                self._refusal = error
+            self._changed.set()
             ended.news.set()
 
     async def _begin_again(self) -> Session:
         while True:
-            await self._connected()
             try:
+                await self._connected()
                 return await self._begin()
-            except TransportError:
+            except QueueInUse:
+                raise
+            except (TransportError, Unreachable):
                 await asyncio.sleep(_REOPEN_SECONDS)
 
     async def batch(self) -> list[Delivery]:
         while not (arrived := self._session.arrived):
-            if self.closed:
-                raise TransportError("the consumer was closed")
+            self._check_open()
             self._session.news.clear()
             await self._session.news.wait()
         self._session.arrived = []
         return arrived
+
+    def _check_open(self) -> None:
+        if self.closed:
+            raise TransportError("the consumer was closed")
+        if self._refusal is not None:
+            raise QueueInUse(str(self._refusal)) from self._refusal
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
         await self._session.ack(deliveries)
@@ -121,6 +150,7 @@ class KeptConsumer:
         if self.closed:
             return
         self.closed = True
+        self._changed.set()
         self._keeper.cancel()
         await asyncio.wait([self._keeper])
         self._session.end()

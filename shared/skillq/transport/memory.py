@@ -5,16 +5,18 @@ Everything runs on one event loop. Nothing here awaits between taking a message 
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, Unroutable, UsageError
-from skillq.topology import Argument, Queue, Topology, key_matches, worker_queue
-from skillq.transport.base import Outgoing
+from skillq.topology import Argument, Queue, Topology, is_pattern, key_matches, worker_queue
+from skillq.transport.base import Consumer, Outgoing
 from skillq.transport.memory_queue import (
     KNOWN_ARGUMENTS,
+    MemoryBrowser,
     MemoryConsumer,
     MemoryQueue,
     Message,
@@ -27,18 +29,52 @@ _PUBLISHES_PER_TURN = 64
 _MAX_ROUTES = 10_000
 
 
+class _Bindings:
+    """Of one exchange. Of thousands of workers' keys, only the one that is meant is looked at."""
+
+    def __init__(self) -> None:
+        self._of_key: dict[str, dict[str, None]] = {}  # queues, by keys without * and #
+        self._of_pattern: dict[str, dict[str, None]] = {}
+        self._keys: dict[str, dict[str, None]] = {}  # by queue
+
+    def add(self, key: str, queue: str) -> bool:
+        """Whether it is new."""
+        queues = (self._of_pattern if is_pattern(key) else self._of_key).setdefault(key, {})
+        is_new = queue not in queues
+        queues[queue] = self._keys.setdefault(queue, {})[key] = None
+        return is_new
+
+    def remove(self, queue: str) -> list[str]:
+        """The keys that it had."""
+        keys = list(self._keys.pop(queue, ()))
+        for key in keys:
+            of = self._of_pattern if is_pattern(key) else self._of_key
+            del of[key][queue]
+            if not of[key]:
+                del of[key]
+        return keys
+
+    def queues(self, key: str) -> dict[str, None]:
+        """Those that a message of this key goes to, each once."""
+        found = dict(self._of_key.get(key, ()))
+        for pattern, queues in self._of_pattern.items():
+            if key_matches(pattern, key):
+                found |= queues
+        return found
+
+
 class MemoryBroker:
     """Exchanges, queues and bindings of one process; every transport of that process shares it."""
 
     def __init__(self) -> None:
-        self._bindings: dict[str, dict[tuple[str, str], None]] = {}
+        self._bindings: dict[str, _Bindings] = {}
         self._queues: dict[str, MemoryQueue] = {}
         self._routes: dict[tuple[str, str], tuple[MemoryQueue, ...]] = {}
         self._bereft: dict[str, list[MemoryConsumer]] = {}
 
     def declare(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
-            self._bindings.setdefault(exchange, {})
+            self._bindings.setdefault(exchange, _Bindings())
         for queue in topology.queues:
             self._declare_queue(queue)
         for binding in topology.bindings:
@@ -78,21 +114,28 @@ class MemoryBroker:
         if queue is None:
             return
         queue.shut()
-        for bindings in self._bindings.values():
-            for binding in [one for one in bindings if one[1] == name]:
-                del bindings[binding]
-        self._routes.clear()
+        for exchange, bindings in self._bindings.items():
+            for key in bindings.remove(name):
+                self._forget_routes(exchange, key)
         for consumer in queue.consumers:
             consumer.forget()
+            consumer.bereft = True
             self._bereft.setdefault(name, []).append(consumer)
 
     def bind(self, exchange: str, key: str, queue: str) -> None:
         if queue not in self._queues:
             raise QueueNotFound(f"queue {queue} does not exist; declare it before its bindings")
-        self._exchange(exchange)[key, queue] = None
-        self._routes.clear()
+        if self._exchange(exchange).add(key, queue):
+            self._forget_routes(exchange, key)
 
-    def _exchange(self, name: str) -> dict[tuple[str, str], None]:
+    def _forget_routes(self, exchange: str, key: str) -> None:
+        """Those that a binding of this key may be part of."""
+        if is_pattern(key):
+            self._routes.clear()
+        else:
+            self._routes.pop((exchange, key), None)
+
+    def _exchange(self, name: str) -> "_Bindings":
         try:
             return self._bindings[name]
         except KeyError:
@@ -112,9 +155,7 @@ class MemoryBroker:
     def _route(self, exchange: str, key: str) -> tuple[MemoryQueue, ...]:
         found = self._routes.get((exchange, key))
         if found is None:
-            bindings = self._exchange(exchange)
-            names = dict.fromkeys(queue for pattern, queue in bindings if key_matches(pattern, key))
-            found = tuple(self._queues[name] for name in names)
+            found = tuple(self._queues[name] for name in self._exchange(exchange).queues(key))
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[exchange, key] = found
@@ -132,13 +173,22 @@ class MemoryBroker:
             if target.name not in dead.died_in:
                 target.put(dead)
 
-    def consumer(self, queue: str, prefetch: int, *, exclusive: bool) -> MemoryConsumer:
-        found = self._queues.get(queue)
-        if found is None:
-            raise QueueNotFound(f"queue {queue} does not exist (yet)")
+    def consumer(
+        self, queue: str, prefetch: int, *, exclusive: bool, priority: int
+    ) -> MemoryConsumer:
+        found = self._queue(queue)
         if any(other.exclusive for other in found.consumers) or (exclusive and found.consumers):
             raise QueueInUse(f"queue {queue} has a consumer; only one may consume it exclusively")
-        return MemoryConsumer(self, found, prefetch, exclusive)
+        return MemoryConsumer(self, found, prefetch, exclusive, priority)
+
+    def _queue(self, name: str) -> MemoryQueue:
+        found = self._queues.get(name)
+        if found is None:
+            raise QueueNotFound(f"queue {name} does not exist (yet)")
+        return found
+
+    def browser(self, queue: str) -> MemoryBrowser:
+        return MemoryBrowser(self._queue(queue))
 
     def subscription(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._exchange(exchange)
@@ -162,7 +212,7 @@ class MemoryBroker:
 
 
 class MemoryTransport:
-    """See `skillq.transport.base.Transport`."""
+    """See `skillq.transport.base.Transport` and `Browsable`."""
 
     def __init__(self, broker: MemoryBroker, *, app_id: str = "skillq") -> None:
         self._broker = broker
@@ -209,14 +259,30 @@ class MemoryTransport:
             await asyncio.sleep(0)
 
     async def consume(
-        self, queue: str, *, prefetch: int, exclusive: bool = False
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
     ) -> MemoryConsumer:
         self._check_open()
-        return self._keep(self._broker.consumer(queue, prefetch, exclusive=exclusive))
+        consumer = self._broker.consumer(queue, prefetch, exclusive=exclusive, priority=priority)
+        return self._keep(consumer)
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._check_open()
         return self._keep(self._broker.subscription(exchange, keys))
+
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator[MemoryBrowser]:
+        self._check_open()
+        browser = self._broker.browser(queue)
+        try:
+            yield browser
+        finally:
+            browser.close()
 
     def _keep(self, consumer: MemoryConsumer) -> MemoryConsumer:
         self._consumers = [one for one in self._consumers if not one.closed]

@@ -78,6 +78,7 @@ class MemoryQueue:
         self.arguments = dict(arguments)
         self.consumers: deque[MemoryConsumer] = deque()
         self.temporary = False
+        self._ranked = False  # some consumers go first
         self._broker = broker
         self._ready: deque[Stored] = deque()
         self._places = count()
@@ -111,21 +112,32 @@ class MemoryQueue:
         at = next((i for i, other in enumerate(ready) if other.place > stored.place), len(ready))
         ready.insert(at, stored)
 
+    def get(self) -> Stored | None:
+        """Hand the first message that is ready to somebody who is no consumer."""
+        self.touch()
+        self._drop_expired()
+        return self._ready.popleft() if self._ready else None
+
     def dispatch(self) -> None:
         self._drop_expired()
         while self._ready and (consumer := self._free_consumer()):
             consumer.take(self._ready.popleft(), next(_tags))
 
     def _free_consumer(self) -> "MemoryConsumer | None":
+        """Of those that have room, one of the highest priority, in turn."""
+        chosen: MemoryConsumer | None = None
         for _ in range(len(self.consumers)):
             consumer = self.consumers[0]
             self.consumers.rotate(-1)
-            if consumer.has_room:
-                return consumer
-        return None
+            if consumer.has_room and (chosen is None or consumer.priority > chosen.priority):
+                chosen = consumer
+                if not self._ranked:
+                    break
+        return chosen
 
     def attach(self, consumer: "MemoryConsumer") -> None:
         self.consumers.append(consumer)
+        self._ranked = len({one.priority for one in self.consumers}) > 1
         self.touch()
         self.dispatch()
 
@@ -173,15 +185,24 @@ def _number(arguments: Mapping[str, Argument], name: str) -> int | None:
 class MemoryConsumer:
     """See `skillq.transport.base.Consumer`."""
 
-    def __init__(self, broker: Owner, queue: MemoryQueue, prefetch: int, exclusive: bool):
+    def __init__(
+        self,
+        broker: Owner,
+        queue: MemoryQueue,
+        prefetch: int,
+        exclusive: bool,
+        priority: int = 0,
+    ):
         self._broker = broker
         self._queue = queue
         self._prefetch = prefetch
         self.exclusive = exclusive
+        self.priority = priority
         self._unacked: dict[int, Stored] = {}
         self._arrived: list[Delivery] = []
         self._news = asyncio.Event()
         self._closed = False
+        self.bereft = False  # its queue was deleted, and not declared again
         queue.attach(self)
 
     @property
@@ -189,26 +210,16 @@ class MemoryConsumer:
         return self._closed
 
     @property
+    def live(self) -> bool:
+        return not (self._closed or self.bereft)
+
+    @property
     def has_room(self) -> bool:
         return not self._prefetch or len(self._unacked) < self._prefetch
 
     def take(self, stored: Stored, tag: int) -> None:
-        message, out = stored.message, stored.message.outgoing
         self._unacked[tag] = stored
-        self._arrived.append(
-            Delivery(
-                body=out.body,
-                type=out.type,
-                queue=self._queue.name,
-                exchange=message.exchange,
-                routing_key=message.routing_key,
-                redelivered=stored.redelivered,
-                headers=out.headers,
-                message_id=out.message_id,
-                app_id=message.app_id,
-                token=tag,
-            )
-        )
+        self._arrived.append(_delivery(stored, self._queue.name, tag))
         self._news.set()
 
     async def batch(self) -> list[Delivery]:
@@ -260,7 +271,49 @@ class MemoryConsumer:
     def move_to(self, queue: MemoryQueue) -> None:
         """Go on with the queue that was declared in place of a deleted one."""
         self._queue = queue
+        self.bereft = False
         queue.attach(self)
+
+
+class MemoryBrowser:
+    """See `skillq.transport.base.Browser`."""
+
+    def __init__(self, queue: MemoryQueue) -> None:
+        self._queue = queue
+        self._seen: dict[int, Stored] = {}
+
+    async def next(self) -> Delivery | None:
+        await asyncio.sleep(0)  # a long look would keep the loop from everybody else
+        stored = self._queue.get()
+        if stored is None:
+            return None
+        tag = next(_tags)
+        self._seen[tag] = stored
+        return _delivery(stored, self._queue.name, tag)
+
+    async def remove(self, delivery: Delivery) -> None:
+        self._seen.pop(_tag(delivery), None)
+
+    def close(self) -> None:
+        self._queue.put_back(list(self._seen.values()))
+        self._seen.clear()
+        self._queue.dispatch()
+
+
+def _delivery(stored: Stored, queue: str, tag: int) -> Delivery:
+    message, out = stored.message, stored.message.outgoing
+    return Delivery(
+        body=out.body,
+        type=out.type,
+        queue=queue,
+        exchange=message.exchange,
+        routing_key=message.routing_key,
+        redelivered=stored.redelivered,
+        headers=out.headers,
+        message_id=out.message_id,
+        app_id=message.app_id,
+        token=tag,
+    )
 
 
 def _tag(delivery: Delivery) -> int:

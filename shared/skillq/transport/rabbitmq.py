@@ -9,15 +9,16 @@ import asyncio
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager, suppress
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from datetime import UTC, datetime
-from typing import NoReturn, Self, cast
+from typing import Any, NoReturn, Self, cast
 
 from aio_pika import RobustConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq import Channel
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
 from pamqp.commands import Basic
 
 from skillq.errors import (
@@ -30,12 +31,15 @@ from skillq.errors import (
 )
 from skillq.topology import Topology, worker_queue
 from skillq.transport.address import Address
-from skillq.transport.base import Delivery, Outgoing
+from skillq.transport.base import Consumer, Delivery, Outgoing
 from skillq.transport.consuming import KeptConsumer, Session
+from skillq.transport.frames import UNREADABLE_HEADER, FrameReader
+from skillq.transport.outages import Outages
 
 _RECONNECT_SECONDS = 1
 _CONNECT_SECONDS = 10.0
 _RPC_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
 _SUBSCRIPTION_PREFETCH = 1000
 _WORKER_QUEUES = worker_queue("")
 _PUBLISH, _CONSUME = 0, 1
@@ -68,6 +72,19 @@ def _reason(error: BaseException) -> str:
     return text.strip().splitlines()[0] if text.strip() else type(error).__name__
 
 
+class _Factory(TransportFactory):
+    """Makes connections over which nobody can send us what the driver cannot decode."""
+
+    def __init__(self, factory: TransportFactory) -> None:
+        self._factory = factory
+
+    async def create(
+        self, url: Any, **more: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await self._factory.create(url, **more)
+        return cast(asyncio.StreamReader, FrameReader(reader)), writer
+
+
 class _Link:
     """One robust connection."""
 
@@ -78,9 +95,14 @@ class _Link:
             client_properties={"connection_name": name},
             reconnect_interval=_RECONNECT_SECONDS,
         )
+        tls = address.url.startswith("amqps:")
+        # aiormq takes it as an argument, which aio-pika hands on from here only.
+        self._connection.kwargs["transport_factory"] = _Factory(
+            TLSTransportFactory() if tls else TCPTransportFactory()
+        )
 
     @classmethod
-    async def open(cls, address: Address, name: str, deadline: float) -> Self:
+    async def open(cls, address: Address, name: str, deadline: float, outages: Outages) -> Self:
         """Connect, trying again until the deadline of the monotonic clock.
 
         Raises:
@@ -105,7 +127,16 @@ class _Link:
                 await link.close()
                 raise
             else:
+                link._tell_of(name, outages)
                 return link
+
+    def _tell_of(self, name: str, outages: Outages) -> None:
+        def lost(_: object, error: BaseException | None) -> None:
+            if not self._connection.close_called:
+                outages.lost(name, _reason(error) if isinstance(error, Exception) else "closed")
+
+        self._connection.close_callbacks.add(lost)
+        self._connection.reconnect_callbacks.add(lambda _: outages.back(name))
 
     @property
     def connected(self) -> bool:
@@ -131,12 +162,16 @@ class _Link:
             await _close(channel)
 
     async def close(self) -> None:
-        await self._connection.close()
+        # A broker that has gone silent answers no goodbye.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
 
 
 async def _close(channel: AbstractChannel) -> None:
     with suppress(TransportError), _translated("close"):
-        await channel.close()
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await channel.close()
 
 
 def _give_up_if_refused(address: Address, error: BaseException) -> None:
@@ -176,7 +211,9 @@ class _Channel:
 _Find = Callable[[AbstractChannel], Awaitable[str]]
 
 
-async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Session:
+async def _begin(
+    link: _Link, find: _Find, prefetch: int, exclusive: bool, priority: int
+) -> Session:
     channel = await link.channel()
     try:
         session = Session(_Channel(channel))
@@ -189,7 +226,13 @@ async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Se
             if (tag := message.delivery_tag) is not None and not session.over.is_set():
                 session.take(tag, _delivery(message, queue, (session, tag)))
 
-        await channel.basic_consume(queue, take, exclusive=exclusive, timeout=_RPC_SECONDS)
+        await channel.basic_consume(
+            queue,
+            take,
+            exclusive=exclusive,
+            arguments={"x-priority": priority} if priority else None,
+            timeout=_RPC_SECONDS,
+        )
     except BaseException:
         await _close(channel)
         raise
@@ -198,6 +241,7 @@ async def _begin(link: _Link, find: _Find, prefetch: int, exclusive: bool) -> Se
 
 def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
     properties = message.header.properties
+    headers = properties.headers or {}
     return Delivery(
         body=message.body,
         type=properties.message_type or "",
@@ -205,15 +249,40 @@ def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
         exchange=message.exchange or "",
         routing_key=message.routing_key or "",
         redelivered=bool(message.redelivered),
-        headers=properties.headers or {},
+        headers=headers,
         message_id=properties.message_id or "",
         app_id=properties.app_id or "",
         token=token,
+        unreadable=str(headers.pop(UNREADABLE_HEADER, "")),
     )
 
 
+_Translated = Callable[[str], AbstractContextManager[None]]
+
+
+class _Browser:
+    """See `skillq.transport.base.Browser`. Its channel's end gives back what was not acknowledged."""
+
+    def __init__(self, channel: AbstractChannel, queue: str, translated: _Translated) -> None:
+        self._channel = channel
+        self._queue = queue
+        self._translated = translated
+
+    async def next(self) -> Delivery | None:
+        with self._translated(self._queue):
+            message = await self._channel.basic_get(self._queue, timeout=_RPC_SECONDS)
+        if (tag := message.delivery_tag) is None:
+            return None
+        return _delivery(message, self._queue, tag)
+
+    async def remove(self, delivery: Delivery) -> None:
+        with self._translated(self._queue):
+            async with asyncio.timeout(_RPC_SECONDS):
+                await self._channel.basic_ack(cast(int, delivery.token))
+
+
 class RabbitTransport:
-    """See `skillq.transport.base.Transport`."""
+    """See `skillq.transport.base.Transport` and `Browsable`."""
 
     def __init__(
         self, url: str, *, app_id: str, connection_name: str, connect_timeout: float = 30.0
@@ -229,10 +298,11 @@ class RabbitTransport:
 
     async def __aenter__(self) -> Self:
         deadline = time.monotonic() + self._connect_timeout
+        outages = Outages(self._address.shown)
         try:
             for purpose in ("publish", "consume"):
                 name = f"{self._name} ({purpose})"
-                self._links.append(await _Link.open(self._address, name, deadline))
+                self._links.append(await _Link.open(self._address, name, deadline, outages))
         except BaseException:
             await self._close_links()
             raise
@@ -331,12 +401,28 @@ class RabbitTransport:
             app_id=self._app_id,
         )
 
-    async def consume(self, queue: str, *, prefetch: int, exclusive: bool = False) -> KeptConsumer:
+    async def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
+    ) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
             # Consuming asks for it anyhow, and a passive declaration needs more permissions.
             return queue
 
-        return await self._consume(find, queue, prefetch, exclusive=exclusive)
+        link = self._link(_CONSUME)
+
+        async def may_begin() -> None:
+            await link.wait_until_connected()
+            if isinstance(after, KeptConsumer):
+                await after.until_live()
+
+        begin = self._beginner(find, queue, prefetch, exclusive=exclusive, priority=priority)
+        return await self._keep(KeptConsumer(begin, may_begin))
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
@@ -348,25 +434,51 @@ class RabbitTransport:
                 await channel.queue_bind(name, exchange, key, timeout=_RPC_SECONDS)
             return name
 
-        return await self._consume(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
+        begin = self._beginner(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
+        return await self._keep(KeptConsumer(begin, self._link(_CONSUME).wait_until_connected))
 
-    async def _consume(
-        self, find: _Find, what: str, prefetch: int, *, exclusive: bool
-    ) -> KeptConsumer:
+    def _beginner(
+        self, find: _Find, what: str, prefetch: int, *, exclusive: bool, priority: int = 0
+    ) -> Callable[[], Awaitable[Session]]:
         link = self._link(_CONSUME)
 
         async def begin() -> Session:
-            with _translated(f"consume {what}"):
-                return await _begin(link, find, prefetch, exclusive)
+            with self._explained(what), _translated(f"consume {what}"):
+                return await _begin(link, find, prefetch, exclusive, priority)
 
-        try:
-            consumer = await KeptConsumer(begin, link.wait_until_connected).open()
-        except TransportError as error:
-            self._explain_refusal(what, error)
-            raise
+        return begin
+
+    async def _keep(self, consumer: KeptConsumer) -> KeptConsumer:
+        await consumer.open()
         self._consumers = [one for one in self._consumers if not one.closed]
         self._consumers.append(consumer)
         return consumer
+
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator[_Browser]:
+        with self._browsing(queue):
+            channel = await self._link(_CONSUME).channel()
+        browser = _Browser(channel, queue, self._browsing)
+        try:
+            yield browser
+        except BaseException:
+            await _close(channel)
+            raise
+        with self._browsing(queue):
+            await channel.close()  # the answer to it says that what was acknowledged is gone
+
+    @contextmanager
+    def _browsing(self, queue: str) -> Iterator[None]:
+        with self._explained(queue), _translated(f"browse {queue}"):
+            yield
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except TransportError as error:
+            self._explain_refusal(what, error)
+            raise
 
     def _explain_refusal(self, what: str, error: TransportError) -> None:
         cause = error.__cause__

@@ -213,7 +213,7 @@ async def test_a_payload_that_does_not_fit_the_signature_fails_with_one_clear_li
     fleet = [{"name": "a", "skill": 5, "handlers": f"{my_tasks}:first"}]
     run = await do([task("s", type="split", payload={"txt": "one two"})], fleet)
     assert run.status["s"] is FAILED
-    assert run.reason["s"] == "payload: text: Field required (and 1 more)"
+    assert run.reason["s"] == "payload: text is missing (and 1 more)"
 
 
 async def test_a_failure_is_tried_again_as_often_as_the_file_allows(

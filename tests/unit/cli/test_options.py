@@ -6,12 +6,11 @@ from click.testing import CliRunner
 from pydantic_settings import BaseSettings
 
 from skillq.settings import Settings
+from skillq_cli.command import load
+from skillq_cli.local import RunSettings
 from skillq_cli.options import settings_options
-from skillq_cli.work import COMMANDS, RunSettings
 from skillq_manager.settings import ManagerSettings
 from skillq_worker.settings import WorkerSettings
-
-COMMAND = {command.name: command for command in COMMANDS}
 
 
 @pytest.mark.parametrize(
@@ -21,7 +20,7 @@ COMMAND = {command.name: command for command in COMMANDS}
 def test_every_setting_of_a_command_is_an_option_and_in_its_help(
     name: str, settings: type[BaseSettings]
 ) -> None:
-    text = CliRunner().invoke(COMMAND[name], ["--help"]).output
+    text = CliRunner().invoke(load(name), ["--help"]).output
     for field in settings.model_fields:
         if field == "handlers":
             continue  # an argument
@@ -30,7 +29,7 @@ def test_every_setting_of_a_command_is_an_option_and_in_its_help(
 
 
 def test_submit_has_the_settings_that_it_uses() -> None:
-    text = CliRunner().invoke(COMMAND["submit"], ["--help"]).output
+    text = CliRunner().invoke(load("submit"), ["--help"]).output
     assert "--broker-url" in text
     assert "--log-level" not in text
 

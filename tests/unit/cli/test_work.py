@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from skillq_cli.__main__ import _main
+from skillq_cli import command as command_line
 
 TUTORIAL = """
 workers:
@@ -45,7 +45,7 @@ def skillq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) 
 
     def call(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["skillq", *arguments])
-        code = _main()
+        code = command_line.run()
         out, err = capsys.readouterr()
         return code, out, err
 
@@ -257,7 +257,7 @@ USAGE: dict[str, tuple[list[str], str]] = {
     "an unknown scenario": (["demo", "--scenario", "x"], "'x' is not one of 'well', 'failures'"),
     "an unknown policy": (
         ["run", "tutorial.yaml", "--policy", "x"],
-        "--policy (SKILLQ_POLICY): Input should be 'best-fit' or 'arrival', not 'x'",
+        "--policy (SKILLQ_POLICY): should be 'best-fit' or 'arrival', not 'x'",
     ),
     "a negative scale": (
         ["run", "tutorial.yaml", "--time-scale", "-1"],

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from math import inf
 from typing import Any
 
 from skillq.messages import (
@@ -14,53 +15,32 @@ from skillq.messages import (
     TaskResult,
     TaskResults,
     TaskStatus,
-    WorkerEventKind,
+    Unroutable,
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
+from skillq_manager.store.base import LiveRow
+from tests.unit.core.crew import MEMORY, Crew
+from tests.unit.core.rows import Row
+from tests.unit.core.rows import who as of
 
 S, O = TaskStatus, Outcome  # noqa: E741 - two letters that are on every line
 
-MAX_LOSSES = 3
-MEMORY = 60.0  # seconds for which a departed worker cannot come back
-_ENDS = {
-    O.SUCCEEDED: {S.SUCCEEDED},
-    O.FAILED: {S.FAILED, S.READY},
-    O.TIMED_OUT: {S.TIMED_OUT, S.READY},
-    O.LOST: {S.DEAD_LETTERED, S.READY},
-    O.RETURNED: {S.DEAD_LETTERED, S.READY},  # dead: undeliverable
-    O.REFUSED: {S.READY},
-    O.CANCELLED: {S.READY},
-}
-
-
-@dataclass
-class Row:
-    """What a store has in the row of one task."""
-
-    task: Task
-    fingerprint: int
-    status: TaskStatus
-    attempt: int = 0
-    worker: WorkerProfile | None = None
-    retry_at: float = 0.0
-    failures: int = 0
-    losses: int = 0
-
-    @property
-    def holder(self) -> tuple[int, str, str] | None:
-        return (self.attempt, self.worker.name, self.worker.incarnation) if self.worker else None
+AGED_AFTER = 60.0  # seconds until reserved workers take easy work
+SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 
 
 @dataclass
 class Model:
+    crew: Crew
     now: float = 0.0
+    awake_since: float = 0.0  # the manager has heard all, without a pause
+    asked: dict[str, c.CancelRequested | c.Retried] = field(default_factory=dict)  # this turn
+    reopened: Counter[TaskKey] = field(default_factory=Counter)
+    just_ended: set[TaskKey] = field(default_factory=set)
     rows: dict[TaskKey, Row] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
-    here: dict[str, WorkerProfile] = field(default_factory=dict)
-    suspects: set[str] = field(default_factory=set)
-    gone: dict[tuple[str, str], float] = field(default_factory=dict)  # said goodbye, when
     ended: Counter[TaskKey] = field(default_factory=Counter)
     touched: set[str] = field(default_factory=set)
     promised: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
@@ -70,34 +50,57 @@ class Model:
 
     def event(self, submission: Submission) -> c.Submitted:
         """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
-        named = {t.id for t in submission.tasks} | {
-            d for t in submission.tasks for d in t.depends_on
-        }
+        named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
-        known = {
-            key: c.Known(self.rows[key].status, self.rows[key].fingerprint)
-            for key in keys
-            if key in self.rows
-        }
+        known = {key: self.rows[key].known for key in keys if key in self.rows}
         return c.Submitted(submission, known, self.titles.get(submission.run))
+
+    def retried(self, request: str, keys: Iterable[TaskKey]) -> c.Retried:
+        """What the shell makes of a wish to send tasks again."""
+        rows = {key: self.rows[key] for key in keys}
+        named = {(key[0], d) for key, row in rows.items() for d in row.task.depends_on}
+        known = {key: self.rows[key].known for key in named}
+        again = [
+            c.Again(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
+            for key, row in rows.items()
+        ]
+        return c.Retried(request, tuple(again), known)
 
     def expect(self, events: Iterable[c.Event], now: float) -> list[tuple[int, int, bool]]:
         """Open a turn; returns what each submission has to be answered."""
-        self.now = now
+        if now - self.now > SLACK / 2:
+            self.awake_since = now
+        self.now = self.crew.now = now
+        self.asked.clear()
+        self.just_ended.clear()
         self.touched.clear()
         self.senders.clear()
+        for row in self.rows.values():
+            row.old |= row.status is S.READY and now - row.ready_at >= AGED_AFTER
         answers = []
         titles = dict(self.titles)
         for event in events:
             if isinstance(event, c.Submitted):
                 answers.append(self._answer(event.submission, titles))
-            elif isinstance(event, Disconnect):
-                self.gone[event.worker, event.incarnation] = now
-            elif isinstance(event, TaskResults):
-                for result in event.results:
-                    known = event.incarnation if event.store == "" else "of a lost store"
-                    self.senders[id(result)] = (event.worker, known)
+            else:
+                self._note(event)
         return answers
+
+    def _note(self, event: c.Event) -> None:
+        match event:
+            case Disconnect():
+                self.crew.gone[event.worker, event.incarnation] = self.now
+            case c.Blinded() | c.Sighted():
+                self.crew.blind = isinstance(event, c.Blinded)
+                self.awake_since = self.now
+            case c.CancelRequested() | c.Retried():
+                self.asked[event.request] = event
+            case TaskResults():
+                known = event.incarnation if event.store == "" else "of a lost store"
+                for result in event.results:
+                    self.senders[id(result)] = (event.worker, known)
+            case _:
+                pass
 
     def _answer(self, submission: Submission, titles: dict[str, str]) -> tuple[int, int, bool]:
         run, tasks = submission.run, {(submission.run, t.id): t for t in submission.tasks}
@@ -125,12 +128,17 @@ class Model:
             c.Start: self._start,
             c.EndAttempt: self._end,
             c.Stale: self._stale,
-            c.Abort: self._abort,
-            c.SaveWorker: self._save,
+            c.SaveWorker: self.crew.save,
+            c.SetNeed: self._set_need,
+            c.Reopen: self._reopen,
+            c.Reply: self._reply,
         }
         for command in out:
-            if not isinstance(command, c.Answer | c.CompleteRun):
+            if not isinstance(command, c.Answer | c.CompleteRun | c.Abort):
                 believe[type(command)](command)
+        for command in out:
+            if isinstance(command, c.Abort):
+                self._abort(command)  # it may come before what ends the attempt
 
     def check_runs(self, out: Iterable[c.Command]) -> None:
         """Exactly the runs that were touched and in which all has ended, once each."""
@@ -143,68 +151,207 @@ class Model:
         assert self.promised[command.key] == command.task
         assert self._may_start(command.key, command.task) == (command.status is S.READY)
         assert command.status in {S.READY, S.BLOCKED}
-        self.rows[command.key] = Row(command.task, command.fingerprint, command.status)
+        self.rows[command.key] = Row(
+            command.task,
+            command.fingerprint,
+            command.status,
+            seq=command.seq,
+            opened_at=self.now,
+            ready_at=self.now,
+        )
         self.titles[command.key[0]] = command.run_title
 
     def _set(self, command: c.SetStatus) -> None:
         row = self.rows[command.key]
-        assert row.status is S.BLOCKED
-        if command.status is S.READY:
-            assert self._may_start(command.key, row.task)
-            row.status = S.READY
-        else:
-            others = {self.rows[command.key[0], d].status for d in row.task.depends_on}
-            assert others & (TERMINAL - {S.SUCCEEDED})
-            self._finish(command.key, command.status)
+        assert row.worker is None
+        assert command.attempt == row.attempt
+        row.retry_at = 0.0
+        match row.status, command.status:
+            case S.BLOCKED, S.READY:
+                assert self._may_start(command.key, row.task) or self._was_met(command.key)
+                row.status, row.ready_at = S.READY, self.now
+                return
+            case S.BLOCKED, S.FAILED:
+                others = {self.rows[command.key[0], d].status for d in row.task.depends_on}
+                assert others & (TERMINAL - {S.SUCCEEDED})
+                assert row.task.on_failed_dependency == "fail"
+            case S.READY, S.DEAD_LETTERED:
+                assert row.task.unroutable is Unroutable.REJECT
+                self._is_unroutable(row)
+            case ((S.BLOCKED | S.READY), S.TIMED_OUT):
+                assert self.now >= row.deadline
+            case ((S.BLOCKED | S.READY), S.CANCELLED):
+                assert self._is_called_off(command.key)
+            case _:
+                raise AssertionError(command)
+        self._finish(command.key, command.status)
+
+    def _is_unroutable(self, row: Row) -> None:
+        assert self.now - max(row.ready_at, row.asked_at) >= row.task.unroutable_after
+        assert not self.crew.able(row.asks)
+
+    def _is_called_off(self, key: TaskKey) -> bool:
+        return any(
+            isinstance(asked, c.CancelRequested)
+            and asked.run == key[0]
+            and (asked.ids is None or key[1] in asked.ids)
+            for asked in self.asked.values()
+        )
+
+    def _set_need(self, command: c.SetNeed) -> None:
+        row = self.rows[command.key]
+        old, new = row.asks, command.need
+        assert new != old
+        assert row.status is S.READY
+        assert new.type == old.type
+        match command.reason.split()[0]:
+            case "attempt":
+                harder = min(10, old.difficulty + row.task.escalate_by)
+                assert (new.difficulty, new.requires) == (harder, old.requires)
+                assert len(new.excluded - old.excluded) <= 1
+            case "relaxed:":
+                assert row.task.unroutable is Unroutable.RELAX
+                assert (new.requires < old.requires) != (new.difficulty == old.difficulty - 1)
+                self._is_unroutable(row)
+                row.asked_at = self.now
+            case "escalated:":
+                assert row.task.unroutable is Unroutable.ESCALATE
+                self._is_unroutable(row)
+                row.asked_at = self.now
+            case _:
+                assert command.reason == "nobody else can do it"
+                assert not self.crew.able(old)
+                assert not new.excluded
+        row.need = new
+
+    def _reopen(self, command: c.Reopen) -> None:
+        row = self.rows[command.key]
+        assert row.status in TERMINAL - {S.SUCCEEDED}
+        assert command.attempt == row.attempt
+        assert self._may_start(command.key, row.task) == (command.status is S.READY)
+        row.status, row.opened_at, row.ready_at = command.status, self.now, self.now
+        row.failures, row.losses, row.need, row.old, row.retry_at = 0, 0, None, False, 0.0
+        self.reopened[command.key] += 1
+        self.touched.add(command.key[0])
+
+    def _reply(self, command: c.Reply) -> None:
+        """Commands come in the order of their events: here, all is as it was when this was answered."""
+        asked = self.asked[command.request]
+        assert len(set(command.done)) == len(command.done)
+        if isinstance(asked, c.Retried):
+            assert {*command.done, *command.refused} == {again.key for again in asked.tasks}
+            assert all(self.rows[key].status in {S.READY, S.BLOCKED} for key in command.done)
+            for key, reason in command.refused.items():
+                assert self._is_objection(key, reason)
+            return
+        assert all(self.rows[key].status is S.CANCELLED for key in command.done)
+        for key, row in self.rows.items():
+            if key[0] == asked.run and (asked.ids is None or key[1] in asked.ids):
+                assert row.status in TERMINAL
+
+    def _is_objection(self, key: TaskKey, reason: str) -> bool:
+        row = self.rows[key]
+        others = {self.rows[key[0], d].status for d in row.task.depends_on}
+        return row.may_be_refused(reason, others, just_ended=key in self.just_ended)
 
     def _may_start(self, key: TaskKey, task: Task) -> bool:
+        met = TERMINAL if task.on_failed_dependency == "run" else {S.SUCCEEDED}
         others = [self.rows.get((key[0], d)) for d in task.depends_on]
-        return all(row is not None and row.status is S.SUCCEEDED for row in others)
+        return all(row is not None and row.status in met for row in others)
+
+    def _was_met(self, key: TaskKey) -> bool:
+        """A dependency that failed no longer holds it up, even if it is sent again."""
+        task = self.rows[key].task
+        ended = [
+            self.rows[key[0], d].status in TERMINAL or self.reopened[key[0], d]
+            for d in task.depends_on
+        ]
+        return task.on_failed_dependency == "run" and all(ended)
 
     def _assign(self, command: c.Assign) -> None:
         row, worker = self.rows[command.key], command.worker
         assert row.status is S.READY
         assert row.retry_at <= self.now
         assert command.attempt == row.attempt + 1
-        assert self._may_start(command.key, row.task)
-        assert self.here[worker.name] == worker
-        assert worker.name not in self.suspects
-        assert self.gone.get(_who(worker), 0.0) <= self.now - MEMORY
+        assert self.now < row.deadline
+        assert self.crew.here[worker.name] == worker
+        assert self.crew.is_able(worker, row.asks, old=row.old), (worker, row)
+        assert worker.name not in self.crew.suspects
+        assert self.crew.gone.get(of(worker), 0.0) <= self.now - MEMORY
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
+        row.assigned_at, row.retry_at = self.now, 0.0
         assert len(self.held(worker)) <= worker.slots
 
     def _start(self, command: c.Start) -> None:
         row = self.rows[command.key]
         assert row.status is S.ASSIGNED
-        assert row.holder == (command.attempt, *_who(command.worker))
+        assert row.holder == (command.attempt, *of(command.worker))
         row.status = S.RUNNING
 
     def _end(self, command: c.EndAttempt) -> None:
         row = self.rows[command.key]
         assert row.status in {S.ASSIGNED, S.RUNNING}
-        assert row.holder == (command.attempt, *_who(command.worker))
-        assert command.status in _ENDS[command.outcome]
+        assert row.holder == (command.attempt, *of(command.worker))
         if command.result is not None:
             assert self._is_current(command.result)
             assert command.result.outcome is command.outcome
-        row.failures += command.outcome in {O.FAILED, O.TIMED_OUT}
+        late = (command.reason or "").startswith("its deadline")
+        row.failures += command.outcome in {O.FAILED, O.TIMED_OUT} and not late
         row.losses += command.outcome is O.LOST
-        assert row.failures <= row.task.max_attempts
-        assert row.losses <= MAX_LOSSES
-        exhausted = row.failures == row.task.max_attempts or row.losses == MAX_LOSSES
-        assert (command.status is S.READY) <= (not exhausted)
-        row.worker, row.retry_at = None, command.retry_at or 0.0
+        assert (command.failures, command.losses) == (row.failures, row.losses)
+        possible = self._may_end(command, row, late=late)
+        if self.now >= row.deadline:
+            possible = {S.TIMED_OUT if status is S.READY else status for status in possible}
+        assert command.status in possible
+        if command.outcome is O.REFUSED:
+            self.crew.refused.setdefault(command.worker.name, set()).add(row.task.type)
+        row.worker, row.retry_at, row.ready_at = None, command.retry_at or 0.0, self.now
         if command.status is S.READY:
             row.status = S.READY
         else:
             assert command.retry_at is None
             self._finish(command.key, command.status)
 
+    def _may_end(self, command: c.EndAttempt, row: Row, *, late: bool) -> set[TaskStatus]:
+        """What may become of the task after this."""
+        if command.result is None:
+            return self._may_end_unsaid(command, row, late=late)
+        match command.outcome:
+            case O.SUCCEEDED:
+                return {S.SUCCEEDED}
+            case O.FAILED | O.TIMED_OUT:
+                given_up = S.FAILED if command.outcome is O.FAILED else S.TIMED_OUT
+                return row.after_failure(given_up, {*command.result.error_types})
+            case O.LOST:
+                return row.after_loss()
+            case _:
+                return {S.READY}
+
+    def _may_end_unsaid(self, command: c.EndAttempt, row: Row, *, late: bool) -> set[TaskStatus]:
+        match command.outcome:
+            case O.LOST:
+                return row.after_loss()
+            case O.TIMED_OUT:
+                assert not self.crew.blind
+                assert self.now - self.awake_since >= SLACK
+                begun = row.opened_at if late else row.assigned_at + SLACK
+                assert self.now >= begun + (
+                    (row.task.deadline if late else row.task.timeout) or inf
+                )
+                return {S.TIMED_OUT} if late else row.after_failure(S.TIMED_OUT, {"OSError"})
+            case O.CANCELLED:
+                assert self._is_called_off(command.key)
+                return {S.CANCELLED}
+            case _:
+                assert command.outcome is O.RETURNED
+                return {S.DEAD_LETTERED, S.READY}  # dead: undeliverable
+
     def _finish(self, key: TaskKey, status: TaskStatus) -> None:
         assert status in TERMINAL
         self.rows[key].status = status
         self.ended[key] += 1
-        assert self.ended[key] == 1
+        assert self.ended[key] == 1 + self.reopened[key]
+        self.just_ended.add(key)
         self.touched.add(key[0])
 
     def _is_current(self, result: TaskResult) -> bool:
@@ -212,8 +359,7 @@ class Model:
         return row is not None and row.holder == (result.attempt, *self.senders[id(result)])
 
     def _resend(self, command: c.Resend) -> None:
-        holder = self.rows[command.key].holder
-        assert holder == (command.attempt, *_who(command.worker))
+        assert self.rows[command.key].holder == (command.attempt, *of(command.worker))
 
     def _stale(self, command: c.Stale) -> None:
         assert not self._is_current(command.result)
@@ -221,35 +367,33 @@ class Model:
     def _abort(self, command: c.Abort) -> None:
         for ref in command.attempts:
             row = self.rows.get((ref.run, ref.id))
-            assert row is None or row.holder != (ref.attempt, *_who(command.worker))
-
-    def _save(self, command: c.SaveWorker) -> None:
-        name = command.profile.name
-        match command.event:
-            case WorkerEventKind.CONNECTED:
-                assert name not in self.here or _who(self.here[name]) == _who(command.profile)
-                assert self.here.get(name) != command.profile or name in self.suspects
-                assert not self.now - MEMORY < self.gone.get(_who(command.profile), 0.0) < self.now
-                self.here[name] = command.profile
-                self.suspects.discard(name)
-            case WorkerEventKind.SUSPECT:
-                assert _who(self.here[name]) == _who(command.profile)
-                self.suspects.add(name)
-            case WorkerEventKind.LOST | WorkerEventKind.DISCONNECTED:
-                assert _who(self.here.pop(name)) == _who(command.profile)
-                self.suspects.discard(name)
+            assert row is None or row.holder != (ref.attempt, *of(command.worker))
 
     def held(self, worker: WorkerProfile) -> list[TaskKey]:
         return [
-            key for key, row in self.rows.items() if row.worker and _who(row.worker) == _who(worker)
+            key for key, row in self.rows.items() if row.worker and of(row.worker) == of(worker)
         ]
+
+    def next_manager(self, now: float) -> list[LiveRow]:
+        """What the store hands over; what only the last manager knew is forgotten."""
+        self.expect((), now)
+        self.awake_since = now
+        self.crew.forget()
+        for row in self.rows.values():
+            row.ready_at = now
+        live = [row.live(key[0]) for key, row in self.rows.items() if row.status not in TERMINAL]
+        return sorted(live, key=lambda row: row.seq)
+
+    def check_deadlines(self) -> None:
+        """Nothing waits past its deadline; what a worker has may be late by as long as its result may take."""
+        for row in self.rows.values():
+            if row.worker is None:
+                assert row.status in TERMINAL or self.now < row.deadline
+            elif not self.crew.blind:
+                assert self.now < max(row.deadline, self.awake_since) + 2 * SLACK + 1.0
 
     def check_holders(self) -> None:
         """Attempts are with workers that are there, and with nobody else."""
         for row in self.rows.values():
             assert (row.worker is not None) == (row.status in {S.ASSIGNED, S.RUNNING})
-            assert row.worker is None or _who(self.here[row.worker.name]) == _who(row.worker)
-
-
-def _who(worker: WorkerProfile) -> tuple[str, str]:
-    return worker.name, worker.incarnation
+            assert row.worker is None or of(self.crew.here[row.worker.name]) == of(row.worker)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from skillq.messages import Outcome, TaskStatus, WorkerEventKind, WorkerProfile
+from skillq.messages import Heartbeat, Outcome, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import InvariantBroken, validate
 from tests.factories import (
@@ -14,6 +14,7 @@ from tests.factories import (
     pairs,
     pick,
     profile,
+    progress,
     ref,
     results,
     returned,
@@ -114,6 +115,7 @@ def test_a_dead_worker_loses_its_attempts_to_others(do: Driver, held: c.Assign) 
 def test_a_task_that_kills_its_workers_does_not_kill_the_fleet(do: Driver, held: c.Assign) -> None:
     do(connect(incarnation="2"))
     do(connect(incarnation="3"))
+    assert pairs(do(after=4.0)) == [("a", "ada")]
     out = do(connect(incarnation="4"))
     assert one(out, c.EndAttempt).status is S.DEAD_LETTERED
     assert do.state.is_idle
@@ -214,6 +216,37 @@ def test_an_attempt_that_the_worker_holds_is_not_sent_again(do: Driver, held: c.
     assert do(heartbeat(ADA, ref(held)), after=10.0) == []
 
 
+def test_a_heartbeat_in_parts_misses_only_what_its_parts_would_name(do: Driver) -> None:
+    out = do(connect(slots=9), submission(*(task(id) for id in "abcd")))
+    a, b, c_, d = sorted(pick(out, c.Assign), key=lambda one: one.key)
+    who = profile(slots=9)
+
+    def part(*holds: c.Assign, above: str = "", upto: str | None = None) -> Heartbeat:
+        bounds = {"above": above, "upto": upto}
+        return heartbeat(who, *map(ref, holds)).model_copy(update=bounds)
+
+    def missing(*parts: Heartbeat) -> list[str]:
+        return [resend.key[1] for resend in pick(do(*parts), c.Resend)]
+
+    assert do(heartbeat(who, *map(ref, (a, b, c_, d))), after=10.0) == []
+    run = a.key[0]
+    first, last = part(a, b, upto=f"{run}/b"), part(c_, d, above=f"{run}/b")
+    assert do(first, last) == []
+    assert do(last, first) == []
+    assert do(last) == [], "the other part may be lost"
+    assert missing(part(a, upto=f"{run}/b")) == ["b"]
+    assert missing(part(d, above=f"{run}/b")) == ["c"]
+    assert missing(part(a, b, c_, d)) == []
+
+
+def test_of_a_heartbeat_in_parts_each_attempt_that_is_a_stranger_s_is_called_off(
+    do: Driver, held: c.Assign
+) -> None:
+    stranger = ref(held).model_copy(update={"id": "z"})
+    part = heartbeat(ADA, stranger).model_copy(update={"above": f"{held.key[0]}/m"})
+    assert do(part, after=10.0) == [c.Abort(ADA, heartbeat(ADA).store, (stranger,))]
+
+
 def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None:
     do(connect(), heartbeat(ADA, draining=True))
     assert not pairs(do(submission(task())))
@@ -235,6 +268,14 @@ def test_its_worker_gets_nothing_until_it_is_heard_of_again(do: Driver, held: c.
     assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
 
 
+def test_an_attempt_that_has_begun_goes_on_when_its_assignment_was_sent_again_and_came_back(
+    do: Driver, held: c.Assign
+) -> None:
+    do(progress(held))
+    assert not pick(do(returned(held)), c.EndAttempt)
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+
+
 def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None:
     do(results(held))
     assert not pick(do(returned(held)), c.EndAttempt)
@@ -249,6 +290,113 @@ def test_an_attempt_that_another_store_had_numbered_is_called_off_and_not_taken_
     out = do(old, after=10.0)
     assert one(out, c.Abort) == c.Abort(ADA, "lost", (ref(held),))
     assert one(out, c.Resend).key == held.key
+
+
+# --- a manager that cannot hear
+
+
+def test_nobody_is_judged_while_the_manager_cannot_hear(do: Driver, held: c.Assign) -> None:
+    do(c.Blinded())
+    assert do(after=120.0) == []
+    assert do(c.Sighted()) == []
+    assert do(after=14.0) == []
+    assert news(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert one(do(after=15.0), c.EndAttempt).outcome is Outcome.LOST
+
+
+def test_what_it_hears_all_the_same_counts(do: Driver, held: c.Assign) -> None:
+    do(c.Blinded(), c.Blinded())
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+    assert news(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
+
+
+def test_a_manager_that_was_held_up_holds_that_time_against_nobody(
+    do: Driver, held: c.Assign
+) -> None:
+    do(after=10.0)
+    assert do(paused=61.0) == []
+    assert not news(do(after=3.0))
+    assert news(do(after=2.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert news(do(after=15.0)) == [(Kind.LOST, "not heard of for 30 s")]
+
+
+def test_nor_does_one_that_is_always_slow_trust_the_dead_for_ever(
+    do: Driver, held: c.Assign
+) -> None:
+    out = [command for _ in range(30) for command in do(paused=3.0)]
+    assert [kind for kind, _ in news(out)] == [Kind.SUSPECT, Kind.LOST]
+
+
+def test_a_manager_without_workers_was_not_held_up(do: Driver) -> None:
+    do(submission(task()), paused=1000.0)
+    do(connect(), paused=1000.0)
+    assert do.state.fleet.workers["ada"].last_seen == do.now
+
+
+# --- what it hands back
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RETURNED, Outcome.CANCELLED])
+def test_a_worker_that_hands_back_gets_nothing_until_it_says_that_it_stays(
+    do: Driver, held: c.Assign, outcome: Outcome
+) -> None:
+    out = do(results(held, outcome))
+    assert one(out, c.EndAttempt).status is S.READY
+    assert one(out, c.EndAttempt).failures == 0
+    assert not pairs(out)
+    assert not pairs(do(connect()))
+    assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+def test_results_that_come_with_the_loss_of_their_worker_count(do: Driver, held: c.Assign) -> None:
+    out = do(results(held), connect(incarnation="2"))
+    assert one(out, c.EndAttempt).status is S.SUCCEEDED
+    do(submission(task("b")))
+    held = c.Assign(("default", "b"), "task", 1, HEIR, 0.0)
+    out = do(results(held), paused=31.0)  # it was silent for as long
+    assert one(out, c.EndAttempt).status is S.SUCCEEDED
+
+
+def test_a_result_after_the_loss_of_its_worker_is_stale(do: Driver, held: c.Assign) -> None:
+    out = do(connect(incarnation="2"), results(held))
+    assert one(out, c.EndAttempt).outcome is Outcome.LOST
+    assert one(out, c.Stale).worker == "ada"
+    assert one(out, c.Assign).attempt == 2
+
+
+# --- worker by worker
+
+
+def test_each_worker_has_its_reason_why_it_does_not_have_the_task() -> None:
+    do = Driver(chance=0.0)
+    do(connect("Ada", 3), submission(task(difficulty=3, max_attempts=5, type="ocr")))
+    do(connect("bob", 5, slots=2), connect("cyd", 2), connect("eve", types=["gpu"]))
+    do(heartbeat(profile("dan"), draining=True), heartbeat(profile("fay", 9, reserve=8)))
+    tried = c.Assign(("default", "a"), "ocr", 1, profile("Ada", 3), 0.0)
+    assert do.state.verdicts(("default", "a"))[0] == ("Ada", "has it: attempt 1")
+    do(submission(task("x", 5), task("y", 5)), results(tried, Outcome.FAILED))
+    assert do.state.verdicts(("default", "a")) == [
+        ("Ada", "failed it before"),
+        ("bob", "could do it; all of its 2 slots are taken"),
+        ("cyd", "has skill 2 for it; it needs 3"),
+        ("dan", "is leaving"),
+        ("eve", "does not handle the type 'ocr'"),
+        (
+            "fay",
+            "is reserved for tasks of difficulty 8 or more, until this one has waited for long",
+        ),
+    ]
+    assert do.state.verdicts(("default", "nobody-knows")) == []
+
+
+def test_a_task_that_is_held_back_has_free_workers_and_silent_ones() -> None:
+    do = Driver(expected_workers=3)
+    do(connect("ada"), submission(task()))
+    do(heartbeat(profile("bob")), after=15.0)
+    assert do.state.verdicts(("default", "a")) == [
+        ("ada", "has not been heard of lately"),
+        ("bob", "could do it, and has a free slot"),
+    ]
 
 
 # --- the invariants themselves

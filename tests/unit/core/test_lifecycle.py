@@ -27,8 +27,11 @@ def test_any_other_move_is_refused_by_name(status: TaskStatus, to: TaskStatus) -
         check(status, to)
 
 
-def test_terminal_statuses_absorb_and_all_others_lead_on() -> None:
-    assert {status for status in TaskStatus if not TRANSITIONS[status]} == TERMINAL
+def test_success_absorbs_and_all_that_ended_otherwise_can_be_sent_again() -> None:
+    for status in TERMINAL - {TaskStatus.SUCCEEDED}:
+        assert TRANSITIONS[status].keys() == {TaskStatus.READY, TaskStatus.BLOCKED}
+    assert not TRANSITIONS[TaskStatus.SUCCEEDED]
+    assert all(TRANSITIONS[status] for status in set(TaskStatus) - TERMINAL)
 
 
 def test_nothing_runs_that_was_not_ready_first() -> None:

@@ -5,17 +5,21 @@ import pytest
 from skillq_manager.core.matching import (
     Arrival,
     BestFit,
+    Policy,
     effective_skill,
     handles,
     is_able,
+    why_not,
     why_unable,
 )
-from skillq_manager.core.model import Skills
+from skillq_manager.core.model import Need, Skills
 from tests.factories import need, profile, task_entry, worker_entry
 
 
-def skills(skill: int, *specialties: str, types: tuple[str, ...] | None = None) -> Skills:
-    return Skills.of(profile(skill=skill, specialties=specialties, types=types))
+def skills(
+    skill: int, *specialties: str, types: tuple[str, ...] | None = None, reserve: int = 0
+) -> Skills:
+    return Skills.of(profile(skill=skill, specialties=specialties, types=types, reserve=reserve))
 
 
 def test_a_specialty_is_worth_two_levels_for_its_type_only() -> None:
@@ -49,10 +53,10 @@ def test_a_type_that_was_refused_is_not_handled() -> None:
     ],
 )
 def test_able_is_skilled_enough_special_enough_and_willing(
-    who: Skills, what: tuple[str, int, frozenset[str]], able: bool
+    who: Skills, what: Need, able: bool
 ) -> None:
-    assert is_able(who, need(*what)) is able
-    assert BestFit().can(who, need(*what)) is able
+    assert is_able(who, what) is able
+    assert BestFit().can(who, what) is able
 
 
 def test_best_fit_prefers_the_smallest_surplus_then_the_fewest_spare_specialties() -> None:
@@ -105,3 +109,37 @@ def test_to_arrival_workers_differ_in_their_types_only() -> None:
 )  # fmt: skip
 def test_why_nobody_can_is_said_in_a_sentence(fleet: list[Skills], why: str) -> None:
     assert why_unable(fleet, need("ocr", 8, ["lab", "fax"])) == why
+
+
+@pytest.mark.parametrize(
+    ("who", "why"),
+    [
+        (skills(9, types=("gpu",)), "does not handle the type 'ocr'"),
+        (skills(9, "fax"), "lacks the specialties lab"),
+        (skills(5, "ocr", "fax", "lab"), "has skill 7 for it; it needs 8"),
+        (skills(9, "fax", "lab", reserve=9), "is reserved for tasks of difficulty 9 or more, until this one has waited for long"),
+    ],
+)  # fmt: skip
+def test_why_a_worker_cannot_is_said_in_words_that_follow_its_name(who: Skills, why: str) -> None:
+    wanted = need("ocr", 8, ["lab", "fax"])
+    assert not is_able(who, wanted)
+    assert why_not(who, wanted) == why
+
+
+def test_a_reserved_worker_takes_easy_work_only_when_that_has_waited() -> None:
+    reserved = skills(9, reserve=5)
+    assert is_able(reserved, need(difficulty=5))
+    assert not is_able(reserved, need(difficulty=4))
+    assert is_able(reserved, need(difficulty=4, aged=True))
+    assert Arrival().essence(reserved).reserve == 0
+    assert why_unable([reserved], need(difficulty=4)) == (
+        "no worker may take it: those who could are reserved for harder tasks, or failed it before"
+    )
+
+
+@pytest.mark.parametrize("policy", [BestFit(), Arrival()])
+def test_a_worker_that_a_task_excludes_may_not_try_it(policy: Policy) -> None:
+    ada = skills(9)._replace(alias="ada")
+    assert not policy.can(ada, need(excluded=["ada", "bob"]))
+    assert policy.can(ada, need(excluded=["bob"]))
+    assert policy.can(skills(9), need(excluded=["ada"]))

@@ -1,5 +1,6 @@
 """The board chooses what a walk over all tasks and all workers would choose, and does not walk."""
 
+from collections import Counter
 from collections.abc import Callable
 from unittest.mock import patch
 
@@ -14,12 +15,14 @@ from hypothesis.stateful import (
 )
 
 from skillq_manager.core import ready
+from skillq_manager.core.classes import Class, Pool
 from skillq_manager.core.matching import Arrival, BestFit, Policy
-from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 from skillq_manager.core.ready import Board
 from tests.factories import budget, need, profile, task_entry, worker_entry
 
 TYPES = ("task", "ocr", "gpu", "lab")
+NAMES = ("w1", "w2", "ada")
 SOME = st.integers(0, 10_000)
 SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
 
@@ -34,10 +37,14 @@ class Naive:
 
     def next_match(self) -> tuple[TaskEntry, WorkerEntry] | None:
         for task in sorted(self.tasks, key=self.policy.rank):
-            able = [w for w in self.workers if w.is_free and self.policy.can(w.skills, task.need)]
+            able = [w for w in self.able(task.need) if w.is_free]
             if able:
                 return task, min(able, key=lambda w: self._order(task, w))
         return None
+
+    def able(self, need: Need) -> list[WorkerEntry]:
+        there = (w for w in self.workers if w.name not in need.excluded)
+        return [w for w in there if self.policy.can(w.skills, need)]
 
     def _order(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
         fit = self.policy.fit(worker.skills, task.need)
@@ -59,6 +66,7 @@ class Boards(RuleBasedStateMachine):
         self.made: list[TaskEntry] = []
         self.given: list[tuple[TaskEntry, WorkerEntry]] = []
         self.joined = 0
+        self.now = 0.0
 
     # --- tasks
 
@@ -67,9 +75,24 @@ class Boards(RuleBasedStateMachine):
         type=st.sampled_from(TYPES),
         requires=SPECIALTIES,
         priority=st.integers(1, 3),
+        excluded=st.just([]) | st.lists(st.sampled_from(NAMES), max_size=3),
+        aged=st.sampled_from([False, False, True]),
+        later=st.sampled_from([0.0, 1.0, 4.0]),
     )
-    def add(self, difficulty: int, type: str, requires: list[str], priority: int) -> None:
-        task = task_entry(len(self.made), need(type, difficulty, requires), priority)
+    def add(
+        self,
+        *,
+        difficulty: int,
+        type: str,
+        requires: list[str],
+        priority: int,
+        excluded: list[str],
+        aged: bool,
+        later: float,
+    ) -> None:
+        self.now += later
+        wanted = need(type, difficulty, requires, excluded=excluded, aged=aged)
+        task = task_entry(len(self.made), wanted, priority, ready_at=self.now)
         self.made.append(task)
         self._add(task)
 
@@ -94,6 +117,14 @@ class Boards(RuleBasedStateMachine):
             self.board.discard(task)
             self._add(task)
 
+    @precondition(lambda self: self.naive.tasks)
+    @rule(which=SOME, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
+    def ask_for_something_else(self, which: int, excluded: list[str], aged: bool) -> None:
+        task = self.naive.tasks[which % len(self.naive.tasks)]
+        self.board.discard(task)
+        task.need = task.need._replace(excluded=frozenset(excluded), aged=aged)
+        self.board.add(task)
+
     # --- workers
 
     @rule(
@@ -101,10 +132,32 @@ class Boards(RuleBasedStateMachine):
         special=SPECIALTIES,
         types=st.none() | SPECIALTIES,
         slots=st.integers(1, 4),
+        reserve=st.sampled_from([0, 0, 5, 10]),
+        name=st.none() | st.sampled_from(NAMES),
     )
-    def join(self, skill: int, special: list[str], types: list[str] | None, slots: int) -> None:
+    def join(
+        self,
+        *,
+        skill: int,
+        special: list[str],
+        types: list[str] | None,
+        slots: int,
+        reserve: int,
+        name: str | None,
+    ) -> None:
         self.joined += 1
-        worker = worker_entry(self.joined, skill, specialties=special, types=types, slots=slots)
+        title = name or f"w{self.joined}"
+        if any(worker.name == title for worker in self.naive.workers):
+            return
+        worker = worker_entry(
+            self.joined,
+            skill,
+            title,
+            specialties=special,
+            types=types,
+            slots=slots,
+            reserve=reserve,
+        )
         self.naive.workers.append(worker)
         self.board.join(worker)
 
@@ -113,7 +166,7 @@ class Boards(RuleBasedStateMachine):
     def leave(self, which: int) -> None:
         worker = self._worker(which)
         self.naive.workers.remove(worker)
-        self.board.leave(worker)
+        self.board.leave(worker, self.now)
         for task in list(worker.holds.values()):
             self._release(task, worker, again=True)
 
@@ -121,7 +174,7 @@ class Boards(RuleBasedStateMachine):
     @rule(which=SOME, type=st.sampled_from(TYPES))
     def refuse(self, which: int, type: str) -> None:
         worker = self._worker(which)
-        self.board.leave(worker)
+        self.board.leave(worker, self.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
         self.board.join(worker)
 
@@ -129,7 +182,7 @@ class Boards(RuleBasedStateMachine):
     @rule(which=SOME, slots=st.integers(1, 4))
     def learn(self, which: int, slots: int) -> None:
         worker = self._worker(which)
-        self.board.leave(worker)
+        self.board.leave(worker, self.now)
         worker.profile = profile(worker.profile.title, 9, slots=slots)
         worker.skills = Skills.of(worker.profile)
         self.board.join(worker)
@@ -175,8 +228,30 @@ class Boards(RuleBasedStateMachine):
             self.board.freed(worker)
         assert self.board.waiting == len(self.naive.tasks)
         for task in self.naive.tasks[:3]:
-            able = [w for w in self.naive.workers if self.board.policy.can(w.skills, task.need)]
+            able = self.naive.able(task.need)
             assert sorted(self.board.capable(task.need), key=id) == sorted(able, key=id)
+            assert (self.board.unroutable_since(task.need) is None) == bool(able)
+        assert self.board.kinds == Counter(w.skills for w in self.naive.workers)
+        self._look_at_what_waits_in_vain()
+
+    def _look_at_what_waits_in_vain(self) -> None:
+        stuck = set(self.board.stuck_by_exclusion(self.now))
+        assert stuck == {
+            task
+            for task in self.naive.tasks
+            if not self.naive.able(task.need)
+            and self.naive.able(task.need._replace(excluded=frozenset()))
+        }
+        aged = self.board.aged(self.now - 5.0, 1000)
+        assert len(aged) == len(set(aged))
+        assert set(aged) == {
+            task
+            for task in self.naive.tasks
+            if not task.need.aged
+            and task.ready_at <= self.now - 5.0
+            and len(self.naive.able(task.need._replace(aged=True)))
+            > len(self.naive.able(task.need))
+        }
 
     def teardown(self) -> None:
         if hasattr(self, "patch"):
@@ -255,7 +330,7 @@ def test_a_pool_without_members_is_forgotten() -> None:
     board.add(task_entry(1, need(difficulty=9)))
     board.add(task_entry(2))
     board.join(worker)
-    board.leave(worker)
+    board.leave(worker, 0.0)
     assert not board._pools
     assert not any(cls.pools for cls in board._classes.values())
     assert board.next_match() is None
@@ -269,3 +344,57 @@ def give(board: Board) -> WorkerEntry | None:
     worker.holds[task.key] = task
     board.freed(worker)
     return worker
+
+
+def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None:
+    board, ada, bob = Board(BestFit()), worker_entry(1, title="ada"), worker_entry(2, title="bob")
+    for worker in (ada, bob):
+        board.join(worker)
+    board.add(task_entry(1, need(excluded=["ada"])))
+    board.add(task_entry(2))
+    assert [give(board), give(board), give(board)] == [bob, ada, None]
+
+
+def test_workers_that_no_task_excludes_any_more_are_alike_again(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(ready, "_MANY_CLASSES", 8)
+    board, workers = Board(BestFit()), [worker_entry(n, slots=100) for n in range(1, 6)]
+    for worker in workers:
+        board.join(worker)
+    for seq in range(50):
+        board.add(task_entry(seq, need(type=f"t{seq}", excluded=[f"w{1 + seq % 5}"])))
+        assert give(board) is not None
+    board._forget_empty_classes()
+    assert not board._excluded
+    for worker in workers:
+        board.leave(worker, 0.0)
+        board.join(worker)
+    assert len(board._pools) == 1
+
+
+def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
+    board = Board(BestFit())
+    board.join(worker_entry(1, 9, reserve=5))
+    for seq in range(10):
+        board.add(task_entry(seq, need(difficulty=2), priority=seq, ready_at=float(seq)))
+    assert [task.seq for task in board.aged(7.0, 3)] == [7, 6, 5]
+
+
+def test_a_class_that_others_have_emptied_is_passed_over() -> None:
+    """Its pool learns of it when it comes to the top."""
+    pool, cls, task = Pool(worker_entry(1).skills, 1), Class(need(), 2, 0.0), task_entry(1)
+    task.ticket = 7
+    cls.push(((1,), 7, task))
+    pool.offer(cls, (1,))
+    assert pool.best() == ((1,), cls)
+    later = task_entry(2)
+    later.ticket = 8
+    cls.push(((2,), 8, later))
+    task.ticket = 0
+    cls.drop()
+    assert pool.best() == ((2,), cls)
+    later.ticket = 0
+    cls.drop()
+    assert pool.best() is None
+    assert not pool.entries

@@ -8,14 +8,16 @@ from hypothesis import given
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core.retry import RetryPolicy, Verdict, decide
-from tests.factories import budget
+from tests.factories import budget, terms
 
 POLICY = RetryPolicy(base=2.0, cap=300.0, max_losses=3)
 
 
 def decided(outcome: Outcome, **more: Any) -> Verdict:
-    facts = {"failures": 0, "losses": 0, "max_attempts": 3, "chance": 0.5} | more
-    return decide(POLICY, outcome, **facts)
+    facts = {"failures": 0, "losses": 0, "chance": 0.5} | more
+    said = {name: facts.pop(name) for name in ("retry_on", "no_retry_on") if name in facts}
+    of = terms(max_attempts=facts.pop("max_attempts", 3), **said)
+    return decide(POLICY, of, outcome, **facts)
 
 
 @pytest.mark.parametrize(
@@ -37,8 +39,12 @@ def test_back_off_doubles_from_the_base_to_the_cap() -> None:
     assert delays == [2.0, 4.0, 8.0, 256.0, 300.0, 300.0]
 
 
-def test_a_lost_attempt_is_made_again_at_once_but_not_for_ever() -> None:
-    assert decided(Outcome.LOST, losses=2) == Verdict(TaskStatus.READY)
+def test_a_lost_attempt_is_made_again_at_once_then_apart_from_others_and_not_for_ever() -> None:
+    """Else a task that kills its worker takes along, each time, whatever runs beside it."""
+    assert decided(Outcome.LOST, losses=1) == Verdict(TaskStatus.READY)
+    again = decided(Outcome.LOST, losses=2)
+    assert again.status is TaskStatus.READY
+    assert again.delay > 0
     assert decided(Outcome.LOST, losses=3) == Verdict(TaskStatus.DEAD_LETTERED)
 
 
@@ -47,8 +53,36 @@ def test_what_never_began_is_not_held_against_the_task(outcome: Outcome) -> None
     assert decided(outcome, failures=99, losses=99) == Verdict(TaskStatus.READY)
 
 
-@given(failures=st.integers(1, 10_000), chance=st.floats(0, 1, exclude_max=True))
+@given(failures=st.integers(1, 999), chance=st.floats(0, 1, exclude_max=True))
 @budget(100)
 def test_jitter_never_leaves_its_bounds(failures: int, chance: float) -> None:
-    verdict = decided(Outcome.FAILED, failures=failures, max_attempts=20_000, chance=chance)
+    verdict = decided(Outcome.FAILED, failures=failures, max_attempts=1000, chance=chance)
     assert 0.0 <= verdict.delay <= POLICY.cap
+
+
+def test_an_exception_that_is_not_to_be_retried_ends_the_task_at_once() -> None:
+    once = decided(
+        Outcome.FAILED,
+        failures=1,
+        no_retry_on=["ValueError"],
+        error_types=["MyError", "ValueError"],
+    )
+    assert once == Verdict(TaskStatus.FAILED)
+
+
+def test_where_exceptions_are_named_only_those_are_retried() -> None:
+    named: dict[str, Any] = {"failures": 1, "retry_on": ["OSError"]}
+    assert decided(Outcome.FAILED, error_types=["TimeoutError", "OSError"], **named).delay
+    assert decided(Outcome.FAILED, error_types=["KeyError"], **named).status is TaskStatus.FAILED
+    assert decided(Outcome.TIMED_OUT, **named).status is TaskStatus.TIMED_OUT
+
+
+def test_an_exception_named_on_both_sides_is_not_retried() -> None:
+    both = decided(
+        Outcome.FAILED,
+        failures=1,
+        retry_on=["OSError"],
+        no_retry_on=["Gone"],
+        error_types=["Gone", "OSError"],
+    )
+    assert both == Verdict(TaskStatus.FAILED)

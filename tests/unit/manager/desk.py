@@ -1,8 +1,9 @@
 """A real manager on the memory broker, with workers that do as a test tells them."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import Any
 
 import httpx
@@ -12,6 +13,7 @@ from skillq import topology
 from skillq.clock import steady_clock
 from skillq.messages import (
     Connect,
+    Disconnect,
     Message,
     Outcome,
     Progress,
@@ -42,29 +44,32 @@ async def _nothing(run: str) -> None: ...
 class Desk:
     """A manager, workers that do as they are told, and a client of the API."""
 
-    def __init__(self, broker: MemoryBroker, token: str | None = None) -> None:
-        self.store = MemoryStore()
+    def __init__(
+        self, broker: MemoryBroker, token: str | None = None, store: MemoryStore | None = None
+    ) -> None:
+        self.store = store or MemoryStore()
         self._manager_transport = MemoryTransport(broker)
         self._transport = MemoryTransport(broker)
-        state = State(BestFit(), chance=lambda: 0.5)
         self.manager = Manager(
             self._manager_transport,
             self.store,
-            state,
+            lambda: State(BestFit(), chance=lambda: 0.0, store=self.store.id),
             clock=steady_clock(),
             on_complete=_nothing,
         )
-        self.app = create_app(self.manager, SecretStr(token) if token else None)
+        self.app = create_app(
+            self.manager, self._manager_transport, SecretStr(token) if token else None
+        )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
             base_url="http://manager",
         )
 
     @asynccontextmanager
-    async def open(self) -> AsyncIterator["Desk"]:
+    async def open(self, *, leading: bool = True) -> AsyncIterator["Desk"]:
         async with self._manager_transport, self._transport, self.http:
             running = asyncio.create_task(self.manager.run())
-            await self.until(lambda: self.manager.is_ready)
+            await self.until(lambda: self.manager.is_ready and self.manager.is_leading is leading)
             yield self
             self.manager.stop()
             await running
@@ -78,31 +83,66 @@ class Desk:
         await self._transport.publish(topology.REPORTS, key, Outgoing.of(message))
 
     async def join(self, title: str, skill: int, **more: Any) -> WorkerProfile:
-        who = WorkerProfile(
-            name=slug(title), title=title, skill=skill, incarnation=f"{title}-1", **more
-        )
+        fields = {"name": slug(title), "title": title, "incarnation": f"{title}-1", "skill": skill}
+        who = WorkerProfile.model_validate(fields | more)
         await self._transport.declare(topology.worker_topology(who.name))
         await self.say(f"connect.{who.name}", Connect(worker=who))
-        await self.until(lambda: who.name in self.manager.state.fleet.workers)
+        await self.until(
+            lambda: self.manager.state.fleet.current(who.name, who.incarnation) is not None
+        )
         return who
+
+    async def give_up(self, *ids: str) -> None:
+        """Let a worker be killed by these, again and again, until they are dead-lettered."""
+        for start in range(1, 5):
+            await self.join("Victim", 10, incarnation=f"Victim-{start}", slots=len(ids))
+            await self.until(partial(self._all_at, ids, min(start, 3)))
+        gone = Disconnect(worker="victim", incarnation="Victim-4")
+        await self.say("disconnect.victim", gone)
+        await self.until(lambda: not self.manager.state.fleet.workers)
+        assert {self.row(id).status for id in ids} == {"dead_lettered"}
+
+    def _all_at(self, ids: Sequence[str], attempt: int) -> bool:
+        return all(self.row(id).attempt == attempt for id in ids)
 
     async def begin(self, who: WorkerProfile, id: str, at: float) -> None:
         item = ProgressItem(run="default", id=id, attempt=1, at=at)
-        message = Progress(worker=who.name, incarnation=who.incarnation, items=(item,))
+        message = Progress(
+            worker=who.name, incarnation=who.incarnation, store=self.store.id, items=(item,)
+        )
         await self.say(f"progress.{who.name}", message)
         await self.until(lambda: self.row(id).status != "assigned")
 
-    async def end(self, who: WorkerProfile, id: str, outcome: str, **more: Any) -> None:
-        result = TaskResult(run="default", id=id, attempt=1, outcome=Outcome(outcome), **more)
-        message = TaskResults(worker=who.name, incarnation=who.incarnation, results=(result,))
+    async def end(
+        self, who: WorkerProfile, id: str, outcome: str, *, attempt: int = 1, **more: Any
+    ) -> None:
+        """The attempt ends, the task too or not."""
+        await self.until(lambda: self.row(id).attempt == attempt)
+        result = TaskResult(run="default", id=id, attempt=attempt, outcome=Outcome(outcome), **more)
+        message = TaskResults(
+            worker=who.name, incarnation=who.incarnation, store=self.store.id, results=(result,)
+        )
         await self.say(f"result.{who.name}", message)
-        await self.until(lambda: self.row(id).status.is_terminal)
+        await self.until(lambda: self.row(id).attempts[attempt - 1].outcome)
 
     def row(self, id: str) -> Any:
         return self.store._tasks["default", id]
 
     async def submit(self, *tasks: Any, **more: Any) -> httpx.Response:
         return await self.http.post("/api/tasks", json={"tasks": list(tasks), **more})
+
+    async def post(self, path: str, **body: Any) -> Any:
+        response = await self.http.post(path, json=body)
+        assert response.status_code == 200, response.text
+        return response.json()
+
+    async def stray(self, text: str = "?", key: str = "result.x") -> str:
+        """Send what nobody can read; its message id, once it is parked."""
+        parked = self.manager.tally.parked
+        message = Outgoing(text.encode(), "note")
+        await self._transport.publish(topology.REPORTS, key, message)
+        await self.until(lambda: self.manager.tally.parked > parked)
+        return message.message_id
 
     async def get(self, path: str, **parameters: Any) -> Any:
         response = await self.http.get(path, params=parameters)

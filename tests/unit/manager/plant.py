@@ -68,9 +68,10 @@ class Plant:
         stop_when_done: bool = False,
         leases: LeasePolicy | None = None,
         transport: MemoryTransport | None = None,
+        store: MemoryStore | None = None,
     ) -> None:
         self.broker = broker or MemoryBroker()
-        self.store = MemoryStore()
+        self.store = store or MemoryStore()
         self.completed: list[str] = []
         self.dead: list[Delivery] = []
         self.events: list[TaskEvent] = []
@@ -81,7 +82,7 @@ class Plant:
         self.manager = Manager(
             self._way,
             self.store,
-            State(
+            lambda: State(
                 policy or BestFit(),
                 chance=lambda: 0.0,
                 expected_workers=expected_workers,
@@ -100,9 +101,13 @@ class Plant:
         await self._stack.enter_async_context(self._way)
         await self._stack.enter_async_context(self.voice)
         self.running = asyncio.create_task(self.manager.run())
-        await until(lambda: self.manager.is_ready or self.running.done())
+        await until(lambda: self._leads or self.running.done())
         self._tasks.append(asyncio.create_task(self._bury()))
         return self
+
+    @property
+    def _leads(self) -> bool:
+        return self.manager.is_leading and self.manager.is_ready
 
     async def __aexit__(
         self,

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -28,11 +29,14 @@ from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager import manager as module
+from skillq_manager.core import commands as c
+from skillq_manager.core.leases import LeasePolicy
+from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Filter
 from skillq_worker import Handlers
 from skillq_worker.executor import HandlerExecutor
 from tests.unit.manager.plant import QUICK, Plant, tasks
-from tests.unit.worker.boss import until
+from tests.unit.worker.boss import Fickle, until
 
 SUCCEEDED = TaskStatus.SUCCEEDED
 
@@ -216,7 +220,7 @@ async def test_a_manager_whose_consumers_bring_nothing_any_more_is_not_ready(
 ) -> None:
     async with Plant() as plant:
         assert plant.manager.is_ready
-        monkeypatch.setattr(module, "READY_SECONDS", 0.0)
+        monkeypatch.setattr("skillq_manager.senses.READY_SECONDS", 0.0)
         assert not plant.manager.is_ready
 
 
@@ -242,11 +246,74 @@ async def test_a_manager_takes_over_when_its_predecessor_leaves() -> None:
         await second._stack.enter_async_context(second._way)
         running = asyncio.create_task(second.manager.run())
         await asyncio.sleep(0.05)
-        assert not second.manager.is_ready
-    await until(lambda: second.manager.is_ready)
+        assert not second.manager.is_leading
+    await until(lambda: second.manager.is_leading)
     second.manager.stop()
     await running
     await second._stack.aclose()
+
+
+@pytest.mark.parametrize("queue", CONSUMED)
+async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_with_one_line(
+    queue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
+    monkeypatch.setattr(module, "TAKE_OVER_SECONDS", 0.2)
+    broker = MemoryBroker()
+    wire = Fickle(broker)
+    async with Plant(broker=broker, transport=wire) as plant:
+        wire.lose(queue)
+        await plant.voice.consume(queue, prefetch=1, exclusive=True)
+        await until(lambda: not plant.manager.is_leading)
+        assert not any(one.live for one in wire._consumers if one._queue.name != CONSUMED[0])
+        with pytest.raises(Unreachable):
+            await plant.manager.submit(submission(*tasks(1)))
+        with pytest.raises(UsageError) as caught:
+            async with asyncio.timeout(5):
+                await plant.running
+    assert str(caught.value) == (
+        f"another manager consumes {queue} on this broker; stop it, or use another vhost"
+    )
+
+
+async def test_a_manager_whose_own_dead_connection_held_its_queue_for_a_while_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
+    broker = MemoryBroker()
+    wire = Fickle(broker)
+    async with Plant(broker=broker, transport=wire) as plant:
+        count = Count(held=True)
+        await plant.hand("Ada", 5, count)
+        running = asyncio.create_task(plant.complete(*tasks(3)))
+        await until(lambda: count.begun)
+        wire.lose(topology.MANAGER_HEARTBEATS)
+        dead = await plant.voice.consume(topology.MANAGER_HEARTBEATS, prefetch=1, exclusive=True)
+        await until(lambda: not plant.manager.is_leading)
+        await dead.close()
+        await until(lambda: plant.manager.is_leading)
+        count.let_go()
+        assert (await running).counts == {SUCCEEDED: 3}
+        assert sorted(count.begun) == ["0", "1", "2"]
+
+
+async def test_a_broker_that_comes_back_empty_gets_its_queues_and_a_run_goes_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skillq_manager.senses.PROBE_SECONDS", 0.02)
+    monkeypatch.setattr("skillq_worker.worker.ATTEND_SECONDS", 0.02)
+    async with Plant(leases=replace(QUICK, dead_after=5.0)) as plant:
+        count = Count(held=True)
+        hand = await plant.hand("Ada", 5, count)
+        running = asyncio.create_task(plant.complete(*tasks(3)))
+        await until(lambda: count.begun)
+        for queue in [*CONSUMED, topology.DEAD_LETTERS, topology.worker_queue("ada")]:
+            plant.broker.delete_queue(queue)
+        assert not hand.is_ready
+        await until(lambda: hand.is_ready)
+        count.let_go()
+        assert (await running).counts == {SUCCEEDED: 3}
+        assert (await plant.complete(*tasks(2), run="next")).has_succeeded
 
 
 # --- what should not have come ---------------------------------------------------------------
@@ -420,6 +487,42 @@ async def test_the_task_of_a_worker_that_dies_is_done_by_another() -> None:
         assert plant.entry(victim.profile) is None
 
 
+async def test_a_worker_that_holds_more_than_one_message_can_name_is_not_lost(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.2)
+    leases = LeasePolicy(suspect_after=5.0, dead_after=10.0, resend_after=0.0, sweep_every=0.1)
+    run = "r" * 60
+    async with Plant(leases=leases) as plant:
+        count = Count(held=True)
+        hand = await plant.hand("Ada", 5, count, slots=10_000)
+        many = [Task(id=f"{n:0>114}", difficulty=1) for n in range(7000)]
+        client = await plant.client()
+        await client.submit(run, many)
+        await until(lambda: len(count.begun) == len(many))
+        holds = plant.manager.state.fleet.workers["ada"].holds
+        heard: list[Heartbeat] = []
+        decided: list[c.Command] = []
+        handle = plant.manager.state.handle
+
+        def listen(events: Sequence[c.Event], now: float) -> list[c.Command]:
+            heard.extend(event for event in events if isinstance(event, Heartbeat))
+            commands = handle(events, now)
+            decided.extend(commands)
+            return commands
+
+        monkeypatch.setattr(plant.manager.state, "handle", listen)
+        await until(lambda: sum(event.upto is None for event in heard) >= 2)
+        assert any(event.above for event in heard), "it comes in parts"
+        wrong = [d for d in decided if isinstance(d, c.Resend | c.Abort | c.SaveWorker)]
+        assert not wrong, "nothing is missing, nothing is a stranger's, and nobody is suspect"
+        assert len(holds) == len(many)
+        assert plant.entry(hand.profile) is not None
+        count.let_go()
+        await until(lambda: plant.completed)
+    assert not plant.dead
+
+
 async def test_the_task_of_a_worker_that_was_started_anew_is_given_out_at_once() -> None:
     async with Plant() as plant:  # with leases of half a minute
         doomed, heir = Count(held=True), Count()
@@ -587,7 +690,7 @@ async def test_a_submission_to_a_manager_that_has_left_is_told_so() -> None:
         plant.manager.stop()
         await plant.running
         async with asyncio.timeout(5):
-            with pytest.raises(Unreachable, match="submit again"):
+            with pytest.raises(Unreachable, match="ask again"):
                 await plant.manager.submit(submission(*tasks(1)))
 
 
@@ -597,7 +700,7 @@ async def test_a_manager_that_stops_tells_those_whose_submission_it_has_not_deci
     plant.manager.stop()  # it leaves before its first round
     async with plant:
         async with asyncio.timeout(5):
-            with pytest.raises(Unreachable, match="submit again"):
+            with pytest.raises(Unreachable, match="ask again"):
                 await waiting
 
 

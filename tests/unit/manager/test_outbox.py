@@ -13,9 +13,13 @@ from skillq.messages import (
     AttemptRef,
     Cancel,
     Message,
+    Outcome,
     RunEvent,
+    Stop,
     Task,
+    TaskEvent,
     TaskEvents,
+    TaskResult,
     TaskStatus,
     WorkerEvent,
     WorkerEventKind,
@@ -55,8 +59,14 @@ class Office:
         self.wire = Wire(MemoryBroker())
         self.store = MemoryStore()
         self.fed: list[c.Event] = []
-        self.current = True
-        self.outbox = Outbox(self.wire, self.store, self.fed.append, lambda *_: self.current)
+        self.current = self.alone = True
+        self.outbox = Outbox(
+            self.wire,
+            self.store,
+            self.fed.append,
+            lambda *_: self.current,
+            lambda: self.alone,
+        )
         self.ada = profile("Ada")
 
     async def open(self) -> None:
@@ -198,6 +208,22 @@ async def test_an_assignment_that_is_wanted_no_more_is_not_sent_again(
     assert not office.outbox._pending
 
 
+async def test_assignments_wait_while_another_manager_may_give_the_same_ones_out(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_manager.outbox._RETRY_SECONDS", 0.01)
+    queue = await office.give_queue(office.ada)
+    await office.store_tasks(task("a"))
+    office.alone = False
+    await office.outbox.send([office.assign("a")])
+    waiting = asyncio.create_task(said(queue))
+    await asyncio.sleep(0.05)
+    assert not waiting.done()
+    office.alone = True
+    (message,) = await waiting
+    assert message.type == "assignment"
+
+
 async def test_a_worker_that_cannot_be_reached_holds_up_no_other(office: Office) -> None:
     bob = profile("Bob")
     queue = await office.give_queue(bob)
@@ -216,6 +242,23 @@ async def test_an_order_to_give_up_names_the_attempts_and_the_incarnation(office
     (message,) = await said(queue)
     assert isinstance(message, Cancel)
     assert (message.incarnation, message.store, message.attempts) == ("1", "a-store", (lost,))
+
+
+async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
+    queue = await office.give_queue(office.ada)
+    lost = tuple(AttemptRef(run="r" * 60, id=f"{n:0>120}", attempt=1) for n in range(9000))
+    incarnations = [f"{n:0>64}" for n in range(30_000)]
+    await office.send(c.Abort(office.ada, "a-store", lost))
+    await office.outbox.stop_all(incarnations, "done")
+    cancelled: list[AttemptRef] = []
+    stopped: list[str] = []
+    while len(cancelled) < len(lost) or len(stopped) < len(incarnations):
+        for message in await said(queue):  # which would not read what is too large
+            if isinstance(message, Cancel):
+                cancelled += message.attempts
+            if isinstance(message, Stop):
+                stopped += message.incarnations
+    assert (tuple(cancelled), stopped) == (lost, incarnations)
 
 
 async def test_the_queue_of_a_worker_that_connects_is_declared(office: Office) -> None:
@@ -239,6 +282,47 @@ async def test_events_are_one_message_for_each_run_type_and_status(office: Offic
     ]
     events = [decode(d.body) for d in deliveries]
     assert sum(len(e.events) for e in events if isinstance(e, TaskEvents)) == 10
+
+
+_DONE = TaskResult(run="run", id="a", attempt=2, outcome=Outcome.SUCCEEDED, output=7)
+_ADA = profile("Ada")
+_END = c.EndAttempt(
+    ("run", "a"), "ocr", 2, _ADA, Outcome.SUCCEEDED, TaskStatus.SUCCEEDED, None, _DONE, None, 0, 0, 9.0
+)  # fmt: skip
+MOVES: list[tuple[c.Command, dict[str, object]]] = [
+    (
+        c.SetStatus(("run", "a"), "ocr", TaskStatus.FAILED, "b failed", 1, 9.0),
+        {"status": TaskStatus.FAILED, "attempt": 1, "reason": "b failed"},
+    ),
+    (
+        c.Assign(("run", "a"), "ocr", 2, _ADA, 9.0),
+        {"status": TaskStatus.ASSIGNED, "worker": "Ada"},
+    ),
+    (c.Start(("run", "a"), "ocr", 2, _ADA, 9.0), {"status": TaskStatus.RUNNING, "worker": "Ada"}),
+    (_END, {"status": TaskStatus.SUCCEEDED, "worker": "Ada", "output": 7}),
+    (
+        _END._replace(outcome=Outcome.LOST, status=TaskStatus.READY, reason="lost", result=None),
+        {"status": TaskStatus.READY, "worker": "Ada", "reason": "lost"},
+    ),
+    (
+        c.Reopen(("run", "a"), "ocr", TaskStatus.BLOCKED, 2, 9.0),
+        {"status": TaskStatus.BLOCKED, "reason": "sent again"},
+    ),
+]
+
+
+@pytest.mark.parametrize(("command", "told"), MOVES)
+async def test_every_move_of_a_task_is_told_with_what_belongs_to_it(
+    office: Office, command: c.Command, told: dict[str, object]
+) -> None:
+    await office.store_tasks(task("a"))
+    await office.send(command)
+    (message,) = await said(office.events)
+    assert isinstance(message, TaskEvents)
+    assert (message.run, message.task_type) == ("run", "ocr")
+    assert message.events == (
+        TaskEvent.model_validate({"id": "a", "attempt": 2, "at": 9.0} | told),
+    )
 
 
 async def test_an_answer_tells_who_submitted(office: Office) -> None:

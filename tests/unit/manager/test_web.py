@@ -197,7 +197,9 @@ async def test_runs_and_workers_come_in_pages_too(desk: Desk) -> None:
 
 async def test_workers_show_those_that_are_there_and_those_that_left(desk: Desk) -> None:
     await desk.submit(*TASKS)
-    busy = await desk.join("Senior", 9, specialties=("ocr",), slots=4, types=("task", "analysis"))
+    busy = await desk.join(
+        "Senior", 9, specialties=("ocr",), slots=4, types=("task", "analysis"), reserve=1
+    )
     gone = await desk.join("Gone", 1)
     bye = Disconnect(worker=gone.name, incarnation=gone.incarnation, reason="drained")
     await desk.say("disconnect.gone", bye)
@@ -210,10 +212,12 @@ async def test_workers_show_those_that_are_there_and_those_that_left(desk: Desk)
         "incarnation": busy.incarnation,
         "skill": 9,
         "specialties": ["ocr"],
+        "reserve": 1,
         "slots": 4,
         "running": 2,
         "status": "connected",
         "types": ["task", "analysis"],
+        "refused": [],
     }
     assert left["types"] is None
 

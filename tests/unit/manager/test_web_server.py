@@ -17,7 +17,7 @@ from skillq.errors import UsageError
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
 )
-from skillq.transport.memory import MemoryBroker
+from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.web import server
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
@@ -44,7 +44,7 @@ async def test_a_token_guards_the_api_and_leaves_probes_and_metrics_open() -> No
 
 async def test_an_empty_token_is_refused_instead_of_guarding_nothing(desk: Desk) -> None:
     with pytest.raises(UsageError, match=r"SKILLQ_API_TOKEN.*empty"):
-        create_app(desk.manager, SecretStr(""))
+        create_app(desk.manager, MemoryTransport(MemoryBroker()), SecretStr(""))
 
 
 # --- probes, metrics, description ------------------------------------------------------------
@@ -75,7 +75,8 @@ async def test_metrics_are_what_prometheus_reads_and_say_what_the_summary_says(d
     assert (values["skillq_runs", "open"], values["skillq_runs", "ended"]) == (1, 0)
     assert values["skillq_manager_ready",] == 1
     assert all(family.documentation for family in families.values())
-    assert len(values) < 30
+    assert (values["skillq_manager_leader",], values["skillq_manager_blind",]) == (1, 0)
+    assert len(values) < 40
 
 
 async def test_the_api_describes_itself_without_the_outside_world(desk: Desk) -> None:
@@ -86,6 +87,15 @@ async def test_the_api_describes_itself_without_the_outside_world(desk: Desk) ->
         "/api/runs/{run}",
         "/api/tasks",
         "/api/tasks/{run}/{id}",
+        "/api/tasks/{run}/{id}/explain",
+        "/api/tasks/{run}/{id}/cancel",
+        "/api/tasks/{run}/{id}/retry",
+        "/api/tasks/retry",
+        "/api/runs/{run}/cancel",
+        "/api/dead",
+        "/api/parked",
+        "/api/parked/{message_id}",
+        "/api/parked/{message_id}/retry",
         "/api/workers",
         "/livez",
         "/readyz",

@@ -10,7 +10,7 @@ from skillq.errors import Unreachable
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
 )
-from skillq_manager.web import submissions
+from skillq_manager.web import deciding
 from tests.unit.manager.desk import TASKS, Desk, refused
 
 
@@ -27,14 +27,14 @@ async def test_a_submission_is_taken_in_and_the_same_again_is_known(desk: Desk) 
     [
         (
             {"tasks": [TASKS[0], {"id": 2, "difficulty": 11}]},
-            "task 2: difficulty: Input should be less than or equal to 10, not 11",
+            "task 2: difficulty: should be at most 10, not 11",
         ),
         (
             {"tasks": [{"id": "a", "dificulty": 1}]},
             "task a: unknown field 'dificulty' (did you mean 'difficulty'?)",
         ),
         ({"tasks": [{"difficulty": 1}]}, "task number 1: id is missing"),
-        ({"tasks": []}, "tasks: should have at least one item, not []"),
+        ({"tasks": []}, "tasks: should have at least one item"),
         ({"tasks": TASKS, "rnu": "x"}, "unknown field 'rnu' (did you mean 'run'?)"),
         ({"tasks": TASKS, "workers": []}, "unknown field 'workers' (known are run, tasks)"),
         (
@@ -46,7 +46,10 @@ async def test_a_submission_is_taken_in_and_the_same_again_is_known(desk: Desk) 
             "task a: depends on itself (a → a); break the cycle",
         ),
         ([], "should be a mapping of fields to values, not []"),
-        ({"tasks": TASKS, "run": "all"}, "run: 'all' is reserved: choose another name"),
+        (
+            {"tasks": TASKS, "run": "…"},
+            "run: '…' has no letter a-z or digit to make a name from",
+        ),
     ],
 )
 async def test_bad_tasks_are_refused_as_a_whole_in_one_line_that_names_item_and_field(
@@ -64,6 +67,32 @@ async def test_a_body_that_is_no_json_is_refused(desk: Desk, body: bytes) -> Non
         "/api/tasks", content=body, headers={"Content-Type": "application/json; charset=utf-8"}
     )
     assert refused(response, 422).startswith("the body is not JSON: ")
+
+
+@pytest.mark.parametrize("where", ["the body", "a task", "a payload"])
+async def test_a_name_that_stands_twice_is_refused_instead_of_taking_the_last(
+    desk: Desk, where: str
+) -> None:
+    twice = '"x": 1, "x": 2'
+    body = {
+        "the body": '{"tasks": [], "tasks": [{"id": 1, "difficulty": 1}]}',
+        "a task": '{"tasks": [{"id": 1, "difficulty": 1, "difficulty": 2}]}',
+        "a payload": f'{{"tasks": [{{"id": 1, "difficulty": 1, "payload": {{{twice}}}}}]}}',
+    }[where]
+    headers = {"Content-Type": "application/json"}
+    response = await desk.http.post("/api/tasks", content=body, headers=headers)
+    assert "stands twice in one object" in refused(response, 422)
+    assert (await desk.get("/api/summary"))["total"] == 0
+
+
+@pytest.mark.parametrize(
+    "media_type", ["Application/JSON", "APPLICATION/JSON; charset=utf-8", "application/json ;x=y"]
+)
+async def test_a_media_type_is_the_same_in_any_letters(desk: Desk, media_type: str) -> None:
+    response = await desk.http.post(
+        "/api/tasks", content=json.dumps({"tasks": TASKS}), headers={"Content-Type": media_type}
+    )
+    assert response.status_code == 201
 
 
 async def test_a_web_page_cannot_submit_behind_its_readers_back(desk: Desk) -> None:
@@ -116,8 +145,8 @@ async def test_a_manager_that_cannot_decide_keeps_nobody_waiting_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(desk.manager, "submit", ponder)
-    monkeypatch.setattr(submissions, "DECIDE_SECONDS", 0.0)
-    assert "submit again, nothing is done twice" in refused(await desk.submit(*TASKS), 503)
+    monkeypatch.setattr(deciding, "DECIDE_SECONDS", 0.0)
+    assert "ask again, nothing is done twice" in refused(await desk.submit(*TASKS), 503)
 
 
 @pytest.mark.parametrize(
@@ -147,8 +176,8 @@ async def test_a_wrong_method_is_told_which_there_are(desk: Desk) -> None:
 @pytest.mark.parametrize(
     ("query", "line"),
     [
-        ("limit=0", "limit: Input should be greater than or equal to 1, not '0'"),
-        ("limit=1001", "limit: Input should be less than or equal to 1000, not '1001'"),
+        ("limit=0", "limit: should be at least 1, not '0'"),
+        ("limit=1001", "limit: should be at most 1000, not '1001'"),
         ("stats=failed", "unknown parameter 'stats'"),
         ("cursor=!", "cursor: is none that a list has answered"),
         ("cursor=ZWlucw==", "cursor: is none that a list has answered"),

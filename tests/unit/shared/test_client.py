@@ -1,7 +1,7 @@
 """The client: what it hands in is safe, answered and followed to its end, whatever is lost on the way."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 
 import pytest
 
@@ -9,8 +9,11 @@ from skillq import topology
 from skillq.client import Client, Receipt
 from skillq.errors import Unreachable, UsageError
 from skillq.messages import (
+    Inquiry,
+    Message,
     RunEvent,
     RunStatus,
+    Standing,
     Submission,
     Task,
     TaskEvent,
@@ -28,6 +31,7 @@ class Desk:
     def __init__(self, broker: MemoryBroker) -> None:
         self.transport = MemoryTransport(broker)
         self.taken: list[Submission] = []
+        self.asked: list[Inquiry] = []
         self._queue: Consumer
 
     async def open(self) -> None:
@@ -35,20 +39,38 @@ class Desk:
         self._queue = await self.transport.consume(topology.MANAGER_SUBMISSIONS, prefetch=100)
 
     async def take(self) -> Submission:
-        """The next submission; those that came with it are in `taken`, too."""
-        deliveries = await self._queue.batch()
+        """The last submission; those that came with it are in `taken`, too."""
+        await self.receive()
+        return self.taken[-1]
+
+    async def question(self) -> Inquiry:
+        """The next inquiry; no submission comes with it."""
+        taken = len(self.taken)
+        await self.receive()
+        assert len(self.taken) == taken
+        return self.asked[-1]
+
+    async def receive(self) -> None:
+        async with asyncio.timeout(5):
+            deliveries = await self._queue.batch()
         await self._queue.ack(deliveries)
         messages = [decode(delivery.body) for delivery in deliveries]
         self.taken += [message for message in messages if isinstance(message, Submission)]
-        return self.taken[-1]
+        self.asked += [message for message in messages if isinstance(message, Inquiry)]
+
+    async def answer(self, asked: Inquiry, status: RunStatus, *ids: str, **more: object) -> None:
+        fields = {"submission_id": asked.submission_id, "number": asked.number, "store": "s"}
+        said = Standing.model_validate(fields | {"status": status, "tasks": _ends(ids)} | more)
+        await self.tell(f"answer.{asked.submission_id}", said)
+
+    async def tell(self, key: str, message: Message) -> None:
+        await self.transport.publish(topology.EVENTS, key, Outgoing.of(message), mandatory=False)
 
     async def say(self, run: str, status: RunStatus, **more: object) -> None:
         event = RunEvent.model_validate(
             {"run": run, "title": run, "status": status, "at": 0} | more
         )
-        await self.transport.publish(
-            topology.EVENTS, f"run.{run}.{status}", Outgoing.of(event), mandatory=False
-        )
+        await self.tell(f"run.{run}.{status}", event)
 
     async def accept(self, submission: Submission) -> None:
         await self.say(
@@ -56,19 +78,21 @@ class Desk:
             RunStatus.ACCEPTED,
             submission_id=submission.submission_id,
             accepted=len(submission.tasks),
+            store="s",
         )
 
     async def end(self, run: str, *ids: str) -> None:
-        events = tuple(
-            TaskEvent(id=id, status=TaskStatus.SUCCEEDED, attempt=1, at=0, worker="Ada")
-            for id in ids
-        )
-        message = TaskEvents(run=run, task_type="task", events=events)
-        key = f"task.{run}.task.succeeded"
-        await self.transport.publish(topology.EVENTS, key, Outgoing.of(message), mandatory=False)
+        message = TaskEvents(run=run, task_type="task", events=_ends(ids))
+        await self.tell(f"task.{run}.task.succeeded", message)
 
     async def complete(self, run: str, count: int) -> None:
         await self.say(run, RunStatus.COMPLETED, counts={"succeeded": count})
+
+
+def _ends(ids: Iterable[str]) -> tuple[TaskEvent, ...]:
+    return tuple(
+        TaskEvent(id=id, status=TaskStatus.SUCCEEDED, attempt=1, at=0, worker="Ada") for id in ids
+    )
 
 
 @pytest.fixture
@@ -148,6 +172,7 @@ async def test_events_of_another_run_are_not_ours(desk: Desk, client: Client) ->
     await desk.end("run-2", "a")
     await desk.complete("run-2", 1)
     await desk.complete("run", 1)
+    await desk.answer(await desk.question(), RunStatus.COMPLETED)
     assert not (await running).tasks
 
 
@@ -160,21 +185,155 @@ async def test_events_that_cannot_be_read_are_passed_over(desk: Desk, client: Cl
     assert (await running).has_succeeded
 
 
-async def test_after_a_silence_the_question_is_asked_again_with_the_same_id(
-    desk: Desk, client: Client, monkeypatch: pytest.MonkeyPatch
+# --- silence
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skillq.client._SILENCE_SECONDS", 0.05)
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_after_a_silence_the_manager_is_asked_and_nothing_is_submitted_again(
+    desk: Desk, client: Client
 ) -> None:
     """Events may have been missed, as when the broker was restarted."""
-    monkeypatch.setattr("skillq.client._SILENCE_SECONDS", 0.05)
+    running = asyncio.create_task(client.complete("Run", [task()]))
+    taken = await desk.take()
+    questions = [await desk.question() for _ in range(3)]
+    assert {(q.submission_id, q.run, q.store) for q in questions} == {
+        (taken.submission_id, "run", "")
+    }
+    assert len({q.number for q in questions}) == 3
+    await desk.answer(questions[-1], RunStatus.ACCEPTED, accepted=1)
+    asked = await desk.question()
+    assert asked.store == "s"
+    await desk.end("run", "a")
+    await desk.answer(asked, RunStatus.COMPLETED, counts={"succeeded": 1})
+    assert (await running).counts == {TaskStatus.SUCCEEDED: 1}
+    assert desk.taken == [taken]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_submission_that_nobody_has_is_handed_in_again_as_it_was(
+    desk: Desk, client: Client
+) -> None:
     running = asyncio.create_task(client.complete("run", [task()]))
     first = await desk.take()
-    second = await desk.take()
-    assert second == first
-    await desk.accept(second)
+    await desk.answer(await desk.question(), RunStatus.UNKNOWN)
+    assert await desk.take() == first
+    await desk.accept(first)
+    await desk.end("run", "a")
     await desk.complete("run", 1)
     assert (await running).has_succeeded
 
 
-async def test_a_large_submission_is_cut_so_that_each_part_needs_only_earlier_ones(
+@pytest.mark.usefixtures("impatient")
+async def test_answers_to_all_that_was_asked_meanwhile_bring_it_once(
+    desk: Desk, client: Client
+) -> None:
+    """A manager that was away for an hour finds hundreds of questions."""
+    running = asyncio.create_task(client.complete("run", [task()]))
+    await desk.take()
+    questions = [await desk.question() for _ in range(5)]
+    for asked in questions:
+        await desk.answer(asked, RunStatus.UNKNOWN)
+    again = await desk.take()
+    for asked in questions:
+        await desk.answer(asked, RunStatus.UNKNOWN)
+    await desk.question()
+    assert desk.taken == [again, again]
+    await desk.accept(again)
+    await desk.end("run", "a")
+    await desk.complete("run", 1)
+    await running
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_a_refusal_that_was_missed_is_heard_when_asked_for(
+    desk: Desk, client: Client
+) -> None:
+    running = asyncio.create_task(client.complete("run", [task()]))
+    await desk.take()
+    await desk.answer(await desk.question(), RunStatus.REFUSED, reason="because")
+    with pytest.raises(UsageError, match="because"):
+        await running
+
+
+# --- tasks that ended unheard
+
+
+async def test_how_tasks_ended_that_were_not_heard_of_is_asked_for_at_the_end(
+    desk: Desk, client: Client
+) -> None:
+    seen: list[str] = []
+    running = asyncio.create_task(
+        client.complete("run", [task("a"), task("b"), task("c")], lambda e: seen.append(e.id))
+    )
+    await desk.accept(await desk.take())
+    await desk.end("run", "b")
+    await desk.complete("run", 3)
+    asked = await desk.question()
+    assert asked.tasks == ("a", "c")
+    await desk.answer(asked, RunStatus.COMPLETED, "a", more=True)
+    await desk.answer(asked, RunStatus.COMPLETED, "c")
+    result = await running
+    assert seen == ["b", "a", "c"]
+    assert {id: event.worker for id, event in result.tasks.items()} == dict.fromkeys("bac", "Ada")
+
+
+async def test_many_of_them_are_asked_for_some_at_a_time(desk: Desk, client: Client) -> None:
+    ids = [str(n) for n in range(1234)]
+    running = asyncio.create_task(client.complete("run", [task(id) for id in ids]))
+    await desk.accept(await desk.take())
+    await desk.complete("run", len(ids))
+    for _ in range(3):
+        asked = await desk.question()
+        await desk.answer(asked, RunStatus.COMPLETED, *asked.tasks)
+    assert [len(asked.tasks) for asked in desk.asked] == [500, 500, 234]
+    assert list((await running).tasks) == ids
+
+
+async def test_a_run_that_is_completed_once_more_meanwhile_keeps_nobody_waiting(
+    desk: Desk, client: Client
+) -> None:
+    running = asyncio.create_task(client.complete("run", [task()]))
+    await desk.accept(await desk.take())
+    await desk.complete("run", 1)
+    asked = await desk.question()
+    await desk.complete("run", 2)
+    await desk.answer(asked, RunStatus.COMPLETED, "a")
+    result = await running
+    assert (result.counts, list(result.tasks)) == ({TaskStatus.SUCCEEDED: 2}, ["a"])
+    assert desk.asked == [asked]
+
+
+async def test_what_the_manager_cannot_tell_of_is_not_asked_for_again(
+    desk: Desk, client: Client
+) -> None:
+    running = asyncio.create_task(client.complete("run", [task("a"), task("b")]))
+    await desk.accept(await desk.take())
+    await desk.complete("run", 2)
+    await desk.answer(await desk.question(), RunStatus.COMPLETED, "a")
+    assert list((await running).tasks) == ["a"]
+
+
+async def test_the_end_of_a_run_is_told_though_nobody_tells_of_its_tasks(
+    desk: Desk, client: Client
+) -> None:
+    """The manager may have left when all was done."""
+    running = asyncio.create_task(client.complete("run", [task()]))
+    await desk.accept(await desk.take())
+    await desk.complete("run", 1)
+    async with asyncio.timeout(5):
+        result = await running
+    assert (result.counts, result.tasks) == ({TaskStatus.SUCCEEDED: 1}, {})
+
+
+# --- what is large
+
+
+async def test_what_is_too_large_for_a_message_comes_in_parts_of_one_submission(
     desk: Desk, client: Client
 ) -> None:
     big = {"x": "y" * 200_000}
@@ -184,13 +343,46 @@ async def test_a_large_submission_is_cut_so_that_each_part_needs_only_earlier_on
     running = asyncio.create_task(client.submit("run", chain))
     while sum(len(s.tasks) for s in desk.taken) < 12:
         await desk.take()
-    assert len(desk.taken) > 1
-    there: set[str] = set()
-    for part in desk.taken:
-        there |= {t.id for t in part.tasks}
-        assert all(other in there for t in part.tasks for other in t.depends_on)
-        await desk.accept(part)
+    assert [(s.part, s.parts) for s in desk.taken] == [(1, 3), (2, 3), (3, 3)]
+    assert len({s.submission_id for s in desk.taken}) == 1
+    assert [t for s in desk.taken for t in s.tasks] == chain
+    await desk.say(
+        "run", RunStatus.ACCEPTED, submission_id=desk.taken[0].submission_id, accepted=12
+    )
     assert await running == Receipt(accepted=12, known=0)
+
+
+async def test_what_would_come_in_too_many_parts_is_refused_in_one_line_before_any_is_sent(
+    desk: Desk, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 400)
+    with pytest.raises(UsageError) as caught:
+        await client.submit("run", [task(str(n)) for n in range(65)])
+    assert str(caught.value) == (
+        "65 tasks need 65 messages of 1 MiB, and one submission may have 64: "
+        "submit them in several, or let payloads refer to what is elsewhere"
+    )
+    with pytest.raises(TimeoutError):
+        async with asyncio.timeout(0.02):
+            await desk.receive()
+
+
+async def test_a_task_that_no_message_can_hold_is_refused_by_name(client: Client) -> None:
+    others = [task(f"{'x' * 120}{n}") for n in range(9000)]
+    last = task("last", depends_on=[other.id for other in others])
+    with pytest.raises(UsageError, match=r"^task last: is \d+ bytes, and a message holds 104"):
+        await client.submit("run", [*others, last])
+
+
+@pytest.mark.parametrize("tasks", [[task("a"), task("a")], [task("a", depends_on=["a"])]])
+async def test_tasks_that_can_never_all_be_done_are_refused_before_they_are_sent(
+    client: Client, tasks: list[Task]
+) -> None:
+    with pytest.raises(UsageError, match=r"^task a: "):
+        await client.submit("run", tasks)
+
+
+# --- managers that are not there
 
 
 async def test_a_manager_that_starts_later_is_waited_for() -> None:

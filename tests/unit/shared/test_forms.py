@@ -5,7 +5,15 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from skillq.forms import SubmissionForm, TaskForm, WorkFile, explain_form, one_line
+from skillq.forms import (
+    SubmissionForm,
+    TaskForm,
+    WorkerForm,
+    WorkFile,
+    each_once,
+    explain_form,
+    one_line,
+)
 from skillq.messages import Submission, Task, decode, encode
 
 TASK: dict[str, Any] = {"id": 1, "difficulty": 2}
@@ -28,7 +36,7 @@ def of_workers(*workers: object) -> str:
 @pytest.mark.parametrize(
     ("fields", "line"),
     [
-        ({"difficulty": 11}, "difficulty: Input should be less than or equal to 10, not 11"),
+        ({"difficulty": 11}, "difficulty: should be at most 10, not 11"),
         ({"difficulty": True}, "difficulty: should be a number, not true"),
         ({"dificulty": 1}, "unknown field 'dificulty' (did you mean 'difficulty'?)"),
         ({"depends_on": "a"}, "depends_on: should be a list, not 'a'"),
@@ -72,6 +80,32 @@ def test_what_is_wrong_with_a_worker_is_one_line_with_its_name(worker: object, l
     assert of_workers(worker) == line
 
 
+@pytest.mark.parametrize("value", [True, False])
+@pytest.mark.parametrize(
+    ("form", "field"),
+    [(form, field) for form in (TaskForm, WorkerForm) for field in form.model_fields],
+)
+def test_no_field_takes_a_yes_or_a_no_for_something_else(
+    form: type[BaseModel], field: str, value: bool
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        form.model_validate({"id": 1, "difficulty": 1, "name": "Ada", "skill": 1} | {field: value})
+    complaints = {error["loc"][0]: error["msg"] for error in caught.value.errors()}
+    assert field in complaints
+    numbers = {"difficulty", "priority", "max_attempts", "escalate_by", "skill", "slots"} | {
+        "timeout",
+        "deadline",
+        "unroutable_after",
+    }
+    assert ("should be a number, not " in complaints[field]) == (field in numbers)
+
+
+def test_a_name_that_stands_twice_in_an_object_is_refused() -> None:
+    assert each_once([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
+    with pytest.raises(ValueError, match="'b' stands twice in one object"):
+        each_once([("a", 1), ("b", 2), ("b", 3), ("c", 4)])
+
+
 def test_two_workers_of_one_name_are_refused_however_it_is_written() -> None:
     ada = {"name": "Ada", "skill": 3}
     assert of_workers(ada, ada) == "worker Ada: two workers have this name; give each its own"
@@ -85,7 +119,7 @@ def test_two_workers_of_one_name_are_refused_however_it_is_written() -> None:
     [
         ({}, "tasks is missing"),
         ([], "should be a mapping of fields to values, not []"),
-        ({"tasks": []}, "tasks: should have at least one item, not []"),
+        ({"tasks": []}, "tasks: should have at least one item"),
         ({"tasks": "a"}, "tasks: should be a list, not 'a'"),
         ({"task": [TASK]}, "unknown field 'task' (did you mean 'tasks'?)"),
         ({"tasks": [TASK], "zebra": 1}, "unknown field 'zebra' (known are run, tasks, workers)"),

@@ -1,7 +1,9 @@
 """Logs: events with fields, for people on a terminal, for machines elsewhere."""
 
+import io
 import json
 import logging
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -55,3 +57,13 @@ def test_the_driver_s_own_noise_is_not_heard(capsys: pytest.CaptureFixture[str])
     logs.configure("debug", "json")
     logging.getLogger("aiormq.connection").error("a traceback")
     assert not capsys.readouterr().err
+
+
+def test_a_log_that_nobody_can_read_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    reading, writing = os.pipe()
+    os.close(reading)
+    for descriptor in (writing, os.open("/dev/full", os.O_WRONLY)):
+        with io.FileIO(descriptor, "w") as raw:
+            monkeypatch.setattr("sys.stderr", io.TextIOWrapper(raw, write_through=True))
+            logs.configure("info", "json")
+            structlog.get_logger().info(logs.Log.STARTED)

@@ -71,6 +71,7 @@ def some(what: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
 unique_tasks = st.lists(tasks, min_size=1, max_size=3, unique_by=lambda t: t.id).map(tuple)
 ANY: dict[type, st.SearchStrategy[m.Message]] = {
     m.Submission: st.builds(m.Submission, submission_id=texts, run=names, run_title=labels, tasks=unique_tasks),
+    m.Inquiry: st.builds(m.Inquiry, submission_id=names, number=st.integers(0, 9), run=names, store=texts, tasks=some(ids)),
     m.Connect: st.builds(m.Connect, worker=profiles, ready=st.booleans()),
     m.Disconnect: st.builds(m.Disconnect, **common, reason=texts),
     m.Heartbeat: st.builds(m.Heartbeat, worker=profiles, holds=attempts, draining=st.booleans()),
@@ -84,6 +85,10 @@ ANY: dict[type, st.SearchStrategy[m.Message]] = {
     m.RunEvent: st.builds(
         m.RunEvent, run=names, title=texts, status=st.sampled_from(m.RunStatus), at=numbers,
         counts=st.dictionaries(statuses, st.integers(0, 9), max_size=2),
+    ),
+    m.Standing: st.builds(
+        m.Standing, submission_id=names, number=st.integers(0, 9), status=st.sampled_from(m.RunStatus), store=texts,
+        tasks=some(events), more=st.booleans(),
     ),
     m.Probe: st.builds(m.Probe),
 }  # fmt: skip
@@ -151,13 +156,13 @@ def test_an_unknown_type_is_named() -> None:
 def test_a_missing_field_is_named() -> None:
     raw = sent(connect())
     del raw["worker"]["skill"]
-    assert refusal(raw) == "connect.worker.skill: Field required"
+    assert refusal(raw) == "connect.worker.skill is missing"
 
 
 def test_a_wrong_value_is_named_with_its_place_and_how_many_more() -> None:
     raw = sent(connect())
     raw["worker"] |= {"skill": 11, "slots": 0}
-    line = "connect.worker.skill: Input should be less than or equal to 10, not 11 (and 1 more)"
+    line = "connect.worker.skill: should be at most 10, not 11 (and 1 more)"
     assert refusal(raw) == line
 
 
@@ -293,7 +298,6 @@ def test_a_name_on_the_wire_is_made_from_what_was_written(written: str, name: st
     [
         ("", "'' has no letter a-z or digit to make a name from"),
         ("日本", "'日本' has no letter a-z or digit to make a name from"),
-        ("All!", "'All!' is reserved: choose another name"),
         ("x" * 64, f"{'x' * 64!r} is longer than 63 characters"),
     ],
 )
@@ -301,6 +305,17 @@ def test_a_name_that_cannot_be_made_is_refused_with_the_reason(written: str, lin
     with pytest.raises(ValueError) as caught:
         m.slug(written)
     assert str(caught.value) == line
+
+
+def test_only_a_worker_may_not_be_called_all() -> None:
+    m.Task(id="all", difficulty=1, type="all", requires=("all",))
+    m.Submission(
+        submission_id="s", run="all", run_title="All", tasks=(m.Task(id="a", difficulty=1),)
+    )
+    for name in ("name", "title"):
+        fields = {"name": "ada", "title": "Ada", "incarnation": "1", "skill": 5} | {name: "all"}
+        with pytest.raises(ValidationError, match="'all' is reserved: choose another name"):
+            m.WorkerProfile.model_validate(fields)
 
 
 @given(written=st.text(max_size=80))
@@ -335,3 +350,57 @@ def test_any_other_length_of_time_is_refused(written: object) -> None:
 
 def test_labels_are_named_once_each() -> None:
     assert profile(specialties=("ocr", "gpu", "ocr")).specialties == ("ocr", "gpu")
+
+
+# --- what a task says of its attempts
+
+
+def test_a_task_that_says_nothing_of_them_has_one_and_waits_for_whoever_can_do_it() -> None:
+    plain = m.Task(id="a", difficulty=1)
+    assert (plain.max_attempts, plain.timeout, plain.deadline, plain.escalate_by) == (
+        1,
+        None,
+        None,
+        0,
+    )
+    assert (plain.retry_on, plain.no_retry_on, plain.on_failed_dependency) == ((), (), "fail")
+    assert (plain.unroutable, plain.unroutable_after) == ("wait", 60.0)
+
+
+@pytest.mark.parametrize("field", ["timeout", "deadline", "unroutable_after"])
+def test_lengths_of_time_may_have_a_unit_and_are_never_nothing_or_endless(field: str) -> None:
+    made = m.Task.model_validate({"id": "a", "difficulty": 1, field: "1.5m"})
+    assert getattr(made, field) == 90.0
+    for wrong in (0, -1, "soon", float("inf"), float("nan")):
+        with pytest.raises(ValidationError, match=field):
+            m.Task.model_validate({"id": "a", "difficulty": 1, field: wrong})
+
+
+@pytest.mark.parametrize(
+    ("field", "wrong"),
+    [
+        ("escalate_by", 10),
+        ("escalate_by", -1),
+        ("unroutable", "panic"),
+        ("on_failed_dependency", "ignore"),
+        ("max_attempts", 0),
+        ("max_attempts", 1001),
+        ("retry_on", [""]),
+    ],
+)
+def test_what_makes_no_sense_of_them_is_refused(field: str, wrong: object) -> None:
+    with pytest.raises(ValidationError, match=field):
+        m.Task.model_validate({"id": "a", "difficulty": 1, field: wrong})
+
+
+def test_what_is_said_of_attempts_is_part_of_the_definition_and_its_defaults_are_not() -> None:
+    plain = m.Task(id="a", difficulty=1)
+    assert plain.fingerprint() == m.Task(id="a", difficulty=1, escalate_by=0).fingerprint()
+    assert plain.fingerprint() != m.Task(id="a", difficulty=1, escalate_by=1).fingerprint()
+
+
+def test_a_worker_is_reserved_for_levels_that_there_are() -> None:
+    facts = {"name": "a", "title": "a", "incarnation": "1", "skill": 5}
+    assert m.WorkerProfile.model_validate(facts).reserve == 0
+    with pytest.raises(ValidationError, match="reserve"):
+        m.WorkerProfile.model_validate(facts | {"reserve": 11})

@@ -74,9 +74,7 @@ def test_a_file_of_a_secret_that_cannot_be_read_is_named(
 
 
 def test_a_wrong_value_is_named_with_its_option_and_its_variable() -> None:
-    assert complaint(level=11) == (
-        "--level (SKILLQ_LEVEL): Input should be less than or equal to 10, not '11'"
-    )
+    assert complaint(level=11) == ("--level (SKILLQ_LEVEL): should be at most 10, not 11")
     assert complaint(log_level="loud").startswith("--log-level (SKILLQ_LOG_LEVEL): ")
 
 

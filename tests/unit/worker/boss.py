@@ -2,10 +2,11 @@
 
 import asyncio
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from skillq import topology
+from skillq.errors import QueueInUse, TransportError
 from skillq.messages import (
     Assignments,
     AttemptRef,
@@ -21,6 +22,7 @@ from skillq.messages import (
 )
 from skillq.transport import Consumer, Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq.transport.memory_queue import MemoryConsumer
 
 SECONDS = 10.0
 STORE = "store-1"
@@ -48,6 +50,34 @@ async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(SECONDS):
         while not holds():  # noqa: ASYNC110 - what is waited for knows nothing of us
             await asyncio.sleep(0.002)
+
+
+class _Lost(MemoryConsumer):
+    """A consumer that may lose its queue as one does whose connection was gone for a while."""
+
+    lost = False
+
+    async def batch(self) -> list[Delivery]:
+        try:
+            return await super().batch()
+        except TransportError as error:
+            raise (QueueInUse("somebody has it") if self.lost else error) from error
+
+
+class Fickle(MemoryTransport):
+    """Its connection is gone for a while, and another consumer may have the queue then."""
+
+    async def consume(self, queue: str, **more: Any) -> MemoryConsumer:
+        consumer = await super().consume(queue, **more)
+        consumer.__class__ = _Lost
+        return consumer
+
+    def lose(self, queue: str) -> None:
+        for consumer in self._consumers:
+            if consumer._queue.name == queue:
+                assert isinstance(consumer, _Lost)
+                consumer.lost = True
+                consumer.shut()
 
 
 class Boss:

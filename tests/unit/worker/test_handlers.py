@@ -80,23 +80,22 @@ async def test_what_a_payload_leaves_out_has_the_default_of_the_signature() -> N
 
 
 async def test_a_missing_field_fails_the_task_and_is_named() -> None:
-    assert await complaint(thumbnail) == "payload: path: Field required"
+    assert await complaint(thumbnail) == "payload: path is missing"
 
 
 async def test_a_field_that_the_signature_lacks_fails_the_task_and_is_named() -> None:
     said = await complaint(thumbnail, path="a.png", widht=20)
-    assert said == "payload: widht: Extra inputs are not permitted"
+    assert said == "payload: widht is unknown"
 
 
 async def test_a_value_of_the_wrong_type_fails_the_task_with_field_and_value() -> None:
     said = await complaint(thumbnail, path="a.png", width="wide")
-    assert said.startswith("payload: width: Input should be a valid integer")
-    assert said.endswith("not 'wide'")
+    assert said == "payload: width: should be a whole number, not 'wide'"
 
 
 async def test_a_function_without_parameters_takes_no_payload() -> None:
     assert await returned(lambda: 1) == 1
-    assert await complaint(lambda: 1, x=1) == "payload: x: Extra inputs are not permitted"
+    assert await complaint(lambda: 1, x=1) == "payload: x is unknown"
 
 
 async def test_parameters_may_have_any_name() -> None:
@@ -163,7 +162,7 @@ async def test_a_handler_that_asks_for_it_sees_its_task_and_the_outputs_it_depen
 async def test_the_context_cannot_be_forged_by_a_payload() -> None:
     async def peek(context: Context) -> None: ...
 
-    assert "context: Extra inputs" in await complaint(peek, context={"run": "other"})
+    assert "context is unknown" in await complaint(peek, context={"run": "other"})
 
 
 # --- the output ------------------------------------------------------------------------------
@@ -241,6 +240,16 @@ class Unspeakable(Exception):
         raise RuntimeError("no words")
 
 
+class Mute(BaseException):
+    def __str__(self) -> str:
+        raise RuntimeError("no words")
+
+
+class Leaving(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(3)
+
+
 ERRORS = [
     (ValueError("no such page"), "ValueError: no such page"),
     (KeyError("page"), "KeyError: 'page'"),
@@ -252,6 +261,8 @@ ERRORS = [
     (StopAsyncIteration(), "StopAsyncIteration"),
     (asyncio.CancelledError(), "ancelled"),
     (Unspeakable(), "Unspeakable: what it says cannot be read"),
+    (Mute(), "Mute: what it says cannot be read"),
+    (Leaving(), "Leaving: what it says cannot be read"),
     (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
     (ValueError("x" * 1_000_000), "ValueError: xxx"),
 ]
@@ -365,7 +376,7 @@ def test_two_handlers_of_one_type_are_refused() -> None:
         handlers.task("thumbnail")(lambda: 1)
 
 
-@pytest.mark.parametrize("name", ["", "…", "all", "x" * 64])
+@pytest.mark.parametrize("name", ["", "…", "x" * 64])
 def test_a_type_that_makes_no_routing_key_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="task type"):
         Handlers().task(name)(lambda: 1)
@@ -422,6 +433,12 @@ BAD = {
         "from skillq_worker import Handlers\nhandlers = Handlers()",
         "bad_empty:handlers",
         "no function is registered; decorate one with @handlers.task",
+    ),
+    "many": (
+        "from skillq_worker import Handlers\nhandlers = Handlers()\n"
+        "for n in range(1001):\n    handlers.task(f't{n}')(lambda: None)",
+        "bad_many:handlers",
+        "1001 types; at most 1000 are allowed: start several workers",
     ),
     "registers": (
         "from skillq_worker import Handlers\nhandlers = Handlers()\n@handlers.task\ndef f(*a): ...",

@@ -31,7 +31,7 @@ from skillq_worker import Handlers, worker
 from skillq_worker.executor import Executor, HandlerExecutor
 from skillq_worker.simulation import Simulation
 from skillq_worker.worker import Worker
-from tests.unit.worker.boss import STORE, Boss, order, ref, until, who
+from tests.unit.worker.boss import STORE, Boss, Fickle, order, ref, until, who
 
 
 class Bench:
@@ -196,6 +196,66 @@ async def test_a_worker_takes_over_when_its_namesake_leaves_in_time(
         await running
 
 
+async def test_a_worker_whose_queue_is_gone_is_not_ready_and_asks_for_it_until_it_is_there(
+    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "ATTEND_SECONDS", 0.01)
+    async with working(boss, bench) as (one, _):
+        ready = [one.is_ready]
+        heard = len(boss.all(Connect))
+        boss.broker.delete_queue(topology.worker_queue("ada"))
+        ready.append(one.is_ready)
+        asking = (await boss.hears(Connect, heard + 2))[heard:]
+        assert not any(connect.ready for connect in asking)
+        ready.append(one.is_ready)
+        await boss.give_queue()
+        await until(lambda: one.is_ready)
+        assert ready == [True, False, False]
+        await boss.assign(order())
+        await bench.end()
+        assert (await boss.has_results(1))[0].outcome is Outcome.SUCCEEDED
+
+
+async def test_a_worker_whose_own_dead_connection_held_its_queue_for_a_while_goes_on(
+    boss: Boss, bench: Bench
+) -> None:
+    wire = Fickle(boss.broker)
+    async with working(boss, bench, transport=wire) as (one, _):
+        await boss.assign(order())
+        await until(lambda: bench.begun)
+        wire.lose(topology.worker_queue("ada"))
+        dead = await boss.transport.consume(
+            topology.worker_queue("ada"), prefetch=1, exclusive=True
+        )
+        await until(lambda: not one.is_ready)
+        await dead.close()
+        await until(lambda: one.is_ready)
+        await boss.assign(order("b"))
+        bench.end_all()
+        assert {result.id for result in await boss.has_results(2)} == {"a", "b"}
+
+
+async def test_a_worker_whose_namesake_took_over_leaves_and_says_so(
+    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(worker, "TAKE_OVER_SECONDS", 0.2)
+    await boss.give_queue()
+    async with Fickle(boss.broker) as wire:
+        old = Worker(wire, boss.worker, bench, clock=steady_clock(), grace=0)
+        running = asyncio.create_task(old.run())
+        await until(lambda: old.is_ready)
+        wire.lose(topology.worker_queue("ada"))
+        namesake = await boss.transport.consume(
+            topology.worker_queue("ada"), prefetch=1, exclusive=True
+        )
+        with pytest.raises(UsageError) as caught:
+            async with asyncio.timeout(5):
+                await running
+        assert not old.is_ready
+        assert namesake.live
+    assert str(caught.value) == "a worker named 'Ada' is connected already; choose another --name"
+
+
 # --- assignments -----------------------------------------------------------------------------
 
 
@@ -241,7 +301,7 @@ async def test_an_assignment_that_comes_twice_is_run_once(boss: Boss, bench: Ben
         await bench.end("b")
         await boss.has_results(2)
     assert bench.begun == [("a", 1), ("b", 1)]
-    assert len(boss.results) == 2
+    assert set(boss.outcomes) == {"a", "b"}
 
 
 async def test_an_attempt_that_was_overtaken_is_not_run(boss: Boss, bench: Bench) -> None:

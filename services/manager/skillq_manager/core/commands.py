@@ -21,7 +21,7 @@ from skillq.messages import (
     WorkerEventKind,
     WorkerProfile,
 )
-from skillq_manager.core.model import TaskKey
+from skillq_manager.core.model import Need, TaskKey
 
 # --- events ----------------------------------------------------------------------------------
 
@@ -41,6 +41,13 @@ class Submitted(NamedTuple):
     run_title: str | None  # of the run, where it exists
 
 
+class Unfit(NamedTuple):
+    """A submission of which one need not know more to refuse it."""
+
+    submission: Submission
+    reason: str
+
+
 class Returned(NamedTuple):
     """Assignments came back from the broker: the worker's queue is not there."""
 
@@ -56,8 +63,56 @@ class Undeliverable(NamedTuple):
     reason: str
 
 
+class CancelRequested(NamedTuple):
+    """Somebody calls tasks off: these, or (None) all of the run."""
+
+    request: str  # names the `Reply`
+    run: str
+    ids: tuple[str, ...] | None
+    reason: str
+
+
+class Again(NamedTuple):
+    """A task that has ended, as the store has it."""
+
+    key: TaskKey
+    seq: int
+    task: Task
+    fingerprint: int
+    status: TaskStatus
+    attempt: int
+
+
+class Retried(NamedTuple):
+    """Somebody sends tasks again; `known` are the tasks they depend on."""
+
+    request: str
+    tasks: tuple[Again, ...]
+    known: Mapping[TaskKey, Known]
+
+
+class Blinded(NamedTuple):
+    """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
+
+
+class Sighted(NamedTuple):
+    """It can hear them again."""
+
+
 Event = (
-    Submitted | Connect | Disconnect | Heartbeat | TaskResults | Progress | Returned | Undeliverable
+    Submitted
+    | Unfit
+    | CancelRequested
+    | Retried
+    | Blinded
+    | Sighted
+    | Connect
+    | Disconnect
+    | Heartbeat
+    | TaskResults
+    | Progress
+    | Returned
+    | Undeliverable
 )
 
 # --- commands --------------------------------------------------------------------------------
@@ -71,6 +126,14 @@ class Answer(NamedTuple):
     known: int
     reason: str | None
     at: float
+
+
+class Reply(NamedTuple):
+    """Tell who asked for tasks to be called off or sent again."""
+
+    request: str
+    done: tuple[TaskKey, ...]
+    refused: Mapping[TaskKey, str]
 
 
 class AddTask(NamedTuple):
@@ -130,6 +193,27 @@ class EndAttempt(NamedTuple):
     reason: str | None
     result: TaskResult | None  # None where the worker did not say it
     retry_at: float | None
+    failures: int  # the task's, up to now: they count against `max_attempts`
+    losses: int  # likewise, against the cap of lost attempts
+    at: float
+
+
+class SetNeed(NamedTuple):
+    """What a task asks of a worker is no longer what its definition says: escalated, relaxed, a worker excluded."""
+
+    key: TaskKey
+    need: Need
+    reason: str
+    at: float
+
+
+class Reopen(NamedTuple):
+    """An operator sends a task again that has ended; its budget of attempts is as new."""
+
+    key: TaskKey
+    task_type: str
+    status: TaskStatus  # ready or blocked
+    attempt: int  # the last number given out; it never goes back
     at: float
 
 
@@ -157,20 +241,24 @@ class SaveWorker(NamedTuple):
 
 
 class CompleteRun(NamedTuple):
-    """All tasks of the run have ended."""
+    """All tasks of the run have ended; or had ended already, when somebody submitted them once more (`again`)."""
 
     run: str
     at: float
+    again: bool = False
 
 
 Command = (
     Answer
+    | Reply
     | AddTask
     | SetStatus
     | Assign
     | Resend
     | Start
     | EndAttempt
+    | SetNeed
+    | Reopen
     | Stale
     | Abort
     | SaveWorker

@@ -1,5 +1,6 @@
 """The workers that are there: joining, heard of, silent, gone."""
 
+from collections.abc import Iterable
 from itertools import count
 
 from skillq.messages import (
@@ -8,6 +9,7 @@ from skillq.messages import (
     Disconnect,
     Heartbeat,
     Outcome,
+    TaskStatus,
     WorkerEventKind,
     WorkerProfile,
 )
@@ -44,7 +46,7 @@ class Fleet:
             worker.draining = event.draining
             self._board.freed(worker)
         self._abort_strangers(worker, event)
-        self._resend_missing(worker, event.holds if event.store == self._turn.store else ())
+        self._resend_missing(worker, event)
 
     def disconnect(self, event: Disconnect) -> None:
         """A worker leaves; what it still holds is handed back, and no attempt is held against the task."""
@@ -61,14 +63,25 @@ class Fleet:
         self._suspect(worker, "its queue was not there")
         for ref in event.attempts:
             task = self._tasks.live.get((ref.run, ref.id))
-            if task is not None and task.worker is worker and task.attempt == ref.attempt:
+            # What runs had arrived: its assignment was sent again because no confirm came, and only that came back.
+            if (
+                task is not None
+                and task.worker is worker
+                and task.attempt == ref.attempt
+                and task.status is not TaskStatus.RUNNING
+            ):
                 self._tasks.end(
                     task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
                 )
 
+    def hands_back(self, worker: WorkerEntry) -> None:
+        """It does not want what it is given: it is leaving, until a heartbeat says otherwise."""
+        worker.draining = True
+        self._board.freed(worker)
+
     def refuse(self, worker: WorkerEntry, task_type: str) -> None:
         """The worker has no handler for this type: it gets no more of them."""
-        self._board.leave(worker)
+        self._board.leave(worker, self._turn.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {task_type})
         self._board.join(worker)
 
@@ -76,8 +89,23 @@ class Fleet:
         """Judge the silence of every worker, once per `sweep_every`."""
         if self._turn.now < self.next_sweep:
             return
+        self._pardon(self._turn.now - self.next_sweep)
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
+        self._tasks.age(self._policy.reserve_for)
+        self._tasks.lift_exclusions(self._policy.suspect_after)
+        if not self._turn.blind:
+            self._judge()
+
+    def _pardon(self, late: float) -> None:
+        """A manager that was held up has heard nobody meanwhile: that time counts against no worker."""
+        if late > self._policy.suspect_after / 2:
+            self._turn.hears_since = self._turn.now
+        if late > self._policy.sweep_every:
+            for worker in self.workers.values():
+                worker.last_seen = min(self._turn.now, worker.last_seen + late)
+
+    def _judge(self) -> None:
         for worker in list(self.workers.values()):
             verdict = judge(self._policy, worker.last_seen, self._turn.now)
             if verdict is Verdict.DEAD:
@@ -85,6 +113,24 @@ class Fleet:
                 self._part(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
             elif verdict is Verdict.SUSPECT:
                 self._suspect(worker, "heartbeats are late")
+
+    def blinded(self, event: c.Blinded) -> None:
+        """No worker is judged by its silence while the manager cannot hear any."""
+        self._turn.blind = True
+
+    def sighted(self, event: c.Sighted) -> None:
+        """From now on, all have their full time to be heard of again."""
+        self._turn.blind = False
+        self._turn.hears_since = self._turn.now
+        for worker in self.workers.values():
+            worker.last_seen = self._turn.now
+
+    def restore(self, profiles: Iterable[WorkerProfile]) -> None:
+        """Workers that an earlier manager knew: they have their full time to be heard of."""
+        for profile in profiles:
+            worker = WorkerEntry(profile, Skills.of(profile), next(self._joined), self._turn.now)
+            self.workers[profile.name] = worker
+            self._board.join(worker)
 
     def _suspect(self, worker: WorkerEntry, reason: str) -> None:
         if not worker.suspect:
@@ -121,7 +167,7 @@ class Fleet:
         worker.last_seen = self._turn.now
         changed = worker.profile != profile
         if changed:
-            self._board.leave(worker)
+            self._board.leave(worker, self._turn.now)
             worker.profile, worker.skills = profile, Skills.of(profile)
             self._board.join(worker)
         if changed or worker.suspect:
@@ -141,7 +187,7 @@ class Fleet:
         self, worker: WorkerEntry, event: WorkerEventKind, outcome: Outcome, reason: str
     ) -> None:
         del self.workers[worker.name]
-        self._board.leave(worker)
+        self._board.leave(worker, self._turn.now)
         self._tell(worker, event, reason)
         for task in list(worker.holds.values()):
             self._tasks.end(
@@ -159,10 +205,16 @@ class Fleet:
         task = worker.holds.get((ref.run, ref.id))
         return task is not None and task.attempt == ref.attempt
 
-    def _resend_missing(self, worker: WorkerEntry, held: tuple[AttemptRef, ...]) -> None:
+    def _resend_missing(self, worker: WorkerEntry, event: Heartbeat) -> None:
+        """Of a heartbeat in parts, each says which attempts it would name: the others are not missing."""
+        held = event.holds if event.store == self._turn.store else ()
         there = {(ref.run, ref.id, ref.attempt) for ref in held}
         for task in worker.holds.values():
-            if (*task.key, task.attempt) not in there and self._is_overdue(task):
+            if (
+                (*task.key, task.attempt) not in there
+                and self._is_overdue(task)
+                and event.tells_of(*task.key)
+            ):
                 task.assigned_at = self._turn.now
                 self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
 

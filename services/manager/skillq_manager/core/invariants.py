@@ -5,6 +5,7 @@ from collections import Counter
 from skillq.messages import TaskStatus
 from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.state import State
+from skillq_manager.core.timers import Kind
 
 
 class InvariantBroken(AssertionError):
@@ -42,7 +43,7 @@ def _dependencies(state: State) -> None:
 
 def _places(state: State) -> None:
     """A live task is in the one place that its status says."""
-    timed = Counter(task for _, _, task in state.tasks.timers)
+    timed = Counter(task for _, kind, task in state.tasks.timers if kind is Kind.RETRY)
     for key, task in state.tasks.live.items():
         _require(task.key == key, task, "is kept under the key", key)
         places = [task.waits_for > 0, task.ticket > 0, timed[task] == 1, task.worker is not None]
@@ -89,4 +90,6 @@ def _nothing_left_to_match(state: State) -> None:
 
 
 def _takers(state: State, task: TaskEntry, free: list[WorkerEntry]) -> list[str]:
-    return [w.name for w in free if state.board.policy.can(w.skills, task.need)]
+    """A worker's skills name it only on the board; whom the task excludes is asked here."""
+    fit = (w.name for w in free if state.board.policy.can(w.skills, task.need))
+    return [name for name in fit if name not in task.need.excluded]

@@ -18,6 +18,7 @@ class LeasePolicy:
     dead_after: float = 30.0
     resend_after: float = 10.0  # an assignment that the worker does not know of is sent again
     sweep_every: float = 1.0
+    reserve_for: float = 60.0  # how long easy work waits until reserved workers take it
     forget_after: float = 60.0  # what a departed worker said may arrive that much later
 
 

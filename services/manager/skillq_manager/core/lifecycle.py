@@ -21,34 +21,40 @@ SUCCEEDED, FAILED, TIMED_OUT, CANCELLED, DEAD_LETTERED = (
     TaskStatus.DEAD_LETTERED,
 )
 
+_ATTEMPT_ENDS = {
+    READY: "handed back, lost, or to be tried again",
+    SUCCEEDED: "done",
+    FAILED: "the work said no",
+    TIMED_OUT: "took too long",
+    CANCELLED: "called off",
+    DEAD_LETTERED: "lost too often",
+}
+_SENT_AGAIN = {
+    READY: "sent again",
+    BLOCKED: "sent again, with its dependencies",
+}
+
 TRANSITIONS: Mapping[TaskStatus, Mapping[TaskStatus, str]] = {
     BLOCKED: {
-        READY: "its dependencies succeeded",
+        READY: "its dependencies are done",
         FAILED: "a dependency did not succeed",
+        TIMED_OUT: "its deadline is over",
+        CANCELLED: "called off",
     },
     READY: {
         ASSIGNED: "matched with a worker",
+        TIMED_OUT: "its deadline is over",
+        CANCELLED: "called off",
+        DEAD_LETTERED: "nobody can do it",
     },
-    ASSIGNED: {
-        RUNNING: "the worker began",
-        READY: "handed back, lost, or to be tried again",
-        SUCCEEDED: "done",
-        FAILED: "the work said no",
-        TIMED_OUT: "took too long",
-        DEAD_LETTERED: "lost too often",
-    },
-    RUNNING: {
-        READY: "handed back, lost, or to be tried again",
-        SUCCEEDED: "done",
-        FAILED: "the work said no",
-        TIMED_OUT: "took too long",
-        DEAD_LETTERED: "lost too often",
-    },
+    ASSIGNED: {RUNNING: "the worker began"} | _ATTEMPT_ENDS,
+    RUNNING: _ATTEMPT_ENDS,
+    # Terminal statuses absorb; only an operator can send a task again.
     SUCCEEDED: {},
-    FAILED: {},
-    TIMED_OUT: {},
-    CANCELLED: {},
-    DEAD_LETTERED: {},
+    FAILED: _SENT_AGAIN,
+    TIMED_OUT: _SENT_AGAIN,
+    CANCELLED: _SENT_AGAIN,
+    DEAD_LETTERED: _SENT_AGAIN,
 }
 
 

@@ -8,9 +8,8 @@ then the hardest task first: list scheduling under grade-of-service eligibility 
 from collections.abc import Sequence
 from typing import Protocol
 
+from skillq.messages import SPECIALTY_BONUS
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
-
-SPECIALTY_BONUS = 2
 
 Order = tuple[float | int | str, ...]
 
@@ -26,11 +25,17 @@ def handles(skills: Skills, task_type: str) -> bool:
     return skills.types is None or task_type in skills.types
 
 
+def may_try(skills: Skills, need: Need) -> bool:
+    """Whether it handles the type, and has not been excluded."""
+    return handles(skills, need.type) and skills.alias not in need.excluded
+
+
 def is_able(skills: Skills, need: Need) -> bool:
     return (
-        handles(skills, need.type)
+        may_try(skills, need)
         and need.requires <= skills.specialties
         and effective_skill(skills, need.type) >= need.difficulty
+        and (need.aged or need.difficulty >= skills.reserve)
     )
 
 
@@ -45,7 +50,24 @@ def why_unable(fleet: Sequence[Skills], need: Need) -> str:
     if not special:
         return f"no worker has the specialties it requires: {', '.join(sorted(need.requires))}"
     best = max(effective_skill(skills, need.type) for skills in special)
-    return f"no worker can do it: it needs skill {need.difficulty}, the best has {best}"
+    if best < need.difficulty:
+        return f"no worker can do it: it needs skill {need.difficulty}, the best has {best}"
+    return (
+        "no worker may take it: those who could are reserved for harder tasks, or failed it before"
+    )
+
+
+def why_not(skills: Skills, need: Need) -> str:
+    """Why this worker cannot meet a need, in a few words that go on after its name."""
+    if not handles(skills, need.type):
+        return f"does not handle the type {need.type!r}"
+    lacks = need.requires - skills.specialties
+    if lacks:
+        return f"lacks the specialties {', '.join(sorted(lacks))}"
+    level = effective_skill(skills, need.type)
+    if level < need.difficulty:
+        return f"has skill {level} for it; it needs {need.difficulty}"
+    return f"is reserved for tasks of difficulty {skills.reserve} or more, until this one has waited for long"
 
 
 class Policy(Protocol):
@@ -97,10 +119,10 @@ class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
 
     def essence(self, skills: Skills) -> Skills:
-        return skills._replace(skill=0, specialties=frozenset())
+        return skills._replace(skill=0, specialties=frozenset(), reserve=0)
 
     def can(self, skills: Skills, need: Need) -> bool:
-        return handles(skills, need.type)
+        return may_try(skills, need)
 
     def rank(self, task: TaskEntry) -> Order:
         return (task.seq,)

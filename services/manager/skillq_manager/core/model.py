@@ -1,9 +1,9 @@
 """What the core remembers of tasks that have not ended and of workers that are there."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
-from skillq.messages import Task, TaskStatus, WorkerProfile
+from skillq.messages import AttemptRef, Task, TaskStatus, Unroutable, WorkerProfile
 
 TaskKey = tuple[str, str]  # run, id
 
@@ -14,6 +14,8 @@ class Need(NamedTuple):
     type: str
     difficulty: int
     requires: frozenset[str]
+    excluded: frozenset[str] = frozenset()  # workers, by name, that are not to try it
+    aged: bool = False  # has waited so long that reserved workers take it
 
     @classmethod
     def of(cls, task: Task) -> "Need":
@@ -26,12 +28,42 @@ class Skills(NamedTuple):
     skill: int
     specialties: frozenset[str]
     types: frozenset[str] | None  # None: any
+    reserve: int = 0  # tasks easier than this only when they have aged
     refused: frozenset[str] = frozenset()  # types it has sent back
+    alias: str | None = None  # its name, where a task excludes it: then it is in a pool of its own
 
     @classmethod
     def of(cls, profile: WorkerProfile) -> "Skills":
         types = None if profile.types is None else frozenset(profile.types)
-        return cls(profile.skill, frozenset(profile.specialties), types)
+        return cls(profile.skill, frozenset(profile.specialties), types, profile.reserve)
+
+
+class Terms(NamedTuple):
+    """What a task says of its attempts; many tasks share one."""
+
+    max_attempts: int
+    timeout: float | None
+    deadline: float | None
+    retry_on: frozenset[str]
+    no_retry_on: frozenset[str]
+    escalate_by: int
+    runs_anyway: bool  # even if a dependency did not succeed
+    unroutable: Unroutable
+    unroutable_after: float
+
+    @classmethod
+    def of(cls, task: Task) -> "Terms":
+        return cls(
+            task.max_attempts,
+            task.timeout,
+            task.deadline,
+            frozenset(task.retry_on),
+            frozenset(task.no_retry_on),
+            task.escalate_by,
+            task.on_failed_dependency == "run",
+            task.unroutable,
+            task.unroutable_after,
+        )
 
 
 @dataclass(slots=True, eq=False)
@@ -63,8 +95,9 @@ class TaskEntry:
     seq: int  # place in the order of submission
     need: Need
     priority: int
-    max_attempts: int
+    terms: Terms
     fingerprint: int
+    submitted_at: float
     status: TaskStatus
     waits_for: int = 0  # dependencies that have not succeeded yet
     attempt: int = 0  # the last number given out; it never goes back
@@ -72,5 +105,43 @@ class TaskEntry:
     losses: int = 0
     worker: WorkerEntry | None = None
     assigned_at: float = 0.0
+    ready_at: float = 0.0
     retry_at: float | None = None  # ready, but not before
     ticket: int = 0  # its valid place in the ready set; 0: none
+
+    @property
+    def ref(self) -> AttemptRef:
+        return AttemptRef(run=self.key[0], id=self.key[1], attempt=self.attempt)
+
+
+class LiveTask(Protocol):
+    """A task that had not ended when a manager left, as its store hands it to the next."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def task(self) -> Task: ...
+    @property
+    def fingerprint(self) -> int: ...
+    @property
+    def status(self) -> TaskStatus: ...
+    @property
+    def submitted_at(self) -> float: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def losses(self) -> int: ...
+    @property
+    def worker(self) -> str | None: ...
+    @property
+    def incarnation(self) -> str | None: ...
+    @property
+    def assigned_at(self) -> float | None: ...
+    @property
+    def retry_at(self) -> float | None: ...
+    @property
+    def need(self) -> Need | None: ...

@@ -10,115 +10,16 @@ it reads what is new when one of its workers is free. All heaps are mended lazil
 no longer true is put right when it comes to the top.
 """
 
-from bisect import bisect_left, insort
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from heapq import heapify, heappop, heappush, heapreplace
+from heapq import heappop, heappush, heapreplace
 from itertools import count
 
+from skillq_manager.core.classes import Class, Free, Pool
 from skillq_manager.core.matching import Order, Policy
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 
 _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
-
-_Fit = tuple[Order, int, "_Pool"]
-_Free = tuple[Order, int, WorkerEntry]
-
-
-class _Class:
-    """Ready tasks with one need, and the pools that may take them, best fit first."""
-
-    __slots__ = ("candidate", "fits", "heap", "id", "need", "pools")
-
-    def __init__(self, need: Need, id: int) -> None:
-        self.id = id
-        self.need = need
-        self.candidate: Order | None = None  # its one entry that counts among the board's
-        self.heap: list[tuple[Order, int, TaskEntry]] = []
-        self.pools: list[_Fit] = []
-        self.fits: dict[_Pool, _Fit] = {}
-
-    def head(self) -> tuple[Order, int, TaskEntry] | None:
-        while self.heap:
-            top = self.heap[0]
-            if top[2].ticket == top[1]:
-                return top
-            heappop(self.heap)
-        return None
-
-    def admit(self, pool: "_Pool", fit: Order) -> None:
-        self.fits[pool] = (fit, pool.id, pool)
-        insort(self.pools, self.fits[pool])
-
-    def expel(self, pool: "_Pool") -> None:
-        if pool in self.fits:
-            del self.pools[bisect_left(self.pools, self.fits.pop(pool))]
-
-
-class _Pool:
-    """Workers with equal skills: the free ones, and the classes they may take from."""
-
-    __slots__ = (
-        "candidate",
-        "classes",
-        "entries",
-        "free",
-        "id",
-        "members",
-        "seen",
-        "skills",
-        "turns",
-    )
-
-    def __init__(self, skills: Skills, id: int) -> None:
-        self.id = id
-        self.skills = skills
-        self.candidate: Order | None = None  # as a class's
-        self.members: dict[str, WorkerEntry] = {}
-        self.turns: dict[WorkerEntry, Order] = {}  # of the free ones
-        self.free: list[_Free] = []  # a heap of them
-        self.classes: list[tuple[Order, int, _Class]] = []  # a heap of heads
-        self.entries: dict[_Class, Order] = {}  # the one entry of each class that counts
-        self.seen = 0  # the last of the board's news that it has read
-
-    def offer(self, cls: _Class, rank: Order) -> None:
-        self.entries[cls] = rank
-        heappush(self.classes, (rank, cls.id, cls))
-        if len(self.classes) > 2 * len(self.entries) + 64:
-            self.tidy()
-
-    def tidy(self) -> None:
-        self.entries = {cls: rank for cls, rank in self.entries.items() if cls.heap}
-        self.classes = [(rank, cls.id, cls) for cls, rank in self.entries.items()]
-        heapify(self.classes)
-
-    def best(self) -> tuple[Order, _Class] | None:
-        """The class whose head goes first among all that this pool may take."""
-        while self.classes:
-            rank, _, cls = self.classes[0]
-            if self.entries.get(cls) != rank:
-                heappop(self.classes)
-            elif (head := cls.head()) is None:
-                heappop(self.classes)
-                del self.entries[cls]
-            elif head[0] != rank:
-                self.entries[cls] = head[0]
-                heapreplace(self.classes, (head[0], cls.id, cls))
-            else:
-                return rank, cls
-        return None
-
-    def put_free(self, worker: WorkerEntry, turn: Order) -> None:
-        self.turns[worker] = turn
-        heappush(self.free, (turn, worker.joined, worker))
-        if len(self.free) > 2 * len(self.turns) + 64:
-            self.free = [(turn, w.joined, w) for w, turn in self.turns.items()]
-            heapify(self.free)
-
-    def first_free(self) -> _Free:
-        """Whose turn it is, of a pool that has a free worker."""
-        while self.turns.get(self.free[0][2]) is not self.free[0][0]:
-            heappop(self.free)
-        return self.free[0]
 
 
 class Board:
@@ -127,14 +28,17 @@ class Board:
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
         self.waiting = 0
-        self._classes: dict[Need, _Class] = {}
-        self._pools: dict[Skills, _Pool] = {}
-        self._homes: dict[WorkerEntry, _Pool] = {}
-        self._free: set[_Pool] = set()  # those that have a free worker
-        self._news: dict[_Class, int] = {}  # all that have a head: when it last improved, in order
-        self._improved: dict[_Class, None] = {}  # have a new head since the last match
-        self._woken: dict[_Pool, None] = {}  # have a free worker, and had none
-        self._candidates: list[tuple[Order, int, _Class | _Pool]] = []
+        self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
+        self._classes: dict[Need, Class] = {}
+        self._pools: dict[Skills, Pool] = {}
+        self._homes: dict[WorkerEntry, Pool] = {}
+        self._named: dict[str, WorkerEntry] = {}
+        self._excluded: Counter[str] = Counter()  # workers, by how many classes exclude them
+        self._free: set[Pool] = set()  # those that have a free worker
+        self._news: dict[Class, int] = {}  # all that have a head: when it last improved, in order
+        self._improved: dict[Class, None] = {}  # have a new head since the last match
+        self._woken: dict[Pool, None] = {}  # have a free worker, and had none
+        self._candidates: list[tuple[Order, int, Class | Pool]] = []
         self._count = count(1)
         self._forget_at = _MANY_CLASSES
 
@@ -142,9 +46,9 @@ class Board:
 
     def add(self, task: TaskEntry) -> None:
         """A task is ready."""
-        cls = self._classes.get(task.need) or self._new_class(task.need)
+        cls = self._classes.get(task.need) or self._new_class(task.need, task.ready_at)
         task.ticket = next(self._count)
-        heappush(cls.heap, (self.policy.rank(task), task.ticket, task))
+        cls.push((self.policy.rank(task), task.ticket, task))
         self.waiting += 1
         head = cls.head()
         if head is not None and head[2] is task:
@@ -157,26 +61,35 @@ class Board:
         if task.ticket:
             task.ticket = 0
             self.waiting -= 1
+            self._classes[task.need].drop()
 
     # --- workers
 
     def join(self, worker: WorkerEntry) -> None:
         """A worker may be given work, as far as it is free."""
         skills = self.policy.essence(worker.skills)
+        if worker.name in self._excluded:
+            skills = skills._replace(alias=worker.name)
         pool = self._pools.get(skills) or self._new_pool(skills)
         pool.members[worker.name] = worker
         self._homes[worker] = pool
+        self.kinds[worker.skills] = self.kinds.get(worker.skills, 0) + 1
+        self._named[worker.name] = worker
         self.freed(worker)
 
-    def leave(self, worker: WorkerEntry) -> None:
-        """A worker is gone, or its skills change."""
+    def leave(self, worker: WorkerEntry, at: float) -> None:
+        """A worker is gone, or its skills are about to change."""
         self._is_busy(worker, self._homes[worker])
+        self.kinds[worker.skills] -= 1
+        if not self.kinds[worker.skills]:
+            del self.kinds[worker.skills]
         pool = self._homes.pop(worker)
+        del self._named[worker.name]
         del pool.members[worker.name]
         if not pool.members:
             del self._pools[pool.skills]
             for cls in self._classes.values():
-                cls.expel(pool)
+                cls.expel(pool, at)
 
     def freed(self, worker: WorkerEntry) -> None:
         """A worker's slots or availability have changed."""
@@ -191,7 +104,7 @@ class Board:
         else:
             self._is_busy(worker, pool)
 
-    def _is_busy(self, worker: WorkerEntry, pool: _Pool) -> None:
+    def _is_busy(self, worker: WorkerEntry, pool: Pool) -> None:
         pool.turns.pop(worker, None)
         if not pool.turns:
             self._free.discard(pool)
@@ -201,6 +114,33 @@ class Board:
         for pool in self._pools.values():
             if self.policy.can(pool.skills, need):
                 yield from pool.members.values()
+
+    # --- what waits in vain
+
+    def unroutable_since(self, need: Need) -> float | None:
+        """Since when nobody is there who may be given waiting tasks with this need; None: somebody is."""
+        return self._classes[need].since
+
+    def stuck_by_exclusion(self, before: float) -> Iterator[TaskEntry]:
+        """Tasks that nobody could be given since before, because of the workers they exclude."""
+        for cls in list(self._classes.values()):
+            if not cls.need.excluded or cls.since is None or cls.since > before:
+                continue
+            if any(self.capable(cls.need._replace(excluded=frozenset()))):
+                yield from (task for _, _, task in cls.waiting())
+
+    def aged(self, before: float, most: int) -> list[TaskEntry]:
+        """Tasks that have been ready since before and that a reserved worker could take; so many of each class."""
+        reserved = [skills for skills in self._pools if skills.reserve]
+        found: list[TaskEntry] = []
+        for cls in self._classes.values() if reserved else ():
+            if not cls.need.aged and cls.oldest <= before and self._would_help(reserved, cls.need):
+                found += cls.ready_since(before, most)
+        return found
+
+    def _would_help(self, reserved: Iterable[Skills], need: Need) -> bool:
+        aged = need._replace(aged=True)
+        return any(self.policy.can(s, aged) and not self.policy.can(s, need) for s in reserved)
 
     # --- matching
 
@@ -226,7 +166,7 @@ class Board:
 
     def _gather(self) -> None:
         """Find new candidates: classes with a new head and woken pools; of many pools, rather all classes."""
-        sources: Iterable[_Class | _Pool] = self._news
+        sources: Iterable[Class | Pool] = self._news
         if 4 * len(self._woken) < len(self._news):
             sources = (*self._improved, *self._woken)
         for source in sources:
@@ -237,9 +177,9 @@ class Board:
         self._improved.clear()
         self._woken.clear()
 
-    def _best(self, source: _Class | _Pool) -> tuple[Order, _Class] | None:
+    def _best(self, source: Class | Pool) -> tuple[Order, Class] | None:
         """What could be taken next from a class, or by a pool."""
-        if isinstance(source, _Class):
+        if isinstance(source, Class):
             head = source.head()
             return None if head is None else (head[0], source)
         if not source.turns:
@@ -247,7 +187,7 @@ class Board:
         self._read_news(source)
         return source.best()
 
-    def _read_news(self, pool: _Pool) -> None:
+    def _read_news(self, pool: Pool) -> None:
         latest = pool.seen
         for cls, time in reversed(self._news.items()):
             if time <= pool.seen:
@@ -258,19 +198,20 @@ class Board:
                 pool.offer(cls, head[0])
         pool.seen = latest
 
-    def _take(self, cls: _Class) -> TaskEntry:
+    def _take(self, cls: Class) -> TaskEntry:
         _, _, task = heappop(cls.heap)
-        self.discard(task)
+        task.ticket = 0
+        self.waiting -= 1
         if cls.head() is None:
             del self._news[cls]
         return task
 
-    def _choose(self, cls: _Class) -> WorkerEntry | None:
+    def _choose(self, cls: Class) -> WorkerEntry | None:
         """The free worker that suits a class best; where few pools have one, only those are looked at."""
         pools = cls.pools
         if 8 * len(self._free) < len(pools):
             pools = sorted(cls.fits[pool] for pool in self._free if pool in cls.fits)
-        chosen: _Free | None = None
+        chosen: Free | None = None
         chosen_fit: Order | None = None
         for fit, _, pool in pools:
             if chosen is not None and fit != chosen_fit:
@@ -283,27 +224,40 @@ class Board:
 
     # --- classes and pools
 
-    def _new_class(self, need: Need) -> _Class:
+    def _new_class(self, need: Need, at: float) -> Class:
         if len(self._classes) >= self._forget_at:
             self._forget_empty_classes()
-        cls = self._classes[need] = _Class(need, next(self._count))
+        cls = self._classes[need] = Class(need, next(self._count), at)
+        for name in need.excluded:
+            self._exclude(name, at)
         for pool in self._pools.values():
             self._connect(cls, pool)
         return cls
 
+    def _exclude(self, name: str, at: float) -> None:
+        """Give a worker a pool of its own: a class can only pass over whole pools."""
+        self._excluded[name] += 1
+        worker = self._named.get(name)
+        if worker is not None and self._homes[worker].skills.alias is None:
+            self.leave(worker, at)
+            self.join(worker)
+
     def _forget_empty_classes(self) -> None:
-        self._classes = {n: cls for n, cls in self._classes.items() if cls.head() is not None}
+        for need in [need for need, cls in self._classes.items() if cls.head() is None]:
+            del self._classes[need]
+            self._excluded.subtract(need.excluded)
+        self._excluded = +self._excluded  # those still excluded by some class
         self._news = {cls: time for cls, time in self._news.items() if cls.heap}
         self._forget_at = max(_MANY_CLASSES, 2 * len(self._classes))
         for pool in self._pools.values():
             pool.tidy()
 
-    def _new_pool(self, skills: Skills) -> _Pool:
-        pool = self._pools[skills] = _Pool(skills, next(self._count))
+    def _new_pool(self, skills: Skills) -> Pool:
+        pool = self._pools[skills] = Pool(skills, next(self._count))
         for cls in self._classes.values():
             self._connect(cls, pool)
         return pool
 
-    def _connect(self, cls: _Class, pool: _Pool) -> None:
+    def _connect(self, cls: Class, pool: Pool) -> None:
         if self.policy.can(pool.skills, cls.need):
             cls.admit(pool, self.policy.fit(pool.skills, cls.need))

@@ -1,8 +1,10 @@
 """Whether a task whose attempt did not succeed is tried again, and when."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from skillq.messages import Outcome, TaskStatus
+from skillq_manager.core.model import Terms
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,24 +32,42 @@ _GIVEN_UP = {Outcome.FAILED: TaskStatus.FAILED, Outcome.TIMED_OUT: TaskStatus.TI
 
 def decide(
     policy: RetryPolicy,
+    terms: Terms,
     outcome: Outcome,
     *,
     failures: int,
     losses: int,
-    max_attempts: int,
+    error_types: Sequence[str] = (),
     chance: float,
 ) -> Verdict:
     """Decide after an attempt that did not succeed.
 
-    `failures` and `losses` count this attempt; `chance` is a random number in [0, 1).
+    `failures` and `losses` count this attempt; `error_types` are the names of the exception's class and
+    its bases; `chance` is a random number in [0, 1).
     """
     if outcome is Outcome.LOST:
-        given_up = losses >= policy.max_losses
-        return Verdict(TaskStatus.DEAD_LETTERED if given_up else TaskStatus.READY)
+        return _after_a_loss(policy, losses, chance)
     if outcome not in _GIVEN_UP:
         return Verdict(TaskStatus.READY)
-    if failures >= max_attempts:
+    if failures >= terms.max_attempts or not _is_retryable(terms, error_types):
         return Verdict(_GIVEN_UP[outcome])
-    return Verdict(
-        TaskStatus.READY, min(policy.cap, policy.base * 2.0 ** min(failures - 1, 64)) * chance
-    )
+    return Verdict(TaskStatus.READY, _back_off(policy, failures, chance))
+
+
+def _after_a_loss(policy: RetryPolicy, losses: int, chance: float) -> Verdict:
+    """At once the first time. Then apart from what was lost with it: one of them may have killed the worker."""
+    if losses >= policy.max_losses:
+        return Verdict(TaskStatus.DEAD_LETTERED)
+    if losses <= 1:
+        return Verdict(TaskStatus.READY)
+    return Verdict(TaskStatus.READY, _back_off(policy, losses, chance))
+
+
+def _back_off(policy: RetryPolicy, times: int, chance: float) -> float:
+    return min(policy.cap, policy.base * 2.0 ** min(times - 1, 64)) * chance
+
+
+def _is_retryable(terms: Terms, error_types: Sequence[str]) -> bool:
+    if not terms.no_retry_on.isdisjoint(error_types):
+        return False
+    return not terms.retry_on or not terms.retry_on.isdisjoint(error_types)

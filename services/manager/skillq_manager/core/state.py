@@ -4,6 +4,7 @@ It remembers only tasks that have not ended and workers that are there; what has
 """
 
 from collections.abc import Callable, Iterable
+from itertools import count
 from typing import Any
 
 from skillq.messages import (
@@ -15,12 +16,14 @@ from skillq.messages import (
     Progress,
     TaskResults,
     TaskStatus,
+    WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.fleet import Fleet
+from skillq_manager.core.intake import Intake
 from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.matching import Policy, why_unable
-from skillq_manager.core.model import Need, TaskEntry, TaskKey
+from skillq_manager.core.matching import Policy, why_not, why_unable
+from skillq_manager.core.model import LiveTask, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.retry import RetryPolicy, Verdict
 from skillq_manager.core.tasks import Tasks
@@ -43,10 +46,16 @@ class State:
         self._turn = Turn(store)
         self.board = Board(policy)
         self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
+        self._intake = Intake(self._turn, self.tasks)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
         self._handlers: dict[type, Callable[[Any], None]] = {
-            c.Submitted: self.tasks.submit,
+            c.Submitted: self._intake.submit,
+            c.Unfit: self._intake.refuse,
+            c.CancelRequested: self._intake.cancel,
+            c.Retried: self._intake.retry,
+            c.Blinded: self.fleet.blinded,
+            c.Sighted: self.fleet.sighted,
             Connect: self.fleet.connect,
             Heartbeat: self.fleet.heartbeat,
             Disconnect: self.fleet.disconnect,
@@ -61,20 +70,43 @@ class State:
         self._turn.begin(now)
         for event in events:
             self._handlers[type(event)](event)
+        return self._conclude()
+
+    # Taking over from an earlier manager, once, before anything else: begin, tasks page by page, end.
+
+    def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
+        self._turn.begin(now)
+        self._turn.hears_since = now
+        self.fleet.restore(workers)
+        self.tasks.seq = count(last_seq + 1)
+
+    def restore(self, rows: Iterable[LiveTask]) -> None:
+        self._intake.restore(rows, self.fleet.workers)
+
+    def end_restore(self) -> list[c.Command]:
+        """What follows from it."""
+        self._intake.restored()
+        if any(task.attempt for task in self.tasks.live.values()):
+            self.expected_workers = 0  # they had been there
+        return self._conclude()
+
+    def _conclude(self) -> list[c.Command]:
         self.fleet.sweep()
-        self.tasks.due()
+        self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
         self._turn.out.extend(
-            c.CompleteRun(run, now) for run in self._turn.runs if run not in self.tasks.open
+            c.CompleteRun(run, self._turn.now, again=not moved)
+            for run, moved in self._turn.runs.items()
+            if run not in self.tasks.open
         )
         return self._turn.out
 
     def next_deadline(self) -> float | None:
         """When `handle` has something to do even if nothing happens."""
-        due = [self.tasks.timers[0][0]] if self.tasks.timers else []
-        if self.fleet.workers:
-            due.append(self.fleet.next_sweep)
-        return min(due, default=None)
+        due = self.tasks.timers.next_at()
+        if not self.fleet.workers:
+            return due
+        return self.fleet.next_sweep if due is None else min(due, self.fleet.next_sweep)
 
     @property
     def is_idle(self) -> bool:
@@ -96,6 +128,8 @@ class State:
                 continue
             if result.outcome is Outcome.REFUSED:
                 self.fleet.refuse(task.worker, task.need.type)
+            if result.outcome in {Outcome.RETURNED, Outcome.CANCELLED}:
+                self.fleet.hands_back(task.worker)
             self.tasks.end(task, task.worker, result.outcome, reason=result.error, result=result)
 
     def _progress(self, event: Progress) -> None:
@@ -133,8 +167,30 @@ class State:
     def reason(self, key: TaskKey, now: float) -> str | None:
         """Why a task that has not ended is where it is, in a sentence; None for one that has."""
         task = self.tasks.live.get(key)
+        return None if task is None else self._why(task, now)
+
+    def verdicts(self, key: TaskKey) -> list[tuple[str, str]]:
+        """Worker by worker, as its user wrote it: why this one has, could have, or cannot have the task."""
+        task = self.tasks.live.get(key)
         if task is None:
-            return None
+            return []
+        workers = sorted(self.fleet.workers.values(), key=lambda worker: worker.name)
+        return [(worker.profile.title, self._verdict(task, worker)) for worker in workers]
+
+    def _verdict(self, task: TaskEntry, worker: WorkerEntry) -> str:
+        if task.worker is worker:
+            return f"has it: attempt {task.attempt}"
+        if worker.name in task.need.excluded:
+            return "failed it before"
+        if not self.board.policy.can(worker.skills, task.need):
+            return why_not(worker.skills, task.need)
+        if worker.draining or worker.suspect:
+            return "is leaving" if worker.draining else "has not been heard of lately"
+        if not worker.is_free:
+            return f"could do it; all of its {worker.profile.slots} slots are taken"
+        return "could do it, and has a free slot"
+
+    def _why(self, task: TaskEntry, now: float) -> str:
         if task.worker is not None:
             return f"attempt {task.attempt} is with {task.worker.profile.title}"
         if task.status is TaskStatus.BLOCKED:
@@ -143,10 +199,7 @@ class State:
             return f"is tried again in {max(0.0, task.retry_at - now):.1f} s"
         if self.expected_workers:
             return f"waits for workers: {len(self.fleet.workers)} of {self.expected_workers} expected are there"
-        return self._why_unmatched(task.need)
-
-    def _why_unmatched(self, need: Need) -> str:
-        capable = sum(1 for _ in self.board.capable(need))
+        capable = sum(1 for _ in self.board.capable(task.need))
         if capable:
             return f"waits for a slot: {capable} of {len(self.fleet.workers)} workers can do it, none is free"
-        return why_unable([worker.skills for worker in self.fleet.workers.values()], need)
+        return why_unable([worker.skills for worker in self.fleet.workers.values()], task.need)

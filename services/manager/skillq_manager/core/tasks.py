@@ -1,18 +1,22 @@
-"""Tasks that have not ended: taken in, given out, ended, tried again."""
+"""Tasks that have not ended: given out, ended, tried again, given up."""
 
-from collections.abc import Callable, Mapping
-from heapq import heappop, heappush
+from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
-from skillq.messages import Outcome, Submission, Task, TaskResult, TaskStatus
+from skillq.messages import MAX_LEVEL, MIN_LEVEL, Outcome, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
 from skillq_manager.core.lifecycle import check
-from skillq_manager.core.model import Need, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.matching import effective_skill, handles, why_unable
+from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
+from skillq_manager.core.timers import Kind, Timers
 from skillq_manager.core.turn import Turn
 
-_KnownTasks = Mapping[TaskKey, c.Known]
+_AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
+OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
+_TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
+_LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
 class Tasks:
@@ -25,128 +29,52 @@ class Tasks:
         self._board = board
         self._policy = policy
         self._chance = chance
-        self._seq = count(1)
+        self.seq = count(1)
         self.live: dict[TaskKey, TaskEntry] = {}
         self.dependents: dict[TaskKey, list[TaskEntry]] = {}
         self.open: dict[str, int] = {}  # by run, how many have not ended
-        self.timers: list[tuple[float, int, TaskEntry]] = []
+        self.timers = Timers()
 
-    # --- submission
+    def open_up(self, task: TaskEntry) -> None:
+        """A task is live from here on."""
+        self.live[task.key] = task
+        self.open[task.key[0]] = self.open.get(task.key[0], 0) + 1
+        if task.terms.deadline is not None:
+            self.timers.add(task.submitted_at + task.terms.deadline, Kind.DEADLINE, task)
 
-    def submit(self, event: c.Submitted) -> None:
-        """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
-        submission = event.submission
-        reason = self._refusal(event)
-        if reason is not None:
-            self._turn.out.append(c.Answer(submission, 0, 0, reason, self._turn.now))
-            return
-        fresh = [
-            t for t in submission.tasks if self._known((submission.run, t.id), event.known) is None
-        ]
-        known = len(submission.tasks) - len(fresh)
-        self._turn.out.append(c.Answer(submission, len(fresh), known, None, self._turn.now))
-        self._turn.runs[submission.run] = None
-        self._turn.titles[submission.run] = submission.run_title
-        entries = [self._enter(submission.run, task) for task in fresh]
-        for entry, task in zip(entries, fresh, strict=True):
-            self._place(entry, task, submission, event.known)
-        for entry, task in zip(entries, fresh, strict=True):
-            self._fail_if_doomed(entry, task, event.known)
+    def put_on_board(self, task: TaskEntry) -> None:
+        task.retry_at = None
+        task.ready_at = self._turn.now
+        self._add(task)
 
-    def _refusal(self, event: c.Submitted) -> str | None:
-        run, title = event.submission.run, event.submission.run_title
-        other = self._turn.titles.get(run, event.run_title)
-        if other not in {None, title}:
-            return f"run {title!r} would be {run} on the wire, as run {other!r} is; choose another name"
-        own = {task.id for task in event.submission.tasks}
-        complaints = (
-            self._complaint(run, task, own, event.known) for task in event.submission.tasks
-        )
-        return next((complaint for complaint in complaints if complaint), None)
+    def _add(self, task: TaskEntry) -> None:
+        self._board.add(task)
+        if task.terms.unroutable is not Unroutable.WAIT:
+            self._look_again(task, self._turn.now)
 
-    def _complaint(self, run: str, task: Task, own: set[str], known: _KnownTasks) -> str | None:
-        there = self._known((run, task.id), known)
-        if there is not None and there.fingerprint != task.fingerprint():
-            return (
-                f"task {task.id} is already in run {run} with another definition; "
-                "use another id or another run"
-            )
-        for other in task.depends_on:
-            if other not in own and self._known((run, other), known) is None:
-                return (
-                    f"task {task.id} depends on {other}, which is neither in this submission "
-                    f"nor in run {run}; submit it first or correct the id"
-                )
-        return None
-
-    def _known(self, key: TaskKey, known: _KnownTasks) -> c.Known | None:
-        entry = self.live.get(key)
-        if entry is not None:
-            return c.Known(entry.status, entry.fingerprint)
-        return self._turn.ended.get(key) or known.get(key)
-
-    def _enter(self, run: str, task: Task) -> TaskEntry:
-        entry = TaskEntry(
-            key=(run, task.id),
-            seq=next(self._seq),
-            need=Need.of(task),
-            priority=task.priority,
-            max_attempts=task.max_attempts,
-            fingerprint=task.fingerprint(),
-            status=TaskStatus.BLOCKED,
-        )
-        self.live[entry.key] = entry
-        self.open[run] = self.open.get(run, 0) + 1
-        return entry
-
-    def _place(
-        self, entry: TaskEntry, task: Task, submission: Submission, known: _KnownTasks
-    ) -> None:
-        for other in task.depends_on:
-            key = (submission.run, other)
-            if self._status(key, known) is not TaskStatus.SUCCEEDED:
-                entry.waits_for += 1
-                self.dependents.setdefault(key, []).append(entry)
-        if not entry.waits_for:
-            entry.status = TaskStatus.READY
-            self._board.add(entry)
-        self._turn.out.append(
-            c.AddTask(
-                entry.key,
-                entry.seq,
-                submission.run_title,
-                task,
-                entry.fingerprint,
-                entry.status,
-                self._turn.now,
-            )
-        )
-
-    def _fail_if_doomed(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
-        for other in task.depends_on:
-            key = (entry.key[0], other)
-            status = self._status(key, known)
-            if status.is_terminal and status is not TaskStatus.SUCCEEDED:
-                self._resolve(key, status)
-
-    def _status(self, key: TaskKey, known: _KnownTasks) -> TaskStatus:
-        there = self._known(key, known)
-        if there is None:
-            raise KeyError(key)
-        return there.status
+    def _look_again(self, task: TaskEntry, since: float) -> None:
+        """Apply the policy of a task that nobody can do, if that has been so since then."""
+        at = max(since + task.terms.unroutable_after, self._turn.now + _LOOK_AGAIN)
+        self.timers.add(at, Kind.UNROUTABLE, task)
 
     # --- attempts
 
     def assign(self, task: TaskEntry, worker: WorkerEntry) -> None:
         task.status = check(task.status, TaskStatus.ASSIGNED)
         task.attempt += 1
-        task.worker = worker
-        task.assigned_at = self._turn.now
-        worker.holds[task.key] = task
-        self._board.freed(worker)
         self._turn.out.append(
             c.Assign(task.key, task.need.type, task.attempt, worker.profile, self._turn.now)
         )
+        self.hand_over(task, worker, self._turn.now)
+
+    def hand_over(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
+        """The worker has the current attempt, since `at`."""
+        task.worker = worker
+        task.assigned_at = at
+        worker.holds[task.key] = task
+        self._board.freed(worker)
+        if task.terms.timeout is not None:
+            self.timers.add(at + task.terms.timeout + OVERDUE_SLACK, Kind.OVERDUE, task)
 
     def start(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
         if task.status is TaskStatus.ASSIGNED:
@@ -166,7 +94,9 @@ class Tasks:
         verdict: retry.Verdict | None = None,
     ) -> None:
         """The current attempt has ended: the task has, too, or it is ready again (unless `verdict` says)."""
-        verdict = verdict or self._verdict(task, outcome)
+        verdict = verdict or self._verdict(task, outcome, result)
+        if verdict.status is TaskStatus.READY and self._is_late(task):
+            verdict = retry.Verdict(TaskStatus.TIMED_OUT)
         task.status = check(task.status, verdict.status)
         task.worker = None
         del worker.holds[task.key]
@@ -183,55 +113,177 @@ class Tasks:
                 reason,
                 result,
                 retry_at,
+                task.failures,
+                task.losses,
                 self._turn.now,
             )
         )
         if task.status.is_terminal:
             self._close(task)
-            self._resolve(task.key, task.status)
-        else:
-            self._ready_again(task, retry_at)
+            return
+        if outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
+            self._ask_for_more(task, worker)
+        self._ready_again(task, retry_at)
 
-    def _verdict(self, task: TaskEntry, outcome: Outcome) -> retry.Verdict:
+    def _verdict(
+        self, task: TaskEntry, outcome: Outcome, result: TaskResult | None
+    ) -> retry.Verdict:
         if outcome is Outcome.SUCCEEDED:
             return retry.Verdict(TaskStatus.SUCCEEDED)
         task.failures += outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
         task.losses += outcome is Outcome.LOST
         return retry.decide(
             self._policy,
+            task.terms,
             outcome,
             failures=task.failures,
             losses=task.losses,
-            max_attempts=task.max_attempts,
+            error_types=_TIMEOUT if result is None else result.error_types,
             chance=self._chance(),
         )
 
-    def _ready_again(self, task: TaskEntry, retry_at: float | None) -> None:
-        task.retry_at = retry_at
-        if retry_at is None:
-            self._board.add(task)
-        else:
-            heappush(self.timers, (retry_at, task.seq, task))
+    def _ask_for_more(self, task: TaskEntry, worker: WorkerEntry) -> None:
+        """The next attempt needs more skill, and another worker where there is one."""
+        need = task.need
+        harder = need._replace(
+            difficulty=min(MAX_LEVEL, need.difficulty + task.terms.escalate_by),
+            excluded=need.excluded | {worker.name},
+        )
+        others = (w for w in self._board.capable(harder._replace(excluded=frozenset())))
+        if all(w.name in harder.excluded for w in others):
+            harder = harder._replace(excluded=frozenset())
+        self._change_need(
+            task, harder, f"attempt {task.attempt} failed with {worker.profile.title}"
+        )
 
-    def due(self) -> None:
-        """Move tasks whose back-off is over to the board."""
-        while self.timers and self.timers[0][0] <= self._turn.now:
-            _, _, task = heappop(self.timers)
-            task.retry_at = None
-            self._board.add(task)
+    def _change_need(self, task: TaskEntry, need: Need, reason: str) -> None:
+        if need != task.need:
+            task.need = need
+            self._turn.out.append(c.SetNeed(task.key, need, reason, self._turn.now))
+
+    def _ready_again(self, task: TaskEntry, retry_at: float | None) -> None:
+        if retry_at is None:
+            self.put_on_board(task)
+        else:
+            self.wait_until(task, retry_at)
+
+    def wait_until(self, task: TaskEntry, at: float) -> None:
+        """Ready, but not before."""
+        task.retry_at = at
+        self.timers.add(at, Kind.RETRY, task)
+
+    # --- time
+
+    def due(self, *, fleet_is_there: bool = True) -> None:
+        """Look at all whose time has come. Before the fleet is there, nobody says that none of it can do a task."""
+        whys: dict[Need, str] = {}
+        for kind, task in self.timers.due(self._turn.now):
+            if kind is Kind.RETRY:
+                self.put_on_board(task)
+            elif kind is Kind.UNROUTABLE:
+                self._unroutable(task, whys, fleet_is_there=fleet_is_there)
+            elif task.worker is None:
+                self._stop_late(task)
+            elif self._turn.has_heard_for(OVERDUE_SLACK):
+                self._stop_late(task) if kind is Kind.DEADLINE else self._overdue(task, task.worker)
+            else:  # its result may be on its way
+                self.timers.add(self._turn.now + OVERDUE_SLACK, kind, task)
+
+    def _is_late(self, task: TaskEntry) -> bool:
+        """Whether its deadline is over."""
+        deadline = task.terms.deadline
+        return deadline is not None and self._turn.now >= task.submitted_at + deadline
+
+    def _stop_late(self, task: TaskEntry) -> None:
+        reason = f"its deadline of {task.terms.deadline:g} s is over"
+        self.stop(task, Outcome.TIMED_OUT, TaskStatus.TIMED_OUT, reason)
+
+    def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
+        """The worker should have ended it, and has not said so."""
+        self._abort(task, worker)
+        reason = f"took longer than {task.terms.timeout:g} s"
+        self.end(task, worker, Outcome.TIMED_OUT, reason=reason)
+
+    def _unroutable(self, task: TaskEntry, whys: dict[Need, str], *, fleet_is_there: bool) -> None:
+        """Apply the policy of a task that nobody can do, if that is so, and has been for long enough."""
+        since = self._board.unroutable_since(task.need) if fleet_is_there else None
+        if since is None or since + task.terms.unroutable_after > self._turn.now:
+            self._look_again(task, self._turn.now if since is None else since)
+            return
+        why = whys.get(task.need)
+        if why is None:
+            why = whys[task.need] = why_unable(list(self._board.kinds), task.need)
+        if task.terms.unroutable is Unroutable.REJECT:
+            self._board.discard(task)
+            self._set(task, TaskStatus.DEAD_LETTERED, why)
+            self._close(task)
+        elif task.terms.unroutable is Unroutable.RELAX:
+            self._ask_again(task, _relaxed(task.need, self._board.kinds), f"relaxed: {why}")
+        else:
+            need = _for_the_best(task.need, self._board.kinds)
+            self._ask_again(task, need, f"escalated: {why}")
+
+    def age(self, older_than: float) -> None:
+        """Let reserved workers take what has waited for so long: not worth a row, the next manager begins anew."""
+        for task in self._board.aged(self._turn.now - older_than, _AGED_AT_ONCE):
+            self._board.discard(task)
+            task.need = task.need._replace(aged=True)
+            self._add(task)
+
+    def lift_exclusions(self, after: float) -> None:
+        """Nobody else has been there for so long: the workers that failed a task may try it again."""
+        for task in list(self._board.stuck_by_exclusion(self._turn.now - after)):
+            self._ask_again(task, task.need._replace(excluded=frozenset()), "nobody else can do it")
+
+    def _ask_again(self, task: TaskEntry, need: Need, reason: str) -> None:
+        """A waiting task asks for something else."""
+        self._board.discard(task)
+        self._change_need(task, need, reason)
+        self._add(task)
 
     # --- the end
 
+    def stop(self, task: TaskEntry, outcome: Outcome, status: TaskStatus, reason: str) -> None:
+        """End a task wherever it is; a worker that has it is told to give it up."""
+        if task.worker is not None:
+            self._abort(task, task.worker)
+            verdict = retry.Verdict(status)
+            self.end(task, task.worker, outcome, reason=reason, verdict=verdict)
+            return
+        self._board.discard(task)
+        task.retry_at = None
+        self._set(task, status, reason)
+        self._close(task)
+
+    def call_off(self, tasks: Sequence[TaskEntry], reason: str) -> None:
+        """End all of these as cancelled, even those that depend on others of them."""
+        blocked = [task for task in tasks if task.status is TaskStatus.BLOCKED]
+        for task in blocked:
+            self._set(task, TaskStatus.CANCELLED, reason)
+            self._leave(task)
+        for task in tasks:
+            if not task.status.is_terminal:
+                self.stop(task, Outcome.CANCELLED, TaskStatus.CANCELLED, reason)
+        for task in blocked:
+            self.resolve(task.key, task.status)
+
+    def _abort(self, task: TaskEntry, worker: WorkerEntry) -> None:
+        self._turn.out.append(c.Abort(worker.profile, self._turn.store, (task.ref,)))
+
     def _close(self, task: TaskEntry) -> None:
+        self._leave(task)
+        self.resolve(task.key, task.status)
+
+    def _leave(self, task: TaskEntry) -> None:
         run = task.key[0]
         del self.live[task.key]
         self._turn.ended[task.key] = c.Known(task.status, task.fingerprint)
-        self._turn.runs[run] = None
+        self._turn.runs[run] = True
         self.open[run] -= 1
         if not self.open[run]:
             del self.open[run]
 
-    def _resolve(self, key: TaskKey, status: TaskStatus) -> None:
+    def resolve(self, key: TaskKey, status: TaskStatus) -> None:
         """Free the dependents of a task that succeeded; fail those of one that did not, and theirs."""
         resolved = [(key, status)]
         while resolved:
@@ -239,21 +291,51 @@ class Tasks:
             for dependent in self.dependents.pop(key, ()):
                 if dependent.status is not TaskStatus.BLOCKED:
                     continue  # another dependency has failed it
-                if status is TaskStatus.SUCCEEDED:
-                    self._unblock(dependent)
+                if is_met(status, dependent):
+                    dependent.waits_for -= 1
+                    self.unblock(dependent)
                     continue
                 self._set(dependent, TaskStatus.FAILED, f"dependency {key[1]} {status}")
-                self._close(dependent)
+                self._leave(dependent)
                 resolved.append((dependent.key, dependent.status))
 
-    def _unblock(self, dependent: TaskEntry) -> None:
-        dependent.waits_for -= 1
-        if not dependent.waits_for:
-            self._set(dependent, TaskStatus.READY, None)
-            self._board.add(dependent)
+    def unblock(self, task: TaskEntry) -> None:
+        """It is ready if it waits for nothing more."""
+        if not task.waits_for:
+            self._set(task, TaskStatus.READY, None)
+            self.put_on_board(task)
 
     def _set(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
         task.status = check(task.status, status)
         self._turn.out.append(
             c.SetStatus(task.key, task.need.type, status, reason, task.attempt, self._turn.now)
         )
+
+
+def is_met(dependency: TaskStatus, dependent: TaskEntry) -> bool:
+    """Whether a dependency in this status holds its dependent up no longer."""
+    if dependency is TaskStatus.SUCCEEDED:
+        return True
+    return dependency.is_terminal and dependent.terms.runs_anyway
+
+
+def _relaxed(need: Need, kinds: Iterable[Skills]) -> Need:
+    """Ask for less: no specialties; then, each time, one level less. Where nobody handles the type, it is no use."""
+    if not any(handles(skills, need.type) for skills in kinds):
+        return need
+    if need.requires:
+        return need._replace(requires=frozenset())
+    return need._replace(difficulty=max(MIN_LEVEL, need.difficulty - 1))
+
+
+def _for_the_best(need: Need, kinds: Iterable[Skills]) -> Need:
+    """What the most skilled worker of those that handle the type can meet."""
+    levels = [effective_skill(s, need.type) for s in kinds if handles(s, need.type)]
+    if not levels:
+        return need
+    return need._replace(
+        difficulty=min(need.difficulty, max(levels)),
+        requires=frozenset(),
+        excluded=frozenset(),
+        aged=True,
+    )

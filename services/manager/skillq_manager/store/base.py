@@ -3,15 +3,19 @@
 `Journal` is what the manager's loop needs, `Views` what people ask. Times are seconds since the epoch (UTC).
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from types import TracebackType
+from typing import Any, NamedTuple, Protocol, Self
 
 from pydantic import JsonValue
 
+from skillq.errors import SkillqError, Unreachable
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import Command, Known
-from skillq_manager.core.model import TaskKey
+from skillq_manager.core.commands import Command, Known, Stale
+from skillq_manager.core.model import Need, TaskKey
+
+LEASE_SECONDS = 10.0
 
 
 class Body(NamedTuple):
@@ -33,6 +37,21 @@ class AttemptRow:
     error: str | None = None
     counted: bool = True  # False for a stale report: late, foreign, doubled
 
+    @classmethod
+    def of_stale(cls, command: Stale) -> Self:
+        result = command.result
+        return cls(
+            result.attempt,
+            command.worker,
+            command.incarnation,
+            assigned_at=result.started_at or 0.0,
+            started_at=result.started_at,
+            finished_at=result.finished_at,
+            outcome=result.outcome,
+            error=result.error,
+            counted=False,
+        )
+
 
 @dataclass(slots=True)
 class TaskRow:
@@ -45,10 +64,11 @@ class TaskRow:
     reason: str | None = None
     worker: str | None = None  # of the last attempt, as its user wrote it
     attempt: int = 0
-    started_at: float | None = None
-    finished_at: float | None = None
+    started_at: float | None = None  # of the last attempt
+    finished_at: float | None = None  # of the task
     output: JsonValue = None
     error: str | None = None
+    # By number, what counted first, then stale reports as they came; on the task's own page only.
     attempts: list[AttemptRow] = field(default_factory=list)
 
 
@@ -58,7 +78,7 @@ class RunRow:
     title: str
     submitted_at: float
     finished_at: float | None = None  # None while a task of it has not ended
-    counts: dict[TaskStatus, int] = field(default_factory=dict)
+    counts: dict[TaskStatus, int] = field(default_factory=dict)  # of statuses that it has
 
     @property
     def total(self) -> int:
@@ -87,6 +107,51 @@ class Filter:
     worker: str | None = None
     limit: int = 100
     cursor: int = 0
+    ids: tuple[str, ...] | None = None  # a few
+
+
+@dataclass(slots=True)
+class LiveRow:
+    """A task that has not ended, as a manager that starts needs it."""
+
+    run: str
+    seq: int
+    task: Task  # without its payload and description
+    fingerprint: int
+    status: TaskStatus
+    submitted_at: float  # or sent again: deadlines count from here
+    attempt: int
+    failures: int
+    losses: int
+    worker: str | None  # the name on the wire of the one that has it; None where none has
+    incarnation: str | None
+    assigned_at: float | None
+    retry_at: float | None
+    need: Need | None  # where it is not what the definition says
+
+
+class StoreConflict(SkillqError):
+    """Raised when what was decided does not fit what is stored; nothing was written."""
+
+
+class StoreFailed(Unreachable):
+    """Raised when the database fails after it was opened; whether anything was written is not known."""
+
+
+class LeadershipLost(SkillqError):
+    """Raised when this manager does not lead (any more); nothing was written."""
+
+
+_NO_PAYLOAD: dict[str, Any] = {"payload": {}}
+_NO_TEXTS: dict[str, Any] = {"payload": {}, "description": ""}
+
+
+def without_payload(task: Task) -> Task:
+    return task.model_copy(update=_NO_PAYLOAD) if task.payload else task
+
+
+def without_texts(task: Task) -> Task:
+    return task.model_copy(update=_NO_TEXTS) if task.payload or task.description else task
 
 
 class Journal(Protocol):
@@ -96,14 +161,30 @@ class Journal(Protocol):
         ...
 
     async def commit(self, commands: Sequence[Command]) -> None:
-        """Write what was decided, all or nothing; when it returns, it lasts as long as the store does."""
+        """Write what one call of the core decided, all or nothing; when it returns, it lasts as the store does.
+
+        Raises:
+            StoreConflict: a task is not where a command takes it from (`fences`): a compare-and-set failed.
+            LeadershipLost: this manager does not lead.
+            StoreFailed: the database failed; whether it was written is not known.
+        """
+        ...
+
+    def load(self) -> AsyncIterator[list[LiveRow]]:
+        """All tasks that have not ended, in order of submission, page by page."""
+        ...
+
+    async def last_seq(self) -> int:
+        """The highest `seq` given out; 0 where there is none."""
         ...
 
     async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
         """Those of these tasks that there are."""
         ...
 
-    async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]: ...
+    async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
+        """Those of these tasks that there are."""
+        ...
 
 
 class Views(Protocol):
@@ -114,15 +195,43 @@ class Views(Protocol):
     async def run(self, run: str) -> RunRow | None: ...
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
-        """In order of submission."""
+        """In order of submission, without payloads and attempts."""
         ...
 
-    async def task(self, key: TaskKey) -> TaskRow | None: ...
+    async def task(self, key: TaskKey) -> TaskRow | None:
+        """With its payload and all its attempts."""
+        ...
 
     async def workers(self) -> list[WorkerRow]:
         """All workers ever seen, in order of their names."""
         ...
 
 
-class Store(Journal, Views, Protocol):
-    """Both, in one thing."""
+class Leadership(Protocol):
+    """Which manager decides; the others may read. What another one took over, `commit` refuses."""
+
+    async def acquire(self) -> bool:
+        """Become or stay the leader for the lease's time from now; False while another one leads."""
+        ...
+
+    @property
+    def epoch(self) -> int:
+        """Counts the leaders of this store; 0 where no other manager could lead on it."""
+        ...
+
+    async def release(self) -> None:
+        """Let another lead at once."""
+        ...
+
+
+class Store(Journal, Views, Leadership, Protocol):
+    """All of them, in one thing: an async context manager, open between enter and exit."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...

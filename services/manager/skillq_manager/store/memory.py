@@ -1,23 +1,54 @@
 """The store of the embedded mode: lasts as long as the process."""
 
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from uuid import uuid4
 
-from skillq.messages import TaskStatus
+from skillq.messages import TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.model import TaskKey
-from skillq_manager.store.base import AttemptRow, Body, Filter, RunRow, TaskRow, WorkerRow
+from skillq_manager.core.model import Need, TaskKey
+from skillq_manager.store import fences
+from skillq_manager.store.base import (
+    AttemptRow,
+    Body,
+    Filter,
+    LiveRow,
+    RunRow,
+    StoreConflict,
+    TaskRow,
+    WorkerRow,
+    without_payload,
+    without_texts,
+)
+
+_PAGE = 1000
+
+
+@dataclass(slots=True)
+class _Beside:
+    """What a manager that starts needs of a task beside what is shown of it."""
+
+    opened_at: float
+    holder: WorkerProfile | None = None
+    failures: int = 0
+    losses: int = 0
+    retry_at: float | None = None
+    need: Need | None = None
 
 
 class MemoryStore:
     def __init__(self) -> None:
         self.id = uuid4().hex[:8]
-        self._tasks: dict[TaskKey, TaskRow] = {}  # in order of submission
-        self._runs: dict[str, RunRow] = {}
+        self._tasks: dict[TaskKey, TaskRow] = {}
+        self._beside: dict[TaskKey, _Beside] = {}
+        self._rows: list[TaskRow] = []  # in order of submission
         self._by_run: dict[str, list[TaskRow]] = {}
+        self._runs: dict[str, RunRow] = {}
         self._workers: dict[str, WorkerRow] = {}
         self._writers: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
@@ -25,29 +56,98 @@ class MemoryStore:
             c.Assign: self._assign,
             c.Start: self._start,
             c.EndAttempt: self._end,
+            c.SetNeed: self._set_need,
+            c.Reopen: self._reopen,
             c.Stale: self._stale,
             c.SaveWorker: self._save_worker,
             c.CompleteRun: self._complete_run,
         }
 
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    # --- Leadership: nobody else can reach it
+
+    epoch = 0
+
+    async def acquire(self) -> bool:
+        return True
+
+    async def release(self) -> None: ...
+
     # --- Journal
 
     async def commit(self, commands: Sequence[c.Command]) -> None:
+        self._check(commands)
         for command in commands:
             writer = self._writers.get(type(command))
             if writer is not None:
                 writer(command)
 
+    async def load(self) -> AsyncIterator[list[LiveRow]]:
+        live = [row for row in self._rows if not row.status.is_terminal]
+        for start in range(0, len(live), _PAGE):
+            yield [
+                _live_row(row, self._beside[row.run, row.task.id])
+                for row in live[start : start + _PAGE]
+            ]
+
+    async def last_seq(self) -> int:
+        return self._rows[-1].seq if self._rows else 0
+
     async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, c.Known]:
-        rows = ((key, self._tasks.get(key)) for key in keys)
-        return {key: c.Known(row.status, row.fingerprint) for key, row in rows if row is not None}
+        found = ((key, self._tasks.get(key)) for key in keys)
+        return {key: c.Known(row.status, row.fingerprint) for key, row in found if row is not None}
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
-        return {key: self._body(key) for key in keys}
+        return {key: self._body(key) for key in keys if key in self._tasks}
 
     def _body(self, key: TaskKey) -> Body:
         task = self._tasks[key].task
         return Body(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
+
+    # --- before anything is written
+
+    def _check(self, commands: Sequence[c.Command]) -> None:
+        """See that all of it fits, one after the other."""
+        now: dict[TaskKey, tuple[TaskStatus, int]] = {}
+        last_seq = self._rows[-1].seq if self._rows else -1
+        for command in commands:
+            if isinstance(command, c.AddTask):
+                if command.seq <= last_seq or command.key in self._tasks or command.key in now:
+                    raise StoreConflict(f"task {command.key} or number {command.seq} is there")
+                last_seq = command.seq
+                now[command.key] = command.status, 0
+            elif isinstance(command, fences.Move):
+                now[command.key] = self._checked(command, now)
+
+    def _checked(
+        self, command: fences.Move, now: Mapping[TaskKey, tuple[TaskStatus, int]]
+    ) -> tuple[TaskStatus, int]:
+        status, attempt = now.get(command.key) or self._place(command.key)
+        needed = fences.attempt_before(command)
+        if status not in fences.FROM[type(command)] or needed not in {None, attempt}:
+            raise StoreConflict(
+                f"{type(command).__name__} does not fit task {command.key}: "
+                f"it is {status}, its last attempt is {attempt}"
+            )
+        after = command.attempt if isinstance(command, c.Assign) else attempt
+        return fences.status_after(command) or status, after
+
+    def _place(self, key: TaskKey) -> tuple[TaskStatus, int]:
+        row = self._tasks.get(key)
+        if row is None:
+            raise StoreConflict(f"there is no task {key}")
+        return row.status, row.attempt
+
+    # --- one writer per command
 
     def _add(self, command: c.AddTask) -> None:
         run, _ = command.key
@@ -55,6 +155,8 @@ class MemoryStore:
             run, command.seq, command.task, command.fingerprint, command.status, command.at
         )
         self._tasks[command.key] = row
+        self._beside[command.key] = _Beside(command.at)
+        self._rows.append(row)
         self._by_run.setdefault(run, []).append(row)
         if run not in self._runs:
             self._runs[run] = RunRow(run, command.run_title, command.at, counts=Counter())
@@ -73,35 +175,37 @@ class MemoryStore:
         counts[status] += 1
         row.status = status
 
+    def _both(self, key: TaskKey) -> tuple[TaskRow, _Beside]:
+        return self._tasks[key], self._beside[key]
+
     def _set_status(self, command: c.SetStatus) -> None:
         self._move(self._tasks[command.key], command)
+        self._beside[command.key].retry_at = None
 
     def _assign(self, command: c.Assign) -> None:
-        row = self._tasks[command.key]
+        row, beside, worker = *self._both(command.key), command.worker
         self._count(row, TaskStatus.ASSIGNED)
-        row.attempt, row.worker, row.reason = command.attempt, command.worker.title, None
+        row.attempt, row.worker, row.reason = command.attempt, worker.title, None
+        row.started_at = None
+        beside.holder, beside.retry_at = worker, None
         row.attempts.append(
-            AttemptRow(
-                command.attempt, command.worker.title, command.worker.incarnation, command.at
-            )
+            AttemptRow(command.attempt, worker.title, worker.incarnation, command.at)
         )
 
     def _start(self, command: c.Start) -> None:
         row = self._tasks[command.key]
         self._count(row, TaskStatus.RUNNING)
         row.started_at = command.at
-        self._attempt(row, command.attempt).started_at = command.at
-
-    def _attempt(self, row: TaskRow, number: int) -> AttemptRow:
-        return next(a for a in reversed(row.attempts) if a.attempt == number and a.counted)
+        _attempt(row).started_at = command.at
 
     def _end(self, command: c.EndAttempt) -> None:
-        row = self._tasks[command.key]
+        row, beside = self._both(command.key)
+        attempt, result = _attempt(row), command.result
         self._move(row, command)
-        attempt = self._attempt(row, command.attempt)
+        beside.holder, beside.retry_at = None, command.retry_at
+        beside.failures, beside.losses = command.failures, command.losses
         attempt.outcome, attempt.error = command.outcome, command.reason
         attempt.finished_at = command.at
-        result = command.result
         if result is not None:
             attempt.started_at = result.started_at or attempt.started_at
             attempt.finished_at = result.finished_at or command.at
@@ -111,24 +215,21 @@ class MemoryStore:
             row.error = command.reason
             row.finished_at = attempt.finished_at
 
+    def _set_need(self, command: c.SetNeed) -> None:
+        row, beside = self._both(command.key)
+        beside.need, row.reason = command.need, command.reason
+
+    def _reopen(self, command: c.Reopen) -> None:
+        row = self._tasks[command.key]
+        self._beside[command.key] = _Beside(command.at)
+        self._count(row, command.status)
+        self._runs[row.run].finished_at = None
+        row.reason = row.finished_at = row.output = row.error = None
+
     def _stale(self, command: c.Stale) -> None:
         row = self._tasks.get((command.result.run, command.result.id))
-        if row is None:
-            return
-        result = command.result
-        row.attempts.append(
-            AttemptRow(
-                result.attempt,
-                command.worker,
-                command.incarnation,
-                assigned_at=result.started_at or 0.0,
-                started_at=result.started_at,
-                finished_at=result.finished_at,
-                outcome=result.outcome,
-                error=result.error,
-                counted=False,
-            )
-        )
+        if row is not None:
+            row.attempts.append(AttemptRow.of_stale(command))
 
     def _save_worker(self, command: c.SaveWorker) -> None:
         self._workers[command.profile.name] = WorkerRow(
@@ -143,28 +244,74 @@ class MemoryStore:
     # --- Views
 
     async def runs(self) -> list[RunRow]:
-        return list(self._runs.values())
+        return [_run_row(run) for run in self._runs.values()]
 
     async def run(self, run: str) -> RunRow | None:
-        return self._runs.get(run)
+        found = self._runs.get(run)
+        return None if found is None else _run_row(found)
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
-        rows: Iterable[TaskRow] = (
-            self._tasks.values() if which.run is None else self._by_run.get(which.run, ())
-        )
-        return list(islice((row for row in rows if _matches(row, which)), which.limit))
+        rows = self._among(which)
+        first = bisect_right(rows, which.cursor, key=lambda row: row.seq)
+        matching = (row for row in islice(rows, first, None) if _matches(row, which))
+        return [
+            replace(row, task=without_payload(row.task), attempts=[])
+            for row in islice(matching, which.limit)
+        ]
+
+    def _among(self, which: Filter) -> list[TaskRow]:
+        """Few rows, in order of submission, among which all are that match."""
+        if which.run is None:
+            return self._rows
+        if which.ids is None:
+            return self._by_run.get(which.run, [])
+        named = (self._tasks.get((which.run, id)) for id in dict.fromkeys(which.ids))
+        return sorted((row for row in named if row is not None), key=lambda row: row.seq)
 
     async def task(self, key: TaskKey) -> TaskRow | None:
-        return self._tasks.get(key)
+        row = self._tasks.get(key)
+        if row is None:
+            return None
+        attempts = sorted(row.attempts, key=lambda a: (a.attempt, not a.counted))
+        return replace(row, attempts=[replace(attempt) for attempt in attempts])
 
     async def workers(self) -> list[WorkerRow]:
         return [self._workers[name] for name in sorted(self._workers)]
 
 
+def _attempt(row: TaskRow) -> AttemptRow:
+    """The current one; stale reports may have come after it."""
+    return next(a for a in reversed(row.attempts) if a.counted)
+
+
+def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
+    holder = beside.holder
+    return LiveRow(
+        run=row.run,
+        seq=row.seq,
+        task=without_texts(row.task),
+        fingerprint=row.fingerprint,
+        status=row.status,
+        submitted_at=beside.opened_at,
+        attempt=row.attempt,
+        failures=beside.failures,
+        losses=beside.losses,
+        worker=None if holder is None else holder.name,
+        incarnation=None if holder is None else holder.incarnation,
+        assigned_at=None if holder is None else _attempt(row).assigned_at,
+        retry_at=beside.retry_at,
+        need=beside.need,
+    )
+
+
+def _run_row(run: RunRow) -> RunRow:
+    return replace(run, counts={status: n for status, n in run.counts.items() if n})
+
+
 def _matches(row: TaskRow, which: Filter) -> bool:
     return (
-        row.seq > which.cursor
-        and which.status in {None, row.status}
+        which.status in {None, row.status}
         and which.type in {None, row.task.type}
         and which.worker in {None, row.worker}
+        and (which.ids is None or row.task.id in which.ids)
     )

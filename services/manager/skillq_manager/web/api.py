@@ -2,15 +2,17 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, HTTPException, Query, Request, Response
+from fastapi import APIRouter, Query, Request, Response
 
 from skillq.forms import SubmissionForm
 from skillq.messages import TaskStatus
-from skillq_manager.manager import Manager
-from skillq_manager.store.base import Filter, RunRow
+from skillq_manager.store.base import Filter
 from skillq_manager.web import submissions, views
+from skillq_manager.web.lookup import TheManager, run_of, task_of, worker_of
 from skillq_manager.web.models import (
     Accepted,
+    DeadTask,
+    Explanation,
     Page,
     Problem,
     RunView,
@@ -22,14 +24,6 @@ from skillq_manager.web.models import (
 from skillq_manager.web.paging import PageQuery, page
 
 router = APIRouter(prefix="/api", responses={"default": {"model": Problem}})
-
-
-async def _manager(request: Request) -> Manager:
-    manager: Manager = request.app.state.manager
-    return manager
-
-
-TheManager = Annotated[Manager, Depends(_manager)]
 
 
 class TaskQuery(PageQuery):
@@ -59,17 +53,17 @@ async def runs(manager: TheManager, query: Annotated[PageQuery, Query()]) -> Res
 
 @router.get("/runs/{run}")
 async def run(manager: TheManager, run: str) -> RunView:
-    return RunView.of(await _run(manager, run))
+    return RunView.of(await run_of(manager, run))
 
 
 @router.get("/tasks", response_model=Page[TaskView])
 async def tasks(manager: TheManager, query: Annotated[TaskQuery, Query()]) -> Response:
     """In order of submission."""
     which = Filter(
-        run=None if query.run is None else (await _run(manager, query.run)).run,
+        run=None if query.run is None else (await run_of(manager, query.run)).run,
         status=query.status,
         type=query.type,
-        worker=None if query.worker is None else await _worker(manager, query.worker),
+        worker=None if query.worker is None else await worker_of(manager, query.worker),
         limit=query.limit + 1,
         cursor=query.after_number,
     )
@@ -84,11 +78,34 @@ async def tasks(manager: TheManager, query: Annotated[TaskQuery, Query()]) -> Re
 
 @router.get("/tasks/{run}/{id}")
 async def task(manager: TheManager, run: str, id: str) -> TaskPage:
-    found = await _run(manager, run)
-    row = await manager.store.task((found.run, id))
-    if row is None:
-        raise HTTPException(404, f"there is no task {id!r} in run {found.title!r}")
-    return TaskPage.of(row, views.why(manager, row))
+    return views.task_page(manager, await task_of(manager, run, id))
+
+
+@router.get("/tasks/{run}/{id}/explain")
+async def explain(manager: TheManager, run: str, id: str) -> Explanation:
+    """Why a task is where it is: in a sentence, and worker by worker."""
+    return views.explanation(manager, await task_of(manager, run, id))
+
+
+class DeadQuery(PageQuery):
+    """Tasks that were given up on; `all`: those that failed or timed out, too."""
+
+    run: str | None = None
+    type: str | None = None
+    all: bool = False
+
+
+@router.get("/dead", response_model=Page[DeadTask])
+async def dead(manager: TheManager, query: Annotated[DeadQuery, Query()]) -> Response:
+    """In order of submission, with their attempts."""
+    which = Filter(
+        run=None if query.run is None else (await run_of(manager, query.run)).run,
+        type=query.type,
+        limit=query.limit + 1,
+        cursor=query.after_number,
+    )
+    rows = await views.dead(manager, which, whole=query.all)
+    return await page(rows, query.limit, lambda row: row[1], lambda row: str(row[0]))
 
 
 @router.get("/workers", response_model=Page[WorkerView])
@@ -109,17 +126,3 @@ _BODY: dict[str, Any] = {
 async def submit(manager: TheManager, request: Request) -> Accepted:
     """Submit tasks; they are taken in or refused as a whole. The same again is no harm."""
     return await submissions.accept(manager, request)
-
-
-async def _run(manager: Manager, written: str) -> RunRow:
-    found = await views.find_run(manager, written)
-    if found is None:
-        raise HTTPException(404, f"there is no run {written!r}")
-    return found
-
-
-async def _worker(manager: Manager, written: str) -> str:
-    title = await views.find_worker(manager, written)
-    if title is None:
-        raise HTTPException(404, f"there was never a worker {written!r}")
-    return title

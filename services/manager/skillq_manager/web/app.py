@@ -15,14 +15,16 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.messages import shorten
+from skillq.wording import with_value
 from skillq_manager.manager import Manager
-from skillq_manager.web import api, metrics, views
+from skillq_manager.web import acting, api, metrics, views
+from skillq_manager.web.lookup import TheManager
+from skillq_manager.web.parked import Parked, WholeTransport
 
 _NOT_READY = "the broker is not connected, or a consumer of the manager is not proven live"
 
 
-def create_app(manager: Manager, token: SecretStr | None) -> FastAPI:
+def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | None) -> FastAPI:
     """The manager's HTTP interface; with a token, /api wants it.
 
     Raises:
@@ -39,15 +41,17 @@ def create_app(manager: Manager, token: SecretStr | None) -> FastAPI:
         redirect_slashes=False,
     )
     app.state.manager = manager
+    app.state.parked = Parked(transport)
     app.state.token = token
-    app.include_router(api.router, dependencies=[Depends(_authorized)])
+    for router in (api.router, acting.router):
+        app.include_router(router, dependencies=[Depends(_authorized)])
     app.get("/livez")(_livez)
     app.get("/readyz")(_readyz)
     app.get("/metrics", response_class=Response)(_metrics)
     app.exception_handler(StarletteHTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_misunderstand)
     app.exception_handler(Exception)(_fail)
-    app.openapi()["components"]["schemas"] |= api.FORM_PARTS
+    app.openapi()["components"]["schemas"] |= api.FORM_PARTS | acting.PARTS
     return app
 
 
@@ -77,14 +81,14 @@ async def _livez() -> dict[str, str]:
     return {"status": "live"}
 
 
-async def _readyz(manager: api.TheManager) -> dict[str, str]:
+async def _readyz(manager: TheManager) -> dict[str, str]:
     if not manager.is_ready:
         raise HTTPException(503, _NOT_READY)
     return {"status": "ready"}
 
 
-async def _metrics(manager: api.TheManager) -> Response:
-    body = metrics.render(await views.summary(manager), ready=manager.is_ready)
+async def _metrics(manager: TheManager) -> Response:
+    body = metrics.render(await views.summary(manager), manager.tally, ready=manager.is_ready)
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -111,7 +115,7 @@ async def _misunderstand(request: Request, error: Exception) -> Response:
     name = ".".join(map(str, first["loc"][1:]))
     if first["type"] == "extra_forbidden":
         return _problem(422, f"unknown parameter {name!r}")
-    return _problem(422, f"{name}: {first['msg']}, not {shorten(repr(first['input']), 60)}")
+    return _problem(422, f"{name}: {with_value(first, first['input'])}")
 
 
 async def _fail(request: Request, error: Exception) -> Response:

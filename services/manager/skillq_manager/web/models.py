@@ -1,12 +1,13 @@
 """What the API answers. Times are UTC, ISO 8601."""
 
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Generic, Self, TypeVar
 
 from pydantic import BaseModel, JsonValue
 
 from skillq.messages import Outcome, TaskStatus, WorkerEventKind
-from skillq_manager.core.model import WorkerEntry
+from skillq_manager.core.model import Need, TaskEntry, WorkerEntry
 from skillq_manager.store.base import AttemptRow, RunRow, TaskRow, WorkerRow
 
 Item = TypeVar("Item")
@@ -62,9 +63,9 @@ class TaskView(BaseModel):
             reason=reason,
             worker=row.worker,
             attempt=row.attempt,
-            submitted_at=_time(row.submitted_at),
-            started_at=_time(row.started_at),
-            finished_at=_time(row.finished_at),
+            submitted_at=utc(row.submitted_at),
+            started_at=utc(row.started_at),
+            finished_at=utc(row.finished_at),
             output=row.output,
             error=row.error,
         )
@@ -89,37 +90,135 @@ class AttemptView(BaseModel):
             attempt=row.attempt,
             worker=row.worker,
             incarnation=row.incarnation,
-            assigned_at=_time(row.assigned_at or None),
-            started_at=_time(row.started_at),
-            finished_at=_time(row.finished_at),
+            assigned_at=utc(row.assigned_at or None),
+            started_at=utc(row.started_at),
+            finished_at=utc(row.finished_at),
             outcome=row.outcome,
             error=row.error,
             counted=row.counted,
         )
 
 
+class Asks(BaseModel):
+    """What a task asks of a worker now, where that is not what its definition says, and why."""
+
+    difficulty: int
+    requires: list[str]
+    excluded: list[str]
+    because: str | None
+
+    @classmethod
+    def of(cls, need: Need, because: str | None) -> Self:
+        return cls(
+            difficulty=need.difficulty,
+            requires=sorted(need.requires),
+            excluded=sorted(need.excluded),
+            because=because,
+        )
+
+
 class TaskPage(TaskView):
-    """A task on its own page."""
+    """A task on its own page. `failures` count against `max_attempts`, `losses` against a limit of their own."""
 
     requires: list[str]
     depends_on: list[str]
     payload: dict[str, JsonValue]
     timeout: float | None
+    deadline: float | None
     max_attempts: int
+    failures: int
+    losses: int
+    asks: Asks | None
     attempts: list[AttemptView]
+
+    @classmethod
+    def of_live(cls, row: TaskRow, reason: str | None, entry: TaskEntry | None) -> Self:
+        """With what the manager's state knows better, where the task has not ended."""
+        page = cls.of(row, reason)
+        if entry is not None:
+            page.failures, page.losses = entry.failures, entry.losses
+            if entry.need._replace(aged=False) != Need.of(row.task):
+                page.asks = Asks.of(entry.need, row.reason)
+        return page
 
     @classmethod
     def of(cls, row: TaskRow, reason: str | None) -> Self:
         task = row.task
+        outcomes = Counter(attempt.outcome for attempt in row.attempts if attempt.counted)
         return cls(
             **dict(TaskView.of(row, reason)),
             requires=list(task.requires),
             depends_on=list(task.depends_on),
             payload=task.payload,
             timeout=task.timeout,
+            deadline=task.deadline,
             max_attempts=task.max_attempts,
+            failures=outcomes[Outcome.FAILED] + outcomes[Outcome.TIMED_OUT],
+            losses=outcomes[Outcome.LOST],
+            asks=None,
             attempts=[AttemptView.of(attempt) for attempt in row.attempts],
         )
+
+
+class DeadTask(TaskView):
+    """A task that was given up on, with its attempts."""
+
+    attempts: list[AttemptView]
+
+    @classmethod
+    def of(cls, row: TaskRow, reason: str | None) -> Self:
+        attempts = [AttemptView.of(attempt) for attempt in row.attempts]
+        return cls(**dict(TaskView.of(row, reason)), attempts=attempts)
+
+
+class WorkerVerdict(BaseModel):
+    worker: str
+    verdict: str
+
+
+class Explanation(BaseModel):
+    """Why a task is where it is, in a sentence, and worker by worker."""
+
+    run: str
+    id: str
+    status: TaskStatus
+    reason: str | None
+    asks: Asks | None
+    workers: list[WorkerVerdict]
+
+
+class Cancelled(BaseModel):
+    """So many tasks were called off."""
+
+    run: str
+    cancelled: int
+
+
+class RefusedTask(BaseModel):
+    run: str
+    id: str
+    reason: str
+
+
+class Retried(BaseModel):
+    """So many tasks were sent again; the others not, for these reasons."""
+
+    retried: int
+    refused: list[RefusedTask]
+
+
+class ParkedView(BaseModel):
+    """A message that could not be read; `body` is as much of it as is shown, `size` what it has in bytes."""
+
+    message_id: str
+    type: str
+    reason: str
+    queue: str
+    exchange: str
+    routing_key: str
+    parked_at: datetime | None
+    size: int
+    body: str
 
 
 class RunView(BaseModel):
@@ -144,23 +243,28 @@ class RunView(BaseModel):
             ended=row.ended,
             counts=counts,
             success_rate=success_rate(counts),
-            submitted_at=_time(row.submitted_at),
-            finished_at=_time(row.finished_at),
+            submitted_at=utc(row.submitted_at),
+            finished_at=utc(row.finished_at),
         )
 
 
 class WorkerView(BaseModel):
-    """`status` is connected, suspect or draining of a worker that is there, else disconnected or lost."""
+    """`status` is connected, suspect or draining of a worker that is there, else disconnected or lost.
+
+    `reserve`: it takes easier tasks only when they have waited long. `refused`: types that it has sent back.
+    """
 
     name: str
     incarnation: str
     skill: int
     specialties: list[str]
+    reserve: int
     slots: int
     running: int
     status: str
     last_seen: datetime | None
     types: list[str] | None
+    refused: list[str]
 
     @classmethod
     def of_live(cls, entry: WorkerEntry) -> Self:
@@ -168,6 +272,7 @@ class WorkerView(BaseModel):
         view = cls.of_row(row)
         view.running = len(entry.holds)
         view.status = live_status(entry)
+        view.refused = sorted(entry.skills.refused)
         return view
 
     @classmethod
@@ -186,11 +291,13 @@ class WorkerView(BaseModel):
             incarnation=profile.incarnation,
             skill=profile.skill,
             specialties=list(profile.specialties),
+            reserve=profile.reserve,
             slots=profile.slots,
             running=0,
             status=row.status,
-            last_seen=_time(row.since),
+            last_seen=utc(row.since),
             types=None if profile.types is None else list(profile.types),
+            refused=[],
         )
 
 
@@ -207,6 +314,14 @@ class Runs(BaseModel):
     ended: int
 
 
+class Leadership(BaseModel):
+    """Of the manager that answers. `blind`: it cannot hear workers, and judges none; `store` names what it leads on."""
+
+    leading: bool
+    blind: bool
+    store: str
+
+
 class Summary(BaseModel):
     """All runs together; `workers` by status, those that are there."""
 
@@ -216,6 +331,7 @@ class Summary(BaseModel):
     workers: dict[str, int]
     slots: Slots
     runs: Runs
+    manager: Leadership
 
 
 LIVE_STATUSES = ("connected", "suspect", "draining")
@@ -237,7 +353,7 @@ def success_rate(counts: dict[TaskStatus, int]) -> float | None:
     return 100.0 * counts[TaskStatus.SUCCEEDED] / ended if ended else None
 
 
-def _time(seconds: float | None) -> datetime | None:
+def utc(seconds: float | None) -> datetime | None:
     """None also for what a worker's broken clock said: it must not cost the whole page."""
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,129 @@
+"""The command line as a whole. A command is imported when it is called: none waits for what others need."""
+
+import os
+import sys
+from contextlib import suppress
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import click
+
+from skillq.errors import SkillqError, UsageError
+from skillq_cli.interrupt import INTERRUPTED, leave_in_order
+
+USAGE, UNREACHABLE = 2, 3
+
+
+class Place(NamedTuple):
+    """Where a command is, and what it says of itself in one line."""
+
+    module: str
+    help: str
+
+
+COMMANDS = {
+    "demo": Place("local", "Run the tutorial in this process: three workers, three tasks."),
+    "run": Place("local", "Run the workers and tasks of FILE (YAML or JSON) in this process."),
+    "submit": Place("submit", "Hand the tasks of FILE (YAML, JSON or CSV) to the manager."),
+    "manager": Place("serve_manager", "Serve as the manager, until SIGTERM."),
+    "worker": Place(
+        "serve_worker", "Serve as a worker, with your handlers or (without) simulating the work."
+    ),
+    "status": Place("ask", "Tasks by status, workers, slots and runs, all together."),
+    "runs": Place("ask", "List the runs."),
+    "tasks": Place("ask", "List tasks, in order of submission."),
+    "task": Place("ask", "Show one task and its attempts."),
+    "explain": Place("ask", "Say why a task is where it is, worker by worker."),
+    "dead": Place("ask", "List tasks that were given up on, and why."),
+    "cancel": Place("act", "Call tasks off, whether they wait or run."),
+    "retry": Place("act", "Send tasks again that have ended without success."),
+    "workers": Place("ask", "List the workers, those that have left too."),
+}
+
+
+class _Interrupted(Exception):
+    """Raised for Ctrl-C, to which click would add a line of its own."""
+
+
+class _ReaderGone(Exception):
+    """Raised for a broken pipe, which click would take for a failure."""
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = load(cmd_name)
+        leave_in_order()
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            answer = super().invoke(ctx)
+            sys.stdout.flush()
+        except KeyboardInterrupt as error:
+            raise _Interrupted from error
+        except BrokenPipeError as error:
+            raise _ReaderGone from error
+        return answer
+
+
+def load(name: str) -> click.Command:
+    """Import a command and all that it needs."""
+    command = getattr(import_module(f"skillq_cli.{COMMANDS[name].module}"), name)
+    assert isinstance(command, click.Command)  # noqa: S101 - for mypy
+    return command
+
+
+@click.group(
+    cls=_Commands,
+    invoke_without_command=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+@click.version_option(package_name="skillq")
+@click.pass_context
+def cli(ctx: click.Context) -> None:
+    """Tasks for fleets whose workers are not equal."""
+    if ctx.invoked_subcommand is None:
+        click.echo(ctx.get_help())
+
+
+def run() -> int:
+    """Do what the command line says; the exit status."""
+    try:
+        code = cli.main(prog_name="skillq", standalone_mode=False)
+    except click.UsageError as error:
+        place = error.ctx.command_path if error.ctx else "skillq"
+        return _complain(f"{place}: {error.format_message()} (see {place} --help)", USAGE)
+    except click.exceptions.Exit as leave:
+        return leave.exit_code
+    except (_Interrupted, click.Abort, KeyboardInterrupt):
+        return _complain("skillq: interrupted", INTERRUPTED)
+    except SkillqError as error:
+        return _complain(
+            f"skillq: {error}", USAGE if isinstance(error, UsageError) else UNREACHABLE
+        )
+    except (_ReaderGone, OSError) as error:
+        return _cut_off(error)
+    return code if isinstance(code, int) else 0
+
+
+def _cut_off(error: _ReaderGone | OSError) -> int:
+    """Nothing more can be printed, at exit neither: there, Python would try once more what is left."""
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, _ReaderGone):
+        return 0  # `head`, say, has seen enough
+    return _complain(f"skillq: cannot go on: {error.strerror or error}", UNREACHABLE)
+
+
+def _complain(line: str, code: int) -> int:
+    sys.stderr.write(line + "\n")
+    return code

@@ -1,0 +1,63 @@
+"""Commands that do work in this process: demo, run."""
+
+import asyncio
+from collections import Counter
+from pathlib import Path
+from typing import Any, Literal
+
+import click
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from skillq import logs
+from skillq.forms import WorkFile
+from skillq.settings import PREFIX, load
+from skillq_cli import tutorial
+from skillq_cli.embedded import run_embedded
+from skillq_cli.files import read_work_file
+from skillq_cli.options import settings_options
+from skillq_cli.outcome import a_file, about, as_json, conclude
+from skillq_cli.progress import progress
+from skillq_manager.settings import POLICIES
+
+
+class RunSettings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
+
+    policy: Literal["best-fit", "arrival"] = Field("best-fit", description="who gets what")
+    time_scale: float = Field(
+        1.0, ge=0, allow_inf_nan=False, description="seconds per unit of simulated difficulty"
+    )
+
+
+@click.command()
+@click.option(
+    "--scenario",
+    type=click.Choice(list(tutorial.SCENARIOS)),
+    default="well",
+    help="well: best fit; failures: in order of arrival, able or not.",
+)
+@as_json
+def demo(scenario: str, as_json: bool) -> int:
+    """Run the tutorial in this process: three workers, three tasks."""
+    chosen = tutorial.SCENARIOS[scenario]
+    return _run(chosen.work, chosen.policy, tutorial.TIME_SCALE, as_json)
+
+
+@click.command()
+@a_file
+@settings_options(RunSettings)
+@as_json
+def run(file: Path, as_json: bool, **given: Any) -> int:
+    """Run the workers and tasks of FILE (YAML or JSON) in this process."""
+    settings = load(RunSettings, given)
+    work = read_work_file(file)
+    with about(file):
+        return _run(work, settings.policy, settings.time_scale, as_json)
+
+
+def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
+    logs.configure("warning", "console")
+    with progress(len(work.tasks), quiet=as_json) as display:
+        ended = asyncio.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
+    return conclude(work.run, ended, Counter(e.status for e in ended), as_json)

@@ -1,0 +1,44 @@
+"""How a command ends: what it prints, and its exit status."""
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from skillq.errors import UsageError
+from skillq.forms import one_line
+from skillq.messages import TaskStatus
+from skillq.summary import Ended, success_rate, summary
+
+TASKS_FAILED = 1
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+a_file = click.argument("file", type=click.Path(path_type=Path))
+
+
+@contextmanager
+def about(file: Path) -> Iterator[None]:
+    """Say which file it is that is refused."""
+    try:
+        yield
+    except UsageError as error:
+        raise UsageError(f"{file}: {error}") from error
+
+
+def conclude(run: str, ended: Sequence[Ended], counts: dict[TaskStatus, int], as_json: bool) -> int:
+    if as_json:
+        tasks = [e._asdict() for e in ended]
+        rate = round(success_rate(counts), 2)
+        say(json.dumps({"run": run, "success_rate": rate, "counts": counts, "tasks": tasks}))
+    else:
+        for line in summary(ended, counts):
+            say(line)
+    all_well = all(status is TaskStatus.SUCCEEDED for status, n in counts.items() if n)
+    return 0 if all_well else TASKS_FAILED
+
+
+def say(line: str) -> None:
+    sys.stdout.write(one_line(line) + "\n")

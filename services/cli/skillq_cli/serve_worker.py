@@ -1,0 +1,20 @@
+"""The command that serves as a worker."""
+
+import asyncio
+from typing import Any
+
+import click
+
+import skillq_worker.__main__ as process
+from skillq.settings import load
+from skillq_cli.options import settings_options
+from skillq_worker.settings import WorkerSettings
+
+
+@click.command()
+@click.argument("handlers", required=False, metavar="[MODULE:HANDLERS]")
+@settings_options(WorkerSettings, "handlers")
+def worker(specialty: tuple[str, ...], **given: Any) -> int:
+    """Serve as a worker, with your handlers or (without) simulating the work, until SIGTERM."""
+    asyncio.run(process.run(load(WorkerSettings, given | {"specialty": specialty or None})))
+    return 0

@@ -1,0 +1,105 @@
+"""The command that hands tasks to a manager over the broker: submit."""
+
+import asyncio
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from skillq import logs
+from skillq.client import Client, Receipt, RunResult
+from skillq.errors import UsageError
+from skillq.forms import WorkFile
+from skillq.settings import Settings, load
+from skillq.summary import Ended
+from skillq.transport.rabbitmq import RabbitTransport
+from skillq_cli.files import read_work_file
+from skillq_cli.options import settings_options
+from skillq_cli.outcome import a_file, about, as_json, conclude, say
+from skillq_cli.progress import progress
+
+
+@click.command()
+@a_file
+@click.option(
+    "--run", "run_name", metavar="NAME", help="The run to add the tasks to; default: the file's."
+)
+@click.option(
+    "--watch", is_flag=True, help="Stay until all tasks of the run have ended; print the summary."
+)
+@settings_options(Settings, "log_level", "log_format")
+@as_json
+def submit(file: Path, run_name: str | None, watch: bool, as_json: bool, **given: Any) -> int:
+    """Hand the tasks of FILE (YAML, JSON or CSV) to the manager; its workers are left aside."""
+    settings = load(Settings, given)
+    work = read_work_file(file)
+    if run_name is not None:
+        work = _renamed(work, run_name)
+    logs.configure("error", "console")
+    if watch:
+        with progress(len(work.tasks), quiet=as_json) as display:
+            result = asyncio.run(_complete(settings, file, work, display.on_event))
+        ended = _ended(work, result)
+        return conclude(work.run, ended, result.counts, as_json)
+    receipt = asyncio.run(_submit(settings, file, work))
+    _print_receipt(work, receipt, as_json)
+    return 0
+
+
+def _renamed(work: WorkFile, run: str) -> WorkFile:
+    try:
+        return WorkFile.model_validate(work.model_dump() | {"run": run})
+    except ValueError as error:
+        raise UsageError(f"--run: {run!r} makes no name; use letters a-z and digits") from error
+
+
+async def _submit(settings: Settings, file: Path, work: WorkFile) -> Receipt | None:
+    async with _transport(settings) as transport:
+        client = Client(transport, name="cli", patience=settings.connect_timeout)
+        with about(file):
+            return await client.submit(work.run, work.tasks)
+
+
+async def _complete(settings: Settings, file: Path, work: WorkFile, on_event: Any) -> RunResult:
+    async with _transport(settings) as transport:
+        client = Client(transport, name="cli", patience=settings.connect_timeout)
+        with about(file):
+            return await client.complete(work.run, work.tasks, on_event)
+
+
+def _transport(settings: Settings) -> RabbitTransport:
+    return RabbitTransport(
+        settings.broker_url,
+        app_id="cli",
+        connection_name="skillq submit",
+        connect_timeout=settings.connect_timeout,
+    )
+
+
+def _ended(work: WorkFile, result: RunResult) -> list[Ended]:
+    seen = (result.tasks.get(task.id) for task in work.tasks)
+    return [
+        Ended(e.id, e.worker, e.status, e.reason)
+        for e in seen
+        if e is not None and e.status.is_terminal
+    ]
+
+
+def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> None:
+    if as_json:
+        answer = {"accepted": receipt.accepted, "known": receipt.known} if receipt else None
+        say(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
+    elif receipt is None:
+        say(f"{len(work.tasks)} tasks are with the broker; no manager has answered yet")
+    elif receipt.accepted or not receipt.known:
+        say(f"{receipt.accepted} tasks accepted in run {work.run}" + _already(receipt))
+    else:
+        say(
+            f"nothing new: run {work.run} had all {receipt.known} tasks already; "
+            "--run NAME makes another run of them"
+        )
+
+
+def _already(receipt: Receipt) -> str:
+    return f", {receipt.known} were there already" if receipt.known else ""

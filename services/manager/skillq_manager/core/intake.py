@@ -1,0 +1,284 @@
+"""How tasks come in: submitted, sent again by an operator, restored from the store."""
+
+from collections.abc import Iterable, Mapping
+from graphlib import TopologicalSorter
+from typing import TypeVar
+
+from skillq.messages import MIN_LEVEL, Outcome, Task, TaskStatus, WorkerProfile
+from skillq_manager.core import commands as c
+from skillq_manager.core.lifecycle import check
+from skillq_manager.core.model import (
+    LiveTask,
+    Need,
+    Skills,
+    TaskEntry,
+    TaskKey,
+    Terms,
+    WorkerEntry,
+)
+from skillq_manager.core.tasks import Tasks, is_met
+from skillq_manager.core.turn import Turn
+
+_REMEMBERED = 4096
+
+T = TypeVar("T")
+_KnownTasks = Mapping[TaskKey, c.Known]
+
+
+class Intake:
+    def __init__(self, turn: Turn, tasks: Tasks) -> None:
+        self._turn = turn
+        self._tasks = tasks
+        self._terms: dict[Terms, Terms] = {}  # many tasks say the same
+        self._needs: dict[Need, Need] = {}  # likewise
+        self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
+        self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
+
+    # --- submission
+
+    def submit(self, event: c.Submitted) -> None:
+        """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
+        submission = event.submission
+        reason = self._refusal(event)
+        if reason is not None:
+            self.refuse(c.Unfit(submission, reason))
+            return
+        run = submission.run
+        fresh = [t for t in submission.tasks if self._known((run, t.id), event.known) is None]
+        known = len(submission.tasks) - len(fresh)
+        self._turn.out.append(c.Answer(submission, len(fresh), known, None, self._turn.now))
+        self._turn.runs[run] = bool(fresh) or self._turn.runs.get(run, False)
+        self._turn.titles[run] = submission.run_title
+        entries = [self._enter(run, task) for task in fresh]
+        for entry, task in zip(entries, fresh, strict=True):
+            self._place(entry, task, event.known)
+            self._turn.out.append(
+                c.AddTask(
+                    entry.key,
+                    entry.seq,
+                    submission.run_title,
+                    task,
+                    entry.fingerprint,
+                    entry.status,
+                    self._turn.now,
+                )
+            )
+        for entry, task in zip(entries, fresh, strict=True):
+            self._fail_if_doomed(entry, task, event.known)
+
+    def refuse(self, event: c.Unfit) -> None:
+        self._turn.out.append(c.Answer(event.submission, 0, 0, event.reason, self._turn.now))
+
+    def _refusal(self, event: c.Submitted) -> str | None:
+        run, title = event.submission.run, event.submission.run_title
+        other = self._turn.titles.get(run, event.run_title)
+        if other not in {None, title}:
+            return f"run {title!r} would be {run} on the wire, as run {other!r} is; choose another name"
+        own = {task.id for task in event.submission.tasks}
+        complaints = (
+            self._complaint(run, task, own, event.known) for task in event.submission.tasks
+        )
+        return next((complaint for complaint in complaints if complaint), None)
+
+    def _complaint(self, run: str, task: Task, own: set[str], known: _KnownTasks) -> str | None:
+        there = self._known((run, task.id), known)
+        if there is not None and there.fingerprint != task.fingerprint():
+            return (
+                f"task {task.id} is already in run {run} with another definition; "
+                "use another id or another run"
+            )
+        for other in task.depends_on:
+            if other not in own and self._known((run, other), known) is None:
+                return (
+                    f"task {task.id} depends on {other}, which is neither in this submission "
+                    f"nor in run {run}; submit it first or correct the id"
+                )
+        return None
+
+    def _known(self, key: TaskKey, known: _KnownTasks) -> c.Known | None:
+        entry = self._tasks.live.get(key)
+        if entry is not None:
+            return c.Known(entry.status, entry.fingerprint)
+        return self._turn.ended.get(key) or known.get(key)
+
+    def _enter(self, run: str, task: Task) -> TaskEntry:
+        entry = TaskEntry(
+            key=(run, task.id),
+            seq=next(self._tasks.seq),
+            need=_shared(self._needs, Need.of(task)),
+            priority=task.priority,
+            terms=_shared(self._terms, Terms.of(task)),
+            fingerprint=task.fingerprint(),
+            submitted_at=self._turn.now,
+            status=TaskStatus.BLOCKED,
+        )
+        self._tasks.open_up(entry)
+        return entry
+
+    def _place(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
+        for other in task.depends_on:
+            key = (entry.key[0], other)
+            if not is_met(self._status(key, known), entry):
+                entry.waits_for += 1
+                self._tasks.dependents.setdefault(key, []).append(entry)
+        if not entry.waits_for:
+            entry.status = check(TaskStatus.BLOCKED, TaskStatus.READY)
+            self._tasks.put_on_board(entry)
+
+    def _fail_if_doomed(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
+        for other in task.depends_on:
+            key = (entry.key[0], other)
+            status = self._status(key, known)
+            if status.is_terminal and not is_met(status, entry):
+                self._tasks.resolve(key, status)
+
+    def _status(self, key: TaskKey, known: _KnownTasks) -> TaskStatus:
+        there = self._known(key, known)
+        if there is None:
+            raise KeyError(key)
+        return there.status
+
+    # --- sent again
+
+    def retry(self, event: c.Retried) -> None:
+        """Take in again tasks that have ended; what is live, or waits for one that is not, is left alone."""
+        done: list[TaskKey] = []
+        refused: dict[TaskKey, str] = {}
+        for again in _in_order(event.tasks):
+            reason = self._objection(again, event.known)
+            if reason is not None:
+                refused[again.key] = reason
+                continue
+            self._reopen(again, event.known)
+            done.append(again.key)
+        self._turn.out.append(c.Reply(event.request, tuple(done), refused))
+
+    def _objection(self, again: c.Again, known: _KnownTasks) -> str | None:
+        if again.key in self._tasks.live:
+            return "has not ended"
+        if again.key in self._turn.ended or not again.status.is_terminal:
+            return "has ended just now; ask again"
+        if again.status is TaskStatus.SUCCEEDED:
+            return "has succeeded"
+        for other in again.task.depends_on:
+            status = self._status((again.key[0], other), known)
+            failed = status.is_terminal and status is not TaskStatus.SUCCEEDED
+            if failed and again.task.on_failed_dependency == "fail":
+                return f"depends on {other}, which {status}; send that again first, or with it"
+        return None
+
+    def _reopen(self, again: c.Again, known: _KnownTasks) -> None:
+        entry = TaskEntry(
+            key=again.key,
+            seq=again.seq,
+            need=_shared(self._needs, Need.of(again.task)),
+            priority=again.task.priority,
+            terms=_shared(self._terms, Terms.of(again.task)),
+            fingerprint=again.fingerprint,
+            submitted_at=self._turn.now,  # its deadline counts anew
+            status=check(again.status, TaskStatus.BLOCKED),
+            attempt=again.attempt,
+        )
+        self._tasks.open_up(entry)
+        self._place(entry, again.task, known)
+        self._turn.runs[entry.key[0]] = True
+        self._turn.out.append(
+            c.Reopen(entry.key, entry.need.type, entry.status, entry.attempt, self._turn.now)
+        )
+
+    # --- called off
+
+    def cancel(self, event: c.CancelRequested) -> None:
+        """End tasks that have not; all of the run where no ids are given."""
+        live = self._tasks.live
+        if event.ids is None:
+            tasks = [task for key, task in live.items() if key[0] == event.run]
+        else:
+            keys = dict.fromkeys((event.run, id) for id in event.ids)
+            tasks = [live[key] for key in keys if key in live]
+        self._tasks.call_off(tasks, event.reason)
+        done = tuple(task.key for task in tasks)
+        self._turn.out.append(c.Reply(event.request, done, {}))
+
+    # --- restored
+
+    def restore(self, rows: Iterable[LiveTask], workers: Mapping[str, WorkerEntry]) -> None:
+        """Take in what an earlier manager left; what no worker of these has is lost, and ready again."""
+        for row in rows:
+            entry = self._restored(row)
+            if entry.status is TaskStatus.BLOCKED:
+                self._blocked.append((entry, row.task.depends_on))
+            elif entry.status is TaskStatus.READY and row.retry_at is not None:
+                self._tasks.wait_until(entry, row.retry_at)
+            elif entry.status is TaskStatus.READY:
+                self._tasks.put_on_board(entry)
+            else:
+                self._hold_again(entry, row, workers.get(row.worker or ""))
+
+    def restored(self) -> None:
+        """All are there: a blocked task waits for those of its dependencies that have not ended."""
+        for entry, depends_on in self._blocked:
+            for other in depends_on:
+                key = (entry.key[0], other)
+                if key in self._tasks.live:
+                    entry.waits_for += 1
+                    self._tasks.dependents.setdefault(key, []).append(entry)
+            if not entry.waits_for:  # they succeeded: one that had not would have failed it
+                self._tasks.unblock(entry)
+        self._blocked.clear()
+        for entry, worker in self._lost:
+            reason = "its worker is not there any more"
+            self._tasks.end(entry, worker, Outcome.LOST, reason=reason)
+        self._lost.clear()
+
+    def _hold_again(self, entry: TaskEntry, row: LiveTask, worker: WorkerEntry | None) -> None:
+        if worker is None or worker.incarnation != row.incarnation:
+            worker = _ghost(row, self._turn.now)
+            self._lost.append((entry, worker))
+        elif entry.status is TaskStatus.ASSIGNED:
+            # Who wrote that it is assigned may have died before it could say so.
+            self._turn.out.append(c.Resend(entry.key, entry.attempt, worker.profile))
+        self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
+
+    def _restored(self, row: LiveTask) -> TaskEntry:
+        entry = TaskEntry(
+            key=(row.run, row.task.id),
+            seq=row.seq,
+            need=_shared(self._needs, row.need or Need.of(row.task)),
+            priority=row.task.priority,
+            terms=_shared(self._terms, Terms.of(row.task)),
+            fingerprint=row.fingerprint,
+            submitted_at=row.submitted_at,
+            status=row.status,
+            attempt=row.attempt,
+            failures=row.failures,
+            losses=row.losses,
+        )
+        self._tasks.open_up(entry)
+        return entry
+
+
+def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:
+    """Each after those of them that it depends on, else in order of submission."""
+    given = {again.key: again for again in sorted(tasks, key=lambda again: again.seq)}
+    graph = {
+        key: [(key[0], other) for other in again.task.depends_on if (key[0], other) in given]
+        for key, again in given.items()
+    }
+    return [given[key] for key in TopologicalSorter(graph).static_order()]
+
+
+def _shared(seen: dict[T, T], thing: T) -> T:
+    """An equal one that is there already; no more of them are remembered than are worth it."""
+    if len(seen) > _REMEMBERED:
+        seen.clear()
+    return seen.setdefault(thing, thing)
+
+
+def _ghost(row: LiveTask, now: float) -> WorkerEntry:
+    """Stands for a worker of which nothing is known but that it had a task."""
+    name = row.worker or "unknown"
+    profile = WorkerProfile(
+        name=name, title=name, incarnation=row.incarnation or "", skill=MIN_LEVEL
+    )
+    return WorkerEntry(profile, Skills.of(profile), 0, now)

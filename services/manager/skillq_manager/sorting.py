@@ -1,0 +1,204 @@
+"""What has arrived, sorted: events for the core, questions, and what may be acknowledged once it is decided."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import structlog
+from pydantic import ValidationError
+
+from skillq import topology
+from skillq.errors import MalformedMessage, TransportError
+from skillq.logs import Log
+from skillq.messages import Inquiry, Probe, Submission, explain
+from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq_manager.core import commands as c
+from skillq_manager.core.model import TaskKey
+from skillq_manager.inbox import Inbound, Intake, read
+from skillq_manager.inquiries import Inquiries
+from skillq_manager.parts import SILENCE_SECONDS, Parts, Pile
+from skillq_manager.store.base import Store
+from skillq_manager.tally import Tally
+
+_MANY = 10_000  # tasks
+
+log = structlog.get_logger()
+
+
+@dataclass(slots=True)
+class Mail:
+    """All that one round deals with."""
+
+    events: list[c.Event] = field(default_factory=list)
+    submissions: list[Submission] = field(default_factory=list)
+    inquiries: list[Inquiry] = field(default_factory=list)
+    settled: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
+
+    @property
+    def is_large(self) -> bool:
+        """To decide it takes a while."""
+        return sum(len(submission.tasks) for submission in self.submissions) > _MANY
+
+
+class Sorter:
+    """`notice` is shown what workers and managers say."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        store: Store,
+        parts: Parts,
+        inquiries: Inquiries,
+        *,
+        tally: Tally,
+        notice: Callable[[Inbound], None],
+    ) -> None:
+        self._transport = transport
+        self._store = store
+        self._parts = parts
+        self._inquiries = inquiries
+        self._tally = tally
+        self._notice = notice
+
+    async def sort(self, intake: Intake, *, leaving: bool = False) -> Mail:
+        """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
+        mail = Mail(list(intake.events), [] if leaving else list(intake.submissions))
+        for consumer, deliveries in intake.deliveries:
+            good: list[Delivery] = []
+            mail.settled.append((consumer, good))
+            for delivery in deliveries:
+                message = await self._read(consumer, delivery)
+                if message is None or (leaving and self._is_for_the_next(message)):
+                    continue
+                if isinstance(message, Submission) and message.parts > 1:
+                    self._keep(mail, message, consumer, delivery)
+                    continue
+                good.append(delivery)
+                self._put(mail, message)
+        await self._see_to_parts(mail)
+        mail.events += await self._with_known(mail.submissions)
+        if not leaving:
+            mail.events += [await self._again(*retry) for retry in intake.retries]
+        return mail
+
+    async def _read(self, consumer: Consumer, delivery: Delivery) -> Inbound | None:
+        """The message; None where it cannot be read, and has been parked."""
+        try:
+            return read(delivery)
+        except MalformedMessage as error:
+            reason = str(error)
+        log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
+        try:
+            await park(self._transport, consumer, delivery, reason)
+            self._tally.parked += 1
+        except TransportError:
+            await consumer.nack(delivery, requeue=True)
+        return None
+
+    def _is_for_the_next(self, message: Inbound) -> bool:
+        if isinstance(message, Inquiry):
+            return not self._inquiries.can_answer(message)
+        return isinstance(message, Submission)
+
+    def _put(self, mail: Mail, message: Inbound) -> None:
+        match message:
+            case Submission():
+                mail.submissions.append(message)
+            case Inquiry():
+                mail.inquiries.append(message)
+            case Probe():
+                self._notice(message)
+            case _:
+                self._notice(message)
+                mail.events.append(message)
+
+    # --- submissions in parts
+
+    def _keep(self, mail: Mail, part: Submission, consumer: Consumer, delivery: Delivery) -> None:
+        if self._inquiries.has_decided(part.submission_id):
+            mail.settled.append((consumer, [delivery]))  # its acknowledgement was lost
+            return
+        earlier = self._parts.add(part, consumer, delivery)
+        if earlier is not None:
+            mail.settled.append((earlier.consumer, [earlier.delivery]))
+
+    async def _see_to_parts(self, mail: Mail) -> None:
+        for pile in self._parts.take_whole():
+            _settle(mail, pile)
+            try:
+                mail.submissions.append(await pile.merged())
+            except ValidationError as error:
+                mail.events.append(c.Unfit((await pile.read())[0], explain(error)))
+        for pile in self._parts.take_hopeless():
+            await self._give_up(mail, pile)
+        for pile in self._parts.take_excess():
+            await self._send_back(mail, pile)
+
+    async def _give_up(self, mail: Mail, pile: Pile) -> None:
+        _settle(mail, pile)
+        parts = await pile.read()
+        if await self._are_there(parts):
+            return  # it was taken in as a whole before, and not all of that was acknowledged
+        reason = (
+            f"{pile.parts - len(parts)} of the {pile.parts} messages of this submission "
+            f"did not come within {SILENCE_SECONDS:g} s; submit it again"
+        )
+        mail.events.append(c.Unfit(parts[0], reason))
+
+    async def _send_back(self, mail: Mail, pile: Pile) -> None:
+        """To the end of the queue."""
+        try:
+            for _, delivery in pile.held.values():
+                copy = Outgoing(delivery.body, delivery.type, message_id=delivery.message_id)
+                await self._transport.publish(delivery.exchange, delivery.routing_key, copy)
+        except TransportError as error:
+            log.warning(Log.NOT_CONFIRMED, key=topology.MANAGER_SUBMISSIONS, error=str(error))
+            self._parts.put_back(pile)
+        else:
+            _settle(mail, pile)
+
+    async def _are_there(self, parts: Sequence[Submission]) -> bool:
+        tasks = {(part.run, task.id): task for part in parts for task in part.tasks}
+        known = await self._store.known(tasks)
+        return all(
+            key in known and known[key].fingerprint == task.fingerprint()
+            for key, task in tasks.items()
+        )
+
+    # --- with what the store knows of them
+
+    async def _again(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
+        """Tasks to be sent again, as the store has them now."""
+        rows = [row for key in keys if (row := await self._store.task(key)) is not None]
+        known = await self._store.known({(row.run, d) for row in rows for d in row.task.depends_on})
+        again = tuple(
+            c.Again(
+                (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
+            )
+            for row in rows
+        )
+        return c.Retried(request, again, known)
+
+    async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
+        """Each submission with what the store knows of the tasks it names."""
+        keys: set[TaskKey] = {
+            (s.run, id)
+            for s in submissions
+            for task in s.tasks
+            for id in (task.id, *task.depends_on)
+        }
+        if not keys:
+            return []
+        known = await self._store.known(keys)
+        titles = {s.run: await self._store.run(s.run) for s in submissions}
+        return [
+            c.Submitted(s, known, row.title if (row := titles[s.run]) is not None else None)
+            for s in submissions
+        ]
+
+
+def _settle(mail: Mail, pile: Pile) -> None:
+    by_consumer: dict[int, tuple[Consumer, list[Delivery]]] = {}
+    for held in pile.held.values():
+        _, deliveries = by_consumer.setdefault(id(held.consumer), (held.consumer, []))
+        deliveries.append(held.delivery)
+    mail.settled += by_consumer.values()

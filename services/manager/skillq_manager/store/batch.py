@@ -1,0 +1,243 @@
+"""The commands of one turn of the core, as rows for statements.
+
+All rows of one statement are written together. Where one task has several commands in a turn (ended, harder
+now, given out again), they are written in as many rounds, one command per task and round, so that each finds
+what the one before has left.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from enum import StrEnum
+from typing import Any
+
+from pydantic import JsonValue
+from pydantic_core import from_json, to_json
+
+from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind
+from skillq_manager.core import commands as c
+from skillq_manager.core.model import Need, TaskKey
+from skillq_manager.store import fences
+from skillq_manager.store import statements as s
+from skillq_manager.store.base import AttemptRow
+
+Group = tuple[s.Statement, list[s.Row]]
+_Round = defaultdict[s.Statement, list[s.Row]]
+
+_APART = {"id", "description", "payload"}  # of a task, in columns of their own
+_SETS = ("requires", "excluded")  # of a `Need`
+
+
+class Batch:
+    def __init__(self, commands: Sequence[c.Command]) -> None:
+        self.counts: Counter[tuple[str, TaskStatus]] = Counter()
+        self.unknown: list[TaskKey] = []  # leave a status that only the database knows
+        self.fresh: dict[TaskKey, Task] = {}  # added and given out at once: sent next
+        self._added: dict[TaskKey, Task] = {}
+        self._runs: dict[str, s.Row] = {}
+        self._reopened: dict[str, None] = {}
+        self._completed: dict[str, s.Row] = {}
+        self._tasks: list[s.Row] = []
+        self._definitions: list[s.Row] = []
+        self._rounds: list[_Round] = []
+        self._after: dict[TaskKey, tuple[int, TaskStatus | None]] = {}  # next round, status now
+        self._stale: list[s.Row] = []
+        self._workers: dict[str, s.Row] = {}
+        adders: dict[type, Callable[[Any], None]] = {
+            c.AddTask: self._add,
+            c.SetStatus: self._set_status,
+            c.Assign: self._assign,
+            c.Start: self._start,
+            c.EndAttempt: self._end,
+            c.SetNeed: self._set_need,
+            c.Reopen: self._reopen,
+            c.Stale: self._add_stale,
+            c.SaveWorker: self._save_worker,
+            c.CompleteRun: self._complete,
+        }
+        for command in commands:
+            adder = adders.get(type(command))
+            if adder is not None:
+                adder(command)
+
+    def groups(self) -> Iterator[Group]:
+        """What is to be written, in this order; without `counts`."""
+        yield s.OPEN_RUN, list(self._runs.values())
+        yield s.REOPEN_RUN, [(run,) for run in self._reopened]
+        yield s.ADD_TASK, self._tasks
+        yield s.DEFINE, self._definitions
+        for one_round in self._rounds:
+            yield from one_round.items()
+        yield s.STALE, self._stale
+        yield s.SAVE_WORKER, list(self._workers.values())
+        yield s.COMPLETE_RUN, list(self._completed.values())
+
+    # --- tasks that come
+
+    def _add(self, command: c.AddTask) -> None:
+        run, id = command.key
+        task, status = command.task, command.status
+        self._tasks.append(
+            (
+                command.seq,
+                run,
+                id,
+                _word(status),
+                task.type,
+                command.fingerprint,
+                command.at,
+                0,
+                0,
+                0,
+            )
+        )
+        # A default that changes in a later release needs a migration that writes the old one down.
+        terms = task.__pydantic_serializer__.to_json(task, exclude=_APART, exclude_defaults=True)
+        self._definitions.append(
+            (
+                command.seq,
+                terms.decode(),
+                _text(task.description) or None,
+                _json(task.payload or None),
+            )
+        )
+        self._added[command.key] = task
+        self._after[command.key] = 0, status
+        self.counts[run, status] += 1
+        if run not in self._runs:
+            self._runs[run] = run, _text(command.run_title), command.at, command.seq
+
+    # --- tasks that move
+
+    def _round(self, command: fences.Move) -> tuple[_Round, TaskStatus | None]:
+        """Where a command on a task belongs, and the task's status before it; None: only the database knows."""
+        number, before = self._after.get(command.key, (0, None))
+        if number == len(self._rounds):
+            self._rounds.append(defaultdict(list))
+        self._after[command.key] = number + 1, fences.status_after(command) or before
+        return self._rounds[number], before
+
+    def _leave(self, key: TaskKey, before: TaskStatus | None) -> None:
+        if before is None:
+            self.unknown.append(key)
+        else:
+            self.counts[key[0], before] -= 1
+
+    def _set_status(self, command: c.SetStatus) -> None:
+        rows, before = self._round(command)
+        run, id = command.key
+        status = command.status
+        finished_at = command.at if status.is_terminal else None
+        row = (run, id, command.attempt, _word(status), _text(command.reason), finished_at)
+        rows[s.SET_STATUS].append(row)
+        self._leave(command.key, before)
+        self.counts[run, status] += 1
+
+    def _assign(self, command: c.Assign) -> None:
+        rows, _ = self._round(command)
+        run, id = command.key
+        worker = command.worker
+        title = _text(worker.title)
+        rows[s.ASSIGN].append(
+            (run, id, command.attempt, command.at, title, worker.name, worker.incarnation)
+        )
+        self.counts[run, TaskStatus.READY] -= 1
+        task = self._added.get(command.key)
+        if task is not None and not task.depends_on:
+            self.fresh[command.key] = task
+
+    def _start(self, command: c.Start) -> None:
+        rows, _ = self._round(command)
+        rows[s.START].append((*command.key, command.attempt, command.at))
+
+    def _end(self, command: c.EndAttempt) -> None:
+        rows, _ = self._round(command)
+        run, status, result = command.key[0], command.status, command.result
+        this = (*command.key, command.attempt)
+        outcome, reason = _word(command.outcome), _text(command.reason)
+        started_at = (result.started_at if result else None) or None
+        finished_at = (result.finished_at if result else None) or command.at
+        spent = command.failures, command.losses
+        self.counts[run, status] += 1
+        if status.is_terminal:
+            output = _json(result.output if result else None)
+            rows[s.END_TASK].append(
+                (*this, _word(status), outcome, reason, output, started_at, finished_at, *spent)
+            )
+            return
+        rows[s.KEEP_ENDED].append((*this, started_at, finished_at, outcome, reason))
+        rows[s.TRY_AGAIN].append(
+            (*this, _word(status), reason, started_at, command.retry_at, *spent)
+        )
+
+    def _set_need(self, command: c.SetNeed) -> None:
+        rows, _ = self._round(command)
+        rows[s.SET_NEED].append((*command.key, need_json(command.need), _text(command.reason)))
+
+    def _reopen(self, command: c.Reopen) -> None:
+        rows, before = self._round(command)
+        rows[s.KEEP_LAST].append(command.key)
+        rows[s.REOPEN].append((*command.key, command.attempt, _word(command.status), command.at))
+        self._leave(command.key, before)
+        self.counts[command.key[0], command.status] += 1
+        self._reopened[command.key[0]] = None
+
+    # --- the rest
+
+    def _add_stale(self, command: c.Stale) -> None:
+        row = AttemptRow.of_stale(command)
+        self._stale.append(
+            (
+                command.result.run,
+                command.result.id,
+                row.attempt,
+                row.worker,
+                row.incarnation,
+                row.assigned_at,
+                row.started_at,
+                row.finished_at,
+                _word(command.result.outcome),
+                _text(row.error),
+            )
+        )
+
+    def _save_worker(self, command: c.SaveWorker) -> None:
+        profile = command.profile
+        self._workers[profile.name] = (
+            profile.name,
+            profile.model_dump_json(),
+            _word(command.event),
+            _text(command.reason),
+            command.at,
+        )
+
+    def _complete(self, command: c.CompleteRun) -> None:
+        self._completed[command.run] = command.run, command.at
+
+
+def _word(word: StrEnum) -> str:
+    return _WORDS[word]
+
+
+# Drivers look twice at a string that is not quite one.
+_WORDS: dict[StrEnum, str] = {
+    word: str(word.value) for words in (TaskStatus, Outcome, WorkerEventKind) for word in words
+}
+
+
+def _text(text: str | None) -> str | None:
+    """What PostgreSQL can keep: a text without the character 0."""
+    return text.replace("\0", "\ufffd") if text and "\0" in text else text
+
+
+def _json(value: JsonValue) -> str | None:
+    return None if value is None else to_json(value).decode()
+
+
+def need_json(need: Need) -> str:
+    fields = need._asdict()
+    return to_json(fields | {name: sorted(fields[name]) for name in _SETS}).decode()
+
+
+def need_of(text: str) -> Need:
+    fields = from_json(text)
+    return Need(**fields | {name: frozenset(fields[name]) for name in _SETS})

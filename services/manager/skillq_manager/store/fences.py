@@ -1,0 +1,45 @@
+"""What a command requires of the task that it changes: the compare-and-sets, the same for all stores.
+
+A manager that remembers wrongly, or that another one has followed, fails here, and nothing of what it
+decided in that turn is written.
+"""
+
+from collections.abc import Mapping
+
+from skillq.messages import TERMINAL, TaskStatus
+from skillq_manager.core import commands as c
+
+Move = c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.SetNeed | c.Reopen
+
+WAITING = frozenset({TaskStatus.BLOCKED, TaskStatus.READY})
+HELD = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})  # a worker has it
+
+# Where a task must be for a command to fit.
+FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
+    c.SetStatus: WAITING,
+    c.Assign: frozenset({TaskStatus.READY}),
+    c.Start: HELD,
+    c.EndAttempt: HELD,
+    c.SetNeed: WAITING | HELD,
+    c.Reopen: TERMINAL,
+}
+
+
+def attempt_before(command: Move) -> int | None:
+    """Which attempt must be the task's last for the command to fit; None: any."""
+    if isinstance(command, c.SetNeed):
+        return None
+    return command.attempt - 1 if isinstance(command, c.Assign) else command.attempt
+
+
+def status_after(command: Move) -> TaskStatus | None:
+    """What the command makes of the task; None: what it was."""
+    match command:
+        case c.SetNeed():
+            return None
+        case c.Assign():
+            return TaskStatus.ASSIGNED
+        case c.Start():
+            return TaskStatus.RUNNING
+        case _:
+            return command.status

@@ -1,0 +1,14 @@
+"""How Alembic runs: on the connection that it is given."""
+
+from alembic import context
+
+from skillq_manager.store.migrate import VERSION_TABLE
+from skillq_manager.store.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table=VERSION_TABLE,
+)
+with context.begin_transaction():
+    context.run_migrations()

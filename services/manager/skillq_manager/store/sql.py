@@ -1,0 +1,171 @@
+"""The store that lasts, on SQLite or PostgreSQL: one transaction for all that one turn of the core decided."""
+
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from types import TracebackType
+from typing import Self
+
+from sqlalchemy import Connection
+
+from skillq.errors import UsageError
+from skillq.messages import Task
+from skillq.settings import without_password
+from skillq_manager.core.commands import Command, Known
+from skillq_manager.core.model import TaskKey
+from skillq_manager.store import fences, reading
+from skillq_manager.store import statements as s
+from skillq_manager.store.base import (
+    LEASE_SECONDS,
+    Body,
+    Filter,
+    LiveRow,
+    RunRow,
+    StoreConflict,
+    TaskRow,
+    WorkerRow,
+)
+from skillq_manager.store.batch import Batch, Group
+from skillq_manager.store.database import Database
+from skillq_manager.store.sqlite import Sqlite
+
+PAGE = 2000  # tasks that are loaded at a time
+
+
+class SqlStore:
+    """`sqlite:///FILE` or `postgresql://…`; waits for PostgreSQL for `connect_timeout` seconds."""
+
+    def __init__(
+        self, url: str, *, lease_seconds: float = LEASE_SECONDS, connect_timeout: float = 30.0
+    ) -> None:
+        self._database = _database(url, lease_seconds, connect_timeout)
+        self._id = ""
+        self._fresh: dict[TaskKey, Task] = {}  # of the last commit
+
+    @property
+    def id(self) -> str:
+        return self._id
+
+    async def __aenter__(self) -> Self:
+        """Open.
+
+        Raises:
+            UsageError: the address is wrong, or what is there is not ours, in use, or of a newer release.
+            Unreachable: the server is not there, or does not let us in.
+        """
+        await self._database.open()
+        self._id = await self._database.read(reading.store_id)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self._database.close()
+
+    # --- Leadership
+
+    async def acquire(self) -> bool:
+        return await self._database.acquire()
+
+    @property
+    def epoch(self) -> int:
+        return self._database.epoch
+
+    async def release(self) -> None:
+        await self._database.release()
+
+    # --- Journal
+
+    async def commit(self, commands: Sequence[Command]) -> None:
+        batch = Batch(commands)
+        groups = [group for group in batch.groups() if group[1]]
+        if groups:
+            await self._database.write(lambda connection: _write(connection, batch, groups))
+            self._fresh = batch.fresh
+
+    async def load(self) -> AsyncIterator[list[LiveRow]]:
+        after = 0
+        while page := await self._database.read(_page_after(after)):
+            yield page
+            after = page[-1].seq
+
+    async def last_seq(self) -> int:
+        return await self._database.read(reading.last_seq)
+
+    async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
+        return await self._database.read(lambda connection: reading.known(connection, keys))
+
+    async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
+        wanted = list(keys)
+        # What was submitted and given out in one turn is asked for next: an idle system need not read it.
+        there = {key: Body(self._fresh[key], {}) for key in wanted if key in self._fresh}
+        missing = [key for key in wanted if key not in there]
+        if not missing:
+            return there
+        return there | await self._database.read(
+            lambda connection: reading.bodies(connection, missing)
+        )
+
+    # --- Views
+
+    async def runs(self) -> list[RunRow]:
+        return await self._database.look(reading.all_runs)
+
+    async def run(self, run: str) -> RunRow | None:
+        found = await self._database.read(lambda connection: reading.all_runs(connection, run))
+        return found[0] if found else None
+
+    async def tasks(self, which: Filter) -> list[TaskRow]:
+        return await self._database.look(lambda connection: reading.task_page(connection, which))
+
+    async def task(self, key: TaskKey) -> TaskRow | None:
+        return await self._database.look(lambda connection: reading.task(connection, key))
+
+    async def workers(self) -> list[WorkerRow]:
+        return await self._database.look(reading.all_workers)
+
+
+def _database(url: str, lease_seconds: float, connect_timeout: float) -> Database:
+    scheme, _, _ = url.partition(":")
+    if scheme == "sqlite":
+        return Sqlite(url)
+    if scheme in {"postgresql", "postgres"}:
+        # Not every manager needs its driver.
+        from skillq_manager.store.postgresql import Postgresql  # noqa: PLC0415
+
+        return Postgresql(url, lease_seconds=lease_seconds, connect_timeout=connect_timeout)
+    raise UsageError(
+        f"store URL {without_password(url)!r}: should be memory://, sqlite:///FILE "
+        "or postgresql://user:password@host:5432/database"
+    )
+
+
+def _page_after(seq: int) -> Callable[[Connection], list[LiveRow]]:
+    return lambda connection: reading.live_page(connection, seq, PAGE)
+
+
+def _write(connection: Connection, batch: Batch, groups: Iterable[Group]) -> None:
+    counts = _changes(connection, batch)
+    for statement, rows in groups:
+        written = statement.run(connection, rows)
+        if statement.fenced and written != len(rows):
+            raise StoreConflict(
+                f"{len(rows) - written} of {len(rows)} tasks are not where they were thought to be; "
+                f"nothing was written (first of them all: {rows[0][:2]})"
+            )
+    if counts:
+        s.COUNT.run(connection, counts)
+
+
+def _changes(connection: Connection, batch: Batch) -> list[s.Row]:
+    """How the numbers of tasks per run and status change; assigned and running ones are not kept."""
+    counts = batch.counts.copy()
+    if batch.unknown:
+        for (run, _), there in reading.known(connection, batch.unknown).items():
+            counts[run, there.status] -= 1
+    return [
+        (run, status.value, n)
+        for (run, status), n in counts.items()
+        if n and status not in fences.HELD
+    ]

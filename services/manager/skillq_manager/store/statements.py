@@ -1,0 +1,194 @@
+"""Every statement that writes, once, for both databases.
+
+They work on many rows at a time. SQLite is fastest when it is handed row after row (`executemany`), PostgreSQL
+when it gets all rows in one statement, as one array per column. In a template `{rows}`, `{from_rows}` and
+`{and_rows}` stand for where the rows come from, `:name` for a value of the row.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection
+
+Row = tuple[Any, ...]
+
+_TYPES = {
+    "seq": "bigint",
+    "fingerprint": "bigint",
+    "n": "bigint",
+    "attempt": "integer",
+    "failures": "integer",
+    "losses": "integer",
+    "at": "double precision",
+    "started_at": "double precision",
+    "finished_at": "double precision",
+    "retry_at": "double precision",
+}
+
+
+_PARTS = {
+    "this": "WHERE tasks.run = :run AND tasks.id = :id",
+    "waits": "tasks.status IN ('blocked', 'ready')",
+    # Joined to nothing, so that no index on status is thought of: the key is the way to the row.
+    "held": "tasks.status || '' IN ('assigned', 'running')",
+    "live": "tasks.status || '' IN ('blocked', 'ready', 'assigned', 'running')",
+    "ended": "tasks.status IN ('succeeded', 'failed', 'timed_out', 'cancelled', 'dead_lettered')",
+}
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Statement:
+    """`columns` are the values of a row, in order; `fenced` ones must change a task for each row."""
+
+    template: str
+    columns: str
+    fenced: bool = False
+
+    def run(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Execute for all rows; return how many were written."""
+        if connection.dialect.name == "sqlite":
+            return connection.exec_driver_sql(_for_sqlite(self), list(rows)).rowcount
+        arrays = tuple(map(list, zip(*rows, strict=True)))
+        return connection.exec_driver_sql(_for_postgresql(self), arrays).rowcount
+
+
+@cache
+def _for_sqlite(statement: Statement) -> str:
+    place = {name: f"?{n}" for n, name in enumerate(statement.columns.split(), 1)}
+    filled = statement.template.format(
+        rows=f"VALUES ({', '.join(place.values())})",
+        from_rows="",
+        and_rows="",
+        in_order="",
+        **_PARTS,
+    )
+    return re.sub(r":(\w+)", lambda found: place[found[1]], filled)
+
+
+@cache
+def _for_postgresql(statement: Statement) -> str:
+    names = statement.columns.split()
+    filled = statement.template.format(
+        rows="SELECT <values> FROM <rows>",
+        from_rows="FROM <rows>",
+        and_rows=", <rows>",
+        in_order="ORDER BY given.nth",
+        **_PARTS,
+    )
+    arrays = ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(names, 1))
+    rows = f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, nth)"
+    values = ", ".join(f"given.{name}" for name in names)
+    filled = re.sub(r":(\w+)", r"given.\1", filled)
+    return filled.replace("<rows>", rows).replace("<values>", values)
+
+
+OPEN_RUN = Statement(
+    """INSERT INTO runs (run, title, submitted_at, first_seq) {rows}
+    ON CONFLICT (run) DO UPDATE SET finished_at = NULL""",
+    "run title at seq",
+)
+REOPEN_RUN = Statement(
+    "UPDATE runs SET finished_at = NULL {from_rows} WHERE runs.run = :run",
+    "run",
+)
+COMPLETE_RUN = Statement(
+    """UPDATE runs SET finished_at = :at {from_rows}
+    WHERE runs.run = :run AND runs.finished_at IS NULL""",
+    "run at",
+)
+COUNT = Statement(
+    """INSERT INTO run_counts (run, status, n) {rows}
+    ON CONFLICT (run, status) DO UPDATE SET n = run_counts.n + excluded.n""",
+    "run status n",
+)
+
+ADD_TASK = Statement(
+    """INSERT INTO tasks
+    (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt) {rows}""",
+    "seq run id status type fingerprint at failures losses attempt",
+)
+DEFINE = Statement(
+    "INSERT INTO definitions (seq, terms, description, payload) {rows}",
+    "seq terms description payload",
+)
+
+SET_STATUS = Statement(
+    """UPDATE tasks SET status = :status, reason = :reason, finished_at = :finished_at, retry_at = NULL
+    {from_rows} {this} AND tasks.attempt = :attempt AND {waits}""",
+    "run id attempt status reason finished_at",
+    fenced=True,
+)
+ASSIGN = Statement(
+    """UPDATE tasks SET status = 'assigned', attempt = :attempt, assigned_at = :at, started_at = NULL,
+    worker = :worker, worker_name = :worker_name, incarnation = :incarnation, reason = NULL, retry_at = NULL
+    {from_rows} {this} AND tasks.attempt = :attempt - 1 AND tasks.status = 'ready'""",
+    "run id attempt at worker worker_name incarnation",
+    fenced=True,
+)
+START = Statement(
+    """UPDATE tasks SET status = 'running', started_at = :at
+    {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
+    "run id attempt at",
+    fenced=True,
+)
+END_TASK = Statement(
+    """UPDATE tasks SET status = :status, outcome = :outcome, reason = :reason, error = :reason,
+    output = :output, started_at = COALESCE(:started_at, tasks.started_at), finished_at = :finished_at,
+    failures = :failures, losses = :losses
+    {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
+    "run id attempt status outcome reason output started_at finished_at failures losses",
+    fenced=True,
+)
+KEEP_ENDED = Statement(
+    """INSERT INTO attempts
+    (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
+    SELECT tasks.seq, tasks.attempt, tasks.worker, tasks.incarnation, tasks.assigned_at,
+    COALESCE(:started_at, tasks.started_at), :finished_at, :outcome, :reason, TRUE
+    FROM tasks {and_rows} {this} AND tasks.attempt = :attempt AND {held}""",
+    "run id attempt started_at finished_at outcome reason",
+    fenced=True,
+)
+TRY_AGAIN = Statement(
+    """UPDATE tasks SET status = :status, reason = :reason, assigned_at = NULL, retry_at = :retry_at,
+    started_at = COALESCE(:started_at, tasks.started_at), failures = :failures, losses = :losses
+    {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
+    "run id attempt status reason started_at retry_at failures losses",
+    fenced=True,
+)
+SET_NEED = Statement(
+    """UPDATE tasks SET need = :need, reason = :reason
+    {from_rows} {this} AND {live}""",
+    "run id need reason",
+    fenced=True,
+)
+KEEP_LAST = Statement(
+    """INSERT INTO attempts
+    (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
+    SELECT tasks.seq, tasks.attempt, tasks.worker, tasks.incarnation, tasks.assigned_at,
+    tasks.started_at, tasks.finished_at, tasks.outcome, tasks.error, TRUE
+    FROM tasks {and_rows} {this} AND tasks.assigned_at IS NOT NULL AND {ended}""",
+    "run id",
+)
+REOPEN = Statement(
+    """UPDATE tasks SET status = :status, opened_at = :at, finished_at = NULL, assigned_at = NULL,
+    outcome = NULL, reason = NULL, error = NULL, output = NULL, need = NULL, failures = 0, losses = 0
+    {from_rows} {this} AND tasks.attempt = :attempt AND {ended}""",
+    "run id attempt status at",
+    fenced=True,
+)
+STALE = Statement(
+    """INSERT INTO attempts
+    (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
+    SELECT tasks.seq, :attempt, :worker, :incarnation, :at, :started_at, :finished_at, :outcome, :reason, FALSE
+    FROM tasks {and_rows} {this} {in_order}""",
+    "run id attempt worker incarnation at started_at finished_at outcome reason",
+)
+SAVE_WORKER = Statement(
+    """INSERT INTO workers (name, profile, status, reason, since) {rows}
+    ON CONFLICT (name) DO UPDATE SET profile = excluded.profile, status = excluded.status,
+    reason = excluded.reason, since = excluded.since""",
+    "name profile status reason at",
+)

@@ -1,0 +1,37 @@
+"""What a worker remembers of attempts whose end it has reported: the manager may not have heard it."""
+
+from collections import OrderedDict
+
+from skillq.messages import AttemptRef, TaskResult
+
+_MAX_RESULTS = 10_000
+_MAX_BYTES = 16 * 1024 * 1024
+
+
+class Memory:
+    """The newest results, as many as fit."""
+
+    def __init__(self) -> None:
+        self._results: OrderedDict[tuple[str, str, int], tuple[TaskResult, int]] = OrderedDict()
+        self._bytes = 0
+
+    def add(self, result: TaskResult) -> None:
+        size = len(result.model_dump_json()) if result.output is not None else 0
+        _, before = self._results.pop(_key(result), (result, 0))
+        self._results[_key(result)] = result, size
+        self._bytes += size - before
+        while self._bytes > _MAX_BYTES or len(self._results) > _MAX_RESULTS:
+            _, (_, size) = self._results.popitem(last=False)
+            self._bytes -= size
+
+    def get(self, ref: AttemptRef) -> TaskResult | None:
+        found = self._results.get(_key(ref))
+        return None if found is None else found[0]
+
+    def clear(self) -> None:
+        self._results.clear()
+        self._bytes = 0
+
+
+def _key(ref: AttemptRef) -> tuple[str, str, int]:
+    return ref.run, ref.id, ref.attempt

@@ -1,0 +1,302 @@
+"""Builders of commands, and a random history of the real core to hold stores to each other."""
+
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import JsonValue
+
+from skillq.messages import (
+    AttemptRef,
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Outcome,
+    Progress,
+    ProgressItem,
+    Submission,
+    Task,
+    TaskResult,
+    TaskResults,
+    TaskStatus,
+    WorkerEventKind,
+    WorkerProfile,
+    slug,
+)
+from skillq_manager.core import commands as c
+from skillq_manager.core.matching import BestFit
+from skillq_manager.core.model import TaskKey
+from skillq_manager.core.state import State
+from skillq_manager.store.base import Filter, Store
+
+RUN = "r"
+SUCCEEDED = TaskStatus.SUCCEEDED
+
+
+def worker(title: str = "Ada", incarnation: str = "1", **more: Any) -> WorkerProfile:
+    return WorkerProfile(
+        name=slug(title), title=title, incarnation=incarnation, **{"skill": 5} | more
+    )
+
+
+ADA = worker()
+
+
+def add(
+    seq: int, id: str, status: TaskStatus = TaskStatus.READY, *, run: str = RUN, **more: Any
+) -> c.AddTask:
+    task = Task(id=id, **{"difficulty": 1} | more)
+    return c.AddTask((run, id), seq, run.upper(), task, task.fingerprint(), status, 100.0 + seq)
+
+
+def assign(id: str, attempt: int = 1, who: WorkerProfile = ADA, *, run: str = RUN) -> c.Assign:
+    return c.Assign((run, id), "task", attempt, who, 200.0 + attempt)
+
+
+def start(id: str, attempt: int = 1, who: WorkerProfile = ADA) -> c.Start:
+    return c.Start((RUN, id), "task", attempt, who, 300.0 + attempt)
+
+
+def end(
+    id: str,
+    attempt: int = 1,
+    status: TaskStatus = SUCCEEDED,
+    outcome: Outcome = Outcome.SUCCEEDED,
+    *,
+    reason: str | None = None,
+    output: Any = None,
+    run: str = RUN,
+    **more: Any,
+) -> c.EndAttempt:
+    result = TaskResult(
+        run=run, id=id, attempt=attempt, outcome=outcome, output=output, error=reason, **more
+    )
+    at = 400.0 + attempt
+    return c.EndAttempt(
+        (run, id), "task", attempt, ADA, outcome, status, reason, result, None, 0, 0, at
+    )
+
+
+def fail(id: str, attempt: int = 1, **more: Any) -> c.EndAttempt:
+    """It failed, and is tried again."""
+    ended = end(id, attempt, TaskStatus.READY, Outcome.FAILED, reason=f"no {attempt}", **more)
+    return ended._replace(failures=attempt)
+
+
+def stale(id: str, attempt: int = 1, **more: Any) -> c.Stale:
+    result = TaskResult(run=RUN, id=id, attempt=attempt, outcome=Outcome.FAILED, **more)
+    return c.Stale(result, "ghost", "0")
+
+
+def set_status(id: str, status: TaskStatus, attempt: int = 0) -> c.SetStatus:
+    return c.SetStatus((RUN, id), "task", status, "so it goes", attempt, 500.0)
+
+
+def reopen(id: str, attempt: int = 1) -> c.Reopen:
+    return c.Reopen((RUN, id), "task", TaskStatus.READY, attempt, 600.0)
+
+
+async def everything(store: Store, keys: Iterable[TaskKey]) -> dict[str, Any]:
+    """All that a store shows, in an order of its own making only where the port leaves it open."""
+    keys = list(keys)
+    return {
+        "runs": await store.runs(),
+        "each run": [await store.run(run) for run in sorted({run for run, _ in keys})],
+        "pages": await pages(store, Filter(limit=7)),
+        "tasks": [await store.task(key) for key in keys],
+        "workers": await store.workers(),
+        "live": [row async for page in store.load() for row in page],
+        "last_seq": await store.last_seq(),
+        "known": await store.known(keys),
+        "bodies": await store.bodies(keys),
+    }
+
+
+async def pages(store: Store, which: Filter) -> list[Any]:
+    """All that match, page by page."""
+    found: list[Any] = []
+    while rows := await store.tasks(which):
+        found += rows
+        which = Filter(which.run, which.status, which.type, which.worker, which.limit, rows[-1].seq)
+    return found
+
+
+_OUTPUTS: list[JsonValue] = [None, 0, False, "", [1, {"a": None}], 1e300]
+
+
+class World:
+    """The real core among clients and workers who say whatever they like."""
+
+    def __init__(self, seed: int) -> None:
+        self._random = random.Random(seed)
+        self._state = State(BestFit(), chance=self._random.random)
+        self._now = 1000.0
+        self._known: dict[TaskKey, c.Known] = {}
+        self._tasks: dict[TaskKey, c.AddTask] = {}
+        self._attempts: dict[TaskKey, int] = {}
+        self._assigned: list[c.Assign] = []
+        self._incarnation = 0
+        self._workers: dict[str, WorkerProfile] = {}
+
+    @property
+    def keys(self) -> list[TaskKey]:
+        return [*self._tasks, ("nowhere", "x")]
+
+    def turn(self) -> list[c.Command]:
+        """What the core decides on a handful of events."""
+        self._now += self._random.choice([0.0, 0.5, 3.0, 20.0])
+        kinds = [self._submit, self._connect, self._report, self._report, self._progress]
+        kinds += [self._disconnect, self._heartbeat, self._cancel, self._retry, self._return]
+        weights = [4, 3, 9, 9, 5, 1, 6, 1, 2, 1]
+        chosen = self._random.choices(kinds, weights, k=self._random.randint(1, 6))
+        events = [event for make in chosen for event in make()]
+        commands = list(self._state.handle(events, self._now))
+        for command in commands:
+            self._remember(command)
+        return commands
+
+    def _remember(self, command: c.Command) -> None:
+        match command:
+            case c.AddTask(key=key):
+                self._tasks[key] = command
+                self._known[key] = c.Known(command.status, command.fingerprint)
+                self._attempts[key] = 0
+            case c.Assign(key=key):
+                self._assigned.append(command)
+                self._attempts[key] = command.attempt
+                self._known[key] = self._known[key]._replace(status=TaskStatus.ASSIGNED)
+            case c.SetStatus(key=key) | c.EndAttempt(key=key) | c.Reopen(key=key):
+                self._known[key] = self._known[key]._replace(status=command.status)
+            case _:
+                pass
+
+    # --- what happens
+
+    def _submit(self) -> list[c.Event]:
+        run = self._random.choice(["Alpha", "Beta 2"])
+        tasks = [self._task() for _ in range(self._random.randint(1, 5))]
+        tasks = list({task.id: task for task in tasks}.values())
+        name = slug(run)
+        there = {key[1] for key in self._known if key[0] == name} | {task.id for task in tasks}
+        tasks = [
+            task
+            if all(other in there and int(other) < int(task.id) for other in task.depends_on)
+            else task.model_copy(update={"depends_on": ()})
+            for task in tasks
+        ]
+        title = run if any(key[0] == name for key in self._known) else None
+        submission = Submission(submission_id="s", run=name, run_title=run, tasks=tuple(tasks))
+        return [c.Submitted(submission, dict(self._known), title)]
+
+    def _task(self) -> Task:
+        number = self._random.randint(1, 120)
+        own = random.Random(number)  # the same id is mostly the same task
+        return Task(
+            id=str(number),
+            difficulty=own.randint(1, 10),
+            type=own.choice(["task", "gpu"]),
+            priority=own.randint(1, 3),
+            depends_on=tuple(str(number - 1 - n) for n in range(own.choice([0, 0, 0, 1, 2]))),
+            payload=own.choice([{}, {}, {"n": number}, {"text": "ä\n\"'\u2028"}]),
+            max_attempts=own.choice([1, 2, 3]),
+            escalate_by=own.choice([0, 2]),
+            deadline=own.choice([None, None, 90.0]),
+            description=self._random.choice(["", "", "", "another"]),
+        )
+
+    def _profile(self) -> WorkerProfile:
+        title = self._random.choice(["Ada", "Bob", "GPU box"])
+        if title not in self._workers or self._random.random() < 0.2:
+            self._incarnation += 1
+            self._workers[title] = worker(
+                title, str(self._incarnation), skill=self._random.choice([4, 7, 10]), slots=4
+            )
+        return self._workers[title]
+
+    def _connect(self) -> list[c.Event]:
+        return [Connect(worker=self._profile())]
+
+    def _heartbeat(self) -> list[c.Event]:
+        return [Heartbeat(worker=who, holds=()) for who in self._workers.values()]
+
+    def _disconnect(self) -> list[c.Event]:
+        who = self._profile()
+        return [Disconnect(worker=who.name, incarnation=who.incarnation, reason="bye")]
+
+    def _some(self) -> list[c.Assign]:
+        recent = self._assigned[-12:]
+        return self._random.sample(recent, min(len(recent), self._random.randint(1, 4)))
+
+    def _report(self) -> list[c.Event]:
+        return [
+            TaskResults(
+                worker=one.worker.name,
+                incarnation=one.worker.incarnation,
+                results=(self._result(one),),
+            )
+            for one in self._some()
+        ]
+
+    def _result(self, of: c.Assign) -> TaskResult:
+        outcomes = [Outcome.SUCCEEDED, Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT]
+        outcome = self._random.choice([*outcomes, Outcome.RETURNED, Outcome.REFUSED])
+        return TaskResult(
+            run=of.key[0],
+            id=of.key[1],
+            attempt=max(1, of.attempt - self._random.choice([0, 0, 0, 1])),
+            outcome=outcome,
+            output=self._random.choice(_OUTPUTS),
+            error=None if outcome is Outcome.SUCCEEDED else "it's no use",
+            started_at=self._random.choice([None, self._now - 1]),
+            finished_at=self._random.choice([None, self._now - 0.25]),
+        )
+
+    def _progress(self) -> list[c.Event]:
+        return [
+            Progress(
+                worker=one.worker.name,
+                incarnation=one.worker.incarnation,
+                items=(ProgressItem(**_ref(one).model_dump(), at=self._now),),
+            )
+            for one in self._some()
+        ]
+
+    def _return(self) -> list[c.Event]:
+        return [
+            c.Returned(one.worker.name, one.worker.incarnation, (_ref(one),))
+            for one in self._some()[:1]
+        ]
+
+    def _cancel(self) -> list[c.Event]:
+        if not self._tasks:
+            return []
+        run, id = self._random.choice(list(self._tasks))
+        ids = None if self._random.random() < 0.1 else (id,)
+        return [c.CancelRequested("q", run, ids, "called off")]
+
+    def _retry(self) -> list[c.Event]:
+        ended = [
+            key
+            for key, known in self._known.items()
+            if known.status.is_terminal and known.status is not SUCCEEDED
+        ]
+        some = self._random.sample(ended, min(len(ended), self._random.randint(1, 3)))
+        again = tuple(
+            c.Again(
+                key,
+                self._tasks[key].seq,
+                self._tasks[key].task,
+                self._known[key].fingerprint,
+                self._known[key].status,
+                self._attempts[key],
+            )
+            for key in some
+        )
+        return [c.Retried("q", again, dict(self._known))] if again else []
+
+
+def _ref(of: c.Assign) -> AttemptRef:
+    return AttemptRef(run=of.key[0], id=of.key[1], attempt=of.attempt)
+
+
+CONNECTED = c.SaveWorker(ADA, WorkerEventKind.CONNECTED, "", 50.0)

@@ -1,0 +1,163 @@
+"""Known bugs, each switched on by a test: a simulation that does not fail with them proves nothing."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest.mock import patch
+
+from skillq.messages import (
+    Progress,
+    TaskAssignment,
+    TaskResult,
+    TaskResults,
+    TaskStatus,
+    WorkerProfile,
+)
+from skillq.transport import Consumer, Delivery
+from skillq_manager.core import commands as c
+from skillq_manager.core.fleet import Fleet
+from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.state import State
+from skillq_manager.manager import Manager
+from skillq_manager.store import fences
+from skillq_manager.store.memory import MemoryStore
+from skillq_worker.worker import Worker, _ref
+from tests.simulation.checker import Report, check
+from tests.simulation.run import simulate
+from tests.simulation.storage import SimStore
+from tests.simulation.world import Parts
+
+_Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
+
+
+class AcksBeforeCommit(Manager):
+    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
+        for consumer, deliveries in settled:
+            await consumer.ack(deliveries)
+        await super()._carry_out(commands)
+
+
+class PublishesBeforeCommit(Manager):
+    """And what was published is not sent again: see `_no_resend`."""
+
+    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
+        added = {command.key for command in commands if isinstance(command, c.AddTask)}
+        early = [o for o in commands if isinstance(o, c.Assign) and o.key not in added]
+        if early:
+            await self._outbox.send(early)
+        rest = [o for o in commands if o not in early]
+        if commands:
+            await self.store.commit(commands)
+            await self._outbox.send(rest)
+        for consumer, deliveries in settled:
+            await consumer.ack(deliveries)
+        for command in commands:
+            await self._tell(command)
+
+
+def _no_resend(self: Fleet, worker: WorkerEntry, held: object) -> None:
+    """What was sent is believed to have arrived."""
+
+
+class TakesAnyAttempt(State):
+    """A worker's result is taken for the attempt that it has, whatever number it bears."""
+
+    def _reported(self, ref: Any, event: TaskResults | Progress) -> TaskEntry | None:
+        task = self.tasks.live.get((ref.run, ref.id))
+        if task is None or task.worker is None:
+            return None
+        return task if task.worker is self.fleet.current(event.worker, event.incarnation) else None
+
+
+class TakesFromTheDead(State):
+    """A result counts though its lease has ended, as long as nobody else has the task."""
+
+    def _results(self, event: TaskResults) -> None:
+        for result in event.results:
+            task = self.tasks.live.get((result.run, result.id))
+            if (
+                task is not None
+                and task.status is TaskStatus.READY
+                and task.attempt == result.attempt
+            ):
+                self._count(task, result, event)
+            else:
+                super()._results(event.model_copy(update={"results": (result,)}))
+
+    def _count(self, task: TaskEntry, result: TaskResult, event: TaskResults) -> None:
+        profile = WorkerProfile(
+            name=event.worker, title=event.worker, incarnation=event.incarnation, skill=1
+        )
+        dead = WorkerEntry(profile, Skills.of(profile), 0, 0.0)
+        self.board.discard(task)
+        task.retry_at = None
+        task.status = TaskStatus.ASSIGNED
+        task.worker = dead
+        dead.holds[task.key] = task
+        self.tasks.end(task, dead, result.outcome, reason=result.error, result=result)
+
+
+class ForgetsWhatItAcked(Worker):
+    """Says that it holds an attempt, and never makes it: now and then, the queue was long."""
+
+    def _accept(self, task: TaskAssignment) -> None:
+        super()._accept(task)
+        work = self._attempts.get(_ref(task))
+        if work is not None and len(self._attempts) > 1:
+            work.cancel()
+
+
+class LosesTheLastBatch(SimStore):
+    """What a manager committed last is gone when it did not leave in order, as with a disk that lies."""
+
+    async def acquire(self) -> bool:
+        before = self._disk.holder
+        taken = await super().acquire()
+        if taken and before not in {None, self._holder}:
+            await self._roll_back()
+        return taken
+
+    async def _roll_back(self) -> None:
+        disk = self._disk
+        del disk.log[-1:]
+        memory = MemoryStore()
+        memory.id = disk.memory.id
+        for commit in disk.log:
+            await memory.commit(commit.commands)
+        disk.memory = memory
+
+
+@contextmanager
+def patched(*patches: Any) -> Iterator[None]:
+    with ExitStack() as stack:
+        for one in patches:
+            stack.enter_context(one)
+        yield
+
+
+def _with_dead_counted() -> Any:
+    return patch.dict(fences.FROM, {c.EndAttempt: fences.HELD | {TaskStatus.READY}})
+
+
+MUTANTS: dict[str, tuple[Parts, Sequence[Any]]] = {
+    "ack before commit": (Parts(manager=AcksBeforeCommit, state=State), ()),
+    "no attempt check": (Parts(state=TakesAnyAttempt), ()),
+    "result counted on a dead lease": (Parts(state=TakesFromTheDead), (_with_dead_counted(),)),
+    "publish before commit, and never again": (
+        Parts(manager=PublishesBeforeCommit, state=State),
+        (patch.object(Fleet, "_resend_missing", _no_resend),),
+    ),
+    "worker acks, and forgets": (Parts(worker=ForgetsWhatItAcked, state=State), ()),
+    "last batch lost in a crash": (Parts(store=LosesTheLastBatch, state=State), ()),
+}
+
+
+def first_failure(mutant: str, seeds: Iterable[int]) -> Report | None:
+    """The report of the first seed that a bug fails, or None."""
+    parts, patches = MUTANTS[mutant]
+    with patched(*patches):
+        for seed in seeds:
+            report = check(simulate(seed, parts=parts))
+            if report.violations:
+                return report
+    return None

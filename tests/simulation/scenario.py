@@ -1,0 +1,198 @@
+"""What a seed stands for: how many, how large, and what goes wrong."""
+
+from dataclasses import dataclass
+from itertools import count
+from random import Random
+
+from skillq.messages import Task, Unroutable
+from tests.simulation.network import Faults
+from tests.simulation.work import End, Script
+
+SPECIALTIES = ("gpu", "lab", "law")
+TYPES = ("task", "gpu", "text")
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Tasks that one client hands in, at a time, in a way."""
+
+    at: float
+    run: str
+    tasks: tuple[Task, ...]
+    way: str  # complete, submit, forget (submit once, and leave), http
+    again_after: float | None  # the same is handed in again
+
+
+@dataclass(slots=True)
+class Scenario:
+    seed: int
+    workers: int
+    managers: int
+    chaos_seconds: float
+    batches: list[Batch]
+    scripts: dict[tuple[str, str], Script]
+    faults: Faults
+    rates: dict[str, float]  # of faults, per second
+    commit_fails: float = 0.0
+    disk_latency: float = 0.002
+    disk_crashes: float = 0.0
+    validates: bool = False
+    operator: float = 0.0  # actions per second
+
+    @property
+    def tasks(self) -> int:
+        return sum(len(batch.tasks) for batch in self.batches)
+
+
+def scenario(seed: int) -> Scenario:
+    chance = Random(f"scenario {seed}")
+    size = chance.random()
+    if size < 0.9:
+        workers, tasks = chance.randint(2, 7), chance.randint(5, 60)
+    elif size < 0.99:
+        workers, tasks = chance.randint(8, 25), chance.randint(60, 200)
+    else:
+        workers, tasks = chance.randint(100, 200), chance.randint(1000, 2000)
+    large = workers >= 100
+    seconds = 60.0 if large else chance.uniform(30.0, 150.0)
+    scripts: dict[tuple[str, str], Script] = {}
+    batches = _batches(chance, tasks, seconds, scripts)
+    return Scenario(
+        seed=seed,
+        workers=workers,
+        managers=chance.choice((1, 1, 2)),
+        chaos_seconds=seconds,
+        batches=batches,
+        scripts=scripts,
+        faults=_faults(chance),
+        rates=_rates(chance, workers),
+        commit_fails=chance.choice((0.0, 0.0, 0.01)),
+        disk_latency=chance.choice((0.001, 0.01, 0.1)),
+        disk_crashes=chance.choice((0.0, 0.005, 0.03, 0.08)),
+        validates=tasks <= 100,
+        operator=chance.choice((0.0, 0.05, 0.2)),
+    )
+
+
+def _faults(chance: Random) -> Faults:
+    def some(most: float) -> float:
+        return chance.random() * most if chance.random() < 0.5 else 0.0
+
+    return Faults(
+        latency=chance.choice((0.001, 0.01, 0.1)),
+        lost=some(0.05),
+        unconfirmed=some(0.05),
+        forgotten=some(0.05) if chance.random() < 0.5 else 0.0,
+        doubled=some(0.3),
+        late=some(0.05),
+        late_by=chance.choice((2.0, 15.0)),
+        crashes=chance.choice((0.0, 0.002, 0.02)),
+    )
+
+
+def _rates(chance: Random, workers: int) -> dict[str, float]:
+    """Each kind of fault is there in half of all seeds: too many at once hide each other."""
+    each = min(workers, 20)
+    most = {
+        "kill worker": 0.02 * each,
+        "pause worker": 0.01 * each,
+        "drain worker": 0.01 * each,
+        "cut worker": 0.01 * each,
+        "delete queue": 0.005 * each,
+        "deafen worker": 0.005 * each,
+        "kill manager": 0.1,
+        "stop manager": 0.02,
+        "pause manager": 0.03,
+        "cut manager": 0.04,
+        "deafen manager": 0.03,
+        "kill client": 0.03,
+        "broker away": 0.02,
+        "broker frozen": 0.02,
+        "memory alarm": 0.02,
+    }
+    return {kind: chance.random() * rate for kind, rate in most.items() if chance.random() < 0.5}
+
+
+def _batches(
+    chance: Random, tasks: int, seconds: float, scripts: dict[tuple[str, str], Script]
+) -> list[Batch]:
+    batches: list[Batch] = []
+    runs = [f"run {n}" for n in range(chance.randint(1, 4))]
+    lasting: dict[str, list[str]] = {
+        run: [] for run in runs
+    }  # handed in until the manager has them
+    plain = chance.random() < 0.3
+    ids = count()
+    while tasks > 0:
+        run = chance.choice(runs)
+        size = min(tasks, chance.choice((1, 1, 3, 10, 30)) if tasks < 300 else 100)
+        tasks -= size
+        way = chance.choice(("complete", "submit", "forget", "forget", "forget", "http"))
+        made = [] if way == "forget" else lasting[run]
+        several = tuple(
+            _task(chance, f"t{next(ids)}", run, made, scripts, plain) for _ in range(size)
+        )
+        at = chance.choice((0.0, chance.random() * 0.8 * seconds))
+        again = chance.random() * seconds if chance.random() < 0.2 else None
+        batches.append(Batch(at, run, several, way, again))
+    return batches
+
+
+def _task(  # noqa: PLR0917
+    chance: Random,
+    id: str,
+    run: str,
+    made: list[str],
+    scripts: dict[tuple[str, str], Script],
+    plain: bool,
+) -> Task:
+    key = run.replace(" ", "-"), id
+    fields: dict[str, object] = {"id": id, "difficulty": chance.randint(1, 8)}
+    if made and chance.random() < 0.3:
+        few = chance.sample(made[-10:], min(len(made[-10:]), chance.randint(1, 3)))
+        fields["depends_on"] = tuple(few)
+        fields["on_failed_dependency"] = chance.choice(("fail", "run"))
+    made.append(id)
+    seconds = chance.choice((0.0, 0.1, 1.0, 3.0, 10.0)) * chance.random()
+    if plain or chance.random() < 0.5:
+        scripts[key] = Script(seconds)
+        return Task.model_validate(fields)
+    fields |= _terms(chance)
+    ends = _ends(chance)
+    if End.HANGS in ends:
+        fields["timeout"] = chance.uniform(1.0, 10.0)
+    scripts[key] = Script(seconds, ends)
+    return Task.model_validate(fields)
+
+
+def _terms(chance: Random) -> dict[str, object]:
+    fields: dict[str, object] = {
+        "type": chance.choice(TYPES),
+        "priority": chance.randint(1, 5),
+        "max_attempts": chance.randint(1, 4),
+        "escalate_by": chance.choice((0, 0, 1, 3)),
+    }
+    if chance.random() < 0.3:
+        fields["requires"] = (chance.choice(SPECIALTIES),)
+    if chance.random() < 0.15:
+        fields["timeout"] = chance.uniform(1.0, 20.0)
+    if chance.random() < 0.15:
+        fields["deadline"] = chance.uniform(5.0, 120.0)
+    if chance.random() < 0.3:
+        fields["unroutable"] = chance.choice(list(Unroutable))
+        fields["unroutable_after"] = chance.uniform(1.0, 60.0)
+    if chance.random() < 0.1:
+        fields["retry_on"] = ("ValueError",)
+    if chance.random() < 0.1:
+        fields["no_retry_on"] = ("TaskFailed",)
+    return fields
+
+
+def _ends(chance: Random) -> tuple[End, ...]:
+    kind = chance.random()
+    if kind < 0.4:
+        return (End.SUCCEEDS,)
+    bad = chance.choice((End.FAILS, End.FAILS, End.RAISES, End.RAISES, End.KILLS, End.HANGS))
+    if kind < 0.55:
+        return (bad,)
+    return (*(bad for _ in range(chance.randint(1, 3))), End.SUCCEEDS)

@@ -1,0 +1,158 @@
+"""What lasts: the memory store as the disk that managers come and go on, and a log of all that was committed."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from types import TracebackType
+from typing import NamedTuple, Self
+
+from skillq.errors import Unreachable
+from skillq_manager.core.commands import Command, Known
+from skillq_manager.core.model import TaskKey
+from skillq_manager.store.base import (
+    LEASE_SECONDS,
+    Body,
+    Filter,
+    LeadershipLost,
+    LiveRow,
+    RunRow,
+    TaskRow,
+    WorkerRow,
+)
+from skillq_manager.store.memory import MemoryStore
+
+
+class Commit(NamedTuple):
+    at: float
+    holder: str
+    commands: tuple[Command, ...]
+
+
+@dataclass(slots=True)
+class Disk:
+    """Shared by all managers; one of them has the lease. Time is the loop's."""
+
+    memory: MemoryStore
+    chance: Random
+    latency: float = 0.002
+    fails: float = 0.0  # how often a commit fails, and nobody knows whether it was written
+    crash: Callable[[], Awaitable[None]] | None = None  # comes now and then: kills who is here
+    crashes: float = 0.0
+    log: list[Commit] = field(default_factory=list)
+    holder: str | None = None  # None: it has left in order
+    epoch: int = 0
+    expires_at: float = 0.0
+
+
+class SimStore:
+    """One manager's way to the disk. See `skillq_manager.store.base.Store`."""
+
+    def __init__(self, disk: Disk, holder: str) -> None:
+        self._disk = disk
+        self._holder = holder
+        self._epoch: int | None = None
+        self.was_deposed = False  # when it left: what its manager remembers is of no account
+        self.id = disk.memory.id
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+    async def _wait(self) -> None:
+        """Let others run: a process may die between any two steps."""
+        disk = self._disk
+        await asyncio.sleep(disk.latency * disk.chance.random())
+        if disk.crash is not None and disk.chance.random() < disk.crashes:
+            await disk.crash()
+
+    # --- leadership
+
+    @property
+    def epoch(self) -> int:
+        return self._epoch or 0
+
+    async def acquire(self) -> bool:
+        await self._wait()
+        disk, now = self._disk, asyncio.get_running_loop().time()
+        if self._epoch is None and (disk.holder is None or now >= disk.expires_at):
+            disk.holder, disk.epoch = self._holder, disk.epoch + 1
+            self._epoch = disk.epoch
+        elif self._epoch != disk.epoch:
+            self._epoch = None  # and what we remember is not what the store has any more
+        if self._epoch is not None:
+            disk.expires_at = now + LEASE_SECONDS
+        await self._wait()
+        return self._epoch is not None
+
+    async def release(self) -> None:
+        await self._wait()
+        self.was_deposed = self._epoch != self._disk.epoch
+        if not self.was_deposed:
+            self._disk.holder = None
+        self._epoch = None
+
+    # --- journal
+
+    async def commit(self, commands: Sequence[Command]) -> None:
+        await self._wait()
+        if self._epoch is None or self._epoch != self._disk.epoch:
+            self._epoch = None
+            raise LeadershipLost("this manager does not lead; nothing was written")
+        fails = self._disk.fails and self._disk.chance.random() < self._disk.fails
+        if fails and self._disk.chance.random() < 0.5:
+            raise Unreachable("the database failed")
+        await self._write(commands)
+        if fails:
+            raise Unreachable("the database failed")
+        await self._wait()
+
+    async def _write(self, commands: Sequence[Command]) -> None:
+        await self._disk.memory.commit(commands)
+        now = asyncio.get_running_loop().time()
+        self._disk.log.append(Commit(now, self._holder, tuple(commands)))
+
+    async def load(self) -> AsyncIterator[list[LiveRow]]:
+        async for page in self._disk.memory.load():
+            await self._wait()
+            yield page
+
+    async def last_seq(self) -> int:
+        await self._wait()
+        return await self._disk.memory.last_seq()
+
+    async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
+        found = await self._disk.memory.known(keys)
+        await self._wait()
+        return found
+
+    async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
+        found = await self._disk.memory.bodies(keys)
+        await self._wait()
+        return found
+
+    # --- views
+
+    async def runs(self) -> list[RunRow]:
+        return await self._disk.memory.runs()
+
+    async def run(self, run: str) -> RunRow | None:
+        await self._wait()
+        return await self._disk.memory.run(run)
+
+    async def tasks(self, which: Filter) -> list[TaskRow]:
+        return await self._disk.memory.tasks(which)
+
+    async def task(self, key: TaskKey) -> TaskRow | None:
+        await self._wait()
+        return await self._disk.memory.task(key)
+
+    async def workers(self) -> list[WorkerRow]:
+        await self._wait()
+        return await self._disk.memory.workers()

@@ -1,0 +1,90 @@
+"""What a store has in the row of one task, and what may become of it."""
+
+from dataclasses import dataclass
+from math import inf
+
+from skillq.messages import TERMINAL, Task, TaskStatus, WorkerProfile
+from skillq_manager.core.commands import Known
+from skillq_manager.core.model import Need
+from skillq_manager.store.base import LiveRow
+
+MAX_LOSSES = 3
+
+
+@dataclass
+class Row:
+    task: Task
+    fingerprint: int
+    status: TaskStatus
+    attempt: int = 0
+    worker: WorkerProfile | None = None
+    retry_at: float = 0.0
+    failures: int = 0
+    losses: int = 0
+    seq: int = 0
+    opened_at: float = 0.0
+    ready_at: float = 0.0
+    asked_at: float = 0.0  # for less
+    assigned_at: float = 0.0
+    need: Need | None = None  # where it is not what the definition says
+    old: bool = False  # has waited so long that reserved workers may take it
+
+    @property
+    def asks(self) -> Need:
+        return self.need or Need.of(self.task)
+
+    @property
+    def known(self) -> Known:
+        return Known(self.status, self.fingerprint)
+
+    @property
+    def deadline(self) -> float:
+        return self.opened_at + (self.task.deadline or inf)
+
+    def live(self, run: str) -> LiveRow:
+        """As a store hands it to the next manager."""
+        name, incarnation = who(self.worker) if self.worker else (None, None)
+        return LiveRow(
+            run=run,
+            seq=self.seq,
+            task=self.task,
+            fingerprint=self.fingerprint,
+            status=self.status,
+            submitted_at=self.opened_at,
+            attempt=self.attempt,
+            failures=self.failures,
+            losses=self.losses,
+            worker=name,
+            incarnation=incarnation,
+            assigned_at=self.assigned_at if self.worker else None,
+            retry_at=self.retry_at or None,
+            need=self.need,
+        )
+
+    @property
+    def holder(self) -> tuple[int, str, str] | None:
+        return (self.attempt, self.worker.name, self.worker.incarnation) if self.worker else None
+
+    def after_loss(self) -> set[TaskStatus]:
+        return {TaskStatus.DEAD_LETTERED if self.losses >= MAX_LOSSES else TaskStatus.READY}
+
+    def after_failure(self, given_up: TaskStatus, errors: set[str]) -> set[TaskStatus]:
+        named = not self.task.retry_on or errors & {*self.task.retry_on}
+        again = self.failures < self.task.max_attempts and named
+        return {TaskStatus.READY if again else given_up}
+
+    def may_be_refused(self, reason: str, others: set[TaskStatus], *, just_ended: bool) -> bool:
+        """Whether this is why it is not sent again; `others` are what became of its dependencies."""
+        match reason:
+            case "has not ended":
+                return self.status not in TERMINAL
+            case "has succeeded":
+                return self.status is TaskStatus.SUCCEEDED
+            case "has ended just now; ask again":
+                return just_ended
+            case _:
+                return bool(others & (TERMINAL - {TaskStatus.SUCCEEDED}))
+
+
+def who(worker: WorkerProfile) -> tuple[str, str]:
+    return worker.name, worker.incarnation

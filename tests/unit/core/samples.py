@@ -1,0 +1,35 @@
+"""What the state machine draws its tasks and workers from."""
+
+from typing import Any
+
+import hypothesis.strategies as st
+
+from skillq.messages import Unroutable
+
+TYPES = ("task", "ocr", "gpu")
+SOME = st.integers(0, 10_000)  # picks from what there is, modulo its length
+NAMES = st.sampled_from(("ada", "bob", "cyd"))
+SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
+TASKS: st.SearchStrategy[dict[str, Any]] = st.builds(
+    dict,
+    difficulty=st.integers(1, 5) | st.integers(1, 10),
+    type=st.sampled_from(TYPES),
+    priority=st.integers(1, 3),
+    requires=st.sampled_from([(), (), (), ("ocr",), ("gpu",)]),
+    max_attempts=st.integers(1, 3),
+    timeout=st.sampled_from([None, None, 1.0]),
+    deadline=st.sampled_from([None, None, None, 8.0, 40.0]),
+    retry_on=st.sampled_from([(), (), ("OSError",)]),
+    escalate_by=st.sampled_from([0, 0, 3]),
+    on_failed_dependency=st.sampled_from(["fail", "fail", "run"]),
+    unroutable=st.sampled_from(Unroutable),
+    unroutable_after=st.sampled_from([0.001, 5.0, 60.0]),
+)
+WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
+    dict,
+    skill=st.integers(1, 10),
+    slots=st.integers(1, 3),
+    specialties=SPECIALTIES,
+    types=st.none() | st.just(TYPES[:2]),
+    reserve=st.sampled_from([0, 0, 5]),
+)

@@ -1,0 +1,343 @@
+"""Tasks called off, sent again by an operator, restored by the next manager."""
+
+import pytest
+
+from skillq.messages import Outcome, Task, TaskStatus
+from skillq_manager.core import commands as c
+from skillq_manager.core import intake
+from tests.factories import (
+    Driver,
+    cancel,
+    connect,
+    heartbeat,
+    live_row,
+    need,
+    one,
+    pairs,
+    pick,
+    profile,
+    ref,
+    result,
+    results,
+    submission,
+    task,
+)
+
+S = TaskStatus
+ADA = profile("ada")
+A, B, C = task("a"), task("b", depends_on=("a",)), task("c", depends_on=("b",))
+ANYWAY = task("d", depends_on=("a",), on_failed_dependency="run")
+
+
+@pytest.fixture
+def do() -> Driver:
+    return Driver()
+
+
+def ends(out: list[c.Command]) -> dict[str, TaskStatus]:
+    """What was said of the end of tasks, once each."""
+    said = [(x.key[1], x.status) for x in out if isinstance(x, c.SetStatus | c.EndAttempt)]
+    assert len(said) == len(dict(said))
+    return dict(said)
+
+
+# --- submitted
+
+
+def test_a_submission_that_is_unfit_is_refused_and_changes_nothing(do: Driver) -> None:
+    given = submission(A)
+    assert do(c.Unfit(given, "because")) == [c.Answer(given, 0, 0, "because", do.now)]
+    assert do.state.is_idle
+
+
+def test_a_run_that_had_ended_is_told_to_have_when_it_is_submitted_again(do: Driver) -> None:
+    ended = do(results(one(do(connect(), submission(A)), c.Assign)))
+    assert not one(ended, c.CompleteRun).again
+    assert one(do(submission(A)), c.CompleteRun).again
+    more = do(submission(A, task("more")))
+    assert not pick(more, c.CompleteRun)
+    assert not one(do(results(one(more, c.Assign))), c.CompleteRun).again
+
+
+def test_a_run_that_ends_as_it_is_submitted_again_has_ended_now(do: Driver) -> None:
+    held = one(do(connect(), submission(A)), c.Assign)
+    assert not one(do(results(held), submission(A)), c.CompleteRun).again
+    held = one(do(submission(task("b"))), c.Assign)
+    assert not one(do(submission(A), results(held)), c.CompleteRun).again
+
+
+# --- called off
+
+
+def test_a_task_is_called_off_wherever_it_is(do: Driver) -> None:
+    retried = task("late", difficulty=2, max_attempts=2)
+    held = one(do(connect(), submission(retried)), c.Assign)
+    do(results(held, Outcome.FAILED))  # in back-off
+    do(submission(task("hard", 9), task("wait", depends_on=("hard",)), A))
+    out = do(cancel("late", "hard", "wait", "a"))
+    assert ends(out) == dict.fromkeys(["late", "hard", "wait", "a"], S.CANCELLED)
+    assert one(out, c.Reply).done == tuple(("default", id) for id in ("late", "hard", "wait", "a"))
+    assert one(out, c.EndAttempt).reason == "not wanted"
+    assert do.state.is_idle
+
+
+def test_who_has_it_is_told_and_gets_other_work_at_once(do: Driver) -> None:
+    held = one(do(connect(), submission(A)), c.Assign)
+    do(submission(task("next")))
+    out = do(cancel("a"))
+    assert one(out, c.Abort) == c.Abort(ADA, "", (ref(held),))
+    assert one(out, c.EndAttempt).outcome is Outcome.CANCELLED
+    assert pairs(out) == [("next", "ada")]
+    assert isinstance(do(results(held))[0], c.Stale)
+
+
+def test_the_tasks_of_a_run_that_is_called_off_do_not_fail_each_other(do: Driver) -> None:
+    do(connect(), submission(C, B, A, ANYWAY), submission(task("z"), run="other"))
+    out = do(cancel())
+    assert ends(out) == dict.fromkeys("abcd", S.CANCELLED)
+    assert sorted(one(out, c.Reply).done) == [("default", id) for id in "abcd"]
+    assert one(out, c.CompleteRun).run == "default"
+    assert not do.state.tasks.dependents
+
+
+def test_what_depends_on_a_task_called_off_fails_or_runs_anyway(do: Driver) -> None:
+    do(submission(A, B, C, ANYWAY))
+    out = do(cancel("b"))
+    assert ends(out) == {"b": S.CANCELLED, "c": S.FAILED}
+    assert ends(do(cancel("a"))) == {"a": S.CANCELLED, "d": S.READY}
+
+
+def test_calling_off_twice_or_what_has_ended_or_never_was_does_nothing(do: Driver) -> None:
+    do(results(one(do(connect(), submission(A)), c.Assign)))
+    do(submission(task("b")), cancel("b", "b"))
+    assert do(cancel("a", "b", "nobody")) == [c.Reply("r", (), {})]
+
+
+# --- sent again
+
+
+def failed(do: Driver, *tasks: Task) -> None:
+    do(*(results(held, Outcome.FAILED) for held in pick(do(submission(*tasks)), c.Assign)))
+
+
+def test_a_task_sent_again_has_its_full_budget_and_the_next_number(do: Driver) -> None:
+    do(connect())
+    failed(do, A)
+    out = do.again(A)
+    assert one(out, c.Reopen) == c.Reopen(("default", "a"), "task", S.READY, 1, do.now)
+    assert one(out, c.Reply) == c.Reply("r", (("default", "a"),), {})
+    held = one(out, c.Assign)
+    assert held.attempt == 2
+    assert one(do(results(held)), c.EndAttempt).failures == 0
+    assert do.status("a") is S.SUCCEEDED
+
+
+def test_its_deadline_counts_anew(do: Driver) -> None:
+    slow = task("a", 9, deadline=10)
+    do(submission(slow))
+    assert ends(do(after=10.0)) == {"a": S.TIMED_OUT}
+    do.again(slow)
+    assert ends(do(after=9.5)) == {}
+    assert ends(do(after=0.5)) == {"a": S.TIMED_OUT}
+
+
+def test_tasks_sent_again_together_wait_for_each_other_in_whatever_order(do: Driver) -> None:
+    do(connect())
+    failed(do, C, B, A)
+    out = do.again(C, B, A, A)
+    assert [(x.key[1], x.status) for x in pick(out, c.Reopen)] == [
+        ("a", S.READY),
+        ("b", S.BLOCKED),
+        ("c", S.BLOCKED),
+    ]
+    for id in "abc":
+        held = one(out, c.Assign)
+        assert held.key[1] == id
+        out = do(results(held))
+    assert do.state.is_idle
+
+
+def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
+    do(connect())
+    failed(do, A, B)
+    assert one(do.again(B), c.Reply).refused == {
+        ("default", "b"): "depends on a, which failed; send that again first, or with it"
+    }
+    do.again(A)
+    assert one(do.again(B), c.Reopen).status is S.BLOCKED
+
+
+def test_one_that_runs_anyway_is_sent_again_alone(do: Driver) -> None:
+    do(connect())
+    failed(do, A, ANYWAY)
+    do(cancel("d"))
+    assert one(do.again(ANYWAY), c.Reopen).status is S.READY
+
+
+def test_what_has_not_ended_or_has_succeeded_is_not_sent_again(do: Driver) -> None:
+    held = one(do(connect(), submission(A, task("z", 9))), c.Assign)
+    assert one(do.again(A), c.Reply).refused == {("default", "a"): "has not ended"}
+    do(results(held))
+    assert one(do.again(A), c.Reply).refused == {("default", "a"): "has succeeded"}
+
+
+def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver) -> None:
+    """What the store said of it then, its status or its last attempt, is true no more."""
+    held = one(do(connect(), submission(A)), c.Assign)
+    old = c.Again(held.key, 1, A, A.fingerprint(), S.RUNNING, 1)
+    asked = c.Retried("r", (old,), {})
+    reasons = {held.key: "has ended just now; ask again"}
+    assert one(do(results(held, Outcome.FAILED), asked), c.Reply).refused == reasons
+    assert one(do(asked), c.Reply).refused == reasons
+
+
+def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number_back(
+    do: Driver,
+) -> None:
+    do(connect())
+    failed(do, A)
+    asked = c.Retried("r", (c.Again(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {})
+    held = one(do(asked), c.Assign)
+    out = do(results(held, Outcome.FAILED), asked)
+    assert one(out, c.Reply).refused == {held.key: "has ended just now; ask again"}
+    assert one(do.again(A), c.Assign).attempt == 3
+
+
+def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
+    do: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(intake, "_REMEMBERED", 3)
+    do(submission(*(task(f"t{n}", timeout=5) for n in range(9))))
+    assert len({id(entry.terms) for entry in do.state.tasks.live.values()}) == 1
+    assert len({id(entry.need) for entry in do.state.tasks.live.values()}) == 1
+    do(submission(*(task(f"u{n}", timeout=n + 1) for n in range(99))))
+    assert len(do.state._intake._terms) <= 4
+
+
+# --- restored
+
+
+def test_ready_tasks_are_given_out_by_the_next_manager_with_the_next_number(do: Driver) -> None:
+    out = do.restore(live_row(A, attempt=7, failures=0, seq=5), workers=[ADA])
+    assert one(out, c.Assign).attempt == 8
+    assert one(do(submission(task("new"))), c.AddTask).seq == 6
+
+
+def test_expected_workers_are_waited_for_only_before_the_first_attempt() -> None:
+    do = Driver(expected_workers=2)
+    assert not pairs(do.restore(live_row(A), workers=[ADA]))
+    do = Driver(expected_workers=2)
+    assert pairs(do.restore(live_row(A, attempt=1), workers=[ADA])) == [("a", "ada")]
+
+
+def test_a_worker_goes_on_with_what_it_had_under_the_earlier_manager(do: Driver) -> None:
+    row = live_row(A, S.RUNNING, attempt=3, worker="ada", incarnation="1", assigned_at=950.0)
+    assert do.restore(row, workers=[ADA]) == []
+    held = c.Assign(("default", "a"), "task", 3, ADA, 0.0)
+    assert do(heartbeat(ADA, ref(held))) == []
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+
+
+def test_what_was_assigned_and_perhaps_never_said_is_said_again(do: Driver) -> None:
+    row = live_row(A, S.ASSIGNED, attempt=3, worker="ada", incarnation="1", assigned_at=950.0)
+    assert do.restore(row, workers=[ADA]) == [c.Resend(("default", "a"), 3, ADA)]
+
+
+def test_a_worker_that_died_meanwhile_has_its_full_time_to_be_heard_of(do: Driver) -> None:
+    row = live_row(A, S.RUNNING, attempt=3, worker="ada", incarnation="1", assigned_at=1.0)
+    do.restore(row, workers=[ADA])
+    assert not pick(do(after=29.0), c.EndAttempt)
+    assert one(do(after=1.0), c.EndAttempt).outcome is Outcome.LOST
+
+
+@pytest.mark.parametrize("workers", [[], [profile("ada", incarnation="2")]])
+def test_what_another_incarnation_had_is_lost_and_ready_again(workers: list[object]) -> None:
+    do = Driver()
+    row = live_row(
+        A, S.ASSIGNED, attempt=3, losses=0, worker="ada", incarnation="1", assigned_at=1.0
+    )
+    out = do.restore(row, workers=workers)  # type: ignore[arg-type]
+    end = one(out, c.EndAttempt)
+    assert (end.outcome, end.status, end.losses) == (Outcome.LOST, S.READY, 1)
+    assert (end.worker.name, end.worker.incarnation) == ("ada", "1")
+    assert [x.attempt for x in pick(out, c.Assign)] == [4] * len(workers)
+
+
+def test_lost_too_often_is_lost_too_often_across_managers(do: Driver) -> None:
+    rows = [
+        live_row(A, S.RUNNING, attempt=3, losses=2, worker="ada", incarnation="1", assigned_at=1.0),
+        live_row(B, S.BLOCKED, seq=2),
+        live_row(ANYWAY, S.BLOCKED, seq=3),
+    ]
+    out = do.restore(*rows)
+    assert ends(out) == {"a": S.DEAD_LETTERED, "b": S.FAILED, "d": S.READY}
+
+
+def test_back_off_goes_on_or_is_over(do: Driver) -> None:
+    rows = [
+        live_row(A, attempt=1, retry_at=do.now - 99.0),
+        live_row(task("b"), attempt=1, retry_at=do.now + 5.0, seq=2),
+    ]
+    assert pairs(do.restore(*rows, workers=[profile("ada", slots=2)])) == [("a", "ada")]
+    assert not pairs(do(after=4.5))
+    assert pairs(do(after=0.5)) == [("b", "ada")]
+
+
+def test_failures_count_across_managers(do: Driver) -> None:
+    twice = task("a", max_attempts=2)
+    held = one(do.restore(live_row(twice, attempt=1, failures=1), workers=[ADA]), c.Assign)
+    end = one(do(results(held, Outcome.FAILED)), c.EndAttempt)
+    assert (end.status, end.failures) == (S.FAILED, 2)
+
+
+def test_what_a_task_has_come_to_ask_for_is_kept(do: Driver) -> None:
+    row = live_row(A, attempt=1, need=need(difficulty=7, excluded=["ada"]))
+    workers = [profile("ada", 9), profile("bob", 9), profile("cyd", 6)]
+    assert pairs(do.restore(row, workers=workers)) == [("a", "bob")]
+
+
+def test_a_blocked_task_waits_for_those_that_have_not_ended(do: Driver) -> None:
+    both = task("c", depends_on=("a", "gone"))
+    out = do.restore(live_row(both, S.BLOCKED), live_row(A, seq=2), workers=[ADA])
+    assert ends(do(results(one(out, c.Assign)))) == {"a": S.SUCCEEDED, "c": S.READY}
+
+
+def test_a_blocked_task_that_waits_for_nothing_does_not_wait_for_ever(do: Driver) -> None:
+    assert pairs(do.restore(live_row(B, S.BLOCKED), workers=[ADA])) == [("b", "ada")]
+
+
+def test_deadlines_count_from_the_submission_across_managers(do: Driver) -> None:
+    rows = [
+        live_row(task("a", 9, deadline=50), submitted_at=do.now - 60.0),
+        live_row(task("b", 9, deadline=50), submitted_at=do.now - 40.0, seq=2),
+    ]
+    assert ends(do.restore(*rows)) == {"a": S.TIMED_OUT}
+    assert ends(do(after=10.0)) == {"b": S.TIMED_OUT}
+
+
+@pytest.mark.parametrize("more", [{"timeout": 5}, {"deadline": 5}])
+def test_a_result_that_came_while_no_manager_was_there_is_not_too_late(
+    more: dict[str, int], do: Driver
+) -> None:
+    """It lies in the queue that this manager only begins to read."""
+    row = live_row(
+        task("a", **more), S.RUNNING, attempt=1, worker="ada", incarnation="1", assigned_at=901.0
+    )
+    assert do.restore(row, workers=[ADA]) == []
+    said = result(c.Assign(("default", "a"), "task", 1, ADA, 0.0))
+    assert do(after=14.0) == []
+    assert do.status("a") is S.RUNNING
+    assert (
+        one(do(results(c.Assign(("default", "a"), "task", 1, ADA, 0.0))), c.EndAttempt).result
+        == said
+    )
+
+
+def test_but_one_that_does_not_come_is_not_waited_for_for_ever(do: Driver) -> None:
+    row = live_row(
+        task("a", timeout=5), S.RUNNING, attempt=1, worker="ada", incarnation="1", assigned_at=901.0
+    )
+    do.restore(row, workers=[ADA])
+    out = do(after=16.0)
+    assert ends(out) == {"a": S.TIMED_OUT}
+    assert one(out, c.EndAttempt).reason == "took longer than 5 s"

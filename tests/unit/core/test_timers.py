@@ -1,0 +1,60 @@
+"""Timers and heaps keep what counts, and do not grow with what no longer does."""
+
+import pytest
+
+from skillq.messages import TaskStatus
+from skillq_manager.core import commands as c
+from skillq_manager.core.timers import Kind, Timers
+from tests.factories import (
+    Driver,
+    cancel,
+    connect,
+    pick,
+    results,
+    submission,
+    task,
+    task_entry,
+    terms,
+)
+
+S = TaskStatus
+
+
+@pytest.fixture
+def do() -> Driver:
+    return Driver()
+
+
+def test_timers_whose_reason_is_gone_are_thrown_out() -> None:
+    timers = Timers()
+    entry = task_entry(1)
+    entry.terms = terms(deadline=1)
+    for n in range(5000):
+        gone = task_entry(n)
+        gone.status = S.SUCCEEDED
+        timers.add(1e9, Kind.DEADLINE, gone)
+    timers.add(5.0, Kind.DEADLINE, entry)
+    assert len(timers._heap) < 1100
+    assert timers.next_at() == 5.0
+    assert [(at, task) for at, _, task in timers] == [(5.0, entry)]
+    assert list(timers.due(4.9)) == []
+    assert list(timers.due(5.0)) == [(Kind.DEADLINE, entry)]
+    assert timers.next_at() is None
+
+
+def test_many_deadlines_that_are_met_leave_nothing_behind(do: Driver) -> None:
+    do(connect(slots=100))
+    for turn in range(60):
+        out = do(submission(*(task(f"{turn}-{n}", deadline=1e6, timeout=9) for n in range(50))))
+        do(*(results(held) for held in pick(out, c.Assign)))
+    assert len(do.state.tasks.timers._heap) < 2000
+
+
+def test_tasks_called_off_behind_one_that_waits_leave_nothing_behind(do: Driver) -> None:
+    do(connect(), submission(task("urgent", 9, priority=100)))
+    for turn in range(10):
+        ids = [f"{turn}-{n}" for n in range(100)]
+        do(submission(*(task(id, 9) for id in ids)))
+        do(cancel(*ids))
+    (waiting,) = do.state.board._classes.values()
+    assert len(waiting.heap) < 200

@@ -1,0 +1,389 @@
+"""What happens to tasks by time alone, and what they ask for after a failure or in vain."""
+
+from typing import Any
+
+import pytest
+
+from skillq.messages import Outcome, TaskStatus
+from skillq_manager.core import commands as c
+from skillq_manager.core.matching import Arrival
+from skillq_manager.core.model import Need
+from skillq_manager.core.retry import RetryPolicy
+from tests.factories import (
+    Driver,
+    connect,
+    disconnect,
+    heartbeat,
+    live_row,
+    need,
+    one,
+    pairs,
+    pick,
+    profile,
+    progress,
+    ref,
+    results,
+    submission,
+    task,
+)
+
+S = TaskStatus
+ADA, BOB, CYD = profile("ada"), profile("bob"), profile("cyd")
+
+
+@pytest.fixture
+def do() -> Driver:
+    return Driver(chance=0.0)  # retries are made at once
+
+
+def asks(out: list[c.Command]) -> list[tuple[str, Need, str]]:
+    return [(x.key[1], x.need, x.reason) for x in pick(out, c.SetNeed)]
+
+
+def beats(*who: Any) -> list[Any]:
+    return [heartbeat(one) for one in who]
+
+
+# --- deadlines
+
+
+def test_a_deadline_ends_a_task_wherever_it_is() -> None:
+    do = Driver(retries=RetryPolicy(base=200.0))  # jitter of one half
+    do(connect(), after=1.0)
+    do(*beats(ADA), after=14.0)
+    do(*beats(ADA), after=1.0)
+    late: dict[str, Any] = {"deadline": 10, "max_attempts": 2}
+    held = one(do(connect(slots=1), submission(task("back-off", **late))), c.Assign)
+    do(results(held, Outcome.FAILED))
+    other = one(do(submission(task("held", **late))), c.Assign)
+    do(progress(other), submission(task("ready", **late)))
+    do(submission(task("blocked", depends_on=("held",), **late)))
+    assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
+    out = do(after=0.5)
+    assert {x.key[1]: (x.status, x.reason) for x in pick(out, c.SetStatus)} == {
+        "back-off": (S.TIMED_OUT, "its deadline of 10 s is over"),
+        "ready": (S.TIMED_OUT, "its deadline of 10 s is over"),
+        "blocked": (S.FAILED, "dependency held timed_out"),
+    }
+    end = one(out, c.EndAttempt)
+    assert (end.outcome, end.status) == (Outcome.TIMED_OUT, S.TIMED_OUT)
+    assert one(out, c.Abort).attempts == (ref(other),)
+    assert do.state.is_idle
+    assert do.state.tasks.timers.next_at() is None
+
+
+def test_a_blocked_task_runs_into_its_own_deadline(do: Driver) -> None:
+    do(submission(task("a", 9), task("b", depends_on=("a",), deadline=10)))
+    assert one(do(after=10.0), c.SetStatus).reason == "its deadline of 10 s is over"
+
+
+def test_a_task_that_ends_in_time_has_no_deadline_any_more(do: Driver) -> None:
+    do(results(one(do(connect(), submission(task(deadline=10))), c.Assign)))
+    assert not pick(do(*beats(ADA), after=11.0), c.SetStatus)
+
+
+def test_a_failure_after_the_deadline_is_not_tried_again(do: Driver) -> None:
+    """What a worker has may end late, as its result may have been on its way; but nothing begins late."""
+    held = one(do(connect(), submission(task(deadline=10, max_attempts=5))), c.Assign)
+    assert not pick(do(paused=11.0), c.EndAttempt)
+    end = one(do(results(held, Outcome.FAILED)), c.EndAttempt)
+    assert (end.outcome, end.status) == (Outcome.FAILED, S.TIMED_OUT)
+    assert do.state.is_idle
+
+
+# --- attempts that take too long
+
+
+def test_a_worker_that_does_not_say_that_an_attempt_took_too_long_is_told_so(do: Driver) -> None:
+    held = one(
+        do(connect("ada"), connect("bob"), submission(task(timeout=5, max_attempts=2))), c.Assign
+    )
+    assert not pick(do(*beats(ADA, BOB), after=19.5), c.EndAttempt)
+    out = do(*beats(ADA, BOB), after=0.5)
+    assert one(out, c.Abort) == c.Abort(held.worker, "", (ref(held),))
+    end = one(out, c.EndAttempt)
+    assert (end.outcome, end.status, end.reason) == (
+        Outcome.TIMED_OUT,
+        S.READY,
+        "took longer than 5 s",
+    )
+    assert one(out, c.Assign).worker == BOB
+    assert isinstance(do(results(held))[0], c.Stale)
+
+
+def test_each_attempt_has_its_own_time(do: Driver) -> None:
+    held = one(do(connect(), submission(task(timeout=5, max_attempts=2))), c.Assign)
+    again = one(do(results(held, Outcome.FAILED), after=14.0), c.Assign)
+    assert again.attempt == 2
+    do(*beats(ADA), after=10.0)
+    assert not pick(do(*beats(ADA), after=9.0), c.EndAttempt)
+    assert one(do(after=1.0), c.EndAttempt).attempt == 2
+
+
+def test_a_timeout_that_the_manager_saw_is_retried_as_one_that_the_worker_saw(do: Driver) -> None:
+    do(connect(), submission(task(timeout=5, max_attempts=2, retry_on=("TimeoutError",))))
+    assert one(do(*beats(ADA), after=20.0), c.EndAttempt).status is S.READY
+
+
+def test_a_manager_that_could_not_hear_does_not_call_attempts_overdue(do: Driver) -> None:
+    held = one(do(connect(), submission(task(timeout=5))), c.Assign)
+    do(c.Blinded())
+    assert do(after=60.0) == []
+    do(c.Sighted())
+    assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+
+
+def test_nor_does_one_that_was_held_up(do: Driver) -> None:
+    held = one(do(connect(), submission(task(timeout=5))), c.Assign)
+    assert do(paused=60.0) == []
+    assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+
+
+# --- escalation and exclusion
+
+
+def test_each_retry_needs_more_skill_and_another_worker(do: Driver) -> None:
+    team = (connect("ada", 3), connect("bob", 6), connect("cyd", 9))
+    out = do(*team, submission(task(difficulty=2, escalate_by=3, max_attempts=4)))
+    for name, harder in (("ada", 5), ("bob", 8), ("cyd", 10)):
+        held = one(out, c.Assign)
+        assert held.worker.name == name
+        out = do(results(held, Outcome.FAILED))
+        assert one(out, c.SetNeed).need.difficulty == harder
+        assert one(out, c.SetNeed).reason == f"attempt {held.attempt} failed with {name}"
+    assert not pairs(out)
+    assert do.reason("a") == "no worker can do it: it needs skill 10, the best has 9"
+    assert pairs(do(connect("eve", 10))) == [("a", "eve")]
+
+
+def test_the_worker_that_failed_a_task_does_not_get_it_again_while_there_is_another(
+    do: Driver,
+) -> None:
+    do(connect("ada"), connect("bob", 9, slots=2))
+    tried = one(do(submission(task(max_attempts=9))), c.Assign)
+    out = do(results(tried, Outcome.FAILED))
+    assert asks(out) == [("a", need(excluded=["ada"]), "attempt 1 failed with ada")]
+    assert pairs(out) == [("a", "bob")]
+    assert pairs(do(submission(task("b")))) == [("b", "ada")]  # anything else it may do
+    out = do(results(one(out, c.Assign), Outcome.TIMED_OUT))
+    assert asks(out) == [("a", need(), "attempt 2 failed with bob")]  # both have: so both may
+    assert pairs(out) == [("a", "bob")]
+
+
+def test_it_is_excluded_by_name_whatever_incarnation(do: Driver) -> None:
+    do(connect("ada"), connect("bob", 9))
+    held = one(do(submission(task(max_attempts=9))), c.Assign)
+    do(results(held, Outcome.FAILED), submission(task("b", 9)))
+    out = do(connect("ada", incarnation="2"), disconnect(BOB))
+    assert not pairs(out)
+    assert not pairs(do(*beats(profile("ada", incarnation="2")), after=14.0))
+    assert pairs(do(connect("cyd"))) == [("a", "cyd")]
+
+
+def test_where_nobody_else_is_left_it_may_try_again(do: Driver) -> None:
+    do(connect("ada"), connect("bob", 9))
+    held = one(do(submission(task(max_attempts=9))), c.Assign)
+    do(results(held, Outcome.FAILED), disconnect(BOB))
+    assert not pairs(do(*beats(ADA), after=14.0))  # bob may just be starting anew
+    out = do(after=1.0)
+    assert asks(out) == [("a", need(), "nobody else can do it")]
+    assert pairs(out) == [("a", "ada")]
+
+
+def test_where_nobody_at_all_is_there_the_exclusion_stays(do: Driver) -> None:
+    do(connect("ada"), connect("bob", 9))
+    held = one(do(submission(task(max_attempts=9))), c.Assign)
+    do(results(held, Outcome.FAILED), disconnect(BOB), disconnect(ADA))
+    assert not asks(do(after=99.0))
+    assert pairs(do(connect("ada", incarnation="2"), connect("bob", 9, incarnation="2"))) == [
+        ("a", "bob")
+    ]
+
+
+def test_the_only_worker_tries_again(do: Driver) -> None:
+    held = one(do(connect(), submission(task(max_attempts=2))), c.Assign)
+    out = do(results(held, Outcome.FAILED))
+    assert not asks(out)
+    assert pairs(out) == [("a", "ada")]
+
+
+def test_a_lost_or_returned_attempt_asks_for_nothing_more(do: Driver) -> None:
+    do(connect("ada"), connect("bob", 9))
+    held = one(do(submission(task(escalate_by=3, max_attempts=5))), c.Assign)
+    out = do(results(held, Outcome.RETURNED))
+    assert not asks(out)
+    out = do(connect("bob", 9, incarnation="2"))
+    assert not asks(out)
+    assert one(out, c.EndAttempt).outcome is Outcome.LOST
+
+
+# --- nobody can do it
+
+
+def unroutable(policy: str, **more: Any) -> Any:
+    return submission(task(unroutable=policy, unroutable_after=10, **more))
+
+
+def test_by_default_a_task_that_nobody_can_do_waits(do: Driver) -> None:
+    do(connect(), submission(task(difficulty=9)))
+    assert not pick(do(*beats(ADA), after=300.0), c.SetStatus)
+    assert pairs(do(connect("bob", 9))) == [("a", "bob")]
+
+
+def test_it_can_be_given_up(do: Driver) -> None:
+    do(connect(), unroutable("reject", difficulty=9))
+    assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
+    end = one(do(after=0.5), c.SetStatus)
+    assert (end.status, end.reason) == (
+        S.DEAD_LETTERED,
+        "no worker can do it: it needs skill 9, the best has 5",
+    )
+
+
+def test_also_when_no_worker_is_there_at_all(do: Driver) -> None:
+    do(unroutable("reject"))
+    end = one(do(paused=10.0), c.SetStatus)
+    assert (end.status, end.reason) == (S.DEAD_LETTERED, "no worker is connected")
+
+
+def test_but_not_while_workers_are_still_expected() -> None:
+    do = Driver(expected_workers=2)
+    do(connect(), unroutable("reject", difficulty=9))
+    for _ in range(9):
+        assert not pick(do(*beats(ADA), after=9.0), c.SetStatus)
+    assert pairs(do(connect("bob", 9))) == [("a", "bob")]
+
+
+def test_it_can_ask_for_less_and_less(do: Driver) -> None:
+    do(connect(skill=5), unroutable("relax", difficulty=7, requires=("lab",)))
+    out = do(*beats(ADA), after=10.0)
+    why = "relaxed: no worker has the specialties it requires: lab"
+    assert asks(out) == [("a", need(difficulty=7), why)]
+    assert [n.difficulty for _, n, _ in asks(do(*beats(ADA), after=10.0))] == [6]
+    out = do(*beats(ADA), after=10.0)
+    assert [n.difficulty for _, n, _ in asks(out)] == [5]
+    assert pairs(out) == [("a", "ada")]
+
+
+def test_it_can_go_to_the_most_skilled_as_it_is(do: Driver) -> None:
+    do(connect("ada", 4), connect("bob", 6))
+    do(unroutable("escalate", difficulty=9, requires=("lab",)))
+    out = do(*beats(profile("ada", 4), profile("bob", 6)), after=10.0)
+    why = "escalated: no worker has the specialties it requires: lab"
+    assert asks(out) == [("a", need(difficulty=6, aged=True), why)]
+    assert pairs(out) == [("a", "bob")]
+
+
+def test_that_is_its_real_skill_even_where_the_policy_does_not_look_at_it() -> None:
+    do = Driver(Arrival(), chance=0.0)
+    two = (connect("ada", 4, types=["ocr"]), connect("bob", 6, types=["ocr"]))
+    do(*two, unroutable("escalate", difficulty=9, type="gpu"))
+    who = (profile("ada", 4, types=["ocr"]), profile("bob", 6, types=["ocr"]))
+    assert not asks(do(*beats(*who), after=11.0))
+    row = live_row(
+        task("x", 9, unroutable="escalate", unroutable_after=10),
+        need=need(difficulty=9, excluded=["ada"]),
+    )
+    do = Driver(Arrival())
+    do.restore(row, workers=[profile("ada", 4)])
+    assert [n.difficulty for _, n, _ in asks(do(*beats(profile("ada", 4)), after=10.0))] == [4]
+
+
+@pytest.mark.parametrize("policy", ["relax", "escalate"])
+def test_asking_for_less_is_no_use_where_nobody_handles_the_type(do: Driver, policy: str) -> None:
+    do(unroutable(policy, difficulty=9))
+    assert not asks(do(after=99.0))
+    do(connect(skill=9, types=["ocr"]))
+    assert not asks(do(*beats(profile(skill=9, types=["ocr"])), after=99.0))
+    assert pairs(do(connect("bob", 9))) == [("a", "bob")]
+
+
+def test_the_time_counts_from_when_the_last_who_could_has_left(do: Driver) -> None:
+    busy = submission(task("busy", 9))
+    do(connect("ada"), connect("bob", 9), busy, unroutable("reject", difficulty=9))
+    do(*beats(ADA, profile("bob", 9)), after=25.0)
+    out = do(disconnect(BOB), after=1.0)
+    assert one(out, c.EndAttempt).key[1] == "busy"
+    assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
+    assert one(do(after=0.5), c.SetStatus).status is S.DEAD_LETTERED
+
+
+def test_who_comes_back_in_time_stops_it(do: Driver) -> None:
+    do(connect("bob", 9), submission(task("busy", 9)), unroutable("reject", difficulty=9))
+    do(disconnect(BOB), after=5.0)
+    do(connect("bob", 9, incarnation="2"), after=8.0)
+    do(disconnect(profile("bob", incarnation="2")), after=8.0)
+    assert not pick(do(after=9.0), c.SetStatus)
+
+
+def test_a_policy_of_no_time_at_all_does_not_turn_in_circles(do: Driver) -> None:
+    at_once = task(difficulty=9, type="ocr", unroutable="relax", unroutable_after=1e-12)
+    do(connect(types=["gpu"]), submission(at_once, at_once.model_copy(update={"id": "b"})))
+    do.now = 1e9
+    do()
+    due = do.state.next_deadline()
+    assert due is not None
+    assert due >= do.now + 1.0
+
+
+def test_it_stays_in_force_when_a_task_is_tried_again_or_ages(do: Driver) -> None:
+    do(connect("bob", 9, reserve=5), unroutable("reject", difficulty=2))
+    bob = profile("bob", 9, reserve=5)
+    for _ in range(2):
+        do(heartbeat(bob), after=4.0)
+    out = do(heartbeat(bob), after=2.0)
+    assert one(out, c.SetStatus).status is S.DEAD_LETTERED
+
+
+def test_an_aged_task_that_nobody_can_do_any_more_is_given_up_too(do: Driver) -> None:
+    first = live_row(task("a", 2), need=need(difficulty=2, aged=True))
+    bob = profile("bob", 9, reserve=5, slots=1)
+    late = task("b", 2, unroutable="reject", unroutable_after=100)
+    do.restore(first, workers=[bob])
+    do(submission(late))
+    for _ in range(8):
+        do(heartbeat(bob), after=10.0)
+    assert do.state.tasks.live["default", "b"].need.aged
+    do(disconnect(bob))
+    do(after=99.5)
+    assert do.status("b") is S.READY
+    do(after=1.5)
+    assert do.status("b") is S.DEAD_LETTERED
+
+
+# --- reservation
+
+
+def test_easy_work_does_not_take_the_last_expert_until_it_has_waited(do: Driver) -> None:
+    expert = profile("bob", 9, reserve=5)
+    do(heartbeat(expert), submission(task("easy", 2), task("hard", 8)))
+    assert do.status("easy") is S.READY
+    assert do.status("hard") is S.ASSIGNED
+    held = c.Assign(("default", "hard"), "task", 1, expert, 0.0)
+    assert not pairs(do(results(held), after=1.0))
+    for _ in range(6):
+        do(heartbeat(expert), after=9.0)
+    assert not pairs(do(heartbeat(expert), after=4.0))
+    assert pairs(do(after=1.0)) == [("easy", "bob")]
+
+
+def test_old_work_ages_behind_fresh_urgent_work(do: Driver) -> None:
+    """The head of its class is always young; it is idle for whom it is reserved."""
+    expert = profile("bob", 9, reserve=5)
+    do(heartbeat(expert), submission(task("old", 2)))
+    given: list[tuple[str, str]] = []
+    for n in range(7):
+        given += pairs(
+            do(heartbeat(expert), submission(task(f"new{n}", 2, priority=9)), after=10.0)
+        )
+    assert given == [("old", "bob")]
+
+
+def test_work_that_others_can_do_does_not_age(do: Driver) -> None:
+    do(connect("ada", 5), connect("bob", 9), submission(task("busy", 2), task("busy2", 9)))
+    do(submission(task("wait", 2)))
+    for _ in range(8):
+        do(*beats(profile("ada", 5), profile("bob", 9)), after=10.0)
+    assert not do.state.tasks.live["default", "wait"].need.aged

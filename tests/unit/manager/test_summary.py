@@ -1,0 +1,65 @@
+"""The summary on a service's standard output: for whoever reads it, and no reason to leave for want of a reader."""
+
+import io
+import os
+from collections.abc import Iterator
+
+import pytest
+import structlog
+
+from skillq.messages import Outcome, TaskStatus
+from skillq_manager.__main__ import print_summary
+from skillq_manager.core import commands as c
+from skillq_manager.store.memory import MemoryStore
+from tests.factories import profile, task
+
+KEY, EVIL = ("run", "1"), profile("red\x1b[31m")
+DONE = c.EndAttempt(
+    KEY, "task", 1, EVIL, Outcome.SUCCEEDED, TaskStatus.SUCCEEDED, None, None, None, 0, 0, 0.0
+)  # fmt: skip
+
+
+@pytest.fixture
+async def store() -> MemoryStore:
+    store = MemoryStore()
+    add = c.AddTask(KEY, 1, "run", task("1"), 0, TaskStatus.READY, 0.0)
+    await store.commit([add, c.Assign(KEY, "task", 1, EVIL, 0.0), DONE])
+    return store
+
+
+async def test_it_is_printed_and_no_terminal_obeys_what_users_wrote(
+    store: MemoryStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    await print_summary(store, "run")
+    assert capfd.readouterr().out.splitlines() == [
+        "All tasks completed",
+        r"Task 1 assigned to red\x1b[31m - Success",
+        "Success rate: 100.00%",
+    ]
+
+
+@pytest.fixture(params=["its reader has gone", "the disk is full"])
+def nowhere(request: pytest.FixtureRequest) -> Iterator[io.FileIO]:
+    if request.param == "the disk is full":
+        out = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reading, out = os.pipe()
+        os.close(reading)
+    with io.FileIO(out, "w") as file:
+        yield file
+
+
+async def test_where_it_cannot_be_written_it_is_logged_and_the_next_one_is_tried(
+    store: MemoryStore,
+    nowhere: io.FileIO,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as entries:
+        patched.setattr("sys.stdout", nowhere)
+        await print_summary(store, "run")
+        await print_summary(store, "run")
+    assert [entry["event"] for entry in entries] == ["summary_unread"] * 2
+    assert (entries[0]["run"], entries[0]["tasks"], entries[0]["success_rate"]) == ("run", 1, 100)
+    await print_summary(store, "run")
+    assert capfd.readouterr().out.startswith("All tasks completed\n")
