@@ -31,8 +31,10 @@ async def run(settings: ManagerSettings) -> None:
     """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service="manager")
-    # Until there is something to leave in order, as Ctrl-C; process 1 of a container would ignore it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, signal.raise_signal, signal.SIGINT
+    )
     transport = RabbitTransport(
         settings.broker_url,
         app_id="manager",

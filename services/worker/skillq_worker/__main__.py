@@ -27,8 +27,10 @@ async def run(settings: WorkerSettings) -> None:
     """Work until SIGTERM, SIGINT or a Stop message; a second signal leaves at once."""
     logs.configure(settings.log_level, settings.log_format)
     structlog.contextvars.bind_contextvars(service="worker")
-    # Until there is something to leave in order, as Ctrl-C; process 1 of a container would ignore it.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGTERM, signal.raise_signal, signal.SIGINT
+    )
     profile = profile_of(settings)
     with executor_for(settings.handlers, profile, settings.time_scale) as executor:
         profile = profile.model_copy(update={"types": executor.types})
