@@ -38,6 +38,7 @@ MAX_NAME = 63
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
 MAX_SAID = 4000
+MAX_LEASE_SECONDS = 3600.0
 DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
@@ -171,6 +172,7 @@ Label = Annotated[
 Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+LeaseSeconds = Annotated[float, Field(gt=0, le=MAX_LEASE_SECONDS)]
 Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
 Output = Annotated[JsonValue, AfterValidator(_fits)]
 
@@ -281,6 +283,21 @@ class Inquiry(Wire):
 # --- worker → manager ------------------------------------------------------------------------
 
 
+class Lease(Wire):
+    """How often a worker says that it lives, and how long its silence is trusted. It goes by this, and so does
+    the manager, which is told in the worker's profile.
+    """
+
+    heartbeat: LeaseSeconds = 5.0
+    suspect_after: LeaseSeconds = 15.0  # no new work
+    dead_after: LeaseSeconds = 30.0  # its attempts are lost
+
+    @property
+    def fence_after(self) -> float:
+        """Without a confirmed heartbeat for so long, the worker itself begins nothing more."""
+        return self.suspect_after + (self.dead_after - self.suspect_after) / 3
+
+
 class WorkerProfile(Wire):
     """Who a worker is and what it can do; `types` is None when it takes any type."""
 
@@ -294,6 +311,7 @@ class WorkerProfile(Wire):
     reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = (
         0  # easier tasks only when they have waited long
     )
+    lease: Lease = Lease()
 
 
 class Connect(Wire):

@@ -67,6 +67,7 @@ def profile_of(settings: WorkerSettings) -> WorkerProfile:
         specialties=settings.specialty,
         slots=settings.slots,
         reserve=settings.reserve,
+        lease=settings.lease,
     )
 
 

@@ -38,11 +38,6 @@ from tests.unit.worker.boss import until
 SUCCEEDED = TaskStatus.SUCCEEDED
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.03)
-
-
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two tasks at most fit into one message."""

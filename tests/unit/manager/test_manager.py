@@ -3,7 +3,6 @@
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -14,6 +13,7 @@ from skillq.errors import TransportError, Unreachable, UsageError
 from skillq.messages import (
     Connect,
     Heartbeat,
+    Lease,
     Outcome,
     Probe,
     Stop,
@@ -35,15 +35,10 @@ from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Filter
 from skillq_worker import Handlers
 from skillq_worker.executor import HandlerExecutor
-from tests.unit.manager.plant import QUICK, Plant, tasks
+from tests.unit.manager.plant import QUICK, SHORT, Plant, tasks
 from tests.unit.worker.boss import Fickle, until
 
 SUCCEEDED = TaskStatus.SUCCEEDED
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.03)
 
 
 class Count:
@@ -302,7 +297,7 @@ async def test_a_broker_that_comes_back_empty_gets_its_queues_and_a_run_goes_on(
 ) -> None:
     monkeypatch.setattr("skillq_manager.senses.PROBE_SECONDS", 0.02)
     monkeypatch.setattr("skillq_worker.worker.ATTEND_SECONDS", 0.02)
-    async with Plant(leases=replace(QUICK, dead_after=5.0)) as plant:
+    async with Plant(leases=QUICK, lease=SHORT.model_copy(update={"dead_after": 5.0})) as plant:
         count = Count(held=True)
         hand = await plant.hand("Ada", 5, count)
         running = asyncio.create_task(plant.complete(*tasks(3)))
@@ -471,7 +466,7 @@ async def test_a_result_that_comes_twice_counts_once() -> None:
 
 
 async def test_the_task_of_a_worker_that_dies_is_done_by_another() -> None:
-    async with Plant(leases=QUICK) as plant:
+    async with Plant(leases=QUICK, lease=SHORT) as plant:
         doomed = Count(held=True)
         victim = await plant.hand("Victim", 3, doomed)
         running = asyncio.create_task(plant.complete(*tasks(1)))
@@ -490,10 +485,10 @@ async def test_the_task_of_a_worker_that_dies_is_done_by_another() -> None:
 async def test_a_worker_that_holds_more_than_one_message_can_name_is_not_lost(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.2)
-    leases = LeasePolicy(suspect_after=5.0, dead_after=10.0, resend_after=0.0, sweep_every=0.1)
+    leases = LeasePolicy(resend_after=0.0, sweep_every=0.1)
+    lease = Lease(heartbeat=0.2, suspect_after=5.0, dead_after=10.0)
     run = "r" * 60
-    async with Plant(leases=leases) as plant:
+    async with Plant(leases=leases, lease=lease) as plant:
         count = Count(held=True)
         hand = await plant.hand("Ada", 5, count, slots=10_000)
         many = [Task(id=f"{n:0>114}", difficulty=1) for n in range(7000)]
@@ -536,7 +531,7 @@ async def test_the_task_of_a_worker_that_was_started_anew_is_given_out_at_once()
 
 
 async def test_a_task_that_kills_its_workers_is_given_up_on_and_the_fleet_lives() -> None:
-    async with Plant(leases=QUICK) as plant:
+    async with Plant(leases=QUICK, lease=SHORT) as plant:
         running = asyncio.create_task(plant.complete(*tasks(1)))
         for _ in range(3):
             doomed = Count(held=True)
@@ -563,12 +558,9 @@ async def test_what_a_leaving_worker_holds_is_given_to_another() -> None:
         assert len(count.begun) + len(heir.begun) == 3
 
 
-async def test_a_worker_that_drains_is_not_offered_its_tasks_again_and_again(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+async def test_a_worker_that_drains_is_not_offered_its_tasks_again_and_again() -> None:
     """It has free slots and hands all back at once: until the manager knows, both would turn in a circle."""
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 5.0)
-    async with Plant() as plant:
+    async with Plant(lease=Lease()) as plant:
         count = Count(held=True)
         leaving = await plant.hand("Leaving", 3, count, slots=3)
         first = asyncio.create_task(plant.complete(*tasks(1), run="first"))
@@ -614,7 +606,7 @@ async def test_a_worker_whose_queue_was_deleted_gets_it_again_and_goes_on() -> N
 
 
 async def test_an_assignment_that_was_lost_on_the_way_is_sent_again() -> None:
-    async with Plant(leases=QUICK) as plant:
+    async with Plant(leases=QUICK, lease=SHORT) as plant:
         count = Count()
         hand = await plant.hand("Ada", 5, count)
         # A stranger takes it out of the queue, and the worker never sees it.
