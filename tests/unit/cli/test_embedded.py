@@ -258,6 +258,36 @@ async def test_a_task_whose_type_nobody_handles_is_refused(my_tasks: str) -> Non
     )
 
 
+async def test_asking_for_less_does_not_help_where_nobody_handles_the_type(my_tasks: str) -> None:
+    fleet = [{"name": "a", "skill": 5, "handlers": f"{my_tasks}:first"}]
+    for policy in ("relax", "escalate"):
+        assert await refusal([task("x", type="speech", unroutable=policy)], fleet) == (
+            "task x: no worker handles the type 'speech'; add a worker that can do it"
+        )
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "reason"),
+    [
+        ("relax", FAILED, "skill 3 is below difficulty 5"),
+        ("escalate", FAILED, "skill 3 is below difficulty 5"),
+        (
+            "reject",
+            TaskStatus.DEAD_LETTERED,
+            "no worker can do it: it needs skill 5, the best has 3",
+        ),
+    ],
+)
+async def test_a_task_too_hard_for_all_is_treated_as_it_says(
+    policy: str, status: TaskStatus, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_manager.core.tasks._LOOK_AGAIN", 0.05)
+    hard = task("x", 5, unroutable=policy, unroutable_after=0.01)
+    run = await do([task("ok"), hard], [{"name": "Junior", "skill": 3}])
+    assert run.status == {"ok": SUCCEEDED, "x": status}
+    assert run.reason["x"] == reason
+
+
 async def test_a_dependency_that_is_not_in_the_file_is_refused() -> None:
     assert await refusal([task("x", depends_on=["gone"])]) == (
         "task x: depends on gone, which is not in the file; add it, or correct the id"
