@@ -101,6 +101,7 @@ def _executors(
             skill=form.skill,
             specialties=form.specialties,
             slots=form.slots,
+            reserve=form.reserve,
         )
         executor: Executor = Simulation(profile, time_scale)
         if form.handlers is not None:

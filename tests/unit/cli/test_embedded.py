@@ -13,6 +13,7 @@ from skillq.forms import WorkFile
 from skillq.messages import TaskEvent, TaskStatus
 from skillq.summary import Ended
 from skillq_cli.embedded import run_embedded
+from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.matching import Arrival, BestFit, Policy
 
 SUCCEEDED, FAILED, TIMED_OUT = TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.TIMED_OUT
@@ -147,6 +148,21 @@ async def test_a_worker_with_slots_does_so_many_at_a_time() -> None:
     run = await do([task(n) for n in range(8)], [{"name": "wide", "skill": 9, "slots": 4}])
     first_ends = next(i for i, e in enumerate(run.events) if e.status is SUCCEEDED)
     assert sum(e.status is TaskStatus.ASSIGNED for e in run.events[:first_ends]) == 4
+
+
+async def test_a_reserved_worker_leaves_easy_tasks_to_others_and_takes_them_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    team = [{"name": "Junior", "skill": 3}, {"name": "Senior", "skill": 9, "reserve": 6}]
+    run = await do([task(n, 2) for n in range(6)] + [task("hard", 6)], team)
+    assert run.worker == {"hard": "Senior"} | {str(n): "Junior" for n in range(6)}
+
+    def impatient() -> LeasePolicy:
+        return LeasePolicy(reserve_for=0.05, sweep_every=0.02)
+
+    monkeypatch.setattr("skillq_manager.core.state.LeasePolicy", impatient)
+    alone = await do([task("easy", 2)], team[1:])
+    assert alone.worker == {"easy": "Senior"}
 
 
 async def test_every_task_is_seen_running() -> None:
