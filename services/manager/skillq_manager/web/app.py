@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from skillq.errors import UsageError
+from skillq.errors import Unreachable, UsageError
 from skillq.forms import one_line
 from skillq.wording import with_value
 from skillq_manager.manager import Manager
@@ -50,6 +50,7 @@ def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | N
     app.get("/metrics", response_class=Response)(_metrics)
     app.exception_handler(StarletteHTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_misunderstand)
+    app.exception_handler(Unreachable)(_wait)
     app.exception_handler(Exception)(_fail)
     app.openapi()["components"]["schemas"] |= api.FORM_PARTS | acting.PARTS
     return app
@@ -116,6 +117,11 @@ async def _misunderstand(request: Request, error: Exception) -> Response:
     if first["type"] == "extra_forbidden":
         return _problem(422, f"unknown parameter {name!r}")
     return _problem(422, f"{name}: {with_value(first, first['input'])}")
+
+
+async def _wait(request: Request, error: Exception) -> Response:
+    """The store is away."""
+    return _problem(503, f"{error}; ask again in a moment")
 
 
 async def _fail(request: Request, error: Exception) -> Response:
