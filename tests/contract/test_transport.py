@@ -545,6 +545,18 @@ async def test_what_is_only_looked_at_stays_in_its_place(transport: Whole) -> No
     assert texts(await take(consumer, 3)) == ["a", "b", "c"]
 
 
+async def test_what_waits_in_a_queue_is_counted(transport: Whole) -> None:
+    await send(transport, "a", "b", "c")
+    assert await transport.waiting(INBOX) == 3
+    async with transport.browse(INBOX) as browser:
+        delivery = await browser.next()
+        assert delivery is not None
+        await browser.remove(delivery)
+    assert await transport.waiting(INBOX) == 2
+    with pytest.raises(QueueNotFound, match="queue nowhere does not exist"):
+        await transport.waiting("nowhere")
+
+
 async def test_what_is_removed_is_gone_and_nothing_else(transport: Whole) -> None:
     await send(transport, "a", "b", "c", "d")
     async with transport.browse(INBOX) as browser:

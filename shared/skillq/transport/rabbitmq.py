@@ -454,6 +454,12 @@ class RabbitTransport:
         self._consumers.append(consumer)
         return consumer
 
+    async def waiting(self, queue: str) -> int:
+        with self._browsing(queue):
+            async with self._link(_CONSUME).short_lived_channel() as channel:
+                found = await channel.queue_declare(queue, passive=True, timeout=_RPC_SECONDS)
+        return found.message_count or 0
+
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator[_Browser]:
         with self._browsing(queue):

@@ -9,6 +9,7 @@ import pytest
 from pydantic import JsonValue
 
 from skillq import topology
+from skillq.clock import steady_clock
 from skillq.errors import TransportError, Unreachable, UsageError
 from skillq.messages import (
     Connect,
@@ -31,8 +32,12 @@ from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager import manager as module
 from skillq_manager.core import commands as c
 from skillq_manager.core.leases import LeasePolicy
+from skillq_manager.core.matching import BestFit
+from skillq_manager.core.state import State
+from skillq_manager.manager import Manager
 from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Filter
+from skillq_manager.store.memory import MemoryStore
 from skillq_worker import Handlers
 from skillq_worker.executor import HandlerExecutor
 from tests.unit.manager.plant import QUICK, SHORT, Plant, tasks
@@ -208,6 +213,27 @@ async def test_a_manager_is_ready_once_each_of_its_consumers_has_brought_somethi
         ready.append(plant.manager.is_ready)
     ready.append(plant.manager.is_ready)
     assert ready == [False, True, False]
+
+
+async def test_a_manager_that_waits_for_the_queues_of_another_is_not_ready() -> None:
+    async with Plant() as first, MemoryTransport(first.broker) as way:
+        store = MemoryStore()
+        second = Manager(
+            way,
+            store,
+            lambda: State(BestFit(), chance=lambda: 0.0, store=store.id),
+            clock=steady_clock(),
+            on_complete=first._on_complete,
+        )
+        running = asyncio.create_task(second.run())
+        for _ in range(100):
+            await asyncio.sleep(0.001)
+            assert not second.is_ready
+        first.manager.stop()
+        await until(lambda: second.is_ready)
+        assert second.is_leading
+        second.stop()
+        await running
 
 
 async def test_a_manager_whose_consumers_bring_nothing_any_more_is_not_ready(

@@ -21,7 +21,10 @@ from skillq_manager.web import acting, api, metrics, views
 from skillq_manager.web.lookup import TheManager
 from skillq_manager.web.parked import Parked, WholeTransport
 
-_NOT_READY = "the broker is not connected, or a consumer of the manager is not proven live"
+_NOT_READY = (
+    "the broker or the store is not connected, another manager has the queues, "
+    "or a consumer of this one is not proven live"
+)
 
 
 def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | None) -> FastAPI:
@@ -88,8 +91,14 @@ async def _readyz(manager: TheManager) -> dict[str, str]:
     return {"status": "ready"}
 
 
-async def _metrics(manager: TheManager) -> Response:
-    body = metrics.render(await views.summary(manager), manager.tally, ready=manager.is_ready)
+async def _metrics(manager: TheManager, request: Request) -> Response:
+    parked: Parked = request.app.state.parked
+    body = metrics.render(
+        await views.summary(manager),
+        manager.tally,
+        ready=manager.is_ready,
+        parked=await parked.count(),
+    )
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
