@@ -185,6 +185,10 @@ async def join(context: Context, sep: str = "-") -> str:
     (words,) = context.dependencies.values()
     return sep.join(words)
 
+@second.task
+def given(context: Context) -> dict[str, object]:
+    return dict(context.dependencies)
+
 tries = []
 
 @first.task
@@ -221,6 +225,29 @@ async def test_workers_with_handlers_do_real_work_each_its_types(my_tasks: str) 
     )
     assert run.worker == {"s": "a", "j": "b"}
     assert run.output["j"] == "one+two"
+
+
+async def test_what_runs_all_the_same_gets_nothing_of_the_dependency_that_failed(
+    my_tasks: str,
+) -> None:
+    fleet = [
+        {"name": "a", "skill": 5, "handlers": f"{my_tasks}:first"},
+        {"name": "b", "skill": 5, "handlers": f"{my_tasks}:second"},
+    ]
+    failing, good = task("f", type="flaky"), task("s", type="split", payload={"text": "one two"})
+    after = task("g", type="given", depends_on=["f", "s"], on_failed_dependency="run")
+    run = await do([failing, good, after], fleet)
+    assert run.status == {"f": FAILED, "s": SUCCEEDED, "g": SUCCEEDED}
+    assert run.output["g"] == {"f": None, "s": ["one", "two"]}
+
+
+async def test_a_retry_that_would_need_more_skill_than_anyone_has_goes_to_the_best(
+    my_tasks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.005)  # hardly any back-off
+    fleet = [{"name": "a", "skill": 9, "handlers": f"{my_tasks}:first"}]
+    run = await do([task("f", 9, type="flaky", max_attempts=3, escalate_by=1)], fleet)
+    assert run.status["f"] is SUCCEEDED
 
 
 async def test_a_payload_that_does_not_fit_the_signature_fails_with_one_clear_line(
