@@ -23,6 +23,7 @@ from skillq_worker.threads import on_thread
 # Spawned: a fork would copy the threads' locks, but not the threads.
 _CONTEXT = get_context("spawn")
 _LOOK_SECONDS = 0.5  # a process of its own may keep the line of one that has died open
+_BEGUN = None
 _TERMINATE_SECONDS = 2.0  # what a process has to clean up, before it is killed
 
 
@@ -32,6 +33,10 @@ class FailedElsewhere(Exception):
     def __init__(self, failure: Failure) -> None:
         super().__init__(failure.text)
         self.failure = failure
+
+
+class _DiedIdle(Exception):
+    """Raised when a process had died since it was last used: nothing was begun."""
 
 
 class _Output(NamedTuple):
@@ -55,6 +60,9 @@ class Processes:
         process = self._take()
         try:
             ended = await on_thread(lambda: process.call(function, arguments))
+        except _DiedIdle:
+            self._end(process)
+            return await self.call(function, arguments)
         except (asyncio.CancelledError, TaskFailed):
             threading.Thread(target=self._end, args=(process,), daemon=True).start()
             raise
@@ -96,24 +104,36 @@ class _Process:
         self._process = _CONTEXT.Process(target=_serve, args=(theirs,), name="handler")
         self._process.start()
         theirs.close()
+        self._was_used = False
 
     @property
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> "_Output | Failure":
+        has_begun = False
         try:
             self._line.send((function, arguments))
-            while not self._line.poll(_LOOK_SECONDS):
-                if not self.is_alive and not self._line.poll():
-                    break
-            else:
-                ended: _Output | Failure = self._line.recv()
-                return ended
-        except (EOFError, OSError):
-            pass  # it has died
-        self._process.join()
-        raise TaskFailed(f"its process {_how(self._process.exitcode or 0)}")
+            has_begun = self._next() is _BEGUN
+            ended: _Output | Failure = self._next()
+        except (EOFError, OSError) as error:
+            self._process.join()
+            if self._was_used and not has_begun:
+                raise _DiedIdle from error
+            raise TaskFailed(f"its process {_how(self._process.exitcode or 0)}") from error
+        self._was_used = True
+        return ended
+
+    def _next(self) -> Any:
+        """What it says next.
+
+        Raises:
+            EOFError: (or an OSError) it has died.
+        """
+        while not self._line.poll(_LOOK_SECONDS):
+            if not self.is_alive and not self._line.poll():
+                raise EOFError
+        return self._line.recv()
 
     def end(self) -> None:
         """With all that it has started itself."""
@@ -152,8 +172,10 @@ def _serve(line: Connection) -> None:
         except EOFError:
             return
         except Exception as error:  # noqa: BLE001 - users' modules may raise anything at import
+            line.send(_BEGUN)
             line.send(failure(error))
         else:
+            line.send(_BEGUN)
             line.send(_call(function, arguments))
 
 
