@@ -16,12 +16,11 @@ from skillq.messages import (
     TaskResults,
     TaskStatus,
     Unroutable,
-    WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
-from tests.unit.core.ahead import Ahead
+from tests.unit.core.ahead import Ahead, held_by
 from tests.unit.core.crew import MEMORY, Crew
 from tests.unit.core.rows import Row
 from tests.unit.core.rows import who as of
@@ -140,7 +139,8 @@ class Model:
                 believe[type(command)](command)
         for command in out:
             if isinstance(command, c.Recall):
-                self._recall(command)  # the last thing that is decided
+                assert not self.crew.blind
+                self.ahead.recall(command, self.rows, self.crew)
             if isinstance(command, c.Abort):
                 self._abort(command)  # it may come before what ends the attempt
 
@@ -284,7 +284,7 @@ class Model:
         assert self.crew.gone.get(of(worker), 0.0) <= self.now - MEMORY
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
         row.assigned_at, row.retry_at = self.now, 0.0
-        held = [self.rows[key] for key in self.held(worker)]
+        held = [self.rows[key] for key in held_by(worker, self.rows)]
         self.ahead.check(worker, held, by_skill=self.crew.by_skill)
 
     def _start(self, command: c.Start) -> None:
@@ -374,23 +374,6 @@ class Model:
         for ref in command.attempts:
             row = self.rows.get((ref.run, ref.id))
             assert row is None or row.holder != (ref.attempt, *of(command.worker))
-
-    def _recall(self, command: c.Recall) -> None:
-        """Of a worker that has more than slots, for others that could begin at once."""
-        worker = command.worker
-        assert not self.crew.blind
-        assert len(command.attempts) <= len(self.held(worker)) - worker.slots
-        for ref in command.attempts:
-            row = self.rows[ref.run, ref.id]
-            assert row.holder == (ref.attempt, *of(worker))
-            assert row.status is S.ASSIGNED
-            idle = [w for w in self.crew.able(row.asks) if len(self.held(w)) < w.slots]
-            assert any(w.name != worker.name for w in idle)
-
-    def held(self, worker: WorkerProfile) -> list[TaskKey]:
-        return [
-            key for key, row in self.rows.items() if row.worker and of(row.worker) == of(worker)
-        ]
 
     def next_manager(self, now: float) -> list[LiveRow]:
         """What the store hands over; what only the last manager knew is forgotten."""
