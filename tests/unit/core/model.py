@@ -16,11 +16,11 @@ from skillq.messages import (
     TaskResults,
     TaskStatus,
     Unroutable,
-    WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
+from tests.unit.core.ahead import Ahead, held_by
 from tests.unit.core.crew import MEMORY, Crew
 from tests.unit.core.rows import Row
 from tests.unit.core.rows import who as of
@@ -44,6 +44,7 @@ class Model:
     ended: Counter[TaskKey] = field(default_factory=Counter)
     touched: set[str] = field(default_factory=set)
     promised: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
+    ahead: Ahead = field(default_factory=Ahead)
     senders: dict[int, tuple[str, str]] = field(default_factory=dict)  # of results, by identity
 
     # --- before a turn
@@ -134,9 +135,12 @@ class Model:
             c.Reply: self._reply,
         }
         for command in out:
-            if not isinstance(command, c.Answer | c.CompleteRun | c.Abort):
+            if not isinstance(command, c.Answer | c.CompleteRun | c.Abort | c.Recall):
                 believe[type(command)](command)
         for command in out:
+            if isinstance(command, c.Recall):
+                assert not self.crew.blind
+                self.ahead.recall(command, self.rows, self.crew)
             if isinstance(command, c.Abort):
                 self._abort(command)  # it may come before what ends the attempt
 
@@ -281,7 +285,8 @@ class Model:
         assert self.crew.gone.get(of(worker), 0.0) <= self.now - MEMORY
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
         row.assigned_at, row.retry_at = self.now, 0.0
-        assert len(self.held(worker)) <= worker.slots
+        held = [self.rows[key] for key in held_by(worker, self.rows)]
+        self.ahead.check(worker, held, by_skill=self.crew.by_skill)
 
     def _start(self, command: c.Start) -> None:
         row = self.rows[command.key]
@@ -296,6 +301,7 @@ class Model:
         if command.result is not None:
             assert self._is_current(command.result)
             assert command.result.outcome is command.outcome
+            self.ahead.learn(row, command.result)
         late = (command.reason or "").startswith("its deadline")
         row.failures += command.outcome in {O.FAILED, O.TIMED_OUT} and not late
         row.losses += command.outcome is O.LOST
@@ -370,16 +376,12 @@ class Model:
             row = self.rows.get((ref.run, ref.id))
             assert row is None or row.holder != (ref.attempt, *of(command.worker))
 
-    def held(self, worker: WorkerProfile) -> list[TaskKey]:
-        return [
-            key for key, row in self.rows.items() if row.worker and of(row.worker) == of(worker)
-        ]
-
     def next_manager(self, now: float) -> list[LiveRow]:
         """What the store hands over; what only the last manager knew is forgotten."""
         self.expect((), now)
         self.awake_since = now
         self.crew.forget()
+        self.ahead.lasted.clear()
         for row in self.rows.values():
             row.ready_at = now
         live = [row.live(key[0]) for key, row in self.rows.items() if row.status not in TERMINAL]

@@ -11,10 +11,8 @@ from skillq.settings import load
 from skillq_worker.__main__ import profile_of
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
+from tests.unit.worker.bench import BRIEF, Bench, Wire
 from tests.unit.worker.boss import Boss, order, until, who
-from tests.unit.worker.test_worker import Bench, Wire
-
-LEASE = {"heartbeat": 0.02, "suspect_after": 0.1, "dead_after": 0.4}
 
 
 @pytest.fixture(autouse=True)
@@ -27,7 +25,7 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
     aborts: bool,
 ) -> None:
     bench = Bench()
-    async with Boss(who(lease=LEASE, slots=2)) as boss:
+    async with Boss(who(lease=BRIEF, slots=2)) as boss:
         await boss.give_queue()
         async with Wire(boss.broker) as wire:
             one = Worker(
@@ -46,10 +44,9 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
             await until(lambda: not one._trusted.is_set())
             await boss.assign(order("b"))
             if aborts:
-                await until(lambda: not one._attempts)
-                assert not bench.busy
+                await until(lambda: not one._held and not bench.busy)
             else:
-                await until(lambda: len(one._attempts) == 2)
+                await until(lambda: len(one._held) == 2)
                 assert bench.busy == 1, "b is not begun"
                 wire.fails = lambda _: False
                 await until(lambda: bench.busy == 2)
