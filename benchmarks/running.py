@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
@@ -22,7 +22,6 @@ from tests.broker import Broker
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
-STOP_SECONDS = 10.0
 ANSWER_SECONDS = 300.0
 
 
@@ -78,19 +77,10 @@ class Process:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        with ExitStack() as stack:
-            stack.callback(self._process.wait)
+        """With all that it started; what there was to measure has been."""
+        with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
-
-    def stop(self) -> None:
-        if self._process.stdin:
-            self._process.stdin.close()
-        if self._process.poll() is None:
-            self.send(signal.SIGTERM)
-        try:
-            self._process.wait(STOP_SECONDS)
-        except subprocess.TimeoutExpired:
-            self.kill()
+        self._process.wait()
 
 
 class Running:
@@ -149,7 +139,7 @@ def running(
 
         def start(*arguments: str) -> Process:
             process = Process(arguments, here, environment)
-            stack.callback(process.stop)
+            stack.callback(process.kill)
             return process
 
         services = [start(*arguments) for arguments in contender.services]

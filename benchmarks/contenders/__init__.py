@@ -131,7 +131,7 @@ CONTENDERS = (
             2,
         )
         for variant, settings in (
-            (DEFAULTS, "run --workers 2; request and reply"),
+            (DEFAULTS, "run --workers 2; replies to a queue of the client's"),
             (
                 DURABLE,
                 "persist=True, durable queues, persistent replies to a durable queue; run --workers 2",

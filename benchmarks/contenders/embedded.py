@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from benchmarks.contenders.skillq import Client, handlers
 from skillq import topology
+from skillq.client import Client as Sdk
 from skillq.clock import steady_clock
 from skillq.messages import WorkerProfile
 from skillq.transport.memory import MemoryBroker, MemoryTransport
@@ -54,6 +55,7 @@ async def connect() -> AsyncIterator[Client]:
             )
             worker = Worker(transport, profile, executor, clock=clock, grace=0.0)
             running.append(group.create_task(worker.run()))
-        yield Client(await open_transport("client"))
+        async with Sdk(await open_transport("client")).open("bench") as run:
+            yield Client(run)
         for task in running:
             task.cancel()

@@ -1,4 +1,4 @@
-"""FastStream over RabbitMQ: request and reply, or replies to a durable queue."""
+"""FastStream over RabbitMQ: its replies go to a queue of the client's (`request` makes one at a time)."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -18,20 +18,6 @@ app = FastStream(broker)
 @broker.subscriber(TASKS)
 async def noop(task: str) -> Any:
     return RabbitResponse("ok", persist=True) if DURABLE else "ok"
-
-
-class Asking:
-    """Request and reply, over the broker's own pseudo-queue."""
-
-    def __init__(self, broker: RabbitBroker) -> None:
-        self._broker = broker
-
-    async def many(self, count: int) -> int:
-        requests = (self._broker.request("go", TASKS, timeout=PATIENCE) for _ in range(count))
-        return [one.body for one in await asyncio.gather(*requests)].count(b"ok")
-
-    async def one(self) -> None:
-        await self._broker.request("go", TASKS, timeout=PATIENCE)
 
 
 class Client:
@@ -56,20 +42,21 @@ class Client:
         id = str(self._next)
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._awaited[id] = answer
-        await self._broker.publish("go", TASKS, persist=True, reply_to=REPLIES, correlation_id=id)
+        await self._broker.publish(
+            "go", TASKS, persist=DURABLE, reply_to=REPLIES, correlation_id=id
+        )
         return await answer
 
 
 @asynccontextmanager
-async def connect() -> AsyncIterator[Client | Asking]:
+async def connect() -> AsyncIterator[Client]:
     own = RabbitBroker(URL)
     client = Client(own)
-    if DURABLE:
 
-        @own.subscriber(RabbitQueue(REPLIES, durable=True))
-        async def take(body: str, message: RabbitMessage) -> None:
-            client.take(message)
+    @own.subscriber(RabbitQueue(REPLIES, durable=DURABLE))
+    async def take(body: str, message: RabbitMessage) -> None:
+        client.take(message)
 
     async with own:
         await own.start()
-        yield client if DURABLE else Asking(own)
+        yield client

@@ -6,8 +6,8 @@ from itertools import count
 
 from benchmarks.contenders.setting import URL
 from skillq.client import Client as Sdk
-from skillq.messages import Task, TaskStatus
-from skillq.transport import Transport
+from skillq.client import OpenRun
+from skillq.messages import Task
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_worker import Handlers
 
@@ -20,23 +20,27 @@ async def noop() -> str:
 
 
 class Client:
-    def __init__(self, transport: Transport) -> None:
-        self._sdk = Sdk(transport, name="bench")
-        self._runs = count(1)
+    def __init__(self, run: OpenRun) -> None:
+        self._run = run
+        self._ids = count(1)
 
     async def many(self, number: int) -> int:
-        tasks = [Task(id=str(n), type="noop", difficulty=1) for n in range(number)]
-        ended = await self._sdk.complete(f"many {next(self._runs)}", tasks)
-        return [one.output for one in ended.tasks.values()].count("ok")
+        outputs = [ended.output async for ended in self._run.map(map(self._task, range(number)))]
+        return outputs.count("ok")
 
     async def one(self) -> None:
-        task = Task(id="1", type="noop", difficulty=1)
-        ended = await self._sdk.complete(f"one {next(self._runs)}", [task])
-        if ended.counts != {TaskStatus.SUCCEEDED: 1}:
+        ended = await self._run.result(self._task())
+        if ended.output != "ok":
             raise RuntimeError("a result is wrong")
+
+    def _task(self, _: int = 0) -> Task:
+        return Task(id=str(next(self._ids)), type="noop", difficulty=1)
 
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Client]:
-    async with RabbitTransport(URL, app_id="bench", connection_name="bench") as transport:
-        yield Client(transport)
+    async with (
+        RabbitTransport(URL, app_id="bench", connection_name="bench") as transport,
+        Sdk(transport).open("bench") as run,
+    ):
+        yield Client(run)
