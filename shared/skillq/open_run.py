@@ -130,7 +130,7 @@ class OpenRun:
             SkillqError: as `Results`.
         """
         results = Results()
-        for part in _batches(tasks):
+        for part in _batches(tasks, _BATCH):
             await self._hand_in(part, results)
             while results.has_arrived or results.missing > _AHEAD:
                 yield await anext(results)
@@ -272,7 +272,7 @@ class OpenRun:
 Item = TypeVar("Item")
 
 
-def _batches(items: Iterable[Item], size: int = _BATCH) -> Iterator[list[Item]]:
+def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch
