@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 HERE = "benchmarks.contenders"
 DEFAULTS, DURABLE = "defaults", "durable"
+SLOTS = 200  # of a skillq worker
 
 
 @dataclass(frozen=True)
@@ -26,10 +27,9 @@ class Contender:
 
 
 _SKILLQ_WORKERS = tuple(
-    ("skillq_cli", "worker", f"{HERE}.skillq:handlers", "--name", name, "--slots", "200")
+    ("skillq_cli", "worker", f"{HERE}.skillq:handlers", "--name", name, "--slots", str(SLOTS))
     for name in ("one", "two")
 )
-_SKILLQ = {"packages": ("skillq", "aio-pika"), "consumers": 5}
 
 CONTENDERS = (
     *(

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
+from benchmarks.contenders import SLOTS
 from benchmarks.contenders.skillq import Client, handlers
 from skillq import topology
 from skillq.client import Client as Sdk
@@ -18,8 +19,6 @@ from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
 from skillq_worker.executor import HandlerExecutor
 from skillq_worker.worker import Worker
-
-SLOTS = 200
 
 
 @asynccontextmanager

@@ -7,7 +7,7 @@ import sys
 
 import structlog
 
-from skillq import logs, streams
+from skillq import garbage, logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.settings import load, without_password
@@ -26,6 +26,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 async def run(settings: ManagerSettings) -> None:
     """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
+    garbage.search_rarely()
     structlog.contextvars.bind_contextvars(service="manager")
     # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
     asyncio.get_running_loop().add_signal_handler(
