@@ -8,7 +8,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Self
@@ -86,8 +86,18 @@ class Process:
 class Running:
     """A contender that is up. `ask` puts its client to work."""
 
-    def __init__(self, broker: Broker, services: list[Process], client: Process) -> None:
-        self._services = services
+    def __init__(
+        self,
+        broker: Broker,
+        url: str,
+        start: Callable[..., Process],
+        services: list[Process],
+        client: Process,
+    ) -> None:
+        self.url = url
+        self.broker = broker
+        self.start = start  # another process, with these arguments
+        self.services = services
         self._client = client
         self._broker_pid = machine.listener(broker.port)
         self._database_pid: int | None = None
@@ -98,11 +108,11 @@ class Running:
 
     @property
     def pids(self) -> list[int]:
-        return [process.pid for process in (*self._services, self._client)]
+        return [process.pid for process in (*self.services, self._client)]
 
     def ask(self, question: str) -> Any:
         answer = self._client.ask(question)
-        for process in self._services:
+        for process in self.services:
             process.check()
         return answer
 
@@ -146,7 +156,7 @@ def running(
         client = start("benchmarks.client", contender.module)
         client.ask(seconds=START_SECONDS)
         _wait_for_consumers(broker, url, contender, services)
-        yield Running(broker, services, client)
+        yield Running(broker, url, start, services, client)
 
 
 def _wait_for_consumers(

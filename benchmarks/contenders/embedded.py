@@ -54,7 +54,7 @@ async def connect() -> AsyncIterator[Client]:
             )
             worker = Worker(transport, profile, executor, clock=clock, grace=0.0)
             running.append(group.create_task(worker.run()))
-        async with Sdk(await open_transport("client")).open("bench") as run:
+        async with Sdk(await open_transport("client")).open("noop") as run:
             yield Client(run)
         for task in running:
             task.cancel()

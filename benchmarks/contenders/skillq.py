@@ -41,6 +41,6 @@ class Client:
 async def connect() -> AsyncIterator[Client]:
     async with (
         RabbitTransport(URL, app_id="bench", connection_name="bench") as transport,
-        Sdk(transport).open("bench") as run,
+        Sdk(transport).open("noop") as run,
     ):
         yield Client(run)
