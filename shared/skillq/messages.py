@@ -404,7 +404,10 @@ class Assignments(Wire):
 
 
 class Cancel(Wire):
-    """Give these attempts up; their results will not be counted."""
+    """Give these attempts up; their results will not be counted.
+
+    `waiting_only`: hand back, as returned, those that have not begun; what has begun goes on, and counts.
+    """
 
     type: Literal["cancel"] = "cancel"
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -413,6 +416,7 @@ class Cancel(Wire):
     store: str = ""  # whose attempts these are
     attempts: tuple[AttemptRef, ...]
     reason: str = ""
+    waiting_only: bool = False
 
 
 class Stop(Wire):

@@ -21,7 +21,7 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store import fences
 from skillq_manager.store.memory import MemoryStore
-from skillq_worker.worker import Worker, _ref
+from skillq_worker.worker import Worker, _name
 from tests.simulation.checker import Report, check
 from tests.simulation.run import simulate
 from tests.simulation.storage import SimStore
@@ -102,9 +102,8 @@ class ForgetsWhatItAcked(Worker):
 
     def _accept(self, task: TaskAssignment) -> None:
         super()._accept(task)
-        work = self._attempts.get(_ref(task))
-        if work is not None and len(self._attempts) > 1:
-            work.cancel()
+        if self._slots.running:
+            self._slots.take_back(_name(task))
 
 
 class LosesTheLastBatch(SimStore):

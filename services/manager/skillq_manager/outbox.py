@@ -67,7 +67,7 @@ class Outbox:
         """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
         await self._send_assignments([o for o in commands if isinstance(o, c.Assign | c.Resend)])
         for command in commands:
-            if isinstance(command, c.Abort):
+            if isinstance(command, c.Abort | c.Recall):
                 self._send_cancel(command)
             if isinstance(command, c.SaveWorker) and command.event is WorkerEventKind.CONNECTED:
                 self.declare(command.profile.name)  # it may have expired while the worker was away
@@ -172,8 +172,9 @@ class Outbox:
             # The worker says Connect again until its queue is there.
             log.warning(Log.NOT_CONFIRMED, worker=worker, error=str(error))
 
-    def _send_cancel(self, command: c.Abort) -> None:
+    def _send_cancel(self, command: c.Abort | c.Recall) -> None:
         worker = command.worker
+        is_recall = isinstance(command, c.Recall)
 
         def make(attempts: tuple[AttemptRef, ...]) -> Message:
             return Cancel(
@@ -181,7 +182,8 @@ class Outbox:
                 incarnation=worker.incarnation,
                 store=command.store,
                 attempts=attempts,
-                reason="not its attempt any more",
+                reason="another worker is idle" if is_recall else "not its attempt any more",
+                waiting_only=is_recall,
             )
 
         messages, _ = pack(make, command.attempts)

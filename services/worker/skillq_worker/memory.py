@@ -2,7 +2,8 @@
 
 from collections import OrderedDict
 
-from skillq.messages import AttemptRef, TaskResult
+from skillq.messages import TaskResult
+from skillq_worker.slots import Attempt
 
 _MAX_RESULTS = 10_000
 _MAX_BYTES = 16 * 1024 * 1024
@@ -12,7 +13,7 @@ class Memory:
     """The newest results, as many as fit."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[tuple[str, str, int], tuple[TaskResult, int]] = OrderedDict()
+        self._results: OrderedDict[Attempt, tuple[TaskResult, int]] = OrderedDict()
         self._bytes = 0
 
     def add(self, result: TaskResult) -> None:
@@ -24,8 +25,8 @@ class Memory:
             _, (_, size) = self._results.popitem(last=False)
             self._bytes -= size
 
-    def get(self, ref: AttemptRef) -> TaskResult | None:
-        found = self._results.get(_key(ref))
+    def get(self, attempt: Attempt) -> TaskResult | None:
+        found = self._results.get(attempt)
         return None if found is None else found[0]
 
     def clear(self) -> None:
@@ -33,5 +34,5 @@ class Memory:
         self._bytes = 0
 
 
-def _key(ref: AttemptRef) -> tuple[str, str, int]:
-    return ref.run, ref.id, ref.attempt
+def _key(result: TaskResult) -> Attempt:
+    return result.run, result.id, result.attempt

@@ -37,6 +37,7 @@ from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in
 from skillq_worker.executor import Executor, attempt
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
+from skillq_worker.slots import Attempt, Slots
 
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
@@ -46,7 +47,10 @@ LEASE_SECONDS = 30.0  # and after this, others have what it holds
 FENCE_CHECK_SECONDS = 1.0
 ATTEND_SECONDS = 2.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
-_REMEMBERED = 10_000  # how many finished attempts are known again when they are sent twice
+_REMEMBERED = (
+    10_000  # how many attempts, beside those it has, are known again when they are sent twice
+)
+_LEAVING = "the worker is leaving"
 
 Key = tuple[str, str]
 
@@ -75,18 +79,14 @@ class Worker:
         self._clock = clock
         self._grace = grace
         self._reporter = Reporter(transport, profile, self._forget)
-        self._slots = asyncio.Semaphore(profile.slots)
-        self._attempts: dict[AttemptRef, asyncio.Task[None]] = {}
-        self._begun: set[asyncio.Task[None]] = set()  # those of them that have a slot
-        self._held: dict[
-            AttemptRef, None
-        ] = {}  # accepted, and its result not confirmed: an ordered set
+        self._held: dict[Attempt, None] = {}  # accepted, and its result not confirmed
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
         self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
         self._confirmed_at = clock()  # the last heartbeat
         self._trusted = asyncio.Event()  # the lease is good for starting something
         self._trusted.set()
+        self._slots = Slots(profile.slots, self._attempt, self._trusted)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
         self._consumer: Consumer | None = None
@@ -142,7 +142,8 @@ class Worker:
                     task.result()
             await self._drain()
         finally:
-            await _cancel([*background, *self._attempts.values()])
+            await _cancel(background)
+            await self._slots.close()
 
     # --- arriving and leaving
 
@@ -209,9 +210,9 @@ class Worker:
 
     async def _drain(self) -> None:
         self._hand_back_unstarted()
-        log.info(Log.DRAINING, running=len(self._begun), grace=self._grace)
+        log.info(Log.DRAINING, running=self._slots.running, grace=self._grace)
         await self._finish()
-        await _cancel(list(self._attempts.values()))
+        await self._slots.close()
         try:
             async with asyncio.timeout(HASTE_SECONDS if self._hurry.is_set() else GOODBYE_SECONDS):
                 await self._reporter.flushed()
@@ -227,9 +228,7 @@ class Worker:
 
     async def _finish(self) -> None:
         """Let what is running finish: for as long as the grace, or until we are told to hurry."""
-        if not self._attempts:
-            return
-        finished = asyncio.ensure_future(asyncio.wait(self._attempts.values()))
+        finished = asyncio.create_task(self._slots.finished(), name="finished")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         try:
             await asyncio.wait(
@@ -241,10 +240,8 @@ class Worker:
             await asyncio.gather(finished, hurry, return_exceptions=True)
 
     def _hand_back_unstarted(self) -> None:
-        for ref, work in self._attempts.items():
-            if work not in self._begun:
-                work.cancel()
-                self._reporter.ended(_unfinished(ref, Outcome.RETURNED, "the worker is leaving"))
+        for one in self._slots.take_back_all():
+            self._reporter.ended(_unfinished(one, Outcome.RETURNED, _LEAVING))
 
     # --- heartbeats
 
@@ -263,7 +260,8 @@ class Worker:
 
     def _heartbeat_parts(self) -> list[Outgoing]:
         """One message, or as many as what is held takes."""
-        holds = sorted(self._held, key=_place)
+        refs = (AttemptRef(run=run, id=id, attempt=number) for run, id, number in self._held)
+        holds = sorted(refs, key=_place)
         before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
 
         def make(part: tuple[AttemptRef, ...]) -> Message:
@@ -273,7 +271,7 @@ class Worker:
                 holds=part,
                 above=before[part[0]] if part else "",
                 upto=None if part == () or part[-1] == holds[-1] else _place(part[-1]),
-                free_slots=self._profile.slots - len(self._attempts),
+                free_slots=self._slots.free,
                 draining=self.is_draining,
             )
 
@@ -292,7 +290,7 @@ class Worker:
             await asyncio.sleep(FENCE_CHECK_SECONDS)
             silence = self._clock() - self._confirmed_at
             if silence >= FENCE_SECONDS and self._trusted.is_set():
-                log.warning(Log.FENCED, silence=round(silence, 1), running=len(self._begun))
+                log.warning(Log.FENCED, silence=round(silence, 1), running=self._slots.running)
                 self._trusted.clear()
             if silence >= LEASE_SECONDS and self._abort_on_lost_lease:
                 self._abort(list(self._held))
@@ -349,7 +347,8 @@ class Worker:
             case Cancel():
                 mine = message.incarnation == self._profile.incarnation
                 if mine and message.store == self._reporter.store:
-                    self._abort(message.attempts)
+                    attempts = [_name(ref) for ref in message.attempts]
+                    self._hand_back(attempts) if message.waiting_only else self._abort(attempts)
             case Stop():
                 if self._profile.incarnation in message.incarnations:
                     self.stop(now=message.mode == "now")
@@ -369,62 +368,56 @@ class Worker:
 
     def _accept(self, task: TaskAssignment) -> None:
         key = (task.run, task.id)
-        ref = _ref(task)
+        name = _name(task)
         if self._seen.get(key, 0) >= task.attempt:
-            self._report_again(ref)  # sent twice, or overtaken
+            self._report_again(name)  # sent twice, or overtaken
             return
         self._seen[key] = task.attempt
         self._seen.move_to_end(key)
-        while len(self._seen) > _REMEMBERED:
+        self._held[name] = None
+        while len(self._seen) > _REMEMBERED + len(self._held):
             self._seen.popitem(last=False)
-        self._held[ref] = None
         if self.is_draining:
-            self._reporter.ended(_unfinished(ref, Outcome.RETURNED, "the worker is leaving"))
-            return
-        work = asyncio.create_task(self._attempt(ref, task), name=f"{task.run}/{task.id}")
-        self._attempts[ref] = work
-        work.add_done_callback(lambda work: self._over(ref, work))
+            self._reporter.ended(_unfinished(name, Outcome.RETURNED, _LEAVING))
+        else:
+            self._slots.add(name, task)
 
-    def _report_again(self, ref: AttemptRef) -> None:
+    def _report_again(self, name: Attempt) -> None:
         """The manager has not heard how this attempt ended: say it again, or that we do not know any more."""
-        if ref in self._held or self._seen.get((ref.run, ref.id)) != ref.attempt:
+        run, id, number = name
+        if name in self._held or self._seen.get((run, id)) != number:
             return
-        result = self._memory.get(ref)
+        result = self._memory.get(name)
         self._reporter.ended(
-            result or _unfinished(ref, Outcome.LOST, "its result was lost on the way")
+            result or _unfinished(name, Outcome.LOST, "its result was lost on the way")
         )
 
-    def _over(self, ref: AttemptRef, work: asyncio.Task[None]) -> None:
-        self._begun.discard(work)
-        # An attempt of another store may have this one's number, and its place.
-        if self._attempts.get(ref) is work:
-            del self._attempts[ref]
+    async def _attempt(self, task: TaskAssignment) -> None:
+        run, id, number = _name(task)
+        self._reporter.started(ProgressItem(run=run, id=id, attempt=number, at=self._clock()))
+        log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
+        crash.at("worker.started")
+        result = await attempt(self._executor, task, self._clock)
+        crash.at("worker.finished")
+        log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=result.outcome)
+        self._reporter.ended(result)
 
-    async def _attempt(self, ref: AttemptRef, task: TaskAssignment) -> None:
-        async with self._slots:
-            await self._trusted.wait()
-            self._begun.add(self._attempts[ref])
-            self._reporter.started(
-                ProgressItem(run=ref.run, id=ref.id, attempt=ref.attempt, at=self._clock())
-            )
-            log.debug(Log.ATTEMPT_STARTED, task=(ref.run, ref.id), attempt=ref.attempt)
-            crash.at("worker.started")
-            result = await attempt(self._executor, task, self._clock)
-            crash.at("worker.finished")
-            log.debug(Log.ATTEMPT_ENDED, task=(ref.run, ref.id), outcome=result.outcome)
-            self._reporter.ended(result)
+    def _abort(self, attempts: Sequence[Attempt]) -> None:
+        for one in attempts:
+            self._held.pop(one, None)
+            if self._slots.abort(one):
+                run, id, number = one
+                log.info(Log.ATTEMPT_ABORTED, task=(run, id), attempt=number)
 
-    def _abort(self, attempts: Sequence[AttemptRef]) -> None:
-        for ref in attempts:
-            self._held.pop(ref, None)
-            work = self._attempts.get(ref)
-            if work is not None:
-                log.info(Log.ATTEMPT_ABORTED, task=(ref.run, ref.id), attempt=ref.attempt)
-                work.cancel()
+    def _hand_back(self, attempts: Sequence[Attempt]) -> None:
+        """Give those to others that have not begun."""
+        for one in attempts:
+            if self._slots.take_back(one):
+                self._reporter.ended(_unfinished(one, Outcome.RETURNED, "another worker is idle"))
 
     def _forget(self, confirmed: Sequence[TaskResult]) -> None:
         for result in confirmed:
-            self._held.pop(_ref(result), None)
+            self._held.pop(_name(result), None)
             self._memory.add(result)
 
 
@@ -432,12 +425,13 @@ def _place(ref: AttemptRef) -> str:
     return place(ref.run, ref.id)
 
 
-def _ref(attempt: AttemptRef) -> AttemptRef:
-    return AttemptRef(run=attempt.run, id=attempt.id, attempt=attempt.attempt)
+def _name(of: AttemptRef) -> Attempt:
+    return of.run, of.id, of.attempt
 
 
-def _unfinished(ref: AttemptRef, outcome: Outcome, reason: str) -> TaskResult:
-    return TaskResult(run=ref.run, id=ref.id, attempt=ref.attempt, outcome=outcome, error=reason)
+def _unfinished(name: Attempt, outcome: Outcome, reason: str) -> TaskResult:
+    run, id, number = name
+    return TaskResult(run=run, id=id, attempt=number, outcome=outcome, error=reason)
 
 
 async def _cancel(

@@ -16,6 +16,7 @@ from hypothesis.stateful import (
 
 from skillq_manager.core import ready
 from skillq_manager.core.classes import Class, Pool
+from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.matching import Arrival, BestFit, Policy
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 from skillq_manager.core.ready import Board
@@ -28,10 +29,11 @@ SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
 
 
 class Naive:
-    """The oracle: all waiting tasks by rank, and for each all free workers by fit and turn."""
+    """The oracle: all waiting tasks by rank, and for each all free workers by fit and turn; then those with room."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
         self.policy = policy
+        self.lookahead = lookahead
         self.tasks: list[TaskEntry] = []
         self.workers: list[WorkerEntry] = []
 
@@ -40,6 +42,16 @@ class Naive:
             able = [w for w in self.able(task.need) if w.is_free]
             if able:
                 return task, min(able, key=lambda w: self._order(task, w))
+        return self._next_ahead() if self.policy.looks_ahead else None
+
+    def _next_ahead(self) -> tuple[TaskEntry, WorkerEntry] | None:
+        """Nothing is given ahead to workers that could do an earlier task which has to wait for a free one."""
+        roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_room(w)]
+        for task in sorted(self.tasks, key=self.policy.rank):
+            able = [w for w in self.able(task.need) if w in roomy]
+            if able and self.lookahead.may_go_ahead(task):
+                return task, min(able, key=lambda w: self._order(task, w))
+            roomy = [w for w in roomy if w not in able]
         return None
 
     def able(self, need: Need) -> list[WorkerEntry]:
@@ -61,8 +73,11 @@ class Boards(RuleBasedStateMachine):
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
         self.patch.setattr(ready, "_MANY_CLASSES", self.many_classes)
-        self.board = Board(self.policy())
-        self.naive = Naive(self.policy())
+        self.lookahead = Lookahead(LookaheadPolicy(most=3))
+        for known in TYPES[:2]:
+            self.lookahead.learn(known, 0.0, 0.01)
+        self.board = Board(self.policy(), self.lookahead)
+        self.naive = Naive(self.policy(), self.lookahead)
         self.made: list[TaskEntry] = []
         self.given: list[tuple[TaskEntry, WorkerEntry]] = []
         self.joined = 0
@@ -78,6 +93,7 @@ class Boards(RuleBasedStateMachine):
         excluded=st.just([]) | st.lists(st.sampled_from(NAMES), max_size=3),
         aged=st.sampled_from([False, False, True]),
         later=st.sampled_from([0.0, 1.0, 4.0]),
+        losses=st.sampled_from([0, 0, 0, 1]),
     )
     def add(
         self,
@@ -89,10 +105,12 @@ class Boards(RuleBasedStateMachine):
         excluded: list[str],
         aged: bool,
         later: float,
+        losses: int,
     ) -> None:
         self.now += later
         wanted = need(type, difficulty, requires, excluded=excluded, aged=aged)
         task = task_entry(len(self.made), wanted, priority, ready_at=self.now)
+        task.losses = losses
         self.made.append(task)
         self._add(task)
 
@@ -194,6 +212,12 @@ class Boards(RuleBasedStateMachine):
         worker.suspect, worker.draining = suspect, draining
         self.board.freed(worker)
 
+    @rule(type=st.sampled_from(TYPES), seconds=st.sampled_from([0.001, 0.04, 5.0]))
+    def last(self, type: str, seconds: float) -> None:
+        """An attempt took so long."""
+        if self.lookahead.learn(type, 7.0, 7.0 + seconds):
+            self.board.reconsider()
+
     def _worker(self, which: int) -> WorkerEntry:
         return self.naive.workers[which % len(self.naive.workers)]
 
@@ -208,7 +232,7 @@ class Boards(RuleBasedStateMachine):
 
     def _release(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
         self.given.remove((task, worker))
-        del worker.holds[task.key]
+        self.lookahead.drop(worker, task)
         self.board.freed(worker)
         if again:
             self._add(task)
@@ -223,7 +247,7 @@ class Boards(RuleBasedStateMachine):
                 break
             task, worker = found
             self.naive.tasks.remove(task)
-            worker.holds[task.key] = task
+            self.lookahead.take(worker, task)
             self.given.append(found)
             self.board.freed(worker)
         assert self.board.waiting == len(self.naive.tasks)
@@ -275,7 +299,7 @@ def test_the_board_chooses_as_a_walk_over_all_would(machine: type[Boards]) -> No
 @pytest.mark.parametrize("policy", [BestFit(), Arrival()])
 def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
     """Its place among the free ones changes with every task; the old places must not pile up."""
-    board, worker = Board(policy), worker_entry(1, slots=1000)
+    board, worker = new_board(policy), worker_entry(1, slots=1000)
     board.join(worker)
     for seq in range(900):
         board.add(task_entry(seq))
@@ -283,12 +307,12 @@ def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
         if seq > 10:
             worker.holds.popitem()
             board.freed(worker)
-    assert len(board._pools[policy.essence(worker.skills)].free) < 100
+    assert len(board._pools[policy.essence(worker.skills)].lines[0].heap) < 100
 
 
 def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> None:
     """An expert never gets to the end of its urgent work, while easy tasks come and go."""
-    board, expert, junior = Board(BestFit()), worker_entry(1, 9), worker_entry(2, 1, slots=5000)
+    board, expert, junior = new_board(BestFit()), worker_entry(1, 9), worker_entry(2, 1, slots=5000)
     for seq in range(9):
         board.add(task_entry(seq, need(type=f"t{seq}", difficulty=10)))
     for worker in (expert, junior):
@@ -305,7 +329,7 @@ def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> N
 
 def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ready, "_MANY_CLASSES", 8)
-    board, worker = Board(BestFit()), worker_entry(1, 9, slots=1000)
+    board, worker = new_board(BestFit()), worker_entry(1, 9, slots=1000)
     board.join(worker)
     for seq in range(200):
         board.add(task_entry(seq, need(type=f"t{seq}")))
@@ -319,14 +343,14 @@ def test_needs_that_wait_are_not_looked_through_for_each_new_need() -> None:
         patch.object(ready, "_MANY_CLASSES", 8),
         patch.object(Board, forget.__name__, autospec=True, side_effect=forget) as calls,
     ):
-        board = Board(BestFit())
+        board = new_board(BestFit())
         for seq in range(1000):
             board.add(task_entry(seq, need(type=f"t{seq}")))
         assert calls.call_count < 10
 
 
 def test_a_pool_without_members_is_forgotten() -> None:
-    board, worker = Board(BestFit()), worker_entry(1)
+    board, worker = new_board(BestFit()), worker_entry(1)
     board.add(task_entry(1, need(difficulty=9)))
     board.add(task_entry(2))
     board.join(worker)
@@ -334,6 +358,10 @@ def test_a_pool_without_members_is_forgotten() -> None:
     assert not board._pools
     assert not any(cls.pools for cls in board._classes.values())
     assert board.next_match() is None
+
+
+def new_board(policy: Policy) -> Board:
+    return Board(policy, Lookahead(LookaheadPolicy()))
 
 
 def give(board: Board) -> WorkerEntry | None:
@@ -347,7 +375,11 @@ def give(board: Board) -> WorkerEntry | None:
 
 
 def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None:
-    board, ada, bob = Board(BestFit()), worker_entry(1, title="ada"), worker_entry(2, title="bob")
+    board, ada, bob = (
+        new_board(BestFit()),
+        worker_entry(1, title="ada"),
+        worker_entry(2, title="bob"),
+    )
     for worker in (ada, bob):
         board.join(worker)
     board.add(task_entry(1, need(excluded=["ada"])))
@@ -359,7 +391,7 @@ def test_workers_that_no_task_excludes_any_more_are_alike_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(ready, "_MANY_CLASSES", 8)
-    board, workers = Board(BestFit()), [worker_entry(n, slots=100) for n in range(1, 6)]
+    board, workers = new_board(BestFit()), [worker_entry(n, slots=100) for n in range(1, 6)]
     for worker in workers:
         board.join(worker)
     for seq in range(50):
@@ -374,7 +406,7 @@ def test_workers_that_no_task_excludes_any_more_are_alike_again(
 
 
 def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
-    board = Board(BestFit())
+    board = new_board(BestFit())
     board.join(worker_entry(1, 9, reserve=5))
     for seq in range(10):
         board.add(task_entry(seq, need(difficulty=2), priority=seq, ready_at=float(seq)))

@@ -72,6 +72,7 @@ class Machine(RuleBasedStateMachine):
         self.starts = 0
         self.profiles: list[WorkerProfile] = []  # of all incarnations there ever were
         self.assigned: list[c.Assign] = []  # all there ever were
+        self.recalled: list[tuple[WorkerProfile, AttemptRef]] = []  # likewise
         self.submitted: list[Submission] = []
         self.inbox += [connect(name, skill, slots=2) for name, skill in TEAM]
         self.profiles += [profile(name, skill, slots=2) for name, skill in TEAM]
@@ -210,13 +211,19 @@ class Machine(RuleBasedStateMachine):
         outcome=st.sampled_from(Outcome) | st.just(Outcome.FAILED),
         double=st.booleans(),
         errors=st.sampled_from([("OSError", "Exception"), ("ValueError",)]),
+        seconds=st.sampled_from([None, 0.001, 0.04, 3.0]),
     )
     def finish(
-        self, which: list[int], outcome: Outcome, double: bool, errors: tuple[str, ...]
+        self,
+        which: list[int],
+        outcome: Outcome,
+        double: bool,
+        errors: tuple[str, ...],
+        seconds: float | None,
     ) -> None:
         """Results of attempts that are current, as far as there are any; twice, perhaps."""
         for one in (self._current(i) for i in which):
-            made = result(one, outcome, error_types=errors)
+            made = result(one, outcome, error_types=errors, **took(seconds))
             said = report(one.worker, *[made] * (1 + double))
             self.inbox.append(said)
 
@@ -299,6 +306,7 @@ class Machine(RuleBasedStateMachine):
         self.model.check_deadlines()
         self._check_fleet_and_tasks()
         self.assigned += pick(out, c.Assign)
+        self.recalled += [(r.worker, ref) for r in pick(out, c.Recall) for ref in r.attempts]
 
     def _check_results(self, events: list[c.Event], out: list[c.Command]) -> None:
         """Every result is either counted or called stale."""
@@ -328,8 +336,27 @@ class Machine(RuleBasedStateMachine):
         self.turn(1.0)
         current = [a for a in self.assigned if self.model.rows[a.key].holder == _holder(a)]
         for one, outcome in zip(current, outcomes, strict=False):
-            self.inbox.append(report(one.worker, result(one, outcome, error_types=("OSError",))))
+            made = result(one, outcome, error_types=("OSError",), **took(0.001))
+            self.inbox.append(report(one.worker, made))
         self.turn(1.0)
+
+    @rule(type=st.sampled_from(TYPES), count=st.integers(3, 9))
+    def much_comes(self, type: str, count: int) -> None:
+        """Easy work: some of it has to wait at workers, where its type is known."""
+        first = sum(len(s.tasks) for s in self.submitted)
+        numbers = range(first, first + count)
+        self._submit("alpha", tuple(Task(id=f"t{n}", difficulty=1, type=type) for n in numbers))
+
+    @precondition(lambda self: self.recalled)
+    @rule(which=st.lists(SOME, min_size=1, max_size=5), right=st.booleans())
+    def hand_back(self, which: list[int], right: bool) -> None:
+        """What was recalled, as far as it has not begun; or it is done meanwhile."""
+        outcome = Outcome.RETURNED if right else Outcome.SUCCEEDED
+        for one in which:
+            worker, attempt = _nth(self.recalled, one)
+            run, id, number = attempt.run, attempt.id, attempt.attempt
+            made = result(c.Assign((run, id), "task", number, worker, 0.0), outcome)
+            self.inbox.append(report(worker, made))
 
     @rule(later=st.sampled_from([6.0, 16.0, 400.0]))
     def manager_is_held_up(self, later: float) -> None:
@@ -368,6 +395,10 @@ class Machine(RuleBasedStateMachine):
 class ArrivalMachine(Machine):
     policy = Arrival
     by_skill = False
+
+
+def took(seconds: float | None) -> dict[str, float]:
+    return {} if seconds is None else {"started_at": 3.0, "finished_at": 3.0 + seconds}
 
 
 def _nth(items: Sequence[T], which: int) -> T:

@@ -244,6 +244,16 @@ async def test_an_order_to_give_up_names_the_attempts_and_the_incarnation(office
     assert (message.incarnation, message.store, message.attempts) == ("1", "a-store", (lost,))
 
 
+async def test_a_recall_is_an_order_to_give_up_only_what_waits(office: Office) -> None:
+    queue = await office.give_queue(office.ada)
+    waiting = AttemptRef(run="run", id="a", attempt=2)
+    for command, waiting_only in ((c.Recall, True), (c.Abort, False)):
+        await office.send(command(office.ada, "a-store", (waiting,)))
+        (message,) = await said(queue)
+        assert isinstance(message, Cancel)
+        assert (message.attempts, message.waiting_only) == ((waiting,), waiting_only)
+
+
 async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
     queue = await office.give_queue(office.ada)
     lost = tuple(AttemptRef(run="r" * 60, id=f"{n:0>120}", attempt=1) for n in range(9000))

@@ -215,6 +215,7 @@ async def test_workers_show_those_that_are_there_and_those_that_left(desk: Desk)
         "reserve": 1,
         "slots": 4,
         "running": 2,
+        "waiting": 0,
         "status": "connected",
         "types": ["task", "analysis"],
         "refused": [],

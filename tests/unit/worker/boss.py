@@ -135,12 +135,24 @@ class Boss:
         )
 
     async def cancel(
-        self, *attempts: AttemptRef, store: str = STORE, incarnation: str | None = None
+        self,
+        *attempts: AttemptRef,
+        store: str = STORE,
+        incarnation: str | None = None,
+        waiting_only: bool = False,
     ) -> None:
-        incarnation = incarnation or self.worker.incarnation
         await self.tell(
-            Cancel(worker=self.worker.name, incarnation=incarnation, store=store, attempts=attempts)
+            Cancel(
+                worker=self.worker.name,
+                incarnation=incarnation or self.worker.incarnation,
+                store=store,
+                attempts=attempts,
+                waiting_only=waiting_only,
+            )
         )
+
+    async def recall(self, *attempts: AttemptRef, **more: Any) -> None:
+        await self.cancel(*attempts, waiting_only=True, **more)
 
     async def stop(self, **more: object) -> None:
         meant = {"incarnations": (self.worker.incarnation,)}

@@ -1,8 +1,13 @@
-"""The two kinds of queue that `ready.Board` matches: tasks with one need, workers with equal skills."""
+"""The two kinds of queue that `ready.Board` matches: tasks with one need, workers with equal skills.
+
+Of the workers there are two tiers: those with a free slot, and those that may be given something ahead of one.
+"""
 
 from bisect import bisect_left, insort
+from collections.abc import Callable
 from heapq import heapify, heappop, heappush, heapreplace, nsmallest
 from math import inf
+from typing import TypeAlias
 
 from skillq_manager.core.matching import Order
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
@@ -10,17 +15,17 @@ from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 Fit = tuple[Order, int, "Pool"]
 Free = tuple[Order, int, WorkerEntry]
 Waiting = tuple[Order, int, TaskEntry]
+Source: TypeAlias = "Class | Line"
 
 
 class Class:
     """Ready tasks with one need, and the pools that may take them, best fit first."""
 
-    __slots__ = ("candidate", "fits", "heap", "id", "need", "oldest", "pools", "since", "stale")
+    __slots__ = ("fits", "heap", "id", "need", "oldest", "pools", "since", "stale")
 
     def __init__(self, need: Need, id: int, at: float) -> None:
         self.id = id
         self.need = need
-        self.candidate: Order | None = None  # its one entry that counts among the board's
         self.heap: list[Waiting] = []
         self.stale = 0  # how many of those are ready no longer
         self.oldest = inf  # no task has been ready for longer
@@ -72,27 +77,15 @@ class Class:
 
 
 class Pool:
-    """Workers with equal skills: the free ones, and the classes they may take from."""
+    """Workers with equal skills: a line of them for each tier, and the classes they may take from."""
 
-    __slots__ = (
-        "candidate",
-        "classes",
-        "entries",
-        "free",
-        "id",
-        "members",
-        "seen",
-        "skills",
-        "turns",
-    )
+    __slots__ = ("classes", "entries", "id", "lines", "members", "seen", "skills")
 
-    def __init__(self, skills: Skills, id: int) -> None:
+    def __init__(self, skills: Skills, id: int, tiers: int = 1) -> None:
         self.id = id
         self.skills = skills
-        self.candidate: Order | None = None  # as a class's
         self.members: dict[str, WorkerEntry] = {}
-        self.turns: dict[WorkerEntry, Order] = {}  # of the free ones
-        self.free: list[Free] = []  # a heap of them
+        self.lines = [Line(self) for _ in range(tiers)]
         self.classes: list[tuple[Order, int, Class]] = []  # a heap of heads
         self.entries: dict[Class, Order] = {}  # the one entry of each class that counts
         self.seen = 0  # the last of the board's news that it has read
@@ -124,15 +117,97 @@ class Pool:
                 return rank, cls
         return None
 
-    def put_free(self, worker: WorkerEntry, turn: Order) -> None:
-        self.turns[worker] = turn
-        heappush(self.free, (turn, worker.joined, worker))
-        if len(self.free) > 2 * len(self.turns) + 64:
-            self.free = [(turn, w.joined, w) for w, turn in self.turns.items()]
-            heapify(self.free)
 
-    def first_free(self) -> Free:
-        """Whose turn it is, of a pool that has a free worker."""
-        while self.turns.get(self.free[0][2]) is not self.free[0][0]:
-            heappop(self.free)
-        return self.free[0]
+class Line:
+    """The workers of a pool that are in one tier: whose turn is it?"""
+
+    __slots__ = ("heap", "id", "pool", "turns")
+
+    def __init__(self, pool: Pool) -> None:
+        self.id = pool.id
+        self.pool = pool
+        self.turns: dict[WorkerEntry, Order] = {}
+        self.heap: list[Free] = []
+
+    def put(self, worker: WorkerEntry, turn: Order) -> None:
+        self.turns[worker] = turn
+        heappush(self.heap, (turn, worker.joined, worker))
+        if len(self.heap) > 2 * len(self.turns) + 64:
+            self.heap = [(turn, w.joined, w) for w, turn in self.turns.items()]
+            heapify(self.heap)
+
+    def first(self) -> Free:
+        """Of a line that is not empty."""
+        while self.turns.get(self.heap[0][2]) is not self.heap[0][0]:
+            heappop(self.heap)
+        return self.heap[0]
+
+
+class Tier:
+    """What could be matched next with the workers of one tier.
+
+    `admits` says which workers are in it, `allows` which tasks may go to them.
+    """
+
+    __slots__ = (
+        "admits",
+        "allows",
+        "candidates",
+        "held_up",
+        "improved",
+        "number",
+        "open",
+        "ranks",
+        "woken",
+    )
+
+    def __init__(
+        self,
+        number: int,
+        admits: Callable[[WorkerEntry], bool],
+        allows: Callable[[TaskEntry], bool],
+    ) -> None:
+        self.number = number
+        self.admits = admits
+        self.allows = allows
+        self.open: set[Pool] = set()  # those whose line is not empty
+        self.improved: dict[Class, None] = {}  # have a new head since the last match
+        self.woken: dict[Source, None] = {}  # lines that were empty, and what was held up
+        self.held_up: dict[Source, None] = {}  # by a task that is not allowed
+        self.candidates: list[tuple[Order, int, Source]] = []
+        self.ranks: dict[Source, Order] = {}  # of the one candidate of each source that counts
+
+    def put(self, worker: WorkerEntry, pool: Pool, turn: Order) -> None:
+        line = pool.lines[self.number]
+        line.put(worker, turn)
+        if pool not in self.open:
+            self.open.add(pool)
+            self.woken[line] = None
+
+    def remove(self, worker: WorkerEntry, pool: Pool) -> None:
+        turns = pool.lines[self.number].turns
+        if turns.pop(worker, None) is not None and not turns:
+            self.open.discard(pool)
+
+    def reconsider(self) -> None:
+        """What was held up may be no longer."""
+        if self.held_up:
+            self.woken |= self.held_up
+            self.held_up.clear()
+
+    def offer(self, source: Source, rank: Order) -> None:
+        before = self.ranks.get(source)
+        if before is None or rank < before:
+            self.ranks[source] = rank
+            heappush(self.candidates, (rank, source.id, source))
+
+    def worsen(self, source: Source, rank: Order) -> None:
+        """The first candidate is not what it was."""
+        self.ranks[source] = rank
+        heapreplace(self.candidates, (rank, source.id, source))
+
+    def drop(self) -> None:
+        """The first candidate brings nothing."""
+        rank, _, source = heappop(self.candidates)
+        if self.ranks.get(source) == rank:
+            del self.ranks[source]

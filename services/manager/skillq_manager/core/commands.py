@@ -233,6 +233,14 @@ class Abort(NamedTuple):
     attempts: tuple[AttemptRef, ...]
 
 
+class Recall(NamedTuple):
+    """Tell a worker to hand attempts back that it has not begun: somebody else is idle."""
+
+    worker: WorkerProfile
+    store: str
+    attempts: tuple[AttemptRef, ...]
+
+
 class SaveWorker(NamedTuple):
     profile: WorkerProfile
     event: WorkerEventKind
@@ -261,6 +269,7 @@ Command = (
     | Reopen
     | Stale
     | Abort
+    | Recall
     | SaveWorker
     | CompleteRun
 )

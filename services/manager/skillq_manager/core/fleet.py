@@ -74,10 +74,11 @@ class Fleet:
                     task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
                 )
 
-    def hands_back(self, worker: WorkerEntry) -> None:
-        """It does not want what it is given: it is leaving, until a heartbeat says otherwise."""
-        worker.draining = True
-        self._board.freed(worker)
+    def hands_back(self, worker: WorkerEntry, task: TaskEntry) -> None:
+        """It does not want what it is given: it is leaving, until a heartbeat says otherwise; unless we asked."""
+        if task.recalled_at is None:
+            worker.draining = True
+            self._board.freed(worker)
 
     def refuse(self, worker: WorkerEntry, task_type: str) -> None:
         """The worker has no handler for this type: it gets no more of them."""
@@ -209,14 +210,18 @@ class Fleet:
         """Of a heartbeat in parts, each says which attempts it would name: the others are not missing."""
         held = event.holds if event.store == self._turn.store else ()
         there = {(ref.run, ref.id, ref.attempt) for ref in held}
-        for task in worker.holds.values():
-            if (
-                (*task.key, task.attempt) not in there
-                and self._is_overdue(task)
-                and event.tells_of(*task.key)
-            ):
-                task.assigned_at = self._turn.now
-                self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
+        missing = [
+            task
+            for task in worker.holds.values()
+            if self._is_overdue(task)
+            and (*task.key, task.attempt) not in there
+            and event.tells_of(*task.key)
+        ]
+        for task in missing:
+            worker.holds[task.key] = worker.holds.pop(task.key)  # it gets there after the others
+            task.assigned_at = self._turn.now
+            task.may_wait = len(worker.holds) > worker.profile.slots
+            self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
 
     def _is_overdue(self, task: TaskEntry) -> bool:
         return self._turn.now - task.assigned_at >= self._policy.resend_after

@@ -33,6 +33,7 @@ class Intake:
         self._needs: dict[Need, Need] = {}  # likewise
         self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
         self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
+        self._crowded: dict[WorkerEntry, None] = {}  # likewise: have more than slots
 
     # --- submission
 
@@ -230,6 +231,9 @@ class Intake:
             reason = "its worker is not there any more"
             self._tasks.end(entry, worker, Outcome.LOST, reason=reason)
         self._lost.clear()
+        for worker in self._crowded:
+            _put_in_order(worker)
+        self._crowded.clear()
 
     def _hold_again(self, entry: TaskEntry, row: LiveTask, worker: WorkerEntry | None) -> None:
         if worker is None or worker.incarnation != row.incarnation:
@@ -239,6 +243,8 @@ class Intake:
             # Who wrote that it is assigned may have died before it could say so.
             self._turn.out.append(c.Resend(entry.key, entry.attempt, worker.profile))
         self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
+        if entry.may_wait:
+            self._crowded[worker] = None
 
     def _restored(self, row: LiveTask) -> TaskEntry:
         entry = TaskEntry(
@@ -266,6 +272,14 @@ def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:
         for key, again in given.items()
     }
     return [given[key] for key in TopologicalSorter(graph).static_order()]
+
+
+def _put_in_order(worker: WorkerEntry) -> None:
+    """What has begun, then what was given out first: so the worker goes on."""
+    held = worker.holds.values()
+    for task in sorted(held, key=lambda t: (t.status is TaskStatus.ASSIGNED, t.assigned_at)):
+        worker.holds[task.key] = worker.holds.pop(task.key)
+        task.may_wait = True
 
 
 def _shared(seen: dict[T, T], thing: T) -> T:

@@ -7,6 +7,8 @@ from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.state import State
 from skillq_manager.core.timers import Kind
 
+_ROUNDING = 1e-6
+
 
 class InvariantBroken(AssertionError):
     """Raised when a state contradicts itself: a bug in the core."""
@@ -63,13 +65,28 @@ def _expected_places(task: TaskEntry) -> list[bool]:
 
 
 def _fleet(state: State) -> None:
-    """A worker holds live tasks only, its own, and no more than it has slots."""
+    """A worker holds live tasks only, its own, and not too many; what it has to do is known."""
     for name, worker in state.fleet.workers.items():
         _require(worker.name == name, worker.name, "is kept under the name", name)
-        _require(len(worker.holds) <= worker.profile.slots, name, "has more attempts than slots")
+        _load(state, worker)
         for key, task in worker.holds.items():
             _require(state.tasks.live.get(key) is task, name, "holds a task that has ended:", key)
             _require(task.worker is worker, name, "holds a task of another worker:", key)
+
+
+def _load(state: State, worker: WorkerEntry) -> None:
+    """Beyond its slots it has at most so many, all of them of known duration, and none that was lost before."""
+    policy, name = state.lookahead.policy, worker.name
+    ahead = len(worker.holds) - worker.profile.slots
+    most = policy.most if state.board.policy.looks_ahead else 0
+    _require(ahead <= most, name, "has", ahead, "attempts more than slots")
+    _require((worker in state.board.laden) == (ahead > 0), name, "is miscounted as laden")
+    known = [t.estimate for t in worker.holds.values() if t.estimate is not None]
+    _require(worker.unknown == len(worker.holds) - len(known), name, "miscounts the unknown")
+    long = [seconds for seconds in known if seconds >= policy.horizon]
+    _require(worker.long == len(long), name, "miscounts the long ones")
+    load = sum(known) - sum(long)
+    _require(abs(worker.load - load) < _ROUNDING, name, "has", load, "s to do, not", worker.load)
 
 
 def _counts(state: State) -> None:
@@ -87,6 +104,20 @@ def _nothing_left_to_match(state: State) -> None:
     for task in state.tasks.live.values():
         if task.ticket:
             _require(not _takers(state, task, free), task.key, "waits, a worker is free")
+    if state.board.policy.looks_ahead:
+        _nothing_left_to_give_ahead(state)
+
+
+def _nothing_left_to_give_ahead(state: State) -> None:
+    """What goes first of all that a worker with room could do is not allowed to go ahead."""
+    for worker in state.fleet.workers.values():
+        if worker.is_free or not state.lookahead.has_room(worker):
+            continue
+        ready = (task for task in state.tasks.live.values() if task.ticket)
+        able = [task for task in ready if _takers(state, task, [worker])]
+        first = min(able, key=state.board.policy.rank, default=None)
+        may = first is not None and state.lookahead.may_go_ahead(first)
+        _require(not may, worker.name, "has room for a task that waits")
 
 
 def _takers(state: State, task: TaskEntry, free: list[WorkerEntry]) -> list[str]:

@@ -71,7 +71,12 @@ def why_not(skills: Skills, need: Need) -> str:
 
 
 class Policy(Protocol):
-    """Smaller comes first, in all three orders."""
+    """Smaller comes first, in all three orders.
+
+    `looks_ahead`: workers without a free slot may be given tasks that wait there.
+    """
+
+    looks_ahead: bool
 
     def essence(self, skills: Skills) -> Skills:
         """What of the skills matters; workers that are equal in it are looked at together."""
@@ -97,6 +102,8 @@ class Policy(Protocol):
 class BestFit:
     """The least-skilled worker that can do it; urgent, then hard tasks first."""
 
+    looks_ahead = True
+
     def essence(self, skills: Skills) -> Skills:
         return skills
 
@@ -117,6 +124,8 @@ class BestFit:
 
 class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
+
+    looks_ahead = False
 
     def essence(self, skills: Skills) -> Skills:
         return skills._replace(skill=0, specialties=frozenset(), reserve=0)

@@ -74,7 +74,12 @@ class WorkerEntry:
     last_seen: float
     suspect: bool = False  # not heard of for a while, or its queue was not there
     draining: bool = False
+    # In the order in which it got them; what is beyond its slots waits.
     holds: "dict[TaskKey, TaskEntry]" = field(default_factory=dict)
+    load: float = 0.0  # seconds that those of them that are short will take
+    long: int = 0  # those that will take long
+    unknown: int = 0  # those of which nobody knows
+    stalled: bool = False  # something was recalled from it, and nothing has ended there since
 
     @property
     def name(self) -> str:
@@ -108,6 +113,11 @@ class TaskEntry:
     ready_at: float = 0.0
     retry_at: float | None = None  # ready, but not before
     ticket: int = 0  # its valid place in the ready set; 0: none
+    # Of the current attempt:
+    estimate: float | None = None  # seconds that it will take; None: nobody knows
+    may_wait: bool = False  # was given ahead of a slot
+    began_at: float = 0.0  # when the manager heard that it had
+    recalled_at: float | None = None
 
     @property
     def ref(self) -> AttemptRef:

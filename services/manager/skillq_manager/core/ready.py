@@ -8,14 +8,18 @@ the candidates, and neither the tasks that wait nor the workers are ever walked.
 A pool keeps a heap of the heads of the classes it may take from. It is not told of every new head:
 it reads what is new when one of its workers is free. All heaps are mended lazily: an entry that is
 no longer true is put right when it comes to the top.
+
+All this is kept for two *tiers* of workers: first what free ones can take is matched, and then, where the
+policy looks ahead, what may wait for a slot of a worker that has room for it.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from heapq import heappop, heappush, heapreplace
+from heapq import heappop
 from itertools import count
 
-from skillq_manager.core.classes import Class, Free, Pool
+from skillq_manager.core.classes import Class, Free, Pool, Source, Tier
+from skillq_manager.core.lookahead import Lookahead
 from skillq_manager.core.matching import Order, Policy
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 
@@ -23,9 +27,9 @@ _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
 
 
 class Board:
-    """Matches ready tasks with free workers by a policy."""
+    """Matches ready tasks with workers by a policy."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
         self.policy = policy
         self.waiting = 0
         self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
@@ -34,11 +38,12 @@ class Board:
         self._homes: dict[WorkerEntry, Pool] = {}
         self._named: dict[str, WorkerEntry] = {}
         self._excluded: Counter[str] = Counter()  # workers, by how many classes exclude them
-        self._free: set[Pool] = set()  # those that have a free worker
+        self.laden: dict[WorkerEntry, None] = {}  # have more than slots
         self._news: dict[Class, int] = {}  # all that have a head: when it last improved, in order
-        self._improved: dict[Class, None] = {}  # have a new head since the last match
-        self._woken: dict[Pool, None] = {}  # have a free worker, and had none
-        self._candidates: list[tuple[Order, int, Class | Pool]] = []
+        self._free = Tier(0, lambda worker: worker.is_free, lambda _: True)
+        ahead = Tier(1, lookahead.has_room, lookahead.may_go_ahead)
+        self._ahead = (ahead,) if policy.looks_ahead else ()
+        self._tiers = (self._free, *self._ahead)
         self._count = count(1)
         self._forget_at = _MANY_CLASSES
 
@@ -54,7 +59,8 @@ class Board:
         if head is not None and head[2] is task:
             self._news.pop(cls, None)
             self._news[cls] = task.ticket
-            self._improved[cls] = None
+            for tier in self._tiers:
+                tier.improved[cls] = None
 
     def discard(self, task: TaskEntry) -> None:
         """A task is no longer ready."""
@@ -62,6 +68,12 @@ class Board:
             task.ticket = 0
             self.waiting -= 1
             self._classes[task.need].drop()
+            self.reconsider()
+
+    def reconsider(self) -> None:
+        """A task that was not allowed to go ahead is gone, or is allowed to by now."""
+        for tier in self._ahead:
+            tier.reconsider()
 
     # --- workers
 
@@ -79,7 +91,9 @@ class Board:
 
     def leave(self, worker: WorkerEntry, at: float) -> None:
         """A worker is gone, or its skills are about to change."""
-        self._is_busy(worker, self._homes[worker])
+        for tier in self._tiers:
+            tier.remove(worker, self._homes[worker])
+        self.laden.pop(worker, None)
         self.kinds[worker.skills] -= 1
         if not self.kinds[worker.skills]:
             del self.kinds[worker.skills]
@@ -96,18 +110,20 @@ class Board:
         pool = self._homes.get(worker)
         if pool is None:
             return
-        if worker.is_free:
-            pool.put_free(worker, self.policy.turn(worker))
-            if pool not in self._free:
-                self._free.add(pool)
-                self._woken[pool] = None
+        is_free = worker.is_free
+        if is_free:
+            self._free.put(worker, pool, self.policy.turn(worker))
         else:
-            self._is_busy(worker, pool)
-
-    def _is_busy(self, worker: WorkerEntry, pool: Pool) -> None:
-        pool.turns.pop(worker, None)
-        if not pool.turns:
-            self._free.discard(pool)
+            self._free.remove(worker, pool)
+        for tier in self._ahead:
+            if not is_free and tier.admits(worker):
+                tier.put(worker, pool, self.policy.turn(worker))
+            else:
+                tier.remove(worker, pool)
+        if len(worker.holds) > worker.profile.slots:
+            self.laden[worker] = None
+        elif self.laden:
+            self.laden.pop(worker, None)
 
     def capable(self, need: Need) -> Iterator[WorkerEntry]:
         """The workers that may be given tasks with this need, free or not."""
@@ -147,45 +163,52 @@ class Board:
     def next_match(self) -> tuple[TaskEntry, WorkerEntry] | None:
         """The task that goes first among those a free worker can do, and the worker that suits it best.
 
+        Where there is none, the same of workers that have room ahead.
         The task leaves the board; the caller gives it to the worker and says so with `freed`.
         """
-        if self._improved or self._woken:
-            self._gather()
-        while self._candidates:
-            rank, _, source = self._candidates[0]
-            best = self._best(source) if source.candidate == rank else None
-            if best is not None and best[0] != rank:
-                source.candidate = best[0]
-                heapreplace(self._candidates, (best[0], source.id, source))
-            elif best is not None and (worker := self._choose(best[1])) is not None:
-                return self._take(best[1]), worker
-            else:
-                heappop(self._candidates)
-                source.candidate = None if source.candidate == rank else source.candidate
+        for tier in self._tiers:
+            # Where nobody is, what is new is looked at when somebody comes.
+            if tier.open and (match := self._next_of(tier)) is not None:
+                return match
         return None
 
-    def _gather(self) -> None:
+    def _next_of(self, tier: Tier) -> tuple[TaskEntry, WorkerEntry] | None:
+        if tier.improved or tier.woken:
+            self._gather(tier)
+        while tier.candidates:
+            rank, _, source = tier.candidates[0]
+            best = self._best(source) if tier.ranks.get(source) == rank else None
+            if best is None:
+                tier.drop()
+            elif best[0] != rank:
+                tier.worsen(source, best[0])
+            elif (worker := self._choose(best[1], source, tier)) is not None:
+                return self._take(best[1], tier), worker
+            else:
+                tier.drop()
+        return None
+
+    def _gather(self, tier: Tier) -> None:
         """Find new candidates: classes with a new head and woken pools; of many pools, rather all classes."""
-        sources: Iterable[Class | Pool] = self._news
-        if 4 * len(self._woken) < len(self._news):
-            sources = (*self._improved, *self._woken)
+        sources: Iterable[Source] = self._news
+        if 4 * len(tier.woken) < len(self._news):
+            sources = (*tier.improved, *tier.woken)
         for source in sources:
             best = self._best(source)
-            if best is not None and (source.candidate is None or best[0] < source.candidate):
-                source.candidate = best[0]
-                heappush(self._candidates, (best[0], source.id, source))
-        self._improved.clear()
-        self._woken.clear()
+            if best is not None:
+                tier.offer(source, best[0])
+        tier.improved.clear()
+        tier.woken.clear()
 
-    def _best(self, source: Class | Pool) -> tuple[Order, Class] | None:
-        """What could be taken next from a class, or by a pool."""
+    def _best(self, source: Source) -> tuple[Order, Class] | None:
+        """What could be taken next from a class, or by the pool of a line."""
         if isinstance(source, Class):
             head = source.head()
             return None if head is None else (head[0], source)
         if not source.turns:
             return None
-        self._read_news(source)
-        return source.best()
+        self._read_news(source.pool)
+        return source.pool.best()
 
     def _read_news(self, pool: Pool) -> None:
         latest = pool.seen
@@ -198,29 +221,70 @@ class Board:
                 pool.offer(cls, head[0])
         pool.seen = latest
 
-    def _take(self, cls: Class) -> TaskEntry:
+    def _take(self, cls: Class, tier: Tier) -> TaskEntry:
         _, _, task = heappop(cls.heap)
         task.ticket = 0
         self.waiting -= 1
         if cls.head() is None:
             del self._news[cls]
+        if not tier.number:
+            self.reconsider()
         return task
 
-    def _choose(self, cls: Class) -> WorkerEntry | None:
-        """The free worker that suits a class best; where few pools have one, only those are looked at."""
+    def _choose(self, cls: Class, source: Source, tier: Tier) -> WorkerEntry | None:
+        """The worker of a tier that suits a class best; where few pools have one, only those are looked at.
+
+        Nothing overtakes a task that is not allowed to go ahead: it would never find a free worker.
+        """
+        if tier.number and not tier.allows(cls.heap[0][2]):
+            tier.held_up[source] = None
+            return None
         pools = cls.pools
-        if 8 * len(self._free) < len(pools):
-            pools = sorted(cls.fits[pool] for pool in self._free if pool in cls.fits)
+        if 8 * len(tier.open) < len(pools):
+            pools = sorted(cls.fits[pool] for pool in tier.open if pool in cls.fits)
         chosen: Free | None = None
         chosen_fit: Order | None = None
         for fit, _, pool in pools:
             if chosen is not None and fit != chosen_fit:
                 break
-            if pool in self._free:
-                first = pool.first_free()
+            if pool in tier.open and (not tier.number or self._is_next(cls, pool, tier)):
+                first = pool.lines[tier.number].first()
                 if chosen is None or first < chosen:
                     chosen, chosen_fit = first, fit
         return None if chosen is None else chosen[2]
+
+    def _is_next(self, cls: Class, pool: Pool, tier: Tier) -> bool:
+        """Whether it goes first of all that a pool may take; else that is not allowed to go ahead."""
+        line = pool.lines[tier.number]
+        best = self._best(line)
+        if best is not None and best[1] is cls:
+            return True
+        tier.held_up[line] = None
+        return False
+
+    # --- what waits at workers
+
+    @property
+    def is_uneven(self) -> bool:
+        """Whether somebody is idle while tasks wait at somebody else."""
+        return bool(self.laden) and bool(self._free.open)
+
+    def next_laden(self) -> Iterator[WorkerEntry]:
+        """The workers at which tasks wait; whoever was named last time is named last."""
+        for worker in list(self.laden):
+            del self.laden[worker]
+            self.laden[worker] = None
+            yield worker
+
+    def idle_slots(self) -> dict[Pool, int]:
+        """How many slots are free, by pool."""
+        return {
+            pool: sum(w.profile.slots - len(w.holds) for w in pool.lines[0].turns)
+            for pool in self._free.open
+        }
+
+    def may_take(self, pool: Pool, need: Need) -> bool:
+        return self.policy.can(pool.skills, need)
 
     # --- classes and pools
 
@@ -248,12 +312,14 @@ class Board:
             self._excluded.subtract(need.excluded)
         self._excluded = +self._excluded  # those still excluded by some class
         self._news = {cls: time for cls, time in self._news.items() if cls.heap}
+        for tier in self._tiers:
+            tier.improved = {cls: None for cls in tier.improved if cls.heap}
         self._forget_at = max(_MANY_CLASSES, 2 * len(self._classes))
         for pool in self._pools.values():
             pool.tidy()
 
     def _new_pool(self, skills: Skills) -> Pool:
-        pool = self._pools[skills] = Pool(skills, next(self._count))
+        pool = self._pools[skills] = Pool(skills, next(self._count), len(self._tiers))
         for cls in self._classes.values():
             self._connect(cls, pool)
         return pool

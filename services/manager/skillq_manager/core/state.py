@@ -14,6 +14,7 @@ from skillq.messages import (
     Heartbeat,
     Outcome,
     Progress,
+    TaskResult,
     TaskResults,
     TaskStatus,
     WorkerProfile,
@@ -22,12 +23,17 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.fleet import Fleet
 from skillq_manager.core.intake import Intake
 from skillq_manager.core.leases import LeasePolicy
+from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.matching import Policy, why_not, why_unable
 from skillq_manager.core.model import LiveTask, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
+from skillq_manager.core.recall import Recalls
 from skillq_manager.core.retry import RetryPolicy, Verdict
 from skillq_manager.core.tasks import Tasks
 from skillq_manager.core.turn import Turn
+
+_DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
+_HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
 
 
 class State:
@@ -41,11 +47,14 @@ class State:
         expected_workers: int = 0,
         leases: LeasePolicy | None = None,
         retries: RetryPolicy | None = None,
+        lookahead: LookaheadPolicy | None = None,
         store: str = "",
     ) -> None:
         self._turn = Turn(store)
-        self.board = Board(policy)
-        self.tasks = Tasks(self._turn, self.board, retries or RetryPolicy(), chance)
+        self.lookahead = Lookahead(lookahead or LookaheadPolicy())
+        self.board = Board(policy, self.lookahead)
+        self.tasks = Tasks(self._turn, self.board, self.lookahead, retries or RetryPolicy(), chance)
+        self._recalls = Recalls(self._turn, self.board, self.lookahead.policy)
         self._intake = Intake(self._turn, self.tasks)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
@@ -94,6 +103,7 @@ class State:
         self.fleet.sweep()
         self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
+        self._recalls.look()
         self._turn.out.extend(
             c.CompleteRun(run, self._turn.now, again=not moved)
             for run, moved in self._turn.runs.items()
@@ -103,10 +113,9 @@ class State:
 
     def next_deadline(self) -> float | None:
         """When `handle` has something to do even if nothing happens."""
-        due = self.tasks.timers.next_at()
-        if not self.fleet.workers:
-            return due
-        return self.fleet.next_sweep if due is None else min(due, self.fleet.next_sweep)
+        sweep = self.fleet.next_sweep if self.fleet.workers else None
+        due = (self.tasks.timers.next_at(), self._recalls.next_look(), sweep)
+        return min((at for at in due if at is not None), default=None)
 
     @property
     def is_idle(self) -> bool:
@@ -128,9 +137,15 @@ class State:
                 continue
             if result.outcome is Outcome.REFUSED:
                 self.fleet.refuse(task.worker, task.need.type)
-            if result.outcome in {Outcome.RETURNED, Outcome.CANCELLED}:
-                self.fleet.hands_back(task.worker)
+            if result.outcome in _HANDED_BACK:
+                self.fleet.hands_back(task.worker, task)
+            if result.started_at is not None and result.outcome in _DONE:
+                self._learn(task.need.type, result)
             self.tasks.end(task, task.worker, result.outcome, reason=result.error, result=result)
+
+    def _learn(self, task_type: str, result: TaskResult) -> None:
+        if self.lookahead.learn(task_type, result.started_at, result.finished_at):
+            self.board.reconsider()
 
     def _progress(self, event: Progress) -> None:
         for item in event.items:

@@ -7,6 +7,7 @@ from skillq.messages import MAX_LEVEL, MIN_LEVEL, Outcome, TaskResult, TaskStatu
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
 from skillq_manager.core.lifecycle import check
+from skillq_manager.core.lookahead import Lookahead, is_waiting
 from skillq_manager.core.matching import effective_skill, handles, why_unable
 from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
@@ -23,10 +24,16 @@ class Tasks:
     """Each task is in one place: `board` or `timers` (ready), a worker's `holds`, or waiting in `dependents`."""
 
     def __init__(
-        self, turn: Turn, board: Board, policy: retry.RetryPolicy, chance: Callable[[], float]
+        self,
+        turn: Turn,
+        board: Board,
+        lookahead: Lookahead,
+        policy: retry.RetryPolicy,
+        chance: Callable[[], float],
     ) -> None:
         self._turn = turn
         self._board = board
+        self._lookahead = lookahead
         self._policy = policy
         self._chance = chance
         self.seq = count(1)
@@ -71,14 +78,19 @@ class Tasks:
         """The worker has the current attempt, since `at`."""
         task.worker = worker
         task.assigned_at = at
-        worker.holds[task.key] = task
+        task.began_at = self._turn.now  # if it has
+        self._lookahead.take(worker, task)
         self._board.freed(worker)
+        self._time(task, at)
+
+    def _time(self, task: TaskEntry, since: float) -> None:
         if task.terms.timeout is not None:
-            self.timers.add(at + task.terms.timeout + OVERDUE_SLACK, Kind.OVERDUE, task)
+            self.timers.add(since + task.terms.timeout + OVERDUE_SLACK, Kind.OVERDUE, task)
 
     def start(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
         if task.status is TaskStatus.ASSIGNED:
             task.status = check(task.status, TaskStatus.RUNNING)
+            task.began_at = self._turn.now
             self._turn.out.append(
                 c.Start(task.key, task.need.type, task.attempt, worker.profile, at)
             )
@@ -99,7 +111,8 @@ class Tasks:
             verdict = retry.Verdict(TaskStatus.TIMED_OUT)
         task.status = check(task.status, verdict.status)
         task.worker = None
-        del worker.holds[task.key]
+        self._lookahead.drop(worker, task)
+        worker.stalled = worker.stalled and outcome is Outcome.RETURNED
         self._board.freed(worker)
         retry_at = self._turn.now + verdict.delay if verdict.delay else None
         self._turn.out.append(
@@ -199,7 +212,12 @@ class Tasks:
         self.stop(task, Outcome.TIMED_OUT, TaskStatus.TIMED_OUT, reason)
 
     def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        """The worker should have ended it, and has not said so."""
+        """The worker should have ended it, and has not said so; its time counts from when it could begin."""
+        if task.may_wait:
+            task.may_wait = is_waiting(task, worker)
+            has_begun = task.status is TaskStatus.RUNNING
+            self._time(task, task.began_at if has_begun else self._turn.now)
+            return
         self._abort(task, worker)
         reason = f"took longer than {task.terms.timeout:g} s"
         self.end(task, worker, Outcome.TIMED_OUT, reason=reason)

@@ -251,6 +251,7 @@ class RunView(BaseModel):
 class WorkerView(BaseModel):
     """`status` is connected, suspect or draining of a worker that is there, else disconnected or lost.
 
+    `running`: in its slots, begun or about to; `waiting`: given ahead, for when a slot is free.
     `reserve`: it takes easier tasks only when they have waited long. `refused`: types that it has sent back.
     """
 
@@ -261,6 +262,7 @@ class WorkerView(BaseModel):
     reserve: int
     slots: int
     running: int
+    waiting: int
     status: str
     last_seen: datetime | None
     types: list[str] | None
@@ -270,7 +272,8 @@ class WorkerView(BaseModel):
     def of_live(cls, entry: WorkerEntry) -> Self:
         row = WorkerRow(entry.profile, WorkerEventKind.CONNECTED, "", entry.last_seen)
         view = cls.of_row(row)
-        view.running = len(entry.holds)
+        view.running = min(len(entry.holds), entry.profile.slots)
+        view.waiting = len(entry.holds) - view.running
         view.status = live_status(entry)
         view.refused = sorted(entry.skills.refused)
         return view
@@ -294,6 +297,7 @@ class WorkerView(BaseModel):
             reserve=profile.reserve,
             slots=profile.slots,
             running=0,
+            waiting=0,
             status=row.status,
             last_seen=utc(row.since),
             types=None if profile.types is None else list(profile.types),

@@ -1,0 +1,420 @@
+"""Workers get short tasks ahead of their slots, as many as hide the round trip; idle ones get what waits elsewhere."""
+
+from math import inf, nan
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+
+from skillq.messages import AttemptRef, Outcome, Submission, TaskStatus
+from skillq_manager.core import commands as c
+from skillq_manager.core import lookahead, recall
+from skillq_manager.core.lookahead import LookaheadPolicy
+from skillq_manager.core.matching import Arrival
+from skillq_manager.store.base import LiveRow
+from tests.factories import (
+    RETRIES,
+    Driver,
+    connect,
+    disconnect,
+    heartbeat,
+    live_row,
+    one,
+    pairs,
+    pick,
+    profile,
+    progress,
+    ref,
+    report,
+    result,
+    submission,
+    task,
+)
+
+SHORT, LONG = 1 / 128, 5.0  # seconds
+ROOM = 13  # as many short ones as a slot has within a tenth of a second
+MANY = [f"t{n:03}" for n in range(200)]
+
+
+@pytest.fixture
+def do() -> Driver:
+    return Driver()
+
+
+def teach(do: Driver, seconds: float = SHORT, type: str = "task") -> None:
+    """Somebody does one of that type, and leaves."""
+    who = connect("teacher", 10, incarnation=type)
+    assigned = one(do(who, submission(task(f"lesson-{type}", type=type))), c.Assign)
+    do(lasted(assigned, seconds), disconnect(assigned.worker))
+
+
+def lasted(of: c.Assign, seconds: float = SHORT, outcome: Outcome = Outcome.SUCCEEDED) -> c.Event:
+    """It took so long, by a clock that nobody here knows."""
+    return report(of.worker, result(of, outcome, started_at=7.0, finished_at=7.0 + seconds))
+
+
+def back(of: c.Assign) -> c.Event:
+    return report(of.worker, result(of, Outcome.RETURNED))
+
+
+def many(count: int = 200, **more: Any) -> Submission:
+    return submission(*(task(id, **more) for id in MANY[:count]))
+
+
+def given(out: list[c.Command], who: str = "ada") -> list[str]:
+    return [id for id, name in pairs(out) if name == who]
+
+
+# --- how much --------------------------------------------------------------------------------
+
+
+def test_of_a_type_of_which_nothing_is_known_nothing_waits_at_a_worker(do: Driver) -> None:
+    out = do(connect(slots=3), many())
+    assert given(out) == MANY[:3]
+
+
+def test_after_the_first_result_a_worker_has_a_tenth_of_a_second_of_work(do: Driver) -> None:
+    first = pick(do(connect(), many()), c.Assign)[0]
+    assert given(do(lasted(first))) == MANY[1 : 1 + ROOM]
+
+
+def test_with_every_result_it_gets_one_more(do: Driver) -> None:
+    teach(do)
+    held = pick(do(connect(), many()), c.Assign)
+    assert len(held) == ROOM
+    assert given(do(lasted(held[0]), lasted(held[1]))) == MANY[ROOM : ROOM + 2]
+
+
+def test_a_worker_with_many_slots_has_more_waiting(do: Driver) -> None:
+    teach(do)
+    assert len(given(do(connect(slots=4), many()))) == 52
+
+
+def test_long_tasks_do_not_wait_at_workers(do: Driver) -> None:
+    teach(do, LONG)
+    assert given(do(connect(slots=2), many())) == MANY[:2]
+
+
+def test_a_long_task_takes_a_slot_and_short_ones_wait_for_the_others(do: Driver) -> None:
+    teach(do, LONG, "film")
+    teach(do)
+    film = submission(task("film", type="film", priority=9), run="other")
+    assert len(given(do(connect(slots=2), film, many()))) == 1 + ROOM
+
+
+def test_a_long_task_that_waits_has_none_behind_it(do: Driver) -> None:
+    teach(do, LONG, "film")
+    teach(do)
+    do(connect(), many(3, priority=9))
+    film = submission(task("film", type="film", priority=5), run="other")
+    assert given(do(film)) == ["film"]
+    assert not given(do(submission(task("next"), run="other")))
+
+
+def test_however_short_no_more_wait_than_the_policy_says() -> None:
+    do = Driver(lookahead=LookaheadPolicy(most=5))
+    teach(do, 0.0)
+    assert given(do(connect(slots=2), many())) == MANY[:7]
+
+
+def test_no_task_is_taken_to_be_shorter_than_the_shortest() -> None:
+    do = Driver(lookahead=LookaheadPolicy(horizon=0.00995))
+    teach(do, 0.0)
+    assert len(given(do(connect(), many()))) == 100
+
+
+@pytest.mark.parametrize(
+    ("began", "ended"), [(None, 7.0), (7.0, None), (7.0, 6.0), (7.0, nan), (-1e308, inf)]
+)
+def test_what_no_clock_can_have_shown_teaches_nothing(
+    do: Driver, began: float | None, ended: float | None
+) -> None:
+    first = pick(do(connect(), many()), c.Assign)[0]
+    said = report(first.worker, result(first, started_at=began, finished_at=ended))
+    assert given(do(said)) == MANY[1:2]
+
+
+def test_how_long_tasks_take_is_learned_anew_with_every_result(do: Driver) -> None:
+    teach(do)
+    held = pick(do(connect(), many()), c.Assign)
+    assert given(do(*(lasted(a, LONG) for a in held[:3]))) == MANY[ROOM : ROOM + 1]
+    assert given(do(*(lasted(a, LONG) for a in held[3:]))) == []
+
+
+def test_of_too_many_types_the_durations_are_learned_anew(do: Driver) -> None:
+    with patch.object(lookahead, "_MANY_TYPES", 2):
+        for type in ("a", "b", "task"):
+            teach(do, type=type)
+    more = submission(*(task(f"a{n}", type="a") for n in range(9)), run="other")
+    assert given(do(connect(), more)) == ["a0"]
+
+
+# --- to whom ---------------------------------------------------------------------------------
+
+
+def test_all_free_slots_are_taken_before_anything_waits(do: Driver) -> None:
+    teach(do)
+    out = do(connect("ada", 3), connect("bob", 9), many(3))
+    assert pairs(out) == [(MANY[0], "ada"), (MANY[1], "bob"), (MANY[2], "ada")]
+
+
+def test_what_waits_at_equal_workers_is_shared_out(do: Driver) -> None:
+    teach(do)
+    out = do(connect("ada"), connect("bob"), many(8))
+    assert len(given(out)) == len(given(out, "bob")) == 4
+
+
+def test_urgent_and_hard_tasks_wait_in_front(do: Driver) -> None:
+    teach(do)
+    do(connect(skill=5), submission(task("now")))
+    later = submission(task("easy"), task("hard", 5), task("urgent", priority=2), run="other")
+    assert given(do(later)) == ["urgent", "hard", "easy"]
+
+
+def test_a_worker_is_given_ahead_only_what_it_can_do(do: Driver) -> None:
+    teach(do)
+    do(connect("ada", 3), submission(task("now")))
+    assert given(do(submission(task("hard", 4), task("easy", 3), run="other"))) == ["easy"]
+
+
+def test_a_task_that_was_lost_with_its_worker_does_not_wait_and_none_waits_behind_it(
+    do: Driver,
+) -> None:
+    teach(do)
+    do(connect(), submission(task("killer")))
+    do(connect("ada", incarnation="2"))  # started anew
+    assert do.state.tasks.live["default", "killer"].losses == 1
+    assert given(do(submission(*(task(id) for id in MANY), run="other"))) == []
+
+
+def test_what_was_handed_back_may_wait_again(do: Driver) -> None:
+    teach(do)
+    held = one(do(connect("ada"), many(1)), c.Assign)
+    do(connect("bob"), submission(task("other"), run="other"))
+    assert given(do(disconnect(held.worker)), "bob") == MANY[:1]
+
+
+def test_what_goes_first_is_not_overtaken_until_its_type_is_known(do: Driver) -> None:
+    teach(do)
+    do(connect("ada"), many(1))
+    strange = [task(f"s{n}", type="strange", priority=9) for n in range(3)]
+    out = do(connect("bob"), submission(*strange, task("known"), run="other"))
+    first = one(out, c.Assign)
+    assert (first.key[1], first.worker.name) == ("s0", "bob")
+    ahead = pairs(do(lasted(first)))
+    assert ahead[0] == ("s1", "bob")
+    assert {id for id, _ in ahead[1:]} == {"s2", "known"}
+
+
+def test_what_waits_for_a_free_slot_holds_up_others_no_longer_than_it_is_there(
+    do: Driver,
+) -> None:
+    teach(do)
+    do(connect(), many(2))
+    do(submission(task("strange", type="strange", priority=9), run="other"))
+    assert given(do(submission(task("known"), run="other"))) == []
+    assert given(do(c.CancelRequested("r", "other", ("strange",), "no"))) == ["known"]
+
+
+@pytest.mark.parametrize("how", ["draining", "suspect"])
+def test_a_worker_that_leaves_or_is_silent_is_given_nothing_ahead(do: Driver, how: str) -> None:
+    teach(do)
+    held = one(do(connect(), many(1)), c.Assign)
+    if how == "draining":
+        do(heartbeat(held.worker, ref(held), draining=True))
+    else:
+        do(after=20.0)
+    assert given(do(submission(task("next"), run="other"))) == []
+
+
+def test_by_arrival_nothing_is_given_ahead() -> None:
+    do = Driver(Arrival())
+    teach(do)
+    assert given(do(connect(), many())) == MANY[:1]
+
+
+# --- recall ----------------------------------------------------------------------------------
+
+
+def crowded(do: Driver, count: int = 5, **more: Any) -> list[c.Assign]:
+    """Ada has tasks waiting behind one that takes longer than it should."""
+    teach(do)
+    return pick(do(connect("ada"), many(count, **more)), c.Assign)
+
+
+def refs(*of: c.Assign) -> tuple[AttemptRef, ...]:
+    return tuple(ref(a) for a in of)
+
+
+def test_what_waits_for_too_long_is_handed_back_for_one_that_is_idle(do: Driver) -> None:
+    held = crowded(do)
+    assert not pick(do(connect("bob")), c.Recall)
+    at = do.state.next_deadline()
+    assert at is not None
+    assert at - do.now <= 0.2
+    recalled = one(do(after=0.2), c.Recall)
+    assert (recalled.worker.name, recalled.attempts) == ("ada", refs(held[-1]))
+    assert pairs(do(back(held[-1]))) == [(held[-1].key[1], "bob")]
+
+
+def test_nobody_is_recalled_from_where_nothing_waits_for_long(do: Driver) -> None:
+    held = crowded(do)
+    do(connect("bob"), after=0.15)
+    held += pick(do(*map(lasted, held[:4])), c.Assign)
+    assert not pick(do(after=0.15), c.Recall)
+
+
+def test_the_newest_are_recalled_and_as_many_as_there_are_idle_slots_for(do: Driver) -> None:
+    held = crowded(do, 8)
+    do(connect("bob", slots=2), connect("cyd"))
+    assert one(do(paused=0.3), c.Recall).attempts == refs(*reversed(held[-3:]))
+
+
+def test_what_an_idle_worker_cannot_do_stays(do: Driver) -> None:
+    held = crowded(do, 3, difficulty=5)
+    do(connect("bob", 4), paused=0.3)
+    assert not pick(do(paused=0.3), c.Recall)
+    do(connect("cyd", 5))
+    assert one(do(paused=0.3), c.Recall).attempts == refs(held[-1])
+
+
+def test_what_has_begun_is_not_recalled(do: Driver) -> None:
+    held = crowded(do, 3)
+    do(connect("bob", slots=5), *map(progress, held), paused=0.3)
+    assert not pick(do(paused=0.3), c.Recall)
+
+
+def test_a_worker_that_hands_back_what_was_recalled_is_not_leaving(do: Driver) -> None:
+    held = crowded(do)
+    do(connect("bob"), paused=0.3)
+    do(back(held[-1]))
+    assert not do.state.fleet.workers["ada"].draining
+    do(back(held[-2]))  # nobody has asked for that
+    assert do.state.fleet.workers["ada"].draining
+
+
+def test_a_worker_from_which_was_recalled_gets_nothing_ahead_until_it_has_done_something(
+    do: Driver,
+) -> None:
+    held = crowded(do)
+    do(connect("bob"), paused=0.3)
+    do(back(held[-1]))
+    out = do(submission(task("one"), task("two"), run="more"))
+    assert given(out) == []
+    assert given(out, "bob") == ["one", "two"]
+    do(submission(task("three"), run="more"), lasted(held[0]))
+    assert do.state.fleet.workers["ada"].stalled is False
+
+
+def test_a_recall_that_is_lost_is_tried_again(do: Driver) -> None:
+    held = crowded(do)
+    do(connect("bob"), paused=0.3)
+    assert not pick(do(paused=0.5), c.Recall)
+    assert one(do(paused=0.5), c.Recall).attempts == refs(held[-1])
+
+
+def test_a_recall_that_came_too_late_changes_nothing(do: Driver) -> None:
+    held = crowded(do)
+    do(connect("bob"), paused=0.3)
+    do(progress(held[-1]), *map(lasted, held))
+    assert do.state.is_idle
+
+
+def test_nothing_is_recalled_while_the_manager_cannot_hear(do: Driver) -> None:
+    crowded(do)
+    do(connect("bob"), c.Blinded())
+    assert not pick(do(paused=0.5), c.Recall)
+    do(c.Sighted())
+    assert not pick(do(paused=0.1), c.Recall)
+    assert pick(do(paused=0.2), c.Recall)
+
+
+def test_of_very_many_that_wait_each_look_sees_some(do: Driver) -> None:
+    """And the next look begins where this one ended."""
+    teach(do)
+    do(connect("ada", specialties=("x",)), many(4, requires=("x",)))
+    held = pick(
+        do(connect("bob"), submission(*(task(f"b{n}") for n in range(4)), run="b")), c.Assign
+    )
+    with patch.object(recall, "_LOOKED_AT", 2):
+        do(connect("cyd"))
+        looks = [pick(do(paused=0.2), c.Recall) for _ in range(2)]
+    assert looks[0] == []
+    assert one(looks[1], c.Recall).attempts == refs(held[-1])
+
+
+# --- time ------------------------------------------------------------------------------------
+
+
+def test_an_attempt_that_waits_is_not_overdue(do: Driver) -> None:
+    teach(do)
+    held = pick(do(connect(), many(2, timeout=5.0)), c.Assign)
+    do(progress(held[0]))
+    out = []
+    for _ in range(9):
+        out += do(heartbeat(held[0].worker, *map(ref, held)), after=4.0)
+    ended = one(out, c.EndAttempt)
+    assert (ended.key[1], ended.outcome) == (MANY[0], Outcome.TIMED_OUT)
+
+
+def test_its_time_counts_from_when_it_begins(do: Driver) -> None:
+    teach(do)
+    held = pick(do(connect(), many(2, timeout=5.0)), c.Assign)
+    do(after=18.0)
+    do(heartbeat(held[0].worker, *map(ref, held)), lasted(held[0]), progress(held[1]))
+    assert not pick(beating(do, held[1], 19.0), c.EndAttempt)
+    assert one(beating(do, held[1], 2.0), c.EndAttempt).outcome is Outcome.TIMED_OUT
+
+
+def test_one_of_which_is_never_heard_that_it_has_begun_ends_all_the_same(do: Driver) -> None:
+    teach(do)
+    held = pick(do(connect(), many(2, timeout=5.0)), c.Assign)
+    do(lasted(held[0]))
+    assert not pick(beating(do, held[1], 21.0), c.EndAttempt)
+    assert one(beating(do, held[1], 20.0), c.EndAttempt).outcome is Outcome.TIMED_OUT
+
+
+def beating(do: Driver, held: c.Assign, seconds: float) -> list[c.Command]:
+    out = []
+    for _ in range(int(seconds)):
+        out += do(heartbeat(held.worker, ref(held)), after=1.0)
+    return out
+
+
+def test_an_assignment_that_was_lost_comes_after_those_that_arrived(do: Driver) -> None:
+    teach(do)
+    held = pick(do(connect(), many(3)), c.Assign)
+    out = do(heartbeat(held[0].worker, *map(ref, held[1:])), after=11.0)
+    assert one(out, c.Resend).key == held[0].key
+    order = [id for _, id in do.state.fleet.workers["ada"].holds]
+    assert order == [*MANY[1:3], MANY[0]]
+
+
+# --- the next manager ------------------------------------------------------------------------
+
+
+def test_what_waits_at_a_worker_still_does_when_another_manager_leads() -> None:
+    do = Driver(retries=RETRIES)
+    ada = profile()
+
+    def row(id: str, status: TaskStatus, at: float, seq: int) -> LiveRow:
+        facts: dict[str, Any] = {
+            "worker": "ada",
+            "incarnation": "1",
+            "attempt": 1,
+            "assigned_at": at,
+        }
+        return live_row(task(id, timeout=5.0), status, seq=seq, **facts)
+
+    do.restore(
+        row("c", TaskStatus.ASSIGNED, 903.0, 1),
+        row("b", TaskStatus.ASSIGNED, 902.0, 2),
+        row("a", TaskStatus.RUNNING, 904.0, 3),
+        workers=[ada],
+    )
+    assert [id for _, id in do.state.fleet.workers["ada"].holds] == ["a", "b", "c"]
+    held = [c.Assign(("default", id), "task", 1, ada, 0.0) for id in "abc"]
+    out = []
+    for _ in range(10):
+        out += do(heartbeat(ada, *map(ref, held)), after=4.0)
+    assert [(e.key[1], e.outcome) for e in pick(out, c.EndAttempt)] == [("a", Outcome.TIMED_OUT)]
