@@ -61,6 +61,9 @@ class Shape:
     stuck: int = 0  # tasks beside those, urgent, that nobody can do
     batch: int = 1_000
     decisions: int = DECISIONS
+    seconds: float | None = (
+        None  # how long attempts take; None: nobody says, and nothing is given ahead
+    )
     failing: float = 0.0  # the share of attempts that fail, and are made again by others
 
     @property
@@ -159,7 +162,14 @@ class Rig:
     def _done(self, of: c.Assign) -> TaskResults:
         fails = self.shape.failing and self.rng.random() < self.shape.failing
         outcome = Outcome.FAILED if fails else Outcome.SUCCEEDED
-        result = TaskResult(run=of.key[0], id=of.key[1], attempt=of.attempt, outcome=outcome)
+        result = TaskResult(
+            run=of.key[0],
+            id=of.key[1],
+            attempt=of.attempt,
+            outcome=outcome,
+            started_at=None if self.shape.seconds is None else 0.0,
+            finished_at=self.shape.seconds,
+        )
         return TaskResults(worker=of.worker.name, incarnation="1", results=(result,))
 
 
@@ -257,6 +267,8 @@ SHAPES = [
     Shape("1,000 skill sets", worker=distinct_skills),
     Shape("1,000 types, 1,000 skill sets", task=distinct_types, worker=distinct_skills),
     Shape("arrival, 1,000 skill sets", worker=distinct_skills, policy=Arrival),
+    Shape("short tasks, ten ahead", open=WAITING + 11 * WORKERS, seconds=0.01),
+    Shape("short tasks, one at a time", open=WAITING + 11 * WORKERS, seconds=0.01, batch=1),
     Shape("flow, half are free", open=500, batch=100),
     Shape("flow past hard tasks", task=easy_tasks, open=500, stuck=WAITING, batch=100),
     Shape("flow, 1,000 skill sets", worker=distinct_skills, open=500, batch=100),

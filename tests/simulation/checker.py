@@ -2,7 +2,7 @@
 
 I1 what was acknowledged ends, in one status; I2 one result counts per task; I3 it is the current attempt's;
 I4 nothing starts before its dependencies are done; I5 no attempt outlives its lease; I6 attempts are bounded;
-I7 attempts are numbered upwards; I8 what was acknowledged is there.
+I7 attempts are numbered upwards; I8 what was acknowledged is there; I9 nobody idles while tasks wait elsewhere.
 """
 
 from collections import Counter, defaultdict
@@ -15,6 +15,8 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import TaskRow
+from tests.simulation.idling import Idling
+from tests.simulation.scenario import CALM_SECONDS
 from tests.simulation.work import End, Execution
 from tests.simulation.world import RETRIES, World
 
@@ -44,6 +46,8 @@ class Report:
     executions: int = 0
     executed_again: int = 0  # more than once, though the first one had succeeded
     stale: int = 0
+    ahead: int = 0  # attempts that waited at a worker
+    recalled: int = 0  # of those
     worker_starts: int = 0
     manager_starts: int = 0
     longest_stall: float = 0.0
@@ -68,6 +72,7 @@ class Report:
         yield f"executions          {self.executions:>9}   {per_task:.2f} per task"
         yield f"done again          {self.executed_again:>9}   the first had succeeded, and nobody knew"
         yield f"stale results       {self.stale:>9}"
+        yield f"given ahead         {self.ahead:>9}   {self.recalled} of them recalled"
         yield f"worker starts       {self.worker_starts:>9}"
         yield f"manager starts      {self.manager_starts:>9}"
         yield f"longest stall       {self.longest_stall:>9.1f}   virtual seconds"
@@ -107,9 +112,14 @@ class Checker:
         self.report = Report(seeds=1)
 
     def check(self) -> Report:
+        idling = Idling(self._world.healed_at + CALM_SECONDS)
         for commit in self._world.disk.log:
+            for wrong in idling.before(commit.at):
+                self._wrong(f"I9: {wrong}")
             for command in commit.commands:
                 self._take(command, commit.at)
+                idling.take(command, commit.at)
+        self.report.ahead, self.report.recalled = idling.ahead, idling.recalled
         for key, story in self._stories.items():
             self._check_leases(key, story)
         self._check_executions()

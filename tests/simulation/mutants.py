@@ -17,6 +17,7 @@ from skillq.transport import Consumer, Delivery
 from skillq_manager.core import commands as c
 from skillq_manager.core.fleet import Fleet
 from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.recall import Recalls
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store import fences
@@ -57,6 +58,10 @@ class PublishesBeforeCommit(Manager):
 
 def _no_resend(self: Fleet, worker: WorkerEntry, held: object) -> None:
     """What was sent is believed to have arrived."""
+
+
+def _no_recall(self: Recalls, worker: WorkerEntry, idle: object) -> None:
+    """What waits at a worker stays there."""
 
 
 class TakesAnyAttempt(State):
@@ -147,6 +152,7 @@ MUTANTS: dict[str, tuple[Parts, Sequence[Any]]] = {
         (patch.object(Fleet, "_resend_missing", _no_resend),),
     ),
     "worker acks, and forgets": (Parts(worker=ForgetsWhatItAcked, state=State), ()),
+    "nothing is recalled": (Parts(), (patch.object(Recalls, "_recall", _no_recall),)),
     "last batch lost in a crash": (Parts(store=LosesTheLastBatch, state=State), ()),
 }
 

@@ -10,6 +10,8 @@ from tests.simulation.work import End, Script
 
 SPECIALTIES = ("gpu", "lab", "law")
 TYPES = ("task", "gpu", "text")
+CALM_SECONDS = 45.0  # after the last fault, until what it has left is over
+_FLOOD = 150  # short tasks at once: some of them wait at workers
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,8 @@ def scenario(seed: int) -> Scenario:
     seconds = 60.0 if large else chance.uniform(30.0, 150.0)
     scripts: dict[tuple[str, str], Script] = {}
     batches = _batches(chance, tasks, seconds, scripts)
+    if not large:
+        batches += _floods(Random(f"floods {seed}"), seconds, scripts)
     return Scenario(
         seed=seed,
         workers=workers,
@@ -136,6 +140,19 @@ def _batches(
         again = chance.random() * seconds if chance.random() < 0.2 else None
         batches.append(Batch(at, run, several, way, again))
     return batches
+
+
+def _floods(chance: Random, seconds: float, scripts: dict[tuple[str, str], Script]) -> list[Batch]:
+    """Short tasks, of which a few take longer than anybody could know: while things go wrong, and once more after it."""
+    if chance.random() < 0.4:
+        return []
+    times = {"flood": chance.random() * 0.8 * seconds, "calm": seconds + CALM_SECONDS}
+    for run in times:
+        for n in range(_FLOOD):
+            slow = chance.random() < 0.04
+            scripts[run, f"f{n}"] = Script(4.0 if slow else chance.choice((0.0, 0.002, 0.01)))
+    tasks = tuple(Task(id=f"f{n}", difficulty=chance.randint(1, 3)) for n in range(_FLOOD))
+    return [Batch(at, run, tasks, "complete", None) for run, at in times.items()]
 
 
 def _task(  # noqa: PLR0917

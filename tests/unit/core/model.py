@@ -16,18 +16,17 @@ from skillq.messages import (
     TaskResults,
     TaskStatus,
     Unroutable,
-    WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
+from tests.unit.core.ahead import Ahead, held_by
 from tests.unit.core.crew import MEMORY, Crew
 from tests.unit.core.rows import Row
 from tests.unit.core.rows import who as of
 
 S, O = TaskStatus, Outcome  # noqa: E741 - two letters that are on every line
 
-HORIZON = 0.1  # seconds of work that a worker may have waiting
 AGED_AFTER = 60.0  # seconds until reserved workers take easy work
 SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 
@@ -45,7 +44,7 @@ class Model:
     ended: Counter[TaskKey] = field(default_factory=Counter)
     touched: set[str] = field(default_factory=set)
     promised: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
-    lasted: dict[str, float] = field(default_factory=dict)  # seconds, by type
+    ahead: Ahead = field(default_factory=Ahead)
     senders: dict[int, tuple[str, str]] = field(default_factory=dict)  # of results, by identity
 
     # --- before a turn
@@ -140,7 +139,8 @@ class Model:
                 believe[type(command)](command)
         for command in out:
             if isinstance(command, c.Recall):
-                self._recall(command)
+                assert not self.crew.blind
+                self.ahead.recall(command, self.rows, self.crew)
             if isinstance(command, c.Abort):
                 self._abort(command)  # it may come before what ends the attempt
 
@@ -284,30 +284,8 @@ class Model:
         assert self.crew.gone.get(of(worker), 0.0) <= self.now - MEMORY
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
         row.assigned_at, row.retry_at = self.now, 0.0
-        if len(self.held(worker)) > worker.slots:
-            self._wait_at(worker)
-
-    def _wait_at(self, worker: WorkerProfile) -> None:
-        """What waits at a worker is easy on it: all that it has is known, and nothing of it was lost before."""
-        assert self.crew.by_skill
-        held = [self.rows[key] for key in self.held(worker)]
-        assert len(held) <= worker.slots + 1000
-        assert all(row.asks.type in self.lasted and not row.losses for row in held)
-        short = [row for row in held if self.lasted[row.asks.type] < HORIZON]
-        assert short or len(held) <= worker.slots + 1
-
-    def _recall(self, command: c.Recall) -> None:
-        """Of a worker that has more than slots, for others that could begin at once."""
-        worker = command.worker
-        assert len(command.attempts) <= len(self.held(worker)) - worker.slots
-        for ref in command.attempts:
-            row = self.rows[ref.run, ref.id]
-            assert row.holder == (ref.attempt, *of(worker))
-            assert row.status is S.ASSIGNED
-            assert self.now - row.assigned_at >= 0.0
-            idle = [w for w in self.crew.able(row.asks) if len(self.held(w)) < w.slots]
-            assert any(w.name != worker.name for w in idle)
-        assert not self.crew.blind
+        held = [self.rows[key] for key in held_by(worker, self.rows)]
+        self.ahead.check(worker, held, by_skill=self.crew.by_skill)
 
     def _start(self, command: c.Start) -> None:
         row = self.rows[command.key]
@@ -322,7 +300,7 @@ class Model:
         if command.result is not None:
             assert self._is_current(command.result)
             assert command.result.outcome is command.outcome
-            self._learn(row, command.result)
+            self.ahead.learn(row, command.result)
         late = (command.reason or "").startswith("its deadline")
         row.failures += command.outcome in {O.FAILED, O.TIMED_OUT} and not late
         row.losses += command.outcome is O.LOST
@@ -339,12 +317,6 @@ class Model:
         else:
             assert command.retry_at is None
             self._finish(command.key, command.status)
-
-    def _learn(self, row: Row, result: TaskResult) -> None:
-        """Of a type, the shortest that it has ever taken."""
-        if result.outcome in {O.SUCCEEDED, O.FAILED} and result.started_at is not None:
-            took = (result.finished_at or 0.0) - result.started_at
-            self.lasted[row.asks.type] = min(took, self.lasted.get(row.asks.type, inf))
 
     def _may_end(self, command: c.EndAttempt, row: Row, *, late: bool) -> set[TaskStatus]:
         """What may become of the task after this."""
@@ -403,17 +375,12 @@ class Model:
             row = self.rows.get((ref.run, ref.id))
             assert row is None or row.holder != (ref.attempt, *of(command.worker))
 
-    def held(self, worker: WorkerProfile) -> list[TaskKey]:
-        return [
-            key for key, row in self.rows.items() if row.worker and of(row.worker) == of(worker)
-        ]
-
     def next_manager(self, now: float) -> list[LiveRow]:
         """What the store hands over; what only the last manager knew is forgotten."""
         self.expect((), now)
         self.awake_since = now
         self.crew.forget()
-        self.lasted.clear()
+        self.ahead.lasted.clear()
         for row in self.rows.values():
             row.ready_at = now
         live = [row.live(key[0]) for key, row in self.rows.items() if row.status not in TERMINAL]

@@ -1,11 +1,19 @@
 """What the state machine draws its tasks and workers from."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import hypothesis.strategies as st
 
-from skillq.messages import Unroutable
+from skillq.messages import TERMINAL, Outcome, TaskStatus, Unroutable
+from skillq_manager.core import commands as c
 
+T = TypeVar("T")
+
+COMMON = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT)
+FAILURES = TERMINAL - {TaskStatus.SUCCEEDED}
+RUNS = ("alpha", "beta", "Beta")  # the last two fall together on the wire
+TEAM = (("ada", 4), ("bob", 9))
 TYPES = ("task", "ocr", "gpu")
 SOME = st.integers(0, 10_000)  # picks from what there is, modulo its length
 NAMES = st.sampled_from(("ada", "bob", "cyd"))
@@ -33,3 +41,15 @@ WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
     types=st.none() | st.just(TYPES[:2]),
     reserve=st.sampled_from([0, 0, 5]),
 )
+
+
+def took(seconds: float | None) -> dict[str, float]:
+    return {} if seconds is None else {"started_at": 3.0, "finished_at": 3.0 + seconds}
+
+
+def nth(items: Sequence[T], which: int) -> T:
+    return items[which % len(items)]
+
+
+def holder(a: c.Assign) -> tuple[int, str, str]:
+    return a.attempt, a.worker.name, a.worker.incarnation

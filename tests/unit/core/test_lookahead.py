@@ -239,6 +239,7 @@ def test_by_arrival_nothing_is_given_ahead() -> None:
 def crowded(do: Driver, count: int = 5, **more: Any) -> list[c.Assign]:
     """Ada has tasks waiting behind one that takes longer than it should."""
     teach(do)
+    do(after=1.0)
     return pick(do(connect("ada"), many(count, **more)), c.Assign)
 
 

@@ -387,6 +387,21 @@ def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None
     assert [give(board), give(board), give(board)] == [bob, ada, None]
 
 
+def test_of_many_kinds_of_worker_those_that_are_free_are_found() -> None:
+    board = new_board(BestFit())
+    workers = [worker_entry(n, 5, specialties=[f"s{n}"]) for n in range(20)]
+    for worker in workers:
+        board.join(worker)
+    for seq in range(20):
+        board.add(task_entry(seq))
+        give(board)
+    workers[7].holds.clear()
+    board.freed(workers[7])
+    board.add(task_entry(20, need(difficulty=6)))
+    board.add(task_entry(21))
+    assert [give(board), give(board)] == [workers[7], None]
+
+
 def test_workers_that_no_task_excludes_any_more_are_alike_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -1,8 +1,8 @@
 """Whatever happens, in whatever order: the state agrees with itself and with an independent bookkeeper."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import count
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import hypothesis.strategies as st
 import pytest
@@ -15,7 +15,6 @@ from hypothesis.stateful import (
 )
 
 from skillq.messages import (
-    TERMINAL,
     AttemptRef,
     Connect,
     Heartbeat,
@@ -33,16 +32,23 @@ from skillq_manager.core.matching import Arrival, BestFit, Policy
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
+from tests.unit.core.ahead import held_by
 from tests.unit.core.crew import Crew
 from tests.unit.core.model import Model
-from tests.unit.core.samples import NAMES, SOME, TASKS, TYPES, WORKERS
-
-T = TypeVar("T")
-
-COMMON = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT)
-FAILURES = TERMINAL - {TaskStatus.SUCCEEDED}
-RUNS = ("alpha", "beta", "Beta")  # the last two fall together on the wire
-TEAM = (("ada", 4), ("bob", 9))
+from tests.unit.core.samples import (
+    COMMON,
+    FAILURES,
+    NAMES,
+    RUNS,
+    SOME,
+    TASKS,
+    TEAM,
+    TYPES,
+    WORKERS,
+    holder,
+    nth,
+    took,
+)
 
 
 class Again(NamedTuple):
@@ -106,12 +112,12 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.submitted)
     @rule(which=SOME)
     def submit_again(self, which: int) -> None:
-        self.inbox.append(_nth(self.submitted, which))
+        self.inbox.append(nth(self.submitted, which))
 
     @precondition(lambda self: self.submitted)
     @rule(which=SOME)
     def submit_another_definition(self, which: int) -> None:
-        old = _nth(self.submitted, which)
+        old = nth(self.submitted, which)
         changed = tuple(t.model_copy(update={"description": "another"}) for t in old.tasks)
         self.inbox.append(old.model_copy(update={"tasks": changed}))
 
@@ -127,22 +133,22 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.submitted)
     @rule(which=SOME, some=st.lists(SOME, min_size=1, max_size=2))
     def call_off(self, which: int, some: list[int]) -> None:
-        made = _nth(self.submitted, which)
-        ids = tuple(_nth(made.tasks, one).id for one in some)
+        made = nth(self.submitted, which)
+        ids = tuple(nth(made.tasks, one).id for one in some)
         self.inbox.append(c.CancelRequested(f"{next(self.requests)}", made.run, ids, "no"))
 
     @precondition(lambda self: self.submitted)
     @rule(which=SOME, sure=st.sampled_from([False, False, True]))
     def call_off_a_run(self, which: int, sure: bool) -> None:
         if sure:
-            run = _nth(self.submitted, which).run
+            run = nth(self.submitted, which).run
             self.inbox.append(c.CancelRequested(f"{next(self.requests)}", run, None, "no"))
 
     @rule(which=st.lists(SOME, min_size=1, max_size=5))
     def send_again(self, which: list[int]) -> None:
         rows = self.model.rows
         failed = [key for key, row in rows.items() if row.status in FAILURES]
-        self.inbox.append(Again([_nth(failed or list(rows), one) for one in which if rows]))
+        self.inbox.append(Again([nth(failed or list(rows), one) for one in which if rows]))
 
     @rule(blind=st.sampled_from([False, False, True]))
     def see(self, blind: bool) -> None:
@@ -172,7 +178,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=SOME, better=st.booleans())
     def connect_again(self, which: int, better: bool) -> None:
         """A late or doubled message; or a worker that has learned something since."""
-        who = _nth(self.profiles, which)
+        who = nth(self.profiles, which)
         if better:
             who = who.model_copy(update={"skill": 10})
         self.inbox.append(Connect(worker=who))
@@ -185,7 +191,7 @@ class Machine(RuleBasedStateMachine):
         """Of anyone, a ghost too, with anything in its hands."""
         refs = tuple(self._ref(i) for i in held if self.assigned)
         self.inbox.append(
-            Heartbeat(worker=_nth(self.profiles, which), holds=refs, draining=draining)
+            Heartbeat(worker=nth(self.profiles, which), holds=refs, draining=draining)
         )
 
     @rule()
@@ -194,14 +200,14 @@ class Machine(RuleBasedStateMachine):
         for who in self.model.crew.here.values():
             refs = tuple(
                 AttemptRef(run=run, id=id, attempt=self.model.rows[run, id].attempt)
-                for run, id in self.model.held(who)
+                for run, id in held_by(who, self.model.rows)
             )
             self.inbox.append(Heartbeat(worker=who, holds=refs))
 
     @precondition(lambda self: self.profiles)
     @rule(which=SOME)
     def leave(self, which: int) -> None:
-        self.inbox.append(disconnect(_nth(self.profiles, which), "bye"))
+        self.inbox.append(disconnect(nth(self.profiles, which), "bye"))
 
     # --- attempts
 
@@ -239,10 +245,10 @@ class Machine(RuleBasedStateMachine):
         self, which: int, whose: int, outcome: Outcome, attempt: int, store: str
     ) -> None:
         """Late, foreign, of an attempt that never was, of a lost store, of a task that nobody knows."""
-        old = _nth(self.assigned, which)
+        old = nth(self.assigned, which)
         changed = old._replace(attempt=old.attempt + attempt)
         unknown = old._replace(key=(old.key[0], "nobody-knows"))
-        who = _nth(self.profiles, whose)
+        who = nth(self.profiles, whose)
         said = report(who, result(changed, outcome), result(unknown, outcome))
         self.inbox.append(said.model_copy(update={"store": store}))
 
@@ -250,7 +256,7 @@ class Machine(RuleBasedStateMachine):
     @rule(which=SOME, whose=SOME, right=st.booleans())
     def start(self, which: int, whose: int, right: bool) -> None:
         one = self._current(which)
-        who = one.worker if right else _nth(self.profiles, whose)
+        who = one.worker if right else nth(self.profiles, whose)
         item = ProgressItem(run=one.key[0], id=one.key[1], attempt=one.attempt, at=self.now)
         self.inbox.append(
             Progress(worker=who.name, incarnation=who.incarnation, items=(item, item))
@@ -270,11 +276,11 @@ class Machine(RuleBasedStateMachine):
 
     def _current(self, which: int) -> c.Assign:
         rows = self.model.rows
-        current = [a for a in self.assigned if rows[a.key].holder == _holder(a)]
-        return _nth(current or self.assigned, which)
+        current = [a for a in self.assigned if rows[a.key].holder == holder(a)]
+        return nth(current or self.assigned, which)
 
     def _ref(self, which: int) -> AttemptRef:
-        one = self._current(which) if which % 2 else _nth(self.assigned, which)
+        one = self._current(which) if which % 2 else nth(self.assigned, which)
         return AttemptRef(run=one.key[0], id=one.key[1], attempt=one.attempt)
 
     # --- turns
@@ -334,7 +340,7 @@ class Machine(RuleBasedStateMachine):
         """As it mostly is: all are heard of, and some have ended what they had."""
         self.all_beat()
         self.turn(1.0)
-        current = [a for a in self.assigned if self.model.rows[a.key].holder == _holder(a)]
+        current = [a for a in self.assigned if self.model.rows[a.key].holder == holder(a)]
         for one, outcome in zip(current, outcomes, strict=False):
             made = result(one, outcome, error_types=("OSError",), **took(0.001))
             self.inbox.append(report(one.worker, made))
@@ -353,7 +359,7 @@ class Machine(RuleBasedStateMachine):
         """What was recalled, as far as it has not begun; or it is done meanwhile."""
         outcome = Outcome.RETURNED if right else Outcome.SUCCEEDED
         for one in which:
-            worker, attempt = _nth(self.recalled, one)
+            worker, attempt = nth(self.recalled, one)
             run, id, number = attempt.run, attempt.id, attempt.attempt
             made = result(c.Assign((run, id), "task", number, worker, 0.0), outcome)
             self.inbox.append(report(worker, made))
@@ -382,7 +388,7 @@ class Machine(RuleBasedStateMachine):
             self.inbox += able
             self.turn(301.0)
             for one in self.assigned:
-                if self.model.rows[one.key].holder == _holder(one):
+                if self.model.rows[one.key].holder == holder(one):
                     self.inbox.append(report(one.worker, result(one)))
             if self.state.is_idle and not self.inbox:
                 break
@@ -395,18 +401,6 @@ class Machine(RuleBasedStateMachine):
 class ArrivalMachine(Machine):
     policy = Arrival
     by_skill = False
-
-
-def took(seconds: float | None) -> dict[str, float]:
-    return {} if seconds is None else {"started_at": 3.0, "finished_at": 3.0 + seconds}
-
-
-def _nth(items: Sequence[T], which: int) -> T:
-    return items[which % len(items)]
-
-
-def _holder(a: c.Assign) -> tuple[int, str, str]:
-    return a.attempt, a.worker.name, a.worker.incarnation
 
 
 @pytest.mark.parametrize("machine", [Machine, ArrivalMachine])

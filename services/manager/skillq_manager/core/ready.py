@@ -247,7 +247,7 @@ class Board:
         for fit, _, pool in pools:
             if chosen is not None and fit != chosen_fit:
                 break
-            if pool in tier.open and (not tier.number or self._is_next(cls, pool, tier)):
+            if pool in tier.open and (not tier.held_up or self._is_next(cls, pool, tier)):
                 first = pool.lines[tier.number].first()
                 if chosen is None or first < chosen:
                     chosen, chosen_fit = first, fit

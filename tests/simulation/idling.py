@@ -1,0 +1,100 @@
+"""Whether somebody idles while tasks wait at somebody else: read from the log, once nothing goes wrong any more."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from skillq.messages import TaskStatus, WorkerEventKind, WorkerProfile
+from skillq_manager.core import commands as c
+from skillq_manager.core.matching import is_able
+from skillq_manager.core.model import Need, Skills, TaskKey
+
+_PATIENCE_SECONDS = 2.0  # for a recall, a hand-back, and a disk that takes its time
+
+
+@dataclass(slots=True)
+class _Attempt:
+    since: float
+    status: TaskStatus = TaskStatus.ASSIGNED
+
+
+@dataclass(slots=True)
+class _Worker:
+    profile: WorkerProfile
+    idle_since: float
+    holds: dict[TaskKey, _Attempt] = field(default_factory=dict)
+
+    @property
+    def is_idle(self) -> bool:
+        return len(self.holds) < self.profile.slots
+
+
+class Idling:
+    """Told of every command in order; says what went wrong from `calm_from` on."""
+
+    def __init__(self, calm_from: float) -> None:
+        self._calm_from = calm_from
+        self._workers: dict[str, _Worker] = {}
+        self._needs: dict[TaskKey, Need] = {}
+        self.ahead = 0  # attempts that were given ahead of a slot
+        self.recalled = 0
+
+    def before(self, at: float) -> Iterator[str]:
+        """What is wrong just before a commit at that time."""
+        if at < self._calm_from:
+            return
+        for worker in self._workers.values():
+            for key, attempt in islice(worker.holds.items(), worker.profile.slots, None):
+                waits = at - attempt.since > _PATIENCE_SECONDS
+                if waits and attempt.status is TaskStatus.ASSIGNED:
+                    idle = [w.profile.name for w in self._idle(key, at)]
+                    if idle:
+                        yield f"{key[1]} waits at {worker.profile.name} for long, while {idle} could do it"
+
+    def _idle(self, key: TaskKey, at: float) -> Iterator[_Worker]:
+        need = self._needs[key]
+        for worker in self._workers.values():
+            idle = worker.is_idle and at - worker.idle_since > _PATIENCE_SECONDS
+            may = worker.profile.name not in need.excluded
+            if idle and may and is_able(Skills.of(worker.profile), need):
+                yield worker
+
+    def take(self, command: c.Command, at: float) -> None:
+        match command:
+            case c.AddTask():
+                self._needs[command.key] = Need.of(command.task)
+            case c.SetNeed():
+                self._needs[command.key] = command.need
+            case c.SaveWorker():
+                self._save(command, at)
+            case c.Assign():
+                self._assign(command, at)
+            case c.Start():
+                self._workers[command.worker.name].holds[command.key].status = TaskStatus.RUNNING
+            case c.EndAttempt():
+                self._end(command, at)
+            case c.Recall():
+                self.recalled += len(command.attempts)
+            case _:
+                pass
+
+    def _save(self, command: c.SaveWorker, at: float) -> None:
+        name = command.profile.name
+        if command.event is WorkerEventKind.CONNECTED:
+            before = self._workers.get(name)
+            holds = before.holds if before else {}
+            self._workers[name] = _Worker(command.profile, at, holds)
+        elif name in self._workers:
+            self._workers[name].idle_since = float("inf")  # silent or gone
+
+    def _assign(self, command: c.Assign, at: float) -> None:
+        worker = self._workers[command.worker.name]
+        worker.holds[command.key] = _Attempt(at)
+        self.ahead += len(worker.holds) > worker.profile.slots
+
+    def _end(self, command: c.EndAttempt, at: float) -> None:
+        worker = self._workers[command.worker.name]
+        was_idle = worker.is_idle
+        worker.holds.pop(command.key, None)
+        if worker.is_idle and not was_idle:
+            worker.idle_since = at
