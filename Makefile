@@ -28,8 +28,8 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: .venv/.dev
-	$(BIN)/python -m benchmarks.core
+bench: .venv-bench/.made ## skillq beside its neighbours; ARGS=--short takes a minute or two
+	.venv-bench/bin/python -m benchmarks.compare --json benchmarks/results/comparison.json --plots docs $(ARGS)
 
 simulate: .venv/.dev ## SEEDS=300 of them, SEEDS=17:20 those, SEED=17 one, told step by step
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--trace $(SEED),$(or $(SEEDS),300))
@@ -47,10 +47,18 @@ lock: .venv/.dev ## make the locks anew; ARGS=--upgrade for the newest of everyt
 	$(LOCK) $(ARGS) pyproject.toml --all-extras --group dev -o requirements/dev.txt
 	for service in manager worker cli; do \
 	  $(LOCK) pyproject.toml --extra $$service -c requirements/dev.txt -o requirements/$$service.txt || exit 1; done
+	$(LOCK) pyproject.toml --extra all --group bench -c requirements/dev.txt -o requirements/bench.txt
 	@# hatchling makes an editable install with editables
 	$(BIN)/python -c 'import tomllib; \
 	  print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], "editables", sep="\n")' | \
 	  $(LOCK) - -c requirements/dev.txt -o requirements/build.txt
+
+# The neighbours that skillq is measured beside: they have no place in an environment that tests or serves.
+.venv-bench/.made: pyproject.toml requirements/build.txt requirements/bench.txt
+	$(PYTHON) -m venv .venv-bench
+	.venv-bench/bin/pip --disable-pip-version-check --quiet install $(LOCKED) -r requirements/build.txt -r requirements/bench.txt
+	.venv-bench/bin/pip --disable-pip-version-check --quiet install $(EDITABLE)
+	touch $@
 
 .venv/.made:
 	$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("skillq needs Python 3.11 or newer: make PYTHON=python3.13 …")'

@@ -41,9 +41,14 @@ ADA = WorkerProfile(name="ada", title="Ada", incarnation="0123456789abcdef", ski
 Costs = dict[str, float]  # by step, µs per task
 
 
-def adds(first: int, count: int) -> list[c.AddTask]:
+def adds(first: int, count: int, difficulty: int | None = None) -> list[c.AddTask]:
     tasks = [
-        Task(id=f"task-{n}", difficulty=1 + n % 10, description=f"Do {n}", payload={"n": n})
+        Task(
+            id=f"task-{n}",
+            difficulty=difficulty or 1 + n % 10,
+            description=f"Do {n}",
+            payload={"n": n},
+        )
         for n in range(first, first + count)
     ]
     return [
@@ -192,11 +197,11 @@ async def database(url: str) -> AsyncIterator[str]:
 # --- a backlog
 
 
-async def fill(url: str, backlog: int) -> None:
+async def fill(url: str, backlog: int, difficulty: int | None = None) -> None:
     async with SqlStore(url) as store:
         await store.acquire()
         for first in range(1, backlog + 1, 5000):
-            await store.commit(adds(first, min(5000, backlog + 1 - first)))
+            await store.commit(adds(first, min(5000, backlog + 1 - first), difficulty))
 
 
 async def look(url: str) -> float:

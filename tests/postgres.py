@@ -15,8 +15,8 @@ import shutil
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
@@ -63,6 +63,16 @@ class Postgres:
             yield self.url(name)
         finally:
             await self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
+
+    @contextmanager
+    def own_database(self) -> Iterator[str]:
+        """The same, without a loop around it."""
+        name = f"test_{uuid4().hex[:12]}"
+        asyncio.run(self.execute(f'CREATE DATABASE "{name}"'))
+        try:
+            yield self.url(name)
+        finally:
+            asyncio.run(self.execute(f'DROP DATABASE "{name}" WITH (FORCE)'))
 
     async def execute(self, statement: str) -> None:
         connection: Any = await asyncpg.connect(self._url, timeout=10)
@@ -115,7 +125,7 @@ def _programs() -> Path | None:
 class PrivateServer:
     """A cluster with its own port, password and data. It refuses to run as root, so root lends it another user."""
 
-    def __init__(self, programs: Path) -> None:
+    def __init__(self, programs: Path, *, durable: bool) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="skillq-postgres-"))
         (self.port,) = free_ports(1)
         self._log = (self._home / "console.log").open("wb")
@@ -135,7 +145,7 @@ class PrivateServer:
             "listen_addresses": "127.0.0.1",
             "port": str(self.port),
             "unix_socket_directories": "",
-            "fsync": "off",  # the tests kill clients, never the server
+            "fsync": "on" if durable else "off",  # the tests kill clients, never the server
         }
         settings = [
             word for name, value in parameters.items() for word in ("-c", f"{name}={value}")
@@ -176,11 +186,11 @@ def _lent_user() -> str | None:
     return next((name for name in ("postgres", "nobody") if name in there), None)
 
 
-def _installed() -> Postgres:
+def _installed(durable: bool) -> Postgres:
     programs = _programs()
     if programs is None:
         raise NoPostgres("no server is installed")
-    server = PrivateServer(programs)
+    server = PrivateServer(programs, durable=durable)
     return _awaited(
         Postgres(f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{server.port}/postgres", server)
     )
@@ -189,7 +199,7 @@ def _installed() -> Postgres:
 # --- Docker, a server that is there, and one from Debian -----------------------------------------
 
 
-def _docker() -> Postgres:
+def _docker(durable: bool) -> Postgres:
     image = os.environ.get("SKILLQ_TEST_POSTGRES_IMAGE", "postgres:17")
     if shutil.which("docker") is None and "DOCKER_HOST" not in os.environ:
         raise NoPostgres("there is no Docker")
@@ -209,14 +219,14 @@ def _docker() -> Postgres:
     return _awaited(Postgres(url, container))
 
 
-def _from_url() -> Postgres:
+def _from_url(durable: bool) -> Postgres:
     url = os.environ.get("SKILLQ_TEST_POSTGRES_URL")
     if not url:
         raise NoPostgres("SKILLQ_TEST_POSTGRES_URL is not set")
     return _awaited(Postgres(url))
 
 
-def _from_apt() -> Postgres:
+def _from_apt(durable: bool) -> Postgres:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise NoPostgres("this is no Debian where we are root")
     install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"]
@@ -227,7 +237,7 @@ def _from_apt() -> Postgres:
             failure = _apt(install)
     if failure:
         raise NoPostgres(f"apt-get install postgresql: {failure[-200:]}")
-    return _installed()
+    return _installed(durable)
 
 
 def _apt(command: list[str]) -> str:
@@ -237,7 +247,7 @@ def _apt(command: list[str]) -> str:
     return (done.stderr.strip() or "failed") if done.returncode else ""
 
 
-SOURCES: dict[str, Callable[[], Postgres]] = {
+SOURCES: dict[str, Callable[[bool], Postgres]] = {
     "url": _from_url,
     "installed": _installed,
     "docker": _docker,
@@ -245,8 +255,8 @@ SOURCES: dict[str, Callable[[], Postgres]] = {
 }
 
 
-def find_postgres() -> Postgres:
-    """Find or start a PostgreSQL.
+def find_postgres(*, durable: bool = False) -> Postgres:
+    """Find or start a PostgreSQL; a `durable` one, where we start it, survives the machine's crash.
 
     Raises:
         NoPostgres: with one line that says what was tried and what to do.
@@ -259,7 +269,7 @@ def find_postgres() -> Postgres:
     failures = []
     for name in [forced] if forced else list(SOURCES):
         try:
-            return SOURCES[name]()
+            return SOURCES[name](durable)
         except NoPostgres as error:
             failures.append(f"{name}: {error}")
     raise NoPostgres(f"no PostgreSQL for the tests ({'; '.join(failures)}); {REMEDY}")

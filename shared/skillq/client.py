@@ -10,9 +10,16 @@ from typing import TypeVar
 
 from skillq import topology
 from skillq.clock import Clock, steady_clock
-from skillq.errors import MalformedMessage, TransportError, Unreachable
+from skillq.errors import (
+    MalformedMessage,
+    SkillqError,
+    TransportError,
+    Unreachable,
+    UsageError,
+)
 from skillq.handed import Handed, News, OnEvent, Receipt, hand_in
 from skillq.messages import (
+    Inquiry,
     RunEvent,
     Standing,
     Task,
@@ -22,11 +29,13 @@ from skillq.messages import (
     decode,
     slug,
 )
+from skillq.open_run import OpenRun, keys_of, listen
 from skillq.transport import Consumer, Delivery, Outgoing, Transport
 
-__all__ = ["Client", "Receipt", "RunResult"]
+__all__ = ["Client", "OpenRun", "Receipt", "RunResult"]
 
 _RETRY_SECONDS = 0.5
+_ANSWER_SECONDS = 10.0  # for the manager to answer an inquiry
 _SILENCE_SECONDS = 15.0  # then events may have been missed: the manager is asked
 
 Result = TypeVar("Result")
@@ -97,6 +106,47 @@ class Client:
         assert handed.counts is not None  # noqa: S101 - else it would go on
         return RunResult(handed.counts, handed.tasks)
 
+    @asynccontextmanager
+    async def open(self, run: str) -> AsyncIterator[OpenRun]:
+        """A run to hand tasks in to again and again, whose results come over one subscription.
+
+        Raises:
+            UsageError: the run's name makes no name.
+            Unreachable: there was no manager yet that would have made the exchanges.
+        """
+        keys = keys_of(_name(run))
+        events = await self._patiently(lambda: self._transport.subscribe(topology.EVENTS, keys))
+
+        async def heard() -> list[News]:
+            return await _read(events, await events.batch())
+
+        opened = OpenRun(run, self._publish_patiently, self._ask, self._clock)
+        listening = asyncio.create_task(listen(opened, heard), name="results")
+        try:
+            yield opened
+        finally:
+            listening.cancel()
+            await asyncio.gather(listening, return_exceptions=True)
+            opened.close(SkillqError(f"the run {run} was closed before all of it had ended"))
+            await events.close()
+
+    async def _ask(self, inquiry: Inquiry) -> list[Standing]:
+        """What the manager answers; nothing where it does not, in time."""
+        answers: list[Standing] = []
+        key = f"answer.{inquiry.submission_id}"
+        events = await self._transport.subscribe(topology.EVENTS, [key])
+        try:
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                await self._say(Outgoing.of(inquiry, persistent=False))
+                while not answers or answers[-1].more:
+                    news = await _read(events, await events.batch())
+                    answers += [one for one in news if isinstance(one, Standing)]
+        except TimeoutError:
+            return []
+        finally:
+            await events.close()
+        return answers
+
     async def _follow(self, handed: Handed, events: Consumer) -> None:
         """Until all is known; or the run has ended, and what we have missed of it nobody tells us."""
         heard_at = self._clock()
@@ -139,8 +189,11 @@ class Client:
 
     async def _publish(self, handed: Handed) -> None:
         for message in handed.messages:
-            await self._patiently(partial(self._say, message))
+            await self._publish_patiently(message)
         handed.published()
+
+    async def _publish_patiently(self, message: Outgoing) -> None:
+        await self._patiently(partial(self._say, message))
 
     async def _inquire(self, handed: Handed) -> None:
         try:
@@ -165,6 +218,13 @@ class Client:
                         "start one: skillq manager"
                     ) from error
                 await asyncio.sleep(_RETRY_SECONDS)
+
+
+def _name(run: str) -> str:
+    try:
+        return slug(run)
+    except ValueError as error:
+        raise UsageError(f"run {run!r}: makes no name; use letters a-z and digits") from error
 
 
 async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[News]:

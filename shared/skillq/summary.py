@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from skillq.messages import TaskStatus
 
-_MANY = 1000
+MANY = 1000  # tasks; of a longer run, not all have a line
 
 _WORDS = {
     TaskStatus.SUCCEEDED: "Success",
@@ -40,8 +40,8 @@ def summary(ended: Sequence[Ended], counts: Mapping[TaskStatus, int] | None = No
     if counts is None:
         counts = Counter(e.status for e in ended)
     shown = list(ended)
-    if len(ended) > _MANY:
-        shown = [e for e in ended if e.status is not TaskStatus.SUCCEEDED][:_MANY]
+    if len(ended) > MANY:
+        shown = [e for e in ended if e.status is not TaskStatus.SUCCEEDED][:MANY]
     more = sum(counts.values()) - len(shown)
     rest = [f"… and {more} more"] if more else []
     return [

@@ -23,7 +23,6 @@ from tests.broker import find_broker
 from tests.chaos.faults import plan
 from tests.chaos.fleet import Fleet
 from tests.chaos.stream import HANDLERS, RUN
-from tests.e2e.conftest import database
 from tests.e2e.processes import System
 from tests.e2e.wreck import Wreck
 
@@ -58,7 +57,7 @@ def fleet(request: pytest.FixtureRequest, wreck: Wreck, tmp_path: Path) -> Itera
         broker_url = stack.enter_context(wreck.broker.vhost())
         store_url, managers = "sqlite:///skillq.db", ["manager"]
         if request.param == "postgresql":
-            store_url = stack.enter_context(database(request.getfixturevalue("postgres")))
+            store_url = stack.enter_context(request.getfixturevalue("postgres").own_database())
             managers = ["manager-0", "manager-1"]
         system = stack.enter_context(System(broker_url, tmp_path))
         fleet = Fleet(

@@ -1,10 +1,7 @@
 """A system of processes on a vhost of its own."""
 
-import asyncio
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from uuid import uuid4
 
 import pytest
 
@@ -64,17 +61,6 @@ def speech(words: list[str]) -> int:
 '''
 
 
-@contextmanager
-def database(postgres: Postgres) -> Iterator[str]:
-    """Give the URL of a database of one's own, without a loop around it."""
-    name = f"test_{uuid4().hex[:12]}"
-    asyncio.run(postgres.execute(f'CREATE DATABASE "{name}"'))
-    try:
-        yield postgres.url(name)
-    finally:
-        asyncio.run(postgres.execute(f'DROP DATABASE "{name}" WITH (FORCE)'))
-
-
 @pytest.fixture(scope="session")
 def restartable(broker: Broker) -> Iterator[Broker]:
     """A broker of our own: nobody restarts the one that was only lent to us."""
@@ -95,7 +81,7 @@ def lay_out(here: Path) -> None:
 @pytest.fixture
 def shared_store(postgres: Postgres) -> Iterator[str]:
     """The URL of a store that several managers may share."""
-    with database(postgres) as url:
+    with postgres.own_database() as url:
         yield url
 
 

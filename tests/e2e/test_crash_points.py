@@ -16,7 +16,7 @@ from skillq.client import Client
 from skillq.messages import Task
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import Broker
-from tests.e2e.conftest import database, lay_out
+from tests.e2e.conftest import lay_out
 from tests.e2e.processes import Process, System, begun, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(120)]
@@ -101,7 +101,7 @@ def plant(
         broker_url = stack.enter_context(broker.vhost())
         store_url = "sqlite:///skillq.db"
         if request.param == "postgresql":
-            store_url = stack.enter_context(database(request.getfixturevalue("postgres")))
+            store_url = stack.enter_context(request.getfixturevalue("postgres").own_database())
         system = stack.enter_context(System(broker_url, here))
         plant = Plant(system, broker_url, store_url)
         plant.manager().says("leading")

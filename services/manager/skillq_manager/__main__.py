@@ -4,23 +4,19 @@ import asyncio
 import random
 import signal
 import sys
-from collections import Counter
 
 import structlog
 
-from skillq import logs, streams
+from skillq import garbage, logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
-from skillq.forms import one_line
 from skillq.settings import load, without_password
-from skillq.summary import success_rate, summary
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.settings import POLICIES, ManagerSettings
 from skillq_manager.store import open_store
-from skillq_manager.store.base import Views
-from skillq_manager.summary import ended_tasks
+from skillq_manager.summary import Summaries
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
 
@@ -30,6 +26,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 async def run(settings: ManagerSettings) -> None:
     """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
+    garbage.search_rarely()
     structlog.contextvars.bind_contextvars(service="manager")
     # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
     asyncio.get_running_loop().add_signal_handler(
@@ -42,7 +39,7 @@ async def run(settings: ManagerSettings) -> None:
         connect_timeout=settings.connect_timeout,
     )
     store = open_store(settings.store_url, connect_timeout=settings.connect_timeout)
-    async with store, transport:
+    async with store, transport, Summaries(store) as summaries:
         manager = Manager(
             transport,
             store,
@@ -55,7 +52,7 @@ async def run(settings: ManagerSettings) -> None:
             ),
             clock=steady_clock(),
             stop_when_done=settings.stop_when_done,
-            on_complete=lambda run: print_summary(store, run),
+            on_complete=summaries.note,
         )
         app = create_app(manager, transport, settings.api_token)
         log = structlog.get_logger()
@@ -83,18 +80,6 @@ def _stop_on_signals(manager: Manager) -> None:
 
     for number in _SIGNALS:
         loop.add_signal_handler(number, stop)
-
-
-async def print_summary(store: Views, run: str) -> None:
-    """On standard output, apart from the logs; in them, where that cannot be written: nobody has to read it."""
-    ended = await ended_tasks(store, run)
-    try:
-        streams.write_out("".join(one_line(line) + "\n" for line in summary(ended)))
-    except OSError as error:
-        rate = round(success_rate(Counter(task.status for task in ended)), 2)
-        structlog.get_logger().warning(
-            logs.Log.SUMMARY_UNREAD, run=run, tasks=len(ended), success_rate=rate, error=str(error)
-        )
 
 
 def main() -> int:

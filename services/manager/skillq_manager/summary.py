@@ -1,9 +1,25 @@
-"""The ended tasks of a run, out of the store."""
+"""How runs have ended, out of the store, for people."""
 
-from skillq.summary import Ended
-from skillq_manager.store.base import Filter, Views
+import asyncio
+from collections import Counter
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Self
+
+import structlog
+
+from skillq import streams
+from skillq.errors import SkillqError
+from skillq.forms import one_line
+from skillq.logs import Log
+from skillq.messages import TERMINAL, TaskStatus
+from skillq.summary import MANY, Ended, success_rate, summary
+from skillq_manager.store.base import Filter, TaskRow, Views
 
 _PAGE = 1000
+_PAUSE_SECONDS = 1.0  # a run that goes on and off completes as often as it has tasks
+
+log = structlog.get_logger()
 
 
 async def ended_tasks(store: Views, run: str) -> list[Ended]:
@@ -11,10 +27,80 @@ async def ended_tasks(store: Views, run: str) -> list[Ended]:
     ended: list[Ended] = []
     which = Filter(run=run, limit=_PAGE)
     while rows := await store.tasks(which):
-        ended += [
-            Ended(row.task.id, row.worker, row.status, row.reason)
-            for row in rows
-            if row.status.is_terminal
-        ]
+        ended += [_ended(row) for row in rows if row.status.is_terminal]
         which = Filter(run=run, limit=_PAGE, cursor=rows[-1].seq)
     return ended
+
+
+def _ended(row: TaskRow) -> Ended:
+    return Ended(row.task.id, row.worker, row.status, row.reason)
+
+
+async def print_summary(store: Views, run: str) -> None:
+    """On standard output, apart from the logs; in them, where that cannot be written: nobody has to read it."""
+    row = await store.run(run)
+    counts = Counter({s: n for s, n in row.counts.items() if s in TERMINAL}) if row else Counter()
+    ended = await _shown(store, run, counts)
+    try:
+        streams.write_out("".join(one_line(line) + "\n" for line in summary(ended, counts)))
+    except OSError as error:
+        rate = round(success_rate(counts), 2)
+        log.warning(
+            Log.SUMMARY_UNREAD, run=run, tasks=counts.total(), success_rate=rate, error=str(error)
+        )
+
+
+async def _shown(store: Views, run: str, counts: Mapping[TaskStatus, int]) -> list[Ended]:
+    """All of a short run; of a long one those that did not succeed."""
+    if sum(counts.values()) <= MANY:
+        return await ended_tasks(store, run)
+    rows: list[TaskRow] = []
+    for status in TERMINAL - {TaskStatus.SUCCEEDED}:
+        if counts.get(status):
+            rows += await store.tasks(Filter(run=run, status=status, limit=MANY))
+    return [_ended(row) for row in sorted(rows, key=lambda row: row.seq)[:MANY]]
+
+
+class Summaries:
+    """Prints them beside the manager's loop, which does not wait for it; what is left, at the end."""
+
+    def __init__(self, store: Views) -> None:
+        self._store = store
+        self._completed: dict[str, None] = {}
+        self._news = asyncio.Event()
+
+    async def __aenter__(self) -> Self:
+        self._printing = asyncio.create_task(self._go_on(), name="summaries")
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._printing.cancel()
+        await asyncio.gather(self._printing, return_exceptions=True)
+        await self._print()
+
+    async def note(self, run: str) -> None:
+        self._completed[run] = None
+        self._news.set()
+
+    async def _go_on(self) -> None:
+        while True:
+            await self._news.wait()
+            self._news.clear()
+            await self._print()
+            await asyncio.sleep(_PAUSE_SECONDS)
+
+    async def _print(self) -> None:
+        for run in list(self._completed):
+            del self._completed[run]  # it may complete again meanwhile
+            try:
+                await print_summary(self._store, run)
+            except asyncio.CancelledError:
+                self._completed[run] = None
+                raise
+            except SkillqError as error:
+                log.warning(Log.SUMMARY_UNREAD, run=run, error=str(error))

@@ -9,7 +9,7 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import logs, streams
+from skillq import garbage, logs, streams
 from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.messages import WorkerProfile, slug
@@ -26,6 +26,7 @@ from skillq_worker.worker import Worker
 async def run(settings: WorkerSettings) -> None:
     """Work until SIGTERM, SIGINT or a Stop message; a second signal leaves at once."""
     logs.configure(settings.log_level, settings.log_format)
+    garbage.search_rarely()
     structlog.contextvars.bind_contextvars(service="worker")
     # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
     asyncio.get_running_loop().add_signal_handler(

@@ -1,5 +1,6 @@
 """The summary on a service's standard output: for whoever reads it, and no reason to leave for want of a reader."""
 
+import asyncio
 import io
 import os
 from collections.abc import Iterator
@@ -8,9 +9,9 @@ import pytest
 import structlog
 
 from skillq.messages import Outcome, TaskStatus
-from skillq_manager.__main__ import print_summary
 from skillq_manager.core import commands as c
 from skillq_manager.store.memory import MemoryStore
+from skillq_manager.summary import Summaries, print_summary
 from tests.factories import profile, task
 
 KEY, EVIL = ("run", "1"), profile("red\x1b[31m")
@@ -63,3 +64,44 @@ async def test_where_it_cannot_be_written_it_is_logged_and_the_next_one_is_tried
     assert (entries[0]["run"], entries[0]["tasks"], entries[0]["success_rate"]) == ("run", 1, 100)
     await print_summary(store, "run")
     assert capfd.readouterr().out.startswith("All tasks completed\n")
+
+
+async def test_a_run_that_completes_again_and_again_does_not_hold_up_the_manager(
+    store: MemoryStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with Summaries(store) as summaries:
+        for _ in range(100):
+            await summaries.note("run")
+        await asyncio.sleep(0)
+    assert capfd.readouterr().out.count("All tasks completed") == 1
+
+
+async def test_what_completes_at_the_end_is_printed_before_the_manager_leaves(
+    store: MemoryStore, capfd: pytest.CaptureFixture[str]
+) -> None:
+    async with Summaries(store) as summaries:
+        await summaries.note("run")
+    assert capfd.readouterr().out.count("All tasks completed") == 1
+
+
+async def test_of_a_long_run_only_what_did_not_succeed_has_a_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    store = MemoryStore()
+    for number in range(1, 1003):
+        key = ("run", str(number))
+        status = TaskStatus.FAILED if number == 500 else TaskStatus.SUCCEEDED
+        await store.commit(
+            [
+                c.AddTask(key, number, "run", task(key[1]), 0, TaskStatus.READY, 0.0),
+                c.Assign(key, "task", 1, EVIL, 0.0),
+                DONE._replace(key=key, status=status),
+            ]
+        )
+    await print_summary(store, "run")
+    assert capfd.readouterr().out.splitlines() == [
+        "All tasks completed",
+        r"Task 500 assigned to red\x1b[31m - Failure",
+        "… and 1001 more",
+        "Success rate: 99.90%",
+    ]

@@ -1,0 +1,81 @@
+"""Request and reply as one would write it with aio-pika alone: no tasks, no retries, no types."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import uuid4
+
+import aio_pika
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
+
+from benchmarks.contenders.setting import DURABLE, PATIENCE, REPLIES, URL
+
+TASKS = "bench.tasks"
+PREFETCH = 100
+_MODE = aio_pika.DeliveryMode.PERSISTENT if DURABLE else aio_pika.DeliveryMode.NOT_PERSISTENT
+
+
+@asynccontextmanager
+async def open_channel() -> AsyncIterator[AbstractChannel]:
+    connection = await aio_pika.connect_robust(URL)
+    async with connection:
+        channel = await connection.channel(publisher_confirms=DURABLE)
+        await channel.set_qos(PREFETCH)
+        yield channel
+
+
+async def work() -> None:
+    async with open_channel() as channel:
+        queue = await channel.declare_queue(TASKS, durable=DURABLE)
+
+        async def noop(message: AbstractIncomingMessage) -> None:
+            reply = aio_pika.Message(
+                b"ok", correlation_id=message.correlation_id, delivery_mode=_MODE
+            )
+            await channel.default_exchange.publish(reply, message.reply_to or "")
+            if DURABLE:
+                await message.ack()
+
+        await queue.consume(noop, no_ack=not DURABLE)
+        await asyncio.Future()
+
+
+class Client:
+    def __init__(self, channel: AbstractChannel) -> None:
+        self._channel = channel
+        self._awaited: dict[str, asyncio.Future[bytes]] = {}
+
+    async def take(self, message: AbstractIncomingMessage) -> None:
+        if DURABLE:
+            await message.ack()
+        self._awaited.pop(message.correlation_id or "").set_result(message.body)
+
+    async def many(self, count: int) -> int:
+        async with asyncio.timeout(PATIENCE):
+            bodies = await asyncio.gather(*(self.ask() for _ in range(count)))
+        return bodies.count(b"ok")
+
+    async def one(self) -> None:
+        await self.ask()
+
+    async def ask(self) -> bytes:
+        id = uuid4().hex
+        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._awaited[id] = answer
+        message = aio_pika.Message(b"go", correlation_id=id, reply_to=REPLIES, delivery_mode=_MODE)
+        await self._channel.default_exchange.publish(message, TASKS)
+        return await answer
+
+
+@asynccontextmanager
+async def connect() -> AsyncIterator[Client]:
+    async with open_channel() as channel:
+        client = Client(channel)
+        await channel.declare_queue(TASKS, durable=DURABLE)
+        replies = await channel.declare_queue(REPLIES, durable=DURABLE)
+        await replies.consume(client.take, no_ack=not DURABLE)
+        yield client
+
+
+if __name__ == "__main__":
+    asyncio.run(work())

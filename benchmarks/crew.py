@@ -1,0 +1,40 @@
+"""Several workers in one process, over RabbitMQ: python -m benchmarks.crew NAME COUNT SLOTS."""
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack
+from uuid import uuid4
+
+from benchmarks.contenders.setting import URL
+from benchmarks.contenders.skillq import handlers
+from skillq import garbage, logs
+from skillq.clock import steady_clock
+from skillq.messages import WorkerProfile
+from skillq.transport.rabbitmq import RabbitTransport
+from skillq_worker.executor import HandlerExecutor
+from skillq_worker.worker import Worker
+
+
+async def serve(crew: str, count: int, slots: int) -> None:
+    logs.configure("warning", "console")
+    garbage.search_rarely()
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+        executor = stack.enter_context(HandlerExecutor(handlers, slots))
+        for number in range(count):
+            name = f"{crew}-{number}"
+            transport = RabbitTransport(URL, app_id=f"worker {name}", connection_name=name)
+            await stack.enter_async_context(transport)
+            profile = WorkerProfile(
+                name=name,
+                title=name,
+                incarnation=uuid4().hex,
+                skill=5,
+                slots=slots,
+                types=executor.types,
+            )
+            worker = Worker(transport, profile, executor, clock=steady_clock(), grace=0.0)
+            group.create_task(worker.run())
+
+
+if __name__ == "__main__":
+    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -1,0 +1,155 @@
+"""How throughput grows with workers, and what a backlog costs: tasks/s, the manager's memory and its start.
+
+    python -m benchmarks.growth [--short] [--full] [--json FILE] [--plots FOLDER]
+
+Workers are processes up to eight; more share eight processes. No-op tasks, SQLite, one RabbitMQ. A backlog of tasks
+that wait because nobody can do them yet: those that flow past it, the manager's memory, its start from the file.
+"""
+
+import argparse
+import asyncio
+import json
+import tempfile
+import time
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine
+from benchmarks.contenders import HERE, SLOTS, Contender
+from benchmarks.running import Running, running
+from benchmarks.store import fill
+from tests.broker import Broker, find_broker
+
+PROCESSES = 8
+
+
+@dataclass(frozen=True)
+class Size:
+    tasks: int
+    fleets: tuple[int, ...]
+    backlogs: tuple[int, ...]
+
+
+FULL = Size(5_000, (1, 4, 16, 64, 256), (0, 1_000, 10_000, 100_000))
+SHORT = Size(500, (1, 16), (0, 1_000))
+MILLION = 1_000_000
+
+
+@dataclass
+class Point:
+    tasks_per_second: float
+    manager_peak_mib: float
+    start_seconds: float = 0.0
+    workers: int = 2
+    backlog: int = 0
+
+
+def system(workers: int) -> Contender:
+    """A manager, and so many workers in at most eight processes."""
+    count = min(workers, PROCESSES)
+    shares = [workers // count + (n < workers % count) for n in range(count)]
+    crews = tuple(
+        ("benchmarks.crew", f"p{number}", str(share), str(SLOTS))
+        for number, share in enumerate(shares)
+    )
+    manager = ("skillq_cli", "manager", "--http-port", "0")
+    return Contender(
+        "skillq", f"{workers} workers", f"{HERE}.skillq", "", (), (manager, *crews), 3 + workers
+    )
+
+
+def of_fleet(broker: Broker, workers: int, tasks: int) -> Point:
+    with running(system(workers), broker) as up:
+        up.ask(f"many {max(200, 4 * workers)}")
+        return Point(_speed(up, tasks), machine.peak_mib(up.pids[:1]), workers=workers)
+
+
+def of_backlog(broker: Broker, backlog: int, tasks: int) -> Point:
+    """What waits is there before the manager is: tasks of another run, that need more skill than anybody has."""
+    with tempfile.TemporaryDirectory(prefix="skillq-bench-") as folder:
+        url = f"sqlite:///{folder}/skillq.db"
+        asyncio.run(fill(url, backlog, difficulty=10))
+        began = time.monotonic()
+        with running(system(2), broker, {"SKILLQ_STORE_URL": url}) as up:
+            up.ask("many 1")
+            started = time.monotonic() - began
+            up.ask("many 200")
+            speed = _speed(up, tasks)
+            return Point(speed, machine.peak_mib(up.pids[:1]), round(started, 2), backlog=backlog)
+
+
+def _speed(up: Running, tasks: int) -> float:
+    return round(tasks / float(up.ask(f"many {tasks}")["seconds"]), 1)
+
+
+def measure(size: Size) -> dict[str, list[dict[str, Any]]]:
+    with ExitStack() as stack:
+        broker = find_broker()
+        stack.callback(broker.stop)
+        fleets, backlogs = [], []
+        print(f"{'workers':>10} {'tasks/s':>9} {'manager, MiB':>13}", flush=True)
+        for workers in size.fleets:
+            fleets.append(point := of_fleet(broker, workers, size.tasks))
+            print(
+                f"{workers:10,} {point.tasks_per_second:9,.0f} {point.manager_peak_mib:13,.0f}",
+                flush=True,
+            )
+        print(
+            f"\n{'backlog':>10} {'tasks/s':>9} {'manager, MiB':>13} {'first result after, s':>22}",
+            flush=True,
+        )
+        for backlog in size.backlogs:
+            backlogs.append(point := of_backlog(broker, backlog, size.tasks))
+            print(
+                f"{backlog:10,} {point.tasks_per_second:9,.0f} {point.manager_peak_mib:13,.0f}"
+                f" {point.start_seconds:22.1f}",
+                flush=True,
+            )
+    return {
+        "fleets": [asdict(one) for one in fleets],
+        "backlogs": [asdict(one) for one in backlogs],
+    }
+
+
+def draw(report: dict[str, Any], folder: Path) -> None:
+    # Its libraries are needed for nothing else.
+    from benchmarks.plots import draw_lines  # noqa: PLC0415
+
+    fleets = [(one["workers"], one["tasks_per_second"]) for one in report["fleets"]]
+    draw_lines(
+        "Tasks per second, by number of workers",
+        fleets,
+        ("workers", "tasks/s"),
+        folder / "growth-workers.svg",
+    )
+    backlogs = [(max(1, one["backlog"]), one["tasks_per_second"]) for one in report["backlogs"]]
+    draw_lines(
+        "Tasks per second, past a backlog",
+        backlogs,
+        ("tasks that wait", "tasks/s"),
+        folder / "growth-backlog.svg",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="few tasks, few workers")
+    parser.add_argument("--full", action="store_true", help="a backlog of 1,000,000, too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
+    options = parser.parse_args()
+    size = SHORT if options.short else FULL
+    if options.full:
+        size = Size(size.tasks, size.fleets, (*size.backlogs, MILLION))
+    report = {"about": machine.describe(), "tasks": size.tasks, **measure(size)}
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if options.plots:
+        draw(report, options.plots)
+
+
+if __name__ == "__main__":
+    main()

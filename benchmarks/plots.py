@@ -1,0 +1,91 @@
+"""The figures as plots: SVG, light, with text that stays text."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("svg")
+import matplotlib.pyplot as plt
+
+OURS, OTHERS, INK = "#c8501e", "#9fb3c8", "#334e68"
+mpl.rcParams.update(
+    {
+        "svg.fonttype": "none",  # readable, searchable, small
+        "svg.hashsalt": "skillq",  # the same figures make the same file
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": INK,
+        "axes.edgecolor": OTHERS,
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+)
+
+
+def draw_comparison(report: dict[str, Any], folder: Path) -> None:
+    results = report["results"]
+    names = [f"{one['name']}, {one['variant']}" for one in results]
+    colours = [OURS if one["name"] == "skillq" else OTHERS for one in results]
+    figure, axes = plt.subplots(1, 3, figsize=(11, 0.34 * len(results) + 1.1), sharey=True)
+    cpu = [
+        _mid(one, "app_cpu_ms") + _mid(one, "broker_cpu_ms") + _mid(one, "database_cpu_ms")
+        for one in results
+    ]
+    _bars(axes[0], names, [_mid(one, "tasks_per_second") for one in results], colours)
+    axes[0].set_title("tasks per second", fontsize=10)
+    _bars(axes[1], names, [_mid(one, "p50_ms") for one in results], colours, "{:.1f}")
+    axes[1].set_title("ms for one at a time, median", fontsize=10)
+    _bars(axes[2], names, cpu, colours, "{:.2f}")
+    axes[2].set_title("CPU ms per task, all together", fontsize=10)
+    _save(figure, folder / "comparison.svg")
+
+
+def draw_lines(
+    title: str,
+    points: Sequence[tuple[float, float]],
+    labels: tuple[str, str],
+    file: Path,
+) -> None:
+    """How something grows; both from nothing, what grows by factors."""
+    figure, axis = plt.subplots(figsize=(5.5, 3.2))
+    axis.plot(*zip(*points, strict=True), color=OURS, marker="o")
+    axis.set_xscale("log", base=10 if points[-1][0] > 1000 else 2)
+    axis.set_xticks([x for x, _ in points], [f"{x:,.0f}" for x, _ in points])
+    axis.minorticks_off()
+    axis.set_ylim(bottom=0)
+    axis.set_title(title, fontsize=10)
+    axis.set_xlabel(labels[0])
+    axis.set_ylabel(labels[1])
+    _save(figure, file)
+
+
+def _mid(one: dict[str, Any], name: str) -> float:
+    return float(one[name]["median"]) if name in one else 0.0
+
+
+def _bars(
+    axis: Any,
+    names: Sequence[str],
+    values: Sequence[float],
+    colours: Sequence[str],
+    form: str = "{:,.0f}",
+) -> None:
+    bars = axis.barh(names, values, color=colours, height=0.7)
+    axis.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=8)
+    axis.margins(x=0.18)
+    axis.invert_yaxis() if axis.get_subplotspec().is_first_col() else None
+    axis.tick_params(left=False, bottom=False, labelbottom=False)
+    for side in ("left", "bottom"):
+        axis.spines[side].set_visible(False)
+
+
+def _save(figure: Any, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.tight_layout()
+    figure.savefig(file, metadata={"Date": None})
+    plt.close(figure)

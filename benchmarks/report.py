@@ -1,0 +1,32 @@
+"""The comparison as a table in Markdown."""
+
+from typing import Any
+
+HEAD = (
+    "| | tasks/s | p50 / p99 ms, one at a time | app CPU ms/task | broker CPU ms/task | peak RSS MB | results |\n"
+    "|---|--:|--:|--:|--:|--:|--:|"
+)
+
+
+def table(report: dict[str, Any]) -> str:
+    return "\n".join([HEAD, *(_row(one) for one in report["results"])])
+
+
+def _row(one: dict[str, Any]) -> str:
+    def mid(name: str, form: str) -> str:
+        return format(one[name]["median"], form) if name in one else "-"
+
+    speed = one["tasks_per_second"]
+    app = mid("app_cpu_ms", ".2f")
+    if "database_cpu_ms" in one:
+        app += f" + {mid('database_cpu_ms', '.2f')} database"
+    cells = [
+        f"{one['name']}, {one['variant']}",
+        f"{speed['median']:,.0f} ({speed['min']:,.0f} to {speed['max']:,.0f})",
+        f"{mid('p50_ms', '.1f')} / {mid('p99_ms', '.1f')}",
+        app,
+        mid("broker_cpu_ms", ".2f"),
+        mid("peak_mib", ".0f"),
+        f"{sum(r['results'] for r in one['rounds']):,} of {sum(r['tasks'] for r in one['rounds']):,}",
+    ]
+    return f"| {' | '.join(cells)} |"
