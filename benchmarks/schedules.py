@@ -26,6 +26,7 @@ from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
 from skillq.messages import Task, TaskStatus, WorkerProfile
+from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.matching import BestFit, Order, Policy, is_able
 from skillq_manager.core.model import Need, Skills, TaskEntry, Terms, WorkerEntry
 from skillq_manager.core.ready import Board
@@ -152,7 +153,7 @@ def spread(rng: random.Random, least: int, most: int) -> int:
 
 def makespan(policy: Policy, given: Instance, seconds: Sequence[float]) -> float:
     """Seconds until the last task has ended."""
-    board = Board(policy)
+    board = Board(policy, Lookahead(LookaheadPolicy(most=0)))
     for i, profile in enumerate(given.workers):
         board.join(WorkerEntry(profile, Skills.of(profile), i, 0.0))
     waiting = deque(entries(given.tasks))
