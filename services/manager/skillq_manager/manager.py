@@ -50,7 +50,8 @@ class Manager:
     """Runs until stopped, or (`stop_when_done`) until all that was submitted has ended.
 
     `new_state` makes the core anew whenever this manager begins to lead. `on_complete` is called with
-    the name of a run whenever all its tasks have ended (not: had ended already).
+    the name of a run whenever all its tasks have ended; of one that had ended before this manager
+    began, when somebody submits it again.
     """
 
     def __init__(
@@ -87,6 +88,7 @@ class Manager:
         self._blind = False
         self._lock: Consumer | None = None  # of the queue that only one manager consumes
         self._has_completed = False
+        self._summed_up: set[str] = set()  # runs that `on_complete` has heard of
         self.store = store
         self.state = new_state()
 
@@ -370,7 +372,8 @@ class Manager:
                 self._answer(request, command)
             case c.CompleteRun(run=run, again=again):
                 self._has_completed = True
-                if not again:
+                if not again or run not in self._summed_up:
+                    self._summed_up.add(run)
                     await self._on_complete(run)
             case _:
                 pass

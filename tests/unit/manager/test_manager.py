@@ -351,3 +351,15 @@ async def test_a_client_whose_manager_lost_its_store_has_its_run_done_by_the_nex
             count.let_go()
             assert (await running).counts == {SUCCEEDED: 2}
             assert second.completed == ["default"]
+
+
+async def test_a_run_that_an_earlier_manager_ended_is_summed_up_once_when_it_is_submitted_again() -> (
+    None
+):
+    async with Plant() as first:
+        await first.hand("Ada")
+        await first.complete(*tasks(2))
+    async with Plant(store=first.store) as second:
+        for _ in range(2):
+            await second.complete(*tasks(2))
+        assert second.completed == ["default"]
