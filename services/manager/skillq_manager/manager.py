@@ -344,6 +344,7 @@ class Manager:
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
             crash.at("manager.acked")
+        tell(commands)
         for command in commands:
             await self._tell(command)
 
@@ -361,8 +362,7 @@ class Manager:
             )
 
     async def _tell(self, command: c.Command) -> None:
-        """Say what has been decided: to the log, to whoever asked, to `on_complete`."""
-        tell(command)
+        """Say what has been decided: to whoever asked, to `on_complete`."""
         self.tally.count(command)
         match command:
             case c.Answer(submission=submission):

@@ -1,5 +1,8 @@
 """What has been decided, for the log."""
 
+from collections.abc import Iterable
+from typing import Any
+
 import structlog
 
 from skillq.logs import Log
@@ -9,8 +12,14 @@ from skillq_manager.core import commands as c
 log = structlog.get_logger()
 
 
-def tell(command: c.Command) -> None:
+def tell(commands: Iterable[c.Command]) -> None:
     """Runs, workers and what went wrong as info; each task that goes its way as debug."""
+    bound = log.bind()  # once: to bind takes longer than not to log
+    for command in commands:
+        _tell(bound, command)
+
+
+def _tell(log: Any, command: c.Command) -> None:
     match command:
         case c.Answer(submission=submission, reason=None):
             log.info(
@@ -26,10 +35,10 @@ def tell(command: c.Command) -> None:
         case c.SaveWorker(profile=worker, event=event, reason=reason):
             log.info(Log.WORKER_CHANGED, worker=worker.title, now=event, reason=reason)
         case _:
-            _tell_task(command)
+            _tell_task(log, command)
 
 
-def _tell_task(command: c.Command) -> None:
+def _tell_task(log: Any, command: c.Command) -> None:
     match command:
         case c.Assign(key=key, attempt=attempt, worker=worker):
             log.debug(Log.TASK_ASSIGNED, task=key, attempt=attempt, worker=worker.title)

@@ -247,7 +247,8 @@ class Outbox:
 
 def _assignment(key: TaskKey, attempt: int, body: Body) -> TaskAssignment:
     task = body.task
-    return TaskAssignment(
+    # Not validated: each part has been, when it came in.
+    return TaskAssignment.model_construct(
         run=key[0],
         id=key[1],
         attempt=attempt,
@@ -275,7 +276,9 @@ def _task_event(command: c.Command) -> tuple[str, str, TaskEvent] | None:
     match command:
         case c.AddTask():
             run, id = command.key
-            event = TaskEvent(id=id, status=command.status, attempt=0, at=command.at)
+            event = TaskEvent.model_construct(
+                id=id, status=command.status, attempt=0, at=command.at
+            )
             return run, command.task.type, event
         case c.SetStatus():
             return _moved(command, command.status, reason=command.reason)
@@ -300,7 +303,7 @@ def _moved(
     output: JsonValue = None,
 ) -> tuple[str, str, TaskEvent]:
     run, id = command.key
-    event = TaskEvent(
+    event = TaskEvent.model_construct(
         id=id,
         status=status,
         attempt=command.attempt,
