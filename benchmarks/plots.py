@@ -1,6 +1,6 @@
 """The figures as plots: SVG, light, with text that stays text."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,22 @@ def draw_lines(
     axis.set_title(title, fontsize=10)
     axis.set_xlabel(labels[0])
     axis.set_ylabel(labels[1])
+    _save(figure, file)
+
+
+def draw_ranked(
+    series: Mapping[str, Sequence[float]], ours: str, labels: tuple[str, str], file: Path
+) -> None:
+    """Each series in its own order, from the smallest value to the largest."""
+    figure, axis = plt.subplots(figsize=(6.5, 3.6))
+    for name, values in series.items():
+        share = [100 * (i + 1) / len(values) for i in range(len(values))]
+        style = {"color": OURS, "linewidth": 2.2} if name == ours else {"linewidth": 1.1}
+        axis.plot(share, sorted(values), label=name, **style)
+    axis.set_xlabel(labels[0])
+    axis.set_ylabel(labels[1])
+    axis.set_ylim(bottom=1)
+    axis.legend(frameon=False)
     _save(figure, file)
 
 

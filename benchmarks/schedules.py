@@ -21,10 +21,10 @@ from heapq import heappop, heappush
 from pathlib import Path
 
 import numpy as np
-from matplotlib import pyplot
 from scipy.optimize import linprog
 from scipy.sparse import coo_array
 
+from benchmarks.plots import draw_ranked
 from skillq.messages import Task, TaskStatus, WorkerProfile
 from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.matching import BestFit, Order, Policy, is_able
@@ -268,21 +268,6 @@ def table(scored: Sequence[Scored]) -> str:
     return "\n".join(lines)
 
 
-def plot(scored: Sequence[Scored], path: Path) -> None:
-    """Each rule's instances in the order of their ratios."""
-    figure, axes = pyplot.subplots(figsize=(7, 4), layout="constrained")
-    for name in RULES:
-        ratios = sorted(s.ratios[name] for s in scored)
-        share = [100 * (i + 1) / len(ratios) for i in range(len(ratios))]
-        axes.plot(share, ratios, label=name, linewidth=2.2 if name == OURS else 1.2)
-    axes.set_xlabel("% of instances")
-    axes.set_ylabel("makespan / lower bound")
-    axes.set_ylim(bottom=1)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
-    figure.savefig(path)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--instances", type=int, default=120)
@@ -294,7 +279,8 @@ def main() -> None:
     if given.json:
         given.json.write_text(json.dumps([asdict(s) for s in scored], indent=1) + "\n")
     if given.plot:
-        plot(scored, given.plot)
+        series = {name: [s.ratios[name] for s in scored] for name in RULES}
+        draw_ranked(series, OURS, ("% of instances", "makespan / lower bound"), given.plot)
 
 
 if __name__ == "__main__":
