@@ -28,8 +28,8 @@ format: .venv/.dev
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
-bench: .venv-bench/.made ## skillq beside its neighbours; ARGS=--short takes a minute or two
-	.venv-bench/bin/python -m benchmarks.compare --json benchmarks/results/comparison.json --plots docs $(ARGS)
+bench: .venv-bench/.made ## skillq beside its neighbours; ARGS=--short takes two minutes, and keeps nothing
+	.venv-bench/bin/python -m benchmarks.compare $(or $(ARGS),--json benchmarks/results/comparison.json --plots docs)
 
 simulate: .venv/.dev ## SEEDS=300 of them, SEEDS=17:20 those, SEED=17 one, told step by step
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--trace $(SEED),$(or $(SEEDS),300))

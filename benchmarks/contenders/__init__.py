@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 HERE = "benchmarks.contenders"
 DEFAULTS, DURABLE = "defaults", "durable"
-SLOTS = 200  # of a skillq worker
+SLOTS = 8  # of a skillq worker
 
 
 @dataclass(frozen=True)
