@@ -39,6 +39,9 @@ class Log(StrEnum):
     RESULT_STALE = "result_stale"
     ATTEMPT_STARTED = "attempt_started"
     ATTEMPT_ENDED = "attempt_ended"
+    HANDLER_RAISED = (
+        "handler_raised"  # with the traceback; not for what says all itself, as TaskFailed
+    )
     ATTEMPT_ABORTED = "attempt_aborted"
     WORKER_CHANGED = "worker_changed"
     ASSIGNMENT_RETURNED = "assignment_returned"
@@ -57,7 +60,11 @@ def configure(level: str, format: str | None) -> None:
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.format_exc_info,
-            structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty(), pad_event_to=0)
+            structlog.dev.ConsoleRenderer(
+                colors=sys.stderr.isatty(),
+                pad_event_to=0,
+                exception_formatter=structlog.dev.plain_traceback,
+            )
             if console
             else structlog.processors.JSONRenderer(),
         ],

@@ -57,7 +57,7 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
 
 
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
-    logs.configure("warning", "console")
     with progress(len(work.tasks), quiet=as_json) as display:
+        logs.configure("warning", "console")  # to standard error as the display leaves it
         ended = asyncio.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
     return conclude(work.run, ended, Counter(e.status for e in ended), as_json)

@@ -79,7 +79,11 @@ class _Live:
         self._status: dict[str, TaskStatus] = {}
         self._counts: Counter[TaskStatus] = Counter()
         self._live = Live(
-            console=Console(), get_renderable=self._render, refresh_per_second=10, transient=True
+            console=Console(),
+            get_renderable=self._render,
+            refresh_per_second=10,
+            transient=True,
+            redirect_stderr=sys.stderr.isatty(),  # what goes to a file is not for the screen
         )
 
     def __enter__(self) -> Self:

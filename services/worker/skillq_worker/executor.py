@@ -9,16 +9,20 @@ from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
+import structlog
 from pydantic import JsonValue
 
 from skillq.clock import Clock
+from skillq.logs import Log
 from skillq.messages import Outcome, TaskAssignment, TaskResult
-from skillq_worker.failing import failure, types_of
+from skillq_worker.failing import Failure, failure, types_of
 from skillq_worker.handlers import Handler, Handlers, as_output
 from skillq_worker.processes import FailedElsewhere, Processes
 from skillq_worker.threads import on_thread, ordinary
 
 _LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
+
+log = structlog.get_logger()
 
 
 class Executor(Protocol):
@@ -95,8 +99,8 @@ class HandlerExecutor:
                 return await work()
             except asyncio.CancelledError:
                 raise
-            except BaseException as error:  # SystemExit would end the loop of all handlers
-                raise ordinary(error) from error
+            except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop of all handlers
+                raise ordinary(error) from error.__cause__
 
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
@@ -128,7 +132,7 @@ async def _outcome(
         async with limit:
             return Outcome.SUCCEEDED, await executor.execute(task), None, ()
     except FailedElsewhere as error:
-        return Outcome.FAILED, None, *error.failure
+        return _failed(task, error.failure)
     except asyncio.CancelledError as error:
         if (current := asyncio.current_task()) is None or current.cancelling():
             raise  # it is we who are told to give it up
@@ -136,4 +140,17 @@ async def _outcome(
     except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
         if limit.expired():
             return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", types_of(error)
-        return Outcome.FAILED, None, *failure(error)
+        return _failed(task, failure(error))
+
+
+def _failed(
+    task: TaskAssignment, failure: Failure
+) -> tuple[Outcome, JsonValue, str, tuple[str, ...]]:
+    if failure.trace is not None:
+        log.warning(
+            Log.HANDLER_RAISED,
+            task=(task.run, task.id),
+            attempt=task.attempt,
+            exception=failure.trace,
+        )
+    return Outcome.FAILED, None, failure.text, failure.types

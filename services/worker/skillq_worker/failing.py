@@ -1,11 +1,16 @@
 """What an attempt's failure says, fit for a message: a result that cannot be sent would never be counted."""
 
+import traceback
+from types import TracebackType
 from typing import NamedTuple
 
+from skillq.forms import one_line
 from skillq.messages import shorten
 from skillq_worker.handlers import OutputError, PayloadError
 
 _MAX_ERROR = 2000
+_MAX_LINES, _MAX_LINE = 200, 1000  # of a traceback
+_RUNNERS = {"skillq_worker", "asyncio", "concurrent"}  # packages between the worker and users' code
 
 
 class TaskFailed(Exception):
@@ -15,6 +20,7 @@ class TaskFailed(Exception):
 class Failure(NamedTuple):
     text: str
     types: tuple[str, ...]  # the class of an error and its bases, by name
+    trace: str | None = None  # where users' code raised it; None where the text says all
 
 
 def failure(error: BaseException) -> Failure:
@@ -22,7 +28,26 @@ def failure(error: BaseException) -> Failure:
     ours = isinstance(error, TaskFailed | PayloadError | OutputError)
     text = said(error) if ours else f"{type(error).__name__}: {said(error)}"
     text = shorten(text.encode(errors="backslashreplace").decode(), _MAX_ERROR)
-    return Failure(text, types_of(error))
+    return Failure(text, types_of(error), None if ours else _trace(error))
+
+
+def _trace(error: BaseException) -> str:
+    """The traceback as it may be logged, from the first frame on that is not ours."""
+    lines = "".join(
+        traceback.format_exception(type(error), error, _from_users(error.__traceback__))
+    )
+    readable = lines.rstrip().encode(errors="backslashreplace").decode().split("\n")
+    return "\n".join(shorten(one_line(line), _MAX_LINE) for line in readable[-_MAX_LINES:])
+
+
+def _from_users(frames: TracebackType | None) -> TracebackType | None:
+    while frames is not None and _package(frames) in _RUNNERS:
+        frames = frames.tb_next
+    return frames
+
+
+def _package(frames: TracebackType) -> str:
+    return str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0]
 
 
 def types_of(error: BaseException) -> tuple[str, ...]:

@@ -31,4 +31,5 @@ def ordinary(error: BaseException) -> Exception:
     """An error that can cross to another thread's loop without ending it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    return RuntimeError(f"{type(error).__name__}: {said(error)}")
+    other = RuntimeError(f"{type(error).__name__}: {said(error)}")
+    return other.with_traceback(error.__traceback__)

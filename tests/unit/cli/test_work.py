@@ -75,6 +75,29 @@ def start(*arguments: str, **more: str) -> "subprocess.Popen[str]":
     )
 
 
+BROKEN = """
+from skillq_worker import Handlers
+handlers = Handlers()
+@handlers.task
+def broken(): raise ValueError("no such page")
+"""
+
+
+def test_the_traceback_of_a_handler_is_on_standard_error(here: Path) -> None:
+    (here / "broken.py").write_text(BROKEN)
+    (here / "broken.yaml").write_text(
+        "workers: [{name: a, skill: 5, handlers: 'broken:handlers'}]\n"
+        "tasks: [{id: 1, difficulty: 1, type: broken, max_attempts: 1}]\n"
+    )
+    done = subprocess.run(
+        command("run", "broken.yaml"), capture_output=True, text=True, check=False, timeout=30
+    )
+    assert done.returncode == 1
+    assert "Traceback" not in done.stdout
+    assert "handler_raised" in done.stderr
+    assert done.stderr.endswith("ValueError: no such page\n")
+
+
 # --- demo ------------------------------------------------------------------------------------
 
 

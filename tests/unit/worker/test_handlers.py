@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -11,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 from pydantic import BaseModel, JsonValue
 
 from skillq.clock import steady_clock
 from skillq.errors import UsageError
+from skillq.logs import Log
 from skillq.messages import (
     MAX_PAYLOAD_BYTES,
     Outcome,
@@ -26,6 +29,7 @@ from skillq.messages import (
 )
 from skillq_worker import Context, Handlers
 from skillq_worker.executor import HandlerExecutor, attempt
+from skillq_worker.failing import TaskFailed
 from skillq_worker.handlers import load_handlers
 from tests.unit.worker.boss import order
 
@@ -284,6 +288,50 @@ async def test_whatever_a_handler_raises_fails_its_task_and_the_next_one_runs(
     assert len(failed.error or "") <= 2000
     encode(TaskResults(worker="ada", incarnation="1", results=(failed,)))
     assert well.outcome is Outcome.SUCCEEDED
+
+
+def stumble() -> None:
+    raise ValueError("no such page")
+
+
+async def stumble_async() -> None:
+    stumble()
+
+
+def leave() -> None:
+    sys.exit("enough")
+
+
+@pytest.mark.parametrize(
+    ("function", "last", "frame"),
+    [
+        (stumble, "ValueError: no such page", "in stumble"),
+        (stumble_async, "ValueError: no such page", "in stumble_async"),
+        (leave, "RuntimeError: SystemExit: enough", "in leave"),
+    ],
+)
+async def test_what_a_handler_raises_is_logged_once_with_the_traceback(
+    function: Callable[..., Any], last: str, frame: str
+) -> None:
+    with structlog.testing.capture_logs() as entries:
+        await call(function)
+    (entry,) = entries
+    assert (entry["event"], entry["log_level"]) == (Log.HANDLER_RAISED, "warning")
+    assert (entry["task"], entry["attempt"]) == (("default", "a"), 1)
+    assert entry["exception"].splitlines()[-1] == last
+    assert frame in entry["exception"]
+    assert "skillq_worker" not in entry["exception"], "users' frames alone"
+
+
+def refuse() -> None:
+    raise TaskFailed("the page is blank")
+
+
+@pytest.mark.parametrize("function", [refuse, thumbnail, object])
+async def test_what_says_all_itself_is_not_logged(function: Callable[..., Any]) -> None:
+    with structlog.testing.capture_logs() as entries:
+        await complaint(function)
+    assert not entries
 
 
 async def test_an_async_handler_that_ends_the_loop_s_tasks_does_not_end_the_others() -> None:

@@ -8,8 +8,10 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
+import structlog
 
 from skillq.clock import steady_clock
+from skillq.logs import Log
 from skillq.messages import Outcome, TaskResult
 from skillq_worker.executor import HandlerExecutor, attempt
 from skillq_worker.handlers import load_handlers
@@ -189,6 +191,15 @@ async def test_one_that_dies_is_a_failed_attempt_and_the_next_one_runs(
     assert (result.outcome, result.error) == (Outcome.FAILED, error)
     assert kind in result.error_types, "for retry_on"
     assert (await shop.do("pid")).outcome is Outcome.SUCCEEDED
+
+
+async def test_the_traceback_of_what_it_raises_comes_along(shop: Shop) -> None:
+    with structlog.testing.capture_logs() as entries:
+        await shop.do("die", how="raise")
+    (entry,) = entries
+    assert entry["event"] == Log.HANDLER_RAISED
+    assert 'raise Odd("cannot", "connect")' in entry["exception"]
+    assert entry["exception"].endswith("Odd: cannot connect")
 
 
 async def test_one_that_dies_takes_nothing_with_it(shop: Shop) -> None:
