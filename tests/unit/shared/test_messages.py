@@ -412,5 +412,5 @@ def test_a_worker_is_reserved_for_levels_that_there_are() -> None:
 )
 def test_a_message_of_no_known_type_is_refused_in_plain_words(body: bytes, said: str) -> None:
     with pytest.raises(MalformedMessage) as refused:
-        decode(body)
+        m.decode(body)
     assert str(refused.value) == said
