@@ -19,7 +19,7 @@ from skillq.messages.workers import (
     Stop,
     TaskResults,
 )
-from skillq.wording import plainly, with_value
+from skillq.wording import plainly, shown, with_value
 
 Message = (
     Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress
@@ -63,6 +63,10 @@ def explain(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if first["type"] == "union_tag_not_found":
+        return "type is missing"
+    if first["type"] == "union_tag_invalid":
+        return f"unknown type {shown(first['ctx']['tag'])}"
     if not where:
         return plainly(first) + more
     link = " " if first["type"] in {"missing", "extra_forbidden"} else ": "

@@ -404,3 +404,13 @@ def test_a_worker_is_reserved_for_levels_that_there_are() -> None:
     assert m.WorkerProfile.model_validate(facts).reserve == 0
     with pytest.raises(ValidationError, match="reserve"):
         m.WorkerProfile.model_validate(facts | {"reserve": 11})
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [(b'{"type": "nope"}', "unknown type 'nope'"), (b"{}", "type is missing")],
+)
+def test_a_message_of_no_known_type_is_refused_in_plain_words(body: bytes, said: str) -> None:
+    with pytest.raises(MalformedMessage) as refused:
+        m.decode(body)
+    assert str(refused.value) == said
