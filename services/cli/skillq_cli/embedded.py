@@ -21,7 +21,7 @@ from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.summary import ended_tasks
 from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.handlers import load_handlers
+from skillq_worker.handlers import Handlers, load_handlers
 from skillq_worker.simulation import Simulation
 from skillq_worker.worker import Worker
 
@@ -106,11 +106,18 @@ def _executors(
         executor: Executor = Simulation(profile, time_scale)
         if form.handlers is not None:
             if form.handlers not in shared:
-                handlers = HandlerExecutor(load_handlers(form.handlers))
-                shared[form.handlers] = stack.enter_context(handlers)
+                handlers = _handlers(form.name, form.handlers)
+                shared[form.handlers] = stack.enter_context(HandlerExecutor(handlers))
             executor = shared[form.handlers]
         fleet.append((profile.model_copy(update={"types": executor.types}), executor))
     return fleet
+
+
+def _handlers(worker: str, path: str) -> Handlers:
+    try:
+        return load_handlers(path)
+    except UsageError as error:
+        raise UsageError(f"worker {worker}: {error}") from error
 
 
 def _check_complete(tasks: Sequence[Task]) -> None:

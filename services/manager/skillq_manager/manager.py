@@ -303,7 +303,12 @@ class Manager:
                     raise UsageError(
                         f"another manager consumes {queue} on this broker; stop it, or use another vhost"
                     ) from error
-                log.info(Log.WAITING_FOR_QUEUE, queue=queue)
+                log.warning(
+                    Log.WAITING_FOR_QUEUE,
+                    queue=queue,
+                    reason="another manager consumes it, or the broker does not know yet that it is gone",
+                    leaves_in=round(give_up_at - self._clock()),
+                )
                 await asyncio.sleep(1.0)
 
     # --- the loop

@@ -26,6 +26,7 @@ import sys
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any, NotRequired, Required, TypeVar, get_type_hints, overload
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
@@ -227,13 +228,7 @@ def load_handlers(path: str) -> Handlers:
         raise UsageError(f"handlers {path!r}: write MODULE:HANDLERS, as in my_tasks:handlers")
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    try:
-        module = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # a user's module may raise anything
-        raise UsageError(
-            f"handlers {path!r}: module {module_name} does not import: {type(error).__name__}: {one_line(str(error))}"
-        ) from error
-    found: Any = module
+    found: Any = _imported(module_name, path)
     for name in attribute.split("."):
         found = getattr(found, name, None)
     if not isinstance(found, Handlers):
@@ -250,3 +245,15 @@ def load_handlers(path: str) -> Handlers:
             f"handlers {path!r}: {len(found.types)} types; at most {MAX_LABELS} are allowed: start several workers"
         )
     return found
+
+
+def _imported(module: str, path: str) -> ModuleType:
+    refusal = f"handlers {path!r}: module {module} does not import"
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        remedy = "start in the folder that holds it, or set PYTHONPATH"
+        raise UsageError(f"{refusal}: {one_line(str(error))}; {remedy}") from error
+    except (Exception, SystemExit) as error:  # a user's module may raise anything
+        what = f"{type(error).__name__}: {one_line(str(error))}"
+        raise UsageError(f"{refusal}: {what}") from error

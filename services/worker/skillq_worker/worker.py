@@ -162,7 +162,12 @@ class Worker:
                     raise UsageError(
                         f"a worker named {self._profile.title!r} is connected already; choose another --name"
                     ) from error
-                log.info(Log.WAITING_FOR_QUEUE, worker=self._profile.title)
+                log.warning(
+                    Log.WAITING_FOR_QUEUE,
+                    worker=self._profile.title,
+                    reason="a worker of this name is connected, or the broker does not know yet that it is gone",
+                    leaves_in=round(give_up_at - self._clock()),
+                )
             except TransportError as error:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
             else:

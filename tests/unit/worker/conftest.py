@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 
 import pytest
+import structlog
 
 from tests.unit.worker.bench import Bench
 from tests.unit.worker.boss import Boss, who
@@ -22,3 +23,4 @@ def bench() -> Bench:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("skillq_worker.reporter._FIRST_DELAY", 0.01)
+    structlog.reset_defaults()  # a command that ran before may have set a level
