@@ -137,7 +137,7 @@ def test_a_manager_killed_there_twice_loses_nothing_and_has_nothing_done_twice(
 
 
 @pytest.mark.parametrize("point", WORKER)
-def test_a_worker_killed_there_loses_nothing_and_repeats_at_most_what_it_was_doing(
+def test_a_worker_killed_there_loses_nothing_and_repeats_at_most_what_it_had_not_reported(
     plant: Plant, point: str
 ) -> None:
     manager = plant.serving
@@ -154,6 +154,8 @@ def test_a_worker_killed_there_loses_nothing_and_repeats_at_most_what_it_was_doi
     plant.all_succeed_once(f"worker-{point}", tasks)
     times = executions_of(plant, tasks)
     assert set(times.values()) <= {1, 2}
-    assert sum(times.values()) - len(tasks) <= (point not in {"received", "accepted"})
+    # The result of the first may not have been confirmed yet when the second was finished.
+    most = {"received": 0, "accepted": 0, "finished": 2}.get(point, 1)
+    assert sum(times.values()) - len(tasks) <= most
     second.kill()
     assert plant.serving is manager, "it had nothing to die of"
