@@ -19,7 +19,7 @@ async def serve(crew: str, count: int, slots: int) -> None:
     logs.configure("warning", "console")
     garbage.search_rarely()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
-        executor = stack.enter_context(HandlerExecutor(handlers, slots))
+        executor = stack.enter_context(HandlerExecutor(handlers))
         for number in range(count):
             name = f"{crew}-{number}"
             transport = RabbitTransport(URL, app_id=f"worker {name}", connection_name=name)

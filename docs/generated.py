@@ -11,7 +11,7 @@ from pathlib import Path
 from pydantic.fields import FieldInfo
 
 from skillq import topology
-from skillq.messages import TaskStatus
+from skillq.messages import Lease, TaskStatus
 from skillq.settings import Settings
 from skillq_cli import command, local
 from skillq_cli.settings import ApiSettings
@@ -22,7 +22,6 @@ from skillq_manager.core.lifecycle import TRANSITIONS
 from skillq_manager.core.retry import RetryPolicy
 from skillq_manager.settings import ManagerSettings
 from skillq_manager.store import base
-from skillq_worker import worker
 from skillq_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
@@ -80,17 +79,17 @@ def _default(field: FieldInfo) -> str:
 
 def times() -> str:
     """A table of all leases and periods."""
-    lease, again = LeasePolicy(), RetryPolicy()
+    lease, policy, again = Lease(), LeasePolicy(), RetryPolicy()
     rows = [
-        (topology.HEARTBEAT_SECONDS, "a worker's heartbeat, give or take a tenth"),
+        (lease.heartbeat, "a worker's heartbeat, give or take a tenth"),
         (lease.suspect_after, "silence after which a worker gets nothing new"),
         (lease.dead_after, "silence after which its attempts are lost"),
-        (worker.FENCE_SECONDS, "without a confirmed heartbeat, a worker begins nothing more"),
-        (worker.LEASE_SECONDS, "and then, with `--on-lost-lease abort`, gives up what runs"),
-        (lease.resend_after, "an assignment that heartbeats do not name is sent again"),
-        (lease.sweep_every, "how often all this is looked at"),
+        (lease.fence_after, "without a confirmed heartbeat, a worker begins nothing more"),
+        (lease.dead_after, "and then, with `--on-lost-lease abort`, gives up what runs"),
+        (policy.resend_after, "an assignment that heartbeats do not name is sent again"),
+        (policy.sweep_every, "how often all this is looked at"),
         (tasks.OVERDUE_SLACK, "what a worker has, after a timeout, to say so itself"),
-        (lease.reserve_for, "how long easy work waits until reserved workers take it"),
+        (policy.reserve_for, "how long easy work waits until reserved workers take it"),
         (senses.PROBE_SECONDS, "the manager's messages to itself"),
         (senses.BLIND_SECONDS, "without one of them, it judges nobody"),
         (base.LEASE_SECONDS, "a leader's lease"),

@@ -24,10 +24,8 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
-from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.matching import BestFit, Policy
 from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, Terms, WorkerEntry
-from skillq_manager.core.retry import RetryPolicy
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 
@@ -263,7 +261,3 @@ def one(out: Iterable[c.Command], kind: type[C]) -> C:
 def pairs(out: Iterable[c.Command]) -> list[tuple[str, str]]:
     """Who was given what: (task, worker)."""
     return [(a.key[1], a.worker.name) for a in pick(out, c.Assign)]
-
-
-LEASES = LeasePolicy()
-RETRIES = RetryPolicy()

@@ -39,7 +39,7 @@ async def connect() -> AsyncIterator[Client]:
             await open_transport("manager"), store, new_state, clock=clock, on_complete=quiet
         )
         running = [group.create_task(manager.run())]
-        executor = stack.enter_context(HandlerExecutor(handlers, SLOTS))
+        executor = stack.enter_context(HandlerExecutor(handlers))
         for name in ("one", "two"):
             transport = await open_transport(name)
             await transport.declare(topology.MANAGER)

@@ -24,6 +24,7 @@ from pydantic_core import ErrorDetails
 from skillq.errors import UsageError
 from skillq.messages import (
     DEFAULT_RUN,
+    MAX_LEVEL,
     Labels,
     Level,
     Task,
@@ -87,6 +88,7 @@ class WorkerForm(BaseModel):
     skill: Annotated[Level, BeforeValidator(_number)]
     specialties: Labels = ()
     slots: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)] = 1
+    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL), BeforeValidator(_number)] = 0
     handlers: Annotated[str, AfterValidator(_module_and_attribute)] | None = None
 
 

@@ -22,7 +22,7 @@ MANAGER_SUBMISSIONS = "skillq.manager.submissions"
 MANAGER_REPORTS = "skillq.manager.reports"
 MANAGER_HEARTBEATS = "skillq.manager.heartbeats"
 
-HEARTBEAT_SECONDS = 5.0
+_HEARTBEAT_TTL_SECONDS = 10.0  # an old sign of life is worth nothing
 WORKER_QUEUE_EXPIRES_SECONDS = 600.0
 
 # A broker restart counts as a delivery: so high that it never parks good messages.
@@ -78,7 +78,7 @@ MANAGER = Topology(
                 "x-queue-type": "classic",
                 "x-max-length": 10_000,
                 "x-overflow": "drop-head",
-                "x-message-ttl": int(2 * HEARTBEAT_SECONDS * 1000),
+                "x-message-ttl": int(_HEARTBEAT_TTL_SECONDS * 1000),
             },
         ),
         Queue(DEAD_LETTERS, {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}),

@@ -62,11 +62,12 @@ class Fleet:
         self._stack.close()
 
     def _start(self, name: str) -> None:
-        url = self._proxies[name].url
+        # Patient: who begins while the broker is away, on a busy machine, must not give up.
+        given: dict[str, Any] = {"broker_url": self._proxies[name].url, "connect_timeout": 120}
         if name in self.managers:
-            process = self._system.manager(store_url=self._store_url, broker_url=url)
+            process = self._system.manager(store_url=self._store_url, **given)
         else:
-            process = self._system.worker(name, 5, "chaos_tasks:handlers", slots=2, broker_url=url)
+            process = self._system.worker(name, 5, "chaos_tasks:handlers", slots=2, **given)
         self._running[name] = process
         self.ever.append(process)
 

@@ -1,6 +1,7 @@
-"""Every kind of store, for the contract that all of them keep."""
+"""Every kind of store and of transport, for the contracts that all of them keep."""
 
 from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from skillq_manager.store.base import Store
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.store.sql import SqlStore
+from tests.contract.transports import Join, Whole, in_memory, inbox, over_rabbitmq
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -26,3 +28,22 @@ async def store(make: Callable[[], Store]) -> AsyncIterator[Store]:
     async with make() as opened:
         assert await opened.acquire()
         yield opened
+
+
+@pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
+async def join(request: pytest.FixtureRequest) -> AsyncIterator[Join]:
+    """Open any number of transports to one fresh broker."""
+    make = in_memory() if request.param == "memory" else over_rabbitmq(request)
+    async with AsyncExitStack() as stack:
+
+        async def enter(app_id: str = "tests") -> Whole:
+            return await stack.enter_async_context(make(app_id))
+
+        yield enter
+
+
+@pytest.fixture
+async def transport(join: Join) -> Whole:
+    transport = await join()
+    await transport.declare(inbox())
+    return transport

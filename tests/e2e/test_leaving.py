@@ -3,6 +3,7 @@
 import json
 import signal
 import time
+import urllib.error
 from collections.abc import Sequence
 
 import pytest
@@ -154,3 +155,23 @@ def test_the_second_manager_of_a_file_says_so_and_exits_2(system: System) -> Non
     assert second.err.startswith("skillq manager: another manager (pid ")
     assert "skillq.db; stop it, or name another file" in second.err
     assert not first.is_over
+
+
+def test_the_second_manager_of_a_broker_with_another_store_says_so_and_exits_2(
+    system: System,
+) -> None:
+    first = system.manager()
+    first.says("leading")
+    second = system.manager(store_url="sqlite:///other.db")
+    second.says("waiting_for_queue")
+    with pytest.raises(urllib.error.HTTPError, match="503"):
+        second.ask("/readyz")
+    assert second.ends(90) == 2
+    assert second.err.splitlines()[-1] == (
+        "skillq manager: another manager consumes skillq.manager.heartbeats on this broker; "
+        "stop it, or use another vhost"
+    )
+    assert not second.logged("leading")
+    system.worker("one", 5, "my_tasks:handlers")
+    system.submit(write(system, 3))
+    ended(first, 3)

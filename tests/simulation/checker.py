@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from math import inf
 
-from skillq.messages import Outcome, Task, TaskStatus, Unroutable, WorkerProfile
+from skillq.messages import Lease, Outcome, Task, TaskStatus, Unroutable, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.model import TaskKey
@@ -20,9 +20,9 @@ from tests.simulation.scenario import CALM_SECONDS
 from tests.simulation.work import End, Execution
 from tests.simulation.world import RETRIES, World
 
-_LEASE = LeasePolicy()
+_LEASE, _POLICY = Lease(), LeasePolicy()
 # Until a lease has surely ended: the lease, a sweep, and a last heartbeat that came late.
-_LEASE_ENDS_SECONDS = _LEASE.dead_after + _LEASE.sweep_every + 10.0 + 20.0
+_LEASE_ENDS_SECONDS = _LEASE.dead_after + _POLICY.sweep_every + 10.0 + 20.0
 
 _COUNTED = {Outcome.FAILED, Outcome.TIMED_OUT}
 _TERMINAL_OUTCOMES = {

@@ -10,7 +10,7 @@ from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq_manager.core.model import TaskKey
-from skillq_worker.executor import TaskFailed
+from skillq_worker.failing import TaskFailed
 
 
 class End(Enum):

@@ -25,11 +25,20 @@ Manifest = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    tree = shutil.copytree(ROOT / "k8s", tmp_path_factory.mktemp("k8s"), dirs_exist_ok=True)
-    overlay = tree / "overlays" / "dev"
+    return _built("dev", tmp_path_factory.mktemp("k8s"))
+
+
+@pytest.fixture(scope="module")
+def highly_available(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
+    return _built("ha", tmp_path_factory.mktemp("k8s"))
+
+
+def _built(name: str, here: Path) -> list[Manifest]:
+    tree = shutil.copytree(ROOT / "k8s", here, dirs_exist_ok=True)
+    overlay = tree / "overlays" / name
     kubectl = _kubectl()
     if _minor_version(kubectl) < FOLDERS_AS_RESOURCES:
-        _name_folders_as_of_old(overlay / "kustomization.yaml")
+        _name_as_of_old(overlay / "kustomization.yaml")
     return [m for m in yaml.safe_load_all(_output(kubectl, "kustomize", str(overlay))) if m]
 
 
@@ -53,12 +62,14 @@ def _minor_version(kubectl: str) -> int:
     return int(client["minor"].rstrip("+"))
 
 
-def _name_folders_as_of_old(file: Path) -> None:
-    """Debian 12's kubectl 1.20 knows the folder of a base only as `bases`, which is deprecated since."""
+def _name_as_of_old(file: Path) -> None:
+    """Debian 12's kubectl 1.20 knows the folder of a base only as `bases`, which is deprecated since, patches by another name."""
     kustomization = yaml.safe_load(file.read_text())
     folders = [r for r in kustomization["resources"] if not r.endswith(".yaml")]
     kustomization["bases"] = folders
     kustomization["resources"] = [r for r in kustomization["resources"] if r not in folders]
+    patches = kustomization.pop("patches", [])
+    kustomization["patchesStrategicMerge"] = [patch["path"] for patch in patches]
     file.write_text(yaml.safe_dump(kustomization))
 
 
@@ -109,10 +120,10 @@ def secret_paths(workload: Manifest) -> Iterator[str]:
 
 
 def test_every_object_is_valid_strictly_for_the_newest_kubernetes(
-    manifests: list[Manifest],
+    manifests: list[Manifest], highly_available: list[Manifest]
 ) -> None:
     newest = kubernetes_validate.latest_version()
-    for manifest in manifests:
+    for manifest in [*manifests, *highly_available]:
         kubernetes_validate.validate(manifest, newest, strict=True)
 
 
@@ -191,14 +202,54 @@ def test_replicas_of_a_worker_have_names_of_their_own(manifests: list[Manifest])
         assert "hostname" not in pod(worker), name
 
 
-def test_there_is_never_a_second_manager(manifests: list[Manifest]) -> None:
+def test_there_is_never_a_second_manager_on_one_file(manifests: list[Manifest]) -> None:
     manager = services_of_ours(manifests)["manager"]
     assert manager["spec"]["replicas"] == 1
     assert manager["spec"]["strategy"] == {"type": "Recreate"}
 
 
-def test_secrets_reach_our_processes_as_files_only(manifests: list[Manifest]) -> None:
-    for name, workload in (workloads(manifests)).items():
+def store(manager: Manifest) -> Manifest:
+    """Where the manager's file is."""
+    (container,) = pod(manager)["containers"]
+    (mount,) = (m for m in container["volumeMounts"] if m["name"] == "store")
+    (volume,) = (v for v in pod(manager)["volumes"] if v["name"] == "store")
+    found: Manifest = {"folder": mount["mountPath"]} | volume
+    return found
+
+
+def test_what_the_manager_keeps_in_a_file_outlives_its_pod(manifests: list[Manifest]) -> None:
+    manager = services_of_ours(manifests)["manager"]
+    where = store(manager)
+    file = environment(manifests, manager)["SKILLQ_STORE_URL"].removeprefix("sqlite:///")
+    assert Path(file).parent == Path(where["folder"])
+    claim = of_kind(manifests, "PersistentVolumeClaim")[where["persistentVolumeClaim"]["claimName"]]
+    assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
+
+
+def test_two_managers_share_a_database_and_no_file(highly_available: list[Manifest]) -> None:
+    manager = services_of_ours(highly_available)["manager"]
+    assert manager["spec"]["replicas"] == 2
+    assert manager["spec"]["strategy"]["type"] == "RollingUpdate"
+    variables = environment(highly_available, manager)
+    assert "SKILLQ_STORE_URL" not in variables
+    assert variables["SKILLQ_STORE_URL_FILE"] in set(secret_paths(manager))
+    assert "store" not in {volume["name"] for volume in pod(manager)["volumes"]}
+    assert not of_kind(highly_available, "PersistentVolumeClaim")
+    (budget,) = of_kind(highly_available, "PodDisruptionBudget").values()
+    labels = manager["spec"]["template"]["metadata"]["labels"]
+    assert budget["spec"]["selector"]["matchLabels"] == labels
+    assert budget["spec"]["maxUnavailable"] == 1
+
+
+def test_secrets_reach_our_processes_as_files_only(
+    manifests: list[Manifest], highly_available: list[Manifest]
+) -> None:
+    for built in (manifests, highly_available):
+        _check_secrets(built)
+
+
+def _check_secrets(manifests: list[Manifest]) -> None:
+    for name, workload in workloads(manifests).items():
         if name == "rabbitmq":  # its image reads no files
             continue
         variables = environment(manifests, workload)

@@ -11,10 +11,10 @@ from skillq.client import Client
 from skillq.clock import Clock, steady_clock
 from skillq.errors import UsageError
 from skillq.forms import WorkerForm, WorkFile
-from skillq.messages import Task, TaskEvent, WorkerProfile, slug
+from skillq.messages import Task, TaskEvent, Unroutable, WorkerProfile, slug
 from skillq.summary import Ended
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core.matching import Policy, why_unable
+from skillq_manager.core.matching import Policy, handles, why_unable
 from skillq_manager.core.model import Need, Skills
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
@@ -101,6 +101,7 @@ def _executors(
             skill=form.skill,
             specialties=form.specialties,
             slots=form.slots,
+            reserve=form.reserve,
         )
         executor: Executor = Simulation(profile, time_scale)
         if form.handlers is not None:
@@ -125,11 +126,18 @@ def _check_complete(tasks: Sequence[Task]) -> None:
 
 
 def _check_able(tasks: Sequence[Task], fleet: Sequence[WorkerProfile], policy: Policy) -> None:
-    """Nobody will join later: a task that none of these workers may be given would wait for ever."""
+    """Nobody will join later: a task that none of these workers is ever given would wait for ever."""
     skills = [Skills.of(profile) for profile in fleet]
     for task in tasks:
-        need = Need.of(task)
-        if not any(policy.can(s, need) for s in skills):
+        need = Need.of(task)._replace(aged=True)  # reserved workers take it in the end
+        if not any(policy.can(s, need) for s in skills) and _waits(task, skills):
             raise UsageError(
                 f"task {task.id}: {why_unable(skills, need)}; add a worker that can do it"
             )
+
+
+def _waits(task: Task, fleet: Sequence[Skills]) -> bool:
+    """Whether nothing becomes of a task that nobody can do: asking for less is no use without a handler."""
+    if task.unroutable in {Unroutable.RELAX, Unroutable.ESCALATE}:
+        return not any(handles(skills, task.type) for skills in fleet)
+    return task.unroutable is Unroutable.WAIT

@@ -47,6 +47,7 @@ async def run(settings: ManagerSettings) -> None:
                 POLICIES[settings.policy](),
                 chance=random.random,
                 expected_workers=settings.expected_workers,
+                retries=settings.retries,
                 store=store.id,
             ),
             clock=steady_clock(),

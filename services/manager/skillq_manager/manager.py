@@ -82,6 +82,7 @@ class Manager:
         self._answers: dict[str, asyncio.Future[c.Answer | c.Reply]] = {}
         self._stopping = False
         self._leading = False
+        self._standing_by = False
         self._leaving = False  # all is done: what comes now is for the next manager
         self._blind = False
         self._lock: Consumer | None = None  # of the queue that only one manager consumes
@@ -153,8 +154,13 @@ class Manager:
 
     @property
     def is_ready(self) -> bool:
-        """It leads and its consumers are proven live, or it stands by and the broker is connected."""
-        return self._senses.is_ready if self._leading else self._transport.connected
+        """It leads and its consumers are proven live, or it stands by for another one that does.
+
+        Not while it waits for queues that a manager has with which it shares no store.
+        """
+        if self._leading:
+            return self._senses.is_ready
+        return self._standing_by and self._transport.connected
 
     def reason(self, key: TaskKey) -> str | None:
         """Why a task that has not ended is where it is."""
@@ -172,7 +178,7 @@ class Manager:
             while not self._stopping and not await self._is_done():
                 await self._lead_or_stand_by()
         finally:
-            self._leading = False
+            self._leading = self._standing_by = False
             self._drop_questions("the manager is stopping; ask again")
             await self._outbox.flush(timeout=STOP_SECONDS)
             with suppress(StoreFailed):
@@ -181,12 +187,14 @@ class Manager:
     async def _lead_or_stand_by(self) -> None:
         """One turn of either, until something changes; while the store is away, nothing can be decided."""
         try:
-            if await self.store.acquire():
-                await self._lead()
-            else:
+            self._standing_by = not await self.store.acquire()
+            if self._standing_by:
                 log.debug(Log.STANDING_BY)
                 await self._pause()
+            else:
+                await self._lead()
         except StoreFailed as error:
+            self._standing_by = False
             log.warning(Log.STORE_FAILED, reason=str(error))
             await self._pause()
 

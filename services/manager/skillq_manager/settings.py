@@ -7,8 +7,10 @@ from pydantic import Field, SecretStr, model_validator
 
 from skillq.settings import Settings
 from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.retry import RetryPolicy
 
 POLICIES: dict[str, type[Policy]] = {"best-fit": BestFit, "arrival": Arrival}
+_RETRIES = RetryPolicy()
 
 
 class ManagerSettings(Settings):
@@ -26,6 +28,34 @@ class ManagerSettings(Settings):
     stop_when_done: bool = Field(
         False, description="leave, and send all workers home, when all tasks are done"
     )
+
+    retry_delay: float = Field(
+        _RETRIES.base,
+        gt=0,
+        description="longest pause in seconds after a first failure; it doubles each time",
+    )
+    retry_max_delay: float = Field(
+        _RETRIES.cap, gt=0, le=86400, description="longest pause in seconds between attempts"
+    )
+    max_losses: int = Field(
+        _RETRIES.max_losses,
+        ge=1,
+        le=1000,
+        description="a task over which so many workers were lost is given up",
+    )
+
+    @property
+    def retries(self) -> RetryPolicy:
+        return RetryPolicy(self.retry_delay, self.retry_max_delay, self.max_losses)
+
+    @model_validator(mode="after")
+    def _delays_fit(self) -> Self:
+        if self.retry_max_delay < self.retry_delay:
+            raise ValueError(
+                f"--retry-max-delay (SKILLQ_RETRY_MAX_DELAY): {self.retry_max_delay:g} s are fewer "
+                f"than --retry-delay, {self.retry_delay:g} s; raise the one, or lower the other"
+            )
+        return self
 
     @model_validator(mode="after")
     def _token_off_loopback(self) -> Self:

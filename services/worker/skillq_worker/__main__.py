@@ -68,6 +68,7 @@ def profile_of(settings: WorkerSettings) -> WorkerProfile:
         specialties=settings.specialty,
         slots=settings.slots,
         reserve=settings.reserve,
+        lease=settings.lease,
     )
 
 
@@ -79,7 +80,7 @@ def executor_for(
     if handlers is None:
         yield Simulation(profile, time_scale)
         return
-    with HandlerExecutor(load_handlers(handlers), profile.slots) as executor:
+    with HandlerExecutor(load_handlers(handlers)) as executor:
         yield executor
 
 

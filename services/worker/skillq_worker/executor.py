@@ -6,27 +6,19 @@ Whatever it does to them, the worker's heartbeats go on.
 import asyncio
 import threading
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Future
 from functools import partial
-from multiprocessing import get_context
-from typing import Any, Protocol, TypeVar
+from typing import Protocol
 
-from pebble import ProcessExpired, ProcessPool
 from pydantic import JsonValue
 
 from skillq.clock import Clock
-from skillq.messages import Outcome, TaskAssignment, TaskResult, shorten
-from skillq_worker.handlers import Handler, Handlers, OutputError, PayloadError, as_output
-
-T = TypeVar("T")
-
-
-class TaskFailed(Exception):
-    """Raised by work that says no; the message is all there is to say."""
-
+from skillq.messages import Outcome, TaskAssignment, TaskResult
+from skillq_worker.failing import failure, types_of
+from skillq_worker.handlers import Handler, Handlers, as_output
+from skillq_worker.processes import FailedElsewhere, Processes
+from skillq_worker.threads import on_thread, ordinary
 
 _LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
-_MAX_ERROR = 2000
 
 
 class Executor(Protocol):
@@ -48,13 +40,12 @@ class Executor(Protocol):
 class HandlerExecutor:
     """Runs users' handlers: async ones on one loop in a thread of its own, sync ones each on a thread.
 
-    Those that ask for it run in processes, at most `slots` at a time.
+    Those that ask for it run in processes.
     """
 
-    def __init__(self, handlers: Handlers, slots: int = 1) -> None:
+    def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
-        # Spawned: a fork would copy the threads' locks, but not the threads.
-        self._processes = ProcessPool(max_workers=slots, context=get_context("spawn"))
+        self._processes = Processes()
         self._loop = asyncio.new_event_loop()
         # A daemon: code that blocks it must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
@@ -64,7 +55,7 @@ class HandlerExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._processes.stop()  # type: ignore[no-untyped-call]
+        self._processes.stop()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(_LEAVE_SECONDS)
 
@@ -90,19 +81,13 @@ class HandlerExecutor:
         cancelled = threading.Event()
         arguments = partial(handler.arguments, task, cancelled)
         try:
-            return await _on_thread(lambda: as_output(handler.function(**arguments())))
+            return await on_thread(lambda: as_output(handler.function(**arguments())))
         finally:
             cancelled.set()  # whoever still runs is not waited for
 
     async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
-        """A process whose future is cancelled is ended."""
-        arguments = await _on_thread(partial(handler.arguments, task))
-        try:
-            return await asyncio.wrap_future(
-                self._processes.schedule(_call, args=(handler.function, arguments))
-            )
-        except ProcessExpired as error:
-            raise TaskFailed(f"its process ended with exit code {error.exitcode}") from error
+        arguments = await on_thread(partial(handler.arguments, task))
+        return await self._processes.call(handler.function, arguments)
 
     async def _on_loop(self, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
         async def run() -> JsonValue:
@@ -111,30 +96,9 @@ class HandlerExecutor:
             except asyncio.CancelledError:
                 raise
             except BaseException as error:  # SystemExit would end the loop of all handlers
-                raise _ordinary(error) from error
+                raise ordinary(error) from error
 
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
-
-
-def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> JsonValue:
-    """What runs in the process."""
-    return as_output(function(**arguments))
-
-
-async def _on_thread(work: Callable[[], T]) -> T:
-    """Run on a daemon thread: an executor's threads would keep a process that wants to leave."""
-    future: Future[T] = Future()
-
-    def run() -> None:
-        if not future.set_running_or_notify_cancel():
-            return
-        try:
-            future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - carried over to the awaiting side
-            future.set_exception(_ordinary(error))
-
-    threading.Thread(target=run, name="handler", daemon=True).start()
-    return await asyncio.wrap_future(future)
 
 
 async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
@@ -163,38 +127,13 @@ async def _outcome(
     try:
         async with limit:
             return Outcome.SUCCEEDED, await executor.execute(task), None, ()
-    except (TaskFailed, PayloadError, OutputError) as error:
-        return Outcome.FAILED, None, _text(error), _types(error)
+    except FailedElsewhere as error:
+        return Outcome.FAILED, None, *error.failure
     except asyncio.CancelledError as error:
         if (current := asyncio.current_task()) is None or current.cancelling():
             raise  # it is we who are told to give it up
-        return Outcome.FAILED, None, "the handler cancelled itself", _types(error)
+        return Outcome.FAILED, None, "the handler cancelled itself", types_of(error)
     except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
         if limit.expired():
-            return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", _types(error)
-        return Outcome.FAILED, None, _text(error, f"{type(error).__name__}: "), _types(error)
-
-
-def _types(error: BaseException) -> tuple[str, ...]:
-    """The class of an error and its bases, by name, for `retry_on` and `no_retry_on`."""
-    return tuple(cls.__name__ for cls in type(error).__mro__ if cls is not object)
-
-
-def _text(error: Exception, prefix: str = "") -> str:
-    """What an error says, fit for a message: a result that cannot be sent would never be counted."""
-    text = prefix + _said(error)
-    return shorten(text.encode(errors="backslashreplace").decode(), _MAX_ERROR)
-
-
-def _said(error: BaseException) -> str:
-    try:
-        return str(error)
-    except BaseException:  # noqa: BLE001 - users' errors may fail at that, too, and as they like
-        return "what it says cannot be read"
-
-
-def _ordinary(error: BaseException) -> Exception:
-    """An error that can cross to another thread's loop without ending it."""
-    if isinstance(error, Exception) and not isinstance(error, StopIteration):
-        return error
-    return RuntimeError(f"{type(error).__name__}: {_said(error)}")
+            return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", types_of(error)
+        return Outcome.FAILED, None, *failure(error)

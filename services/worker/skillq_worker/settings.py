@@ -1,15 +1,17 @@
 """A worker's settings."""
 
 import socket
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from skillq.messages import MAX_LABELS, Labels, Level, WorkerTitle
+from skillq.messages import MAX_LABELS, MAX_LEASE_SECONDS, Labels, Lease, Level, WorkerTitle
 from skillq.settings import Settings
 
 HOST = "{host}"
+_DEFAULT = Lease()
+_BEATS = 3  # heartbeats that may be lost or late, one after the other
 
 
 def _split(written: Any) -> Any:
@@ -47,8 +49,44 @@ class WorkerSettings(Settings):
     on_lost_lease: Literal["continue", "abort"] = Field(
         "continue", description="what becomes of running attempts when others must have them by now"
     )
+    heartbeat: float = Field(
+        _DEFAULT.heartbeat, ge=0.5, description="how often it says that it lives, in seconds"
+    )
+    suspect_after: float = Field(
+        _DEFAULT.suspect_after,
+        gt=0,
+        description="seconds of silence after which it gets nothing new; three heartbeats at least",
+    )
+    dead_after: float = Field(
+        _DEFAULT.dead_after,
+        ge=15,  # a manager notices after 11 s that it hears nothing, and judges nobody then
+        le=MAX_LEASE_SECONDS,
+        description="its lease: seconds of silence after which others get what it holds",
+    )
     grace: float = Field(30.0, ge=0, description="seconds to finish what runs after SIGTERM")
     health_port: int = Field(0, ge=0, le=65535, description="port for /livez and /readyz; 0: none")
     handlers: str | None = Field(
         None, description="MODULE:HANDLERS; without it the work is simulated"
     )
+
+    @property
+    def lease(self) -> Lease:
+        return Lease(
+            heartbeat=self.heartbeat,
+            suspect_after=self.suspect_after,
+            dead_after=self.dead_after,
+        )
+
+    @model_validator(mode="after")
+    def _lease_fits(self) -> Self:
+        if self.suspect_after < _BEATS * self.heartbeat:
+            raise ValueError(
+                f"--suspect-after (SKILLQ_SUSPECT_AFTER): {self.suspect_after:g} s are fewer than "
+                f"{_BEATS} heartbeats of {self.heartbeat:g} s; raise it, or lower --heartbeat"
+            )
+        if self.dead_after <= self.suspect_after:
+            raise ValueError(
+                f"--dead-after (SKILLQ_DEAD_AFTER): {self.dead_after:g} s should be more than "
+                f"--suspect-after, {self.suspect_after:g} s"
+            )
+        return self

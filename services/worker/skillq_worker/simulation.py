@@ -5,7 +5,7 @@ import asyncio
 from pydantic import JsonValue
 
 from skillq.messages import SPECIALTY_BONUS, TaskAssignment, WorkerProfile
-from skillq_worker.executor import TaskFailed
+from skillq_worker.failing import TaskFailed
 
 
 class Simulation:

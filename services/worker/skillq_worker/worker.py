@@ -42,8 +42,6 @@ from skillq_worker.slots import Attempt, Slots
 TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
 HASTE_SECONDS = 1.0  # for the same, when there is no time
-FENCE_SECONDS = 20.0  # without a confirmed heartbeat for so long, it starts nothing
-LEASE_SECONDS = 30.0  # and after this, others have what it holds
 FENCE_CHECK_SECONDS = 1.0
 ATTEND_SECONDS = 2.0
 _FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
@@ -289,14 +287,14 @@ class Worker:
         while True:
             await asyncio.sleep(FENCE_CHECK_SECONDS)
             silence = self._clock() - self._confirmed_at
-            if silence >= FENCE_SECONDS and self._trusted.is_set():
+            if silence >= self._profile.lease.fence_after and self._trusted.is_set():
                 log.warning(Log.FENCED, silence=round(silence, 1), running=self._slots.running)
                 self._trusted.clear()
-            if silence >= LEASE_SECONDS and self._abort_on_lost_lease:
+            if silence >= self._profile.lease.dead_after and self._abort_on_lost_lease:
                 self._abort(list(self._held))
 
     async def _until_next_heartbeat(self) -> None:
-        seconds = topology.HEARTBEAT_SECONDS * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
+        seconds = self._profile.lease.heartbeat * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
         if self.is_draining:
             await asyncio.sleep(seconds)
             return

@@ -196,6 +196,16 @@ class Browser(Protocol):
 class Browsable(Protocol):
     """A transport through which people look into queues that nobody consumes."""
 
+    async def waiting(self, queue: str) -> int:
+        """How many messages wait in it that nobody has.
+
+        Raises:
+            QueueNotFound: there is no such queue.
+            Unreachable: our user may not ask.
+            TransportError: the broker could not be asked.
+        """
+        ...
+
     def browse(self, queue: str) -> AbstractAsyncContextManager[Browser]:
         """Look through a queue from its beginning. At the end all goes back to its place that was not removed.
 

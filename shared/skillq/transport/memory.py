@@ -187,6 +187,9 @@ class MemoryBroker:
             raise QueueNotFound(f"queue {name} does not exist (yet)")
         return found
 
+    def waiting(self, queue: str) -> int:
+        return len(self._queue(queue))
+
     def browser(self, queue: str) -> MemoryBrowser:
         return MemoryBrowser(self._queue(queue))
 
@@ -274,6 +277,10 @@ class MemoryTransport:
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._check_open()
         return self._keep(self._broker.subscription(exchange, keys))
+
+    async def waiting(self, queue: str) -> int:
+        self._check_open()
+        return self._broker.waiting(queue)
 
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator[MemoryBrowser]:

@@ -112,6 +112,10 @@ class MemoryQueue:
         at = next((i for i, other in enumerate(ready) if other.place > stored.place), len(ready))
         ready.insert(at, stored)
 
+    def __len__(self) -> int:
+        """How many messages nobody has."""
+        return len(self._ready)
+
     def get(self) -> Stored | None:
         """Hand the first message that is ready to somebody who is no consumer."""
         self.touch()

@@ -195,8 +195,12 @@ async def test_explain_says_why_worker_by_worker(desk: Desk, terminal: Terminal)
 async def test_a_task_shows_what_it_asks_for_now_and_how_its_attempts_ended(
     desk: Desk, terminal: Terminal
 ) -> None:
-    await desk.submit({"id": "1", "difficulty": 2, "max_attempts": 2, "escalate_by": 3})
+    await desk.submit(
+        {"id": "1", "difficulty": 2, "max_attempts": 2, "escalate_by": 3},
+        {"id": "busy", "difficulty": 9},
+    )
     await desk.join("Ada", 4)
+    await desk.join("Senior", 9)
     ada = await desk.join("Ada", 4, incarnation="Ada-2")
     await desk.end(ada, "1", "failed", attempt=2, error="no")
     shown = dict(
@@ -206,7 +210,7 @@ async def test_a_task_shows_what_it_asks_for_now_and_how_its_attempts_ended(
     )
     assert shown["attempts"].strip() == "2 made, 1 of 2 failed"
     assert shown["lost"].strip() == "1 attempts, with their workers"
-    assert shown["asks now"].strip() == "skill 5 (attempt 2 failed with Ada)"
+    assert shown["asks now"].strip() == "skill 5; not ada (attempt 2 failed with Ada)"
 
 
 async def test_workers_show_what_they_are_kept_for_and_what_they_refused(

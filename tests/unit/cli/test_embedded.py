@@ -13,6 +13,7 @@ from skillq.forms import WorkFile
 from skillq.messages import TaskEvent, TaskStatus
 from skillq.summary import Ended
 from skillq_cli.embedded import run_embedded
+from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.matching import Arrival, BestFit, Policy
 
 SUCCEEDED, FAILED, TIMED_OUT = TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.TIMED_OUT
@@ -149,6 +150,21 @@ async def test_a_worker_with_slots_does_so_many_at_a_time() -> None:
     assert sum(e.status is TaskStatus.ASSIGNED for e in run.events[:first_ends]) == 4
 
 
+async def test_a_reserved_worker_leaves_easy_tasks_to_others_and_takes_them_in_the_end(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    team = [{"name": "Junior", "skill": 3}, {"name": "Senior", "skill": 9, "reserve": 6}]
+    run = await do([task(n, 2) for n in range(6)] + [task("hard", 6)], team)
+    assert run.worker == {"hard": "Senior"} | {str(n): "Junior" for n in range(6)}
+
+    def impatient() -> LeasePolicy:
+        return LeasePolicy(reserve_for=0.05, sweep_every=0.02)
+
+    monkeypatch.setattr("skillq_manager.core.state.LeasePolicy", impatient)
+    alone = await do([task("easy", 2)], team[1:])
+    assert alone.worker == {"easy": "Senior"}
+
+
 async def test_every_task_is_seen_running() -> None:
     run = await do([task(n, 5) for n in range(6)], time_scale=0.01)
     assert sorted(run.begun) == [str(n) for n in range(6)]
@@ -168,6 +184,10 @@ def split(text: str) -> list[str]:
 async def join(context: Context, sep: str = "-") -> str:
     (words,) = context.dependencies.values()
     return sep.join(words)
+
+@second.task
+def given(context: Context) -> dict[str, object]:
+    return dict(context.dependencies)
 
 tries = []
 
@@ -205,6 +225,29 @@ async def test_workers_with_handlers_do_real_work_each_its_types(my_tasks: str) 
     )
     assert run.worker == {"s": "a", "j": "b"}
     assert run.output["j"] == "one+two"
+
+
+async def test_what_runs_all_the_same_gets_nothing_of_the_dependency_that_failed(
+    my_tasks: str,
+) -> None:
+    fleet = [
+        {"name": "a", "skill": 5, "handlers": f"{my_tasks}:first"},
+        {"name": "b", "skill": 5, "handlers": f"{my_tasks}:second"},
+    ]
+    failing, good = task("f", type="flaky"), task("s", type="split", payload={"text": "one two"})
+    after = task("g", type="given", depends_on=["f", "s"], on_failed_dependency="run")
+    run = await do([failing, good, after], fleet)
+    assert run.status == {"f": FAILED, "s": SUCCEEDED, "g": SUCCEEDED}
+    assert run.output["g"] == {"f": None, "s": ["one", "two"]}
+
+
+async def test_a_retry_that_would_need_more_skill_than_anyone_has_goes_to_the_best(
+    my_tasks: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("random.random", lambda: 0.005)  # hardly any back-off
+    fleet = [{"name": "a", "skill": 9, "handlers": f"{my_tasks}:first"}]
+    run = await do([task("f", 9, type="flaky", max_attempts=3, escalate_by=1)], fleet)
+    assert run.status["f"] is SUCCEEDED
 
 
 async def test_a_payload_that_does_not_fit_the_signature_fails_with_one_clear_line(
@@ -256,6 +299,36 @@ async def test_a_task_whose_type_nobody_handles_is_refused(my_tasks: str) -> Non
     assert await refusal([task("x", type="speech")], fleet) == (
         "task x: no worker handles the type 'speech'; add a worker that can do it"
     )
+
+
+async def test_asking_for_less_does_not_help_where_nobody_handles_the_type(my_tasks: str) -> None:
+    fleet = [{"name": "a", "skill": 5, "handlers": f"{my_tasks}:first"}]
+    for policy in ("relax", "escalate"):
+        assert await refusal([task("x", type="speech", unroutable=policy)], fleet) == (
+            "task x: no worker handles the type 'speech'; add a worker that can do it"
+        )
+
+
+@pytest.mark.parametrize(
+    ("policy", "status", "reason"),
+    [
+        ("relax", FAILED, "skill 3 is below difficulty 5"),
+        ("escalate", FAILED, "skill 3 is below difficulty 5"),
+        (
+            "reject",
+            TaskStatus.DEAD_LETTERED,
+            "no worker can do it: it needs skill 5, the best has 3",
+        ),
+    ],
+)
+async def test_a_task_too_hard_for_all_is_treated_as_it_says(
+    policy: str, status: TaskStatus, reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_manager.core.tasks._LOOK_AGAIN", 0.05)
+    hard = task("x", 5, unroutable=policy, unroutable_after=0.01)
+    run = await do([task("ok"), hard], [{"name": "Junior", "skill": 3}])
+    assert run.status == {"ok": SUCCEEDED, "x": status}
+    assert run.reason["x"] == reason
 
 
 async def test_a_dependency_that_is_not_in_the_file_is_refused() -> None:

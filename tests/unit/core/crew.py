@@ -39,6 +39,17 @@ class Crew:
         fits = level >= need.difficulty and need.requires <= set(worker.specialties)
         return fits and (need.difficulty >= worker.reserve or need.aged or old)
 
+    def best(self, need: Need) -> int:
+        """The skill for it of the best who could ever be given such a task; 10 where there is nobody."""
+        levels = [
+            worker.skill + 2 * (need.type in worker.specialties)
+            for worker in self.here.values()
+            if need.type not in self.refused.get(worker.name, ())
+            and (worker.types is None or need.type in worker.types)
+            and need.requires <= set(worker.specialties)
+        ]
+        return max(levels, default=10)
+
     def able(self, need: Need) -> list[WorkerProfile]:
         return [worker for worker in self.here.values() if self.is_able(worker, need)]
 

@@ -210,7 +210,8 @@ class Model:
         assert new.type == old.type
         match command.reason.split()[0]:
             case "attempt":
-                harder = min(10, old.difficulty + row.task.escalate_by)
+                most = max(old.difficulty, min(10, self.crew.best(old)))
+                harder = min(old.difficulty + row.task.escalate_by, most)
                 assert (new.difficulty, new.requires) == (harder, old.requires)
                 assert len(new.excluded - old.excluded) <= 1
             case "relaxed:":

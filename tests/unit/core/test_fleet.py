@@ -2,7 +2,7 @@
 
 import pytest
 
-from skillq.messages import Heartbeat, Outcome, TaskStatus, WorkerEventKind, WorkerProfile
+from skillq.messages import Heartbeat, Lease, Outcome, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import InvariantBroken, validate
 from tests.factories import (
@@ -87,6 +87,14 @@ def test_a_silent_worker_is_suspect_once_and_gets_nothing_new(do: Driver) -> Non
     assert news(do(after=15.0)) == [(Kind.SUSPECT, "heartbeats are late")]
     assert do(after=1.0) == []
     assert not pairs(do(submission(task())))
+
+
+def test_each_worker_is_judged_by_the_lease_that_it_says_it_goes_by(do: Driver) -> None:
+    patient = Lease(heartbeat=20.0, suspect_after=60.0, dead_after=120.0)
+    do(connect("ada"), connect("bob", lease=patient))
+    assert {save.profile.name for save in pick(do(after=30.0), c.SaveWorker)} == {"ada"}
+    assert news(do(after=30.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert news(do(after=60.0)) == [(Kind.LOST, "not heard of for 120 s")]
 
 
 def test_a_suspect_that_is_heard_of_again_goes_on(do: Driver) -> None:

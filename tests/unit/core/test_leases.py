@@ -2,9 +2,10 @@
 
 import pytest
 
-from skillq_manager.core.leases import LeasePolicy, Verdict, judge
+from skillq.messages import Lease
+from skillq_manager.core.leases import Verdict, judge
 
-POLICY = LeasePolicy(suspect_after=15.0, dead_after=30.0)
+LEASE = Lease(suspect_after=15.0, dead_after=30.0)
 
 
 @pytest.mark.parametrize(
@@ -19,4 +20,4 @@ POLICY = LeasePolicy(suspect_after=15.0, dead_after=30.0)
     ],
 )
 def test_silence_makes_a_worker_suspect_and_then_dead(silence: float, verdict: Verdict) -> None:
-    assert judge(POLICY, last_seen=1000.0, now=1000.0 + silence) is verdict
+    assert judge(LEASE, last_seen=1000.0, now=1000.0 + silence) is verdict

@@ -13,7 +13,6 @@ from skillq_manager.core.lookahead import LookaheadPolicy
 from skillq_manager.core.matching import Arrival
 from skillq_manager.store.base import LiveRow
 from tests.factories import (
-    RETRIES,
     Driver,
     connect,
     disconnect,
@@ -395,7 +394,7 @@ def test_an_assignment_that_was_lost_comes_after_those_that_arrived(do: Driver) 
 
 
 def test_what_waits_at_a_worker_still_does_when_another_manager_leads() -> None:
-    do = Driver(retries=RETRIES)
+    do = Driver()
     ada = profile()
 
     def row(id: str, status: TaskStatus, at: float, seq: int) -> LiveRow:

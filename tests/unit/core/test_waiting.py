@@ -147,15 +147,26 @@ def test_nor_does_one_that_was_held_up(do: Driver) -> None:
 def test_each_retry_needs_more_skill_and_another_worker(do: Driver) -> None:
     team = (connect("ada", 3), connect("bob", 6), connect("cyd", 9))
     out = do(*team, submission(task(difficulty=2, escalate_by=3, max_attempts=4)))
-    for name, harder in (("ada", 5), ("bob", 8), ("cyd", 10)):
+    for name, harder in (("ada", 5), ("bob", 8), ("cyd", 9)):
         held = one(out, c.Assign)
         assert held.worker.name == name
         out = do(results(held, Outcome.FAILED))
         assert one(out, c.SetNeed).need.difficulty == harder
         assert one(out, c.SetNeed).reason == f"attempt {held.attempt} failed with {name}"
-    assert not pairs(out)
-    assert do.reason("a") == "no worker can do it: it needs skill 10, the best has 9"
-    assert pairs(do(connect("eve", 10))) == [("a", "eve")]
+    assert pairs(out) == [("a", "cyd")], "nobody has 10: it goes to the best there is"
+
+
+def test_a_retry_asks_for_no_more_skill_than_those_have_who_may_do_it(do: Driver) -> None:
+    do(connect("ada", 4, specialties=["lab"]), connect("bob", 6, specialties=["lab"]))
+    do(connect("cyd", 10), connect("dan", 10, types=["ocr"], specialties=["lab"]))
+    hard = task(difficulty=3, escalate_by=5, max_attempts=4, requires=("lab",))
+    out = do(submission(hard))
+    for name, harder in (("ada", 6), ("bob", 6)):
+        held = one(out, c.Assign)
+        assert held.worker.name == name
+        out = do(results(held, Outcome.FAILED))
+        assert one(out, c.SetNeed).need.difficulty == harder
+    assert pairs(out) == [("a", "bob")]
 
 
 def test_the_worker_that_failed_a_task_does_not_get_it_again_while_there_is_another(

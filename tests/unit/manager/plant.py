@@ -12,6 +12,7 @@ from skillq.client import Client, RunResult
 from skillq.clock import steady_clock
 from skillq.messages import (
     Connect,
+    Lease,
     Message,
     Task,
     TaskEvent,
@@ -31,8 +32,10 @@ from skillq_worker.worker import Worker
 from tests.unit.worker.boss import until
 
 QUICK = LeasePolicy(
-    suspect_after=0.15, dead_after=0.3, resend_after=0.1, sweep_every=0.02, forget_after=5.0
+    resend_after=0.1, sweep_every=0.02, exclude_for=0.15, late_after=0.07, forget_after=5.0
 )
+LIVELY = Lease(heartbeat=0.03)
+SHORT = Lease(heartbeat=0.03, suspect_after=0.15, dead_after=0.3)
 
 
 class Hand:
@@ -67,11 +70,13 @@ class Plant:
         expected_workers: int = 0,
         stop_when_done: bool = False,
         leases: LeasePolicy | None = None,
+        lease: Lease = LIVELY,
         transport: MemoryTransport | None = None,
         store: MemoryStore | None = None,
     ) -> None:
         self.broker = broker or MemoryBroker()
         self.store = store or MemoryStore()
+        self._lease = lease
         self.completed: list[str] = []
         self.dead: list[Delivery] = []
         self.events: list[TaskEvent] = []
@@ -144,6 +149,7 @@ class Plant:
     ) -> Hand:
         way = await self._stack.enter_async_context(MemoryTransport(self.broker, app_id=title))
         fields = {"name": slug(title), "title": title, "incarnation": uuid4().hex, "skill": skill}
+        fields["lease"] = self._lease
         profile = WorkerProfile.model_validate(fields | more)
         executor = executor or Simulation(profile, 0.0)
         profile = profile.model_copy(update={"types": more.get("types", executor.types)})
@@ -172,6 +178,7 @@ class Plant:
     async def meet(self, title: str, skill: int = 5, **more: Any) -> WorkerProfile:
         """A worker of which the manager has only heard: it has no queue, and never answers."""
         fields = {"name": slug(title), "title": title, "incarnation": uuid4().hex, "skill": skill}
+        fields["lease"] = self._lease
         profile = WorkerProfile.model_validate(fields | more)
         await self.say(topology.REPORTS, f"connect.{profile.name}", Connect(worker=profile))
         await until(lambda: self.entry(profile) is not None)

@@ -31,16 +31,11 @@ from skillq_manager import parts as parts_module
 from skillq_manager.core.commands import Command, Event, Submitted
 from skillq_manager.store.base import Filter
 from tests.factories import task
+from tests.unit.manager.hands import Count, Wire
 from tests.unit.manager.plant import Plant, tasks
-from tests.unit.manager.test_manager import Count, Wire
 from tests.unit.worker.boss import until
 
 SUCCEEDED = TaskStatus.SUCCEEDED
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.03)
 
 
 @pytest.fixture

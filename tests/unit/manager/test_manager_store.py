@@ -7,9 +7,18 @@ import pytest
 import skillq_manager.manager as module
 from skillq import client
 from skillq.messages import Task, TaskStatus
+from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command, EndAttempt
-from skillq_manager.store.base import LeadershipLost, StoreFailed
+from skillq_manager.store.base import (
+    Filter,
+    LeadershipLost,
+    RunRow,
+    StoreFailed,
+    TaskRow,
+    WorkerRow,
+)
 from skillq_manager.store.memory import MemoryStore
+from tests.unit.manager.desk import Desk, refused
 from tests.unit.manager.plant import Plant
 
 TASKS = [Task(id=id, difficulty=1) for id in "abc"]
@@ -35,6 +44,59 @@ class MoodyStore(MemoryStore):
     def _fail(self) -> None:
         self._failures -= 1
         raise self._error
+
+
+class AwayStore(MemoryStore):
+    """Once away, it answers no question."""
+
+    is_away = False
+
+    def _look(self) -> None:
+        if self.is_away:
+            raise StoreFailed("the store postgresql://me@db failed: connection refused")
+
+    async def runs(self) -> list[RunRow]:
+        self._look()
+        return await super().runs()
+
+    async def run(self, run: str) -> RunRow | None:
+        self._look()
+        return await super().run(run)
+
+    async def tasks(self, which: Filter) -> list[TaskRow]:
+        self._look()
+        return await super().tasks(which)
+
+    async def workers(self) -> list[WorkerRow]:
+        self._look()
+        return await super().workers()
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["summary", "runs", "runs/r", "tasks", "tasks/r/1", "tasks/r/1/explain", "workers", "dead"],
+)
+async def test_while_the_store_is_away_questions_are_answered_with_503_and_one_line(
+    path: str,
+) -> None:
+    store = AwayStore()
+    async with Desk(MemoryBroker(), store=store).open() as desk:
+        store.is_away = True
+        line = refused(await desk.http.get(f"/api/{path}"), 503)
+        assert line == (
+            "the store postgresql://me@db failed: connection refused; ask again in a moment"
+        )
+        store.is_away = False
+
+
+async def test_while_the_store_is_away_commands_and_submissions_are_answered_with_503() -> None:
+    store = AwayStore()
+    async with Desk(MemoryBroker(), store=store).open() as desk:
+        store.is_away = True
+        for path in ("tasks/r/1/cancel", "tasks/r/1/retry", "runs/r/cancel"):
+            refused(await desk.http.post(f"/api/{path}", json={}), 503)
+        refused(await desk.http.get("/metrics"), 503)
+        store.is_away = False
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not written", "written"])

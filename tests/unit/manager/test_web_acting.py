@@ -201,8 +201,12 @@ async def test_a_task_that_has_ended_is_explained_by_its_reason(desk: Desk) -> N
 
 
 async def test_a_task_that_asks_for_more_than_it_was_written_says_what_and_why(desk: Desk) -> None:
-    await desk.submit({"id": "1", "difficulty": 2, "max_attempts": 3, "escalate_by": 4})
+    await desk.submit(
+        {"id": "1", "difficulty": 2, "max_attempts": 3, "escalate_by": 4},
+        {"id": "busy", "difficulty": 9},
+    )
     junior = await desk.join("Junior", 3)
+    await desk.join("Senior", 9)
     await desk.end(junior, "1", "failed", error="too hard")
     page = await desk.get("/api/tasks/default/1")
     assert (page["difficulty"], page["failures"], page["losses"]) == (2, 1, 0)

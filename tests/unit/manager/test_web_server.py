@@ -76,7 +76,22 @@ async def test_metrics_are_what_prometheus_reads_and_say_what_the_summary_says(d
     assert values["skillq_manager_ready",] == 1
     assert all(family.documentation for family in families.values())
     assert (values["skillq_manager_leader",], values["skillq_manager_blind",]) == (1, 0)
+    assert values["skillq_dead_letters",] == 0
     assert len(values) < 40
+
+
+async def test_messages_that_are_parked_now_are_in_the_metrics_as_far_as_the_broker_says(
+    desk: Desk,
+) -> None:
+    async def gauge() -> float | None:
+        found = (await desk.http.get("/metrics")).text.partition("\nskillq_dead_letters ")[2]
+        return float(found.splitlines()[0]) if found else None
+
+    await desk.stray()
+    assert await gauge() == 1
+    desk._manager_transport._open = False
+    assert await gauge() is None
+    desk._manager_transport._open = True
 
 
 async def test_the_api_describes_itself_without_the_outside_world(desk: Desk) -> None:

@@ -92,7 +92,15 @@ def test_no_field_takes_a_yes_or_a_no_for_something_else(
         form.model_validate({"id": 1, "difficulty": 1, "name": "Ada", "skill": 1} | {field: value})
     complaints = {error["loc"][0]: error["msg"] for error in caught.value.errors()}
     assert field in complaints
-    numbers = {"difficulty", "priority", "max_attempts", "escalate_by", "skill", "slots"} | {
+    numbers = {
+        "difficulty",
+        "priority",
+        "max_attempts",
+        "escalate_by",
+        "skill",
+        "slots",
+        "reserve",
+    } | {
         "timeout",
         "deadline",
         "unroutable_after",

@@ -15,6 +15,8 @@ from skillq_worker.executor import Executor
 from skillq_worker.worker import Worker
 from tests.unit.worker.boss import Boss, until
 
+BRIEF = {"heartbeat": 0.02, "suspect_after": 0.1, "dead_after": 0.4}  # a lease, in seconds
+
 
 class Bench:
     """An executor whose attempts go on until the test ends them."""

@@ -31,7 +31,8 @@ M = TypeVar("M")
 
 
 def who(title: str = "ada", **more: object) -> WorkerProfile:
-    fields = {"name": title, "title": title, "incarnation": uuid4().hex, "skill": 5} | more
+    fields = {"name": title, "title": title, "incarnation": uuid4().hex, "skill": 5}
+    fields |= {"lease": {"heartbeat": 0.02}} | more
     return WorkerProfile.model_validate(fields)
 
 

@@ -4,7 +4,6 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from skillq import topology
 from tests.unit.worker.bench import Bench
 from tests.unit.worker.boss import Boss, who
 
@@ -22,5 +21,4 @@ def bench() -> Bench:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 0.02)
     monkeypatch.setattr("skillq_worker.reporter._FIRST_DELAY", 0.01)

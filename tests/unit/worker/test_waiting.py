@@ -6,7 +6,7 @@ import pytest
 
 from skillq.messages import Disconnect, Heartbeat, Outcome
 from skillq_worker import worker
-from tests.unit.worker.bench import Bench, Wire, working
+from tests.unit.worker.bench import BRIEF, Bench, Wire, working
 from tests.unit.worker.boss import Boss, order, ref, until, who
 
 
@@ -114,12 +114,13 @@ async def test_slots_that_were_aborted_go_on_with_what_waits(bench: Bench) -> No
 
 
 async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
-    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "FENCE_SECONDS", 0.1)
     monkeypatch.setattr(worker, "FENCE_CHECK_SECONDS", 0.01)
-    wire = Wire(boss.broker)
-    async with working(boss, bench, transport=wire) as (one, _):
+    async with (
+        Boss(who(lease=BRIEF)) as boss,
+        working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, _),
+    ):
         await boss.assign(order("a"), order("b"))
         await until(lambda: bench.begun)
         wire.fails = lambda key: key.startswith("heartbeat")
@@ -136,12 +137,13 @@ async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
 
 
 async def test_a_worker_that_may_begin_nothing_still_hands_back_and_leaves(
-    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "FENCE_SECONDS", 0.05)
     monkeypatch.setattr(worker, "FENCE_CHECK_SECONDS", 0.01)
-    wire = Wire(boss.broker)
-    async with working(boss, bench, transport=wire) as (one, running):
+    async with (
+        Boss(who(lease=BRIEF)) as boss,
+        working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, running),
+    ):
         wire.fails = lambda key: key.startswith("heartbeat")
         await until(lambda: not one._trusted.is_set())
         await boss.assign(order("a"), order("b"))

@@ -331,11 +331,9 @@ async def test_draining_is_said_in_its_heartbeats(boss: Boss, bench: Bench) -> N
         bench.end_all()
 
 
-async def test_that_it_drains_is_said_at_once(
-    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(topology, "HEARTBEAT_SECONDS", 60.0)
-    async with working(boss, bench):
+async def test_that_it_drains_is_said_at_once(bench: Bench) -> None:
+    seldom = who(lease={"heartbeat": 60.0})
+    async with Boss(seldom) as boss, working(boss, bench):
         await boss.assign(order())
         await until(lambda: bench.busy)
         await boss.stop()

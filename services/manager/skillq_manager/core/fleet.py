@@ -94,13 +94,13 @@ class Fleet:
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
         self._tasks.age(self._policy.reserve_for)
-        self._tasks.lift_exclusions(self._policy.suspect_after)
+        self._tasks.lift_exclusions(self._policy.exclude_for)
         if not self._turn.blind:
             self._judge()
 
     def _pardon(self, late: float) -> None:
         """A manager that was held up has heard nobody meanwhile: that time counts against no worker."""
-        if late > self._policy.suspect_after / 2:
+        if late > self._policy.late_after:
             self._turn.hears_since = self._turn.now
         if late > self._policy.sweep_every:
             for worker in self.workers.values():
@@ -108,9 +108,10 @@ class Fleet:
 
     def _judge(self) -> None:
         for worker in list(self.workers.values()):
-            verdict = judge(self._policy, worker.last_seen, self._turn.now)
+            lease = worker.profile.lease
+            verdict = judge(lease, worker.last_seen, self._turn.now)
             if verdict is Verdict.DEAD:
-                reason = f"not heard of for {self._policy.dead_after:g} s"
+                reason = f"not heard of for {lease.dead_after:g} s"
                 self._part(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
             elif verdict is Verdict.SUSPECT:
                 self._suspect(worker, "heartbeats are late")

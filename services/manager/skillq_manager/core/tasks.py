@@ -159,7 +159,7 @@ class Tasks:
         """The next attempt needs more skill, and another worker where there is one."""
         need = task.need
         harder = need._replace(
-            difficulty=min(MAX_LEVEL, need.difficulty + task.terms.escalate_by),
+            difficulty=_escalated(need, task.terms.escalate_by, self._board.kinds),
             excluded=need.excluded | {worker.name},
         )
         others = (w for w in self._board.capable(harder._replace(excluded=frozenset())))
@@ -344,6 +344,17 @@ def _relaxed(need: Need, kinds: Iterable[Skills]) -> Need:
     if need.requires:
         return need._replace(requires=frozenset())
     return need._replace(difficulty=max(MIN_LEVEL, need.difficulty - 1))
+
+
+def _escalated(need: Need, by: int, kinds: Iterable[Skills]) -> int:
+    """So much more skill, as far as there is any: what asked for more than the best has would only wait."""
+    levels = [
+        effective_skill(skills, need.type)
+        for skills in kinds
+        if handles(skills, need.type) and need.requires <= skills.specialties
+    ]
+    most = min(MAX_LEVEL, max(levels, default=MAX_LEVEL))
+    return max(need.difficulty, min(need.difficulty + by, most))
 
 
 def _for_the_best(need: Need, kinds: Iterable[Skills]) -> Need:

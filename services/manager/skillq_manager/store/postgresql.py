@@ -1,14 +1,16 @@
 """PostgreSQL: one connection that writes under a lease, others that read."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
+from typing import Any
 from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from skillq.errors import SkillqError, Unreachable, UsageError
@@ -21,6 +23,8 @@ SCHEMES = ("postgresql", "postgres")
 READERS = 4
 RETRY_SECONDS = 0.5
 COMMAND_SECONDS = 60.0  # what takes longer is taken for lost
+WAIT_SECONDS = 30.0  # for a connection, while all are in use
+END_SECONDS = 5.0  # what nobody waits for any more has so long to end by itself
 _MIGRATING = 0x736B696C6C71  # names our lock among all advisory ones
 
 # What writes goes by key, row by row. Left to choose, PostgreSQL reads whole tables as long as it thinks they
@@ -54,6 +58,7 @@ class Postgresql:
         self._patience = connect_timeout
         self._me = uuid4().hex
         self._epoch: int | None = None  # of our leadership, as far as we know
+        self._going: set[asyncio.Task[Any]] = set()
         # A leader that is stopped in the middle of a transaction must not hold up its successor.
         idle = str(int(max(1.0, lease_seconds / 2) * 1000))
         self._writing = self._engine(
@@ -81,6 +86,7 @@ class Postgresql:
             async_creator=connect,
             pool_size=connections,
             max_overflow=0,
+            pool_timeout=WAIT_SECONDS,
             **options,
         )
 
@@ -127,6 +133,7 @@ class Postgresql:
     async def close(self) -> None:
         with suppress(SkillqError):
             await self.release()
+        await _end(self._going)
         await self._reading.dispose()
         await self._writing.dispose()
 
@@ -137,18 +144,31 @@ class Postgresql:
             self._fence(connection)
             return work(connection)
 
-        with self._translated():
-            async with self._writing.begin() as connection:
-                return await connection.run_sync(fenced)
+        return await self._on(self._writing, fenced)
 
     async def read(self, work: Work[T]) -> T:
-        with self._translated():
-            async with self._writing.begin() as connection:
-                return await connection.run_sync(work)
+        return await self._on(self._writing, work)
 
     async def look(self, work: Work[T]) -> T:
+        return await self._on(self._reading, work)
+
+    async def _on(self, engine: AsyncEngine, work: Work[T]) -> T:
+        """Who waits for it may be cancelled; the work goes to its end all the same, as on SQLite's thread.
+
+        The driver is never cut off in the middle of a statement, and when this returns nothing is going on.
+        """
+        task = asyncio.create_task(self._transact(engine, work))
+        self._going.add(task)
+        task.add_done_callback(self._going.discard)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            await _end([task])
+            raise
+
+    async def _transact(self, engine: AsyncEngine, work: Work[T]) -> T:
         with self._translated():
-            async with self._reading.begin() as connection:
+            async with engine.begin() as connection:
                 return await connection.run_sync(work)
 
     @contextmanager
@@ -194,13 +214,26 @@ class Postgresql:
             )
 
 
-_DRIVER_ERRORS = (DBAPIError, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
+_DRIVER_ERRORS = (DBAPIError, NoneFree, OSError, asyncpg.PostgresError, asyncpg.InterfaceError)
 _NOT_THERE = (
     OSError,  # TimeoutError, too
     asyncpg.CannotConnectNowError,
     asyncpg.TooManyConnectionsError,
     asyncpg.ConnectionDoesNotExistError,
 )
+
+
+async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
+    """Let them end, however often the caller is cancelled meanwhile; cut off what takes too long."""
+    loop = asyncio.get_running_loop()
+    give_up_at = loop.time() + END_SECONDS
+    while tasks := [task for task in tasks if not task.done()]:
+        left = give_up_at - loop.time()
+        if left <= 0:
+            for task in tasks:
+                task.cancel()
+        with suppress(asyncio.CancelledError):  # the caller says so itself, afterwards
+            await asyncio.wait(tasks, timeout=left if left > 0 else END_SECONDS)
 
 
 def _cause(error: BaseException) -> BaseException:

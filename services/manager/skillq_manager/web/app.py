@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from skillq.errors import UsageError
+from skillq.errors import Unreachable, UsageError
 from skillq.forms import one_line
 from skillq.wording import with_value
 from skillq_manager.manager import Manager
@@ -21,7 +21,10 @@ from skillq_manager.web import acting, api, metrics, views
 from skillq_manager.web.lookup import TheManager
 from skillq_manager.web.parked import Parked, WholeTransport
 
-_NOT_READY = "the broker is not connected, or a consumer of the manager is not proven live"
+_NOT_READY = (
+    "the broker or the store is not connected, another manager has the queues, "
+    "or a consumer of this one is not proven live"
+)
 
 
 def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | None) -> FastAPI:
@@ -50,6 +53,7 @@ def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | N
     app.get("/metrics", response_class=Response)(_metrics)
     app.exception_handler(StarletteHTTPException)(_refuse)
     app.exception_handler(RequestValidationError)(_misunderstand)
+    app.exception_handler(Unreachable)(_wait)
     app.exception_handler(Exception)(_fail)
     app.openapi()["components"]["schemas"] |= api.FORM_PARTS | acting.PARTS
     return app
@@ -87,8 +91,14 @@ async def _readyz(manager: TheManager) -> dict[str, str]:
     return {"status": "ready"}
 
 
-async def _metrics(manager: TheManager) -> Response:
-    body = metrics.render(await views.summary(manager), manager.tally, ready=manager.is_ready)
+async def _metrics(manager: TheManager, request: Request) -> Response:
+    parked: Parked = request.app.state.parked
+    body = metrics.render(
+        await views.summary(manager),
+        manager.tally,
+        ready=manager.is_ready,
+        parked=await parked.count(),
+    )
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
@@ -116,6 +126,11 @@ async def _misunderstand(request: Request, error: Exception) -> Response:
     if first["type"] == "extra_forbidden":
         return _problem(422, f"unknown parameter {name!r}")
     return _problem(422, f"{name}: {with_value(first, first['input'])}")
+
+
+async def _wait(request: Request, error: Exception) -> Response:
+    """The store is away."""
+    return _problem(503, f"{error}; ask again in a moment")
 
 
 async def _fail(request: Request, error: Exception) -> Response:

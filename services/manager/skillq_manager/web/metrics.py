@@ -13,15 +13,20 @@ from skillq_manager.web.models import Leadership, Summary
 
 
 class _Snapshot(Collector):
-    def __init__(self, summary: Summary, tally: Tally, *, ready: bool) -> None:
+    def __init__(self, summary: Summary, tally: Tally, *, ready: bool, parked: int | None) -> None:
         self._summary = summary
         self._tally = tally
         self._ready = ready
+        self._parked = parked
 
     def collect(self) -> Iterable[Metric]:
         yield from _gauges(self._summary)
         yield from _counters(self._tally)
         yield from _flags(self._summary.manager, ready=self._ready)
+        if self._parked is not None:
+            yield GaugeMetricFamily(
+                "skillq_dead_letters", "Parked messages that wait for an operator.", self._parked
+            )
 
 
 def _gauges(now: Summary) -> Iterable[Metric]:
@@ -75,7 +80,7 @@ def _gauge(name: str, help: str, label: str, values: Mapping[Any, int]) -> Gauge
     return family
 
 
-def render(summary: Summary, tally: Tally, *, ready: bool) -> bytes:
+def render(summary: Summary, tally: Tally, *, ready: bool, parked: int | None) -> bytes:
     registry = CollectorRegistry()
-    registry.register(_Snapshot(summary, tally, ready=ready))
+    registry.register(_Snapshot(summary, tally, ready=ready, parked=parked))
     return generate_latest(registry)

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import HTTPException
 
-from skillq.errors import QueueNotFound, Unroutable
+from skillq.errors import QueueNotFound, TransportError, Unreachable, Unroutable
 from skillq.forms import one_line
 from skillq.messages import shorten
 from skillq.topology import COMMANDS, DEAD_LETTERS, REPORTS, SUBMISSIONS
@@ -60,6 +60,15 @@ class Parked:
         except QueueNotFound:
             return []  # no manager has ever led on this broker
         return found
+
+    async def count(self) -> int | None:
+        """None where the broker does not say."""
+        try:
+            return await self._transport.waiting(DEAD_LETTERS)
+        except QueueNotFound:
+            return 0
+        except (TransportError, Unreachable):
+            return None
 
     async def send_again(self, message_id: str) -> ParkedView:
         """Publish it to where it was sent first; only then is it gone from here.

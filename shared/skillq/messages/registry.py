@@ -1,0 +1,69 @@
+"""All messages, by their `type`; to bytes and back."""
+
+import json
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+from skillq.errors import MalformedMessage
+from skillq.messages.events import Probe, RunEvent, Standing, TaskEvents, WorkerEvent
+from skillq.messages.tasks import Inquiry, Submission
+from skillq.messages.words import MAX_MESSAGE_BYTES, SCHEMA_VERSION
+from skillq.messages.workers import (
+    Assignments,
+    Cancel,
+    Connect,
+    Disconnect,
+    Heartbeat,
+    Progress,
+    Stop,
+    TaskResults,
+)
+from skillq.wording import plainly, with_value
+
+Message = (
+    Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress
+    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Standing | Probe
+)  # fmt: skip
+_MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
+
+
+def encode(message: Message) -> bytes:
+    return message.__pydantic_serializer__.to_json(message)
+
+
+def decode(body: bytes) -> Message:
+    """Read a message.
+
+    Raises:
+        MalformedMessage: with one line that says what is wrong with the body.
+    """
+    if len(body) > MAX_MESSAGE_BYTES:
+        raise MalformedMessage(
+            f"a message of {len(body)} bytes; at most {MAX_MESSAGE_BYTES} are allowed"
+        )
+    try:
+        return _MESSAGE.validate_json(body)
+    except ValidationError as error:
+        raise MalformedMessage(_complaint(body, error)) from error
+
+
+def _complaint(body: bytes, error: ValidationError) -> str:
+    try:
+        version = json.loads(body).get("schema_version", SCHEMA_VERSION)
+    except (ValueError, AttributeError, RecursionError):
+        return "not a JSON object"
+    if version != SCHEMA_VERSION:
+        return f"schema_version {version!r} is unknown; this release reads {SCHEMA_VERSION}"
+    return explain(error)
+
+
+def explain(error: ValidationError) -> str:
+    """The first complaint of a validation error, in one line: where, what, and the value."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in first["loc"])
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    if not where:
+        return plainly(first) + more
+    link = " " if first["type"] in {"missing", "extra_forbidden"} else ": "
+    return f"{where}{link}{with_value(first, first['input'])}{more}"

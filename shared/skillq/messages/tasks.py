@@ -1,0 +1,122 @@
+"""Tasks as users describe them, and what clients send: client → manager."""
+
+from collections.abc import Iterable
+from graphlib import CycleError, TopologicalSorter
+from hashlib import blake2b
+from typing import Annotated, Literal, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from skillq.errors import UsageError
+from skillq.messages.words import (
+    DEFAULT_TYPE,
+    MAX_ID,
+    MAX_INQUIRED,
+    MAX_LEVEL,
+    MAX_PARTS,
+    SCHEMA_VERSION,
+    Label,
+    Labels,
+    Level,
+    Name,
+    Payload,
+    Seconds,
+    TaskId,
+    Title,
+    Unroutable,
+    Wire,
+    _unique,
+)
+
+
+class Task(Wire):
+    """One unit of work, as a user describes it."""
+
+    id: TaskId
+    difficulty: Level
+    description: Annotated[str, Field(max_length=2000)] = ""
+    type: Label = DEFAULT_TYPE
+    priority: Annotated[int, Field(ge=1, le=100)] = 1
+    requires: Labels = ()
+    depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_unique)] = ()
+    on_failed_dependency: Literal["fail", "run"] = "fail"
+    payload: Payload = {}
+    timeout: Seconds | None = None  # of one attempt
+    deadline: Seconds | None = None  # of the whole task, from its submission on
+    max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
+    retry_on: Labels = ()  # exceptions, by class name, after which it is tried again; none: any
+    no_retry_on: Labels = ()  # exceptions after which it is not
+    escalate_by: Annotated[int, Field(ge=0, lt=MAX_LEVEL)] = (
+        0  # how much more skill each retry needs
+    )
+    unroutable: Unroutable = Unroutable.WAIT
+    unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
+
+    def fingerprint(self) -> int:
+        """A number of 63 bits that stands for this definition; fields of later releases do not change it."""
+        body = self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+        digest = blake2b(body, digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
+
+def check_tasks(tasks: Iterable[Task]) -> None:
+    """Refuse tasks that can never all be done.
+
+    Raises:
+        UsageError: two tasks have one id, or their dependencies go in a circle.
+    """
+    graph: dict[str, tuple[str, ...]] = {}
+    for task in tasks:
+        if task.id in graph:
+            raise UsageError(f"task {task.id}: two tasks have this id; give each its own")
+        graph[task.id] = task.depends_on
+    try:
+        TopologicalSorter({id: after for id, after in graph.items() if after}).prepare()
+    except CycleError as error:
+        circle = " → ".join(reversed(error.args[1]))
+        raise UsageError(
+            f"task {error.args[1][0]}: depends on itself ({circle}); break the cycle"
+        ) from error
+
+
+class AttemptRef(Wire):
+    """One attempt; its number is the fencing token."""
+
+    run: Name
+    id: TaskId
+    attempt: int
+
+
+class Submission(Wire):
+    """Tasks to be done, accepted or refused as a whole; what is too large for one message comes in parts."""
+
+    type: Literal["submission"] = "submission"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: Annotated[str, Field(max_length=MAX_ID)]  # all its parts have the same
+    run: Name
+    run_title: Title
+    tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
+    part: Annotated[int, Field(ge=1)] = 1
+    parts: Annotated[int, Field(ge=1, le=MAX_PARTS)] = 1
+
+    @model_validator(mode="after")
+    def _can_be_done(self) -> Self:
+        if self.part > self.parts:
+            raise ValueError(f"part {self.part} of {self.parts} cannot be")
+        try:
+            check_tasks(self.tasks)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+
+class Inquiry(Wire):
+    """A client has heard nothing for a while: what has become of its submission, and of these tasks of it?"""
+
+    type: Literal["inquiry"] = "inquiry"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    submission_id: Name  # the answer goes to `answer.<submission_id>`
+    number: int  # counts the inquiries about this submission
+    run: Name
+    store: str = ""  # that holds it, as the manager said when it accepted it
+    tasks: Annotated[tuple[TaskId, ...], Field(max_length=MAX_INQUIRED)] = ()

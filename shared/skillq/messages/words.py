@@ -1,0 +1,162 @@
+"""The words that messages share: limits, names, lengths of time, how things stand."""
+
+import json
+import re
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated, Any, Final
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
+
+from skillq.wording import shorten
+
+SCHEMA_VERSION: Final = 1
+MAX_PAYLOAD_BYTES = 256 * 1024
+MAX_MESSAGE_BYTES = 1024 * 1024
+MAX_PARTS = 64  # messages that make up one submission: it is decided within a leader's lease
+MAX_INQUIRED = 500  # tasks that one inquiry names
+MAX_NAME = 63
+MAX_ID = 200  # of a submission, an incarnation, a store
+MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
+MAX_SAID = 4000
+MAX_LEASE_SECONDS = 3600.0
+DEFAULT_RUN = "default"
+DEFAULT_TYPE = "task"
+
+MIN_LEVEL, MAX_LEVEL = 1, 10
+SPECIALTY_BONUS = 2  # levels, for a worker among whose specialties the type of the task is
+RESERVED_NAMES = frozenset({"all"})  # no worker's: the key `stop.all` is everybody's
+
+
+class TaskStatus(StrEnum):
+    """Where a task is. The moves between them are in `skillq_manager.core.lifecycle`."""
+
+    BLOCKED = "blocked"  # waits for tasks it depends on
+    READY = "ready"  # waits for a worker
+    ASSIGNED = "assigned"  # a worker was told to do it
+    RUNNING = "running"  # that worker has begun
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"  # the work said no
+    TIMED_OUT = "timed_out"
+    CANCELLED = "cancelled"
+    DEAD_LETTERED = "dead_lettered"  # we gave up: attempts lost, undeliverable, poison
+
+    @property
+    def is_terminal(self) -> bool:
+        return self in TERMINAL
+
+
+TERMINAL = frozenset(
+    {
+        TaskStatus.SUCCEEDED,
+        TaskStatus.FAILED,
+        TaskStatus.TIMED_OUT,
+        TaskStatus.CANCELLED,
+        TaskStatus.DEAD_LETTERED,
+    }
+)
+
+
+class Outcome(StrEnum):
+    """How one attempt ended."""
+
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    TIMED_OUT = "timed_out"
+    REFUSED = "refused"  # the worker has no handler for the type; not counted against the task
+    RETURNED = "returned"  # it never began: handed back, or its message came back; not counted
+    LOST = "lost"  # its worker went away
+    CANCELLED = "cancelled"
+
+
+class Unroutable(StrEnum):
+    """What becomes of a task that no connected worker can do."""
+
+    WAIT = "wait"
+    REJECT = "reject"  # give it up
+    RELAX = "relax"  # ask for less: first no specialties, then one level less each time
+    ESCALATE = "escalate"  # let the most skilled worker try
+
+
+def slug(written: str) -> str:
+    """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
+
+    Raises:
+        ValueError: nothing is left of it, or it is longer than 63 characters.
+    """
+    name = re.sub(r"[^a-z0-9]+", "-", written.lower()).strip("-")
+    if not name:
+        raise ValueError(f"{written!r} has no letter a-z or digit to make a name from")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"{written!r} is longer than {MAX_NAME} characters")
+    return name
+
+
+def _plain(written: object) -> object:
+    """Ids and labels may be written as numbers: `id: 1`."""
+    if isinstance(written, int) and not isinstance(written, bool):
+        return str(written)
+    return written
+
+
+def _sluggable(written: str) -> str:
+    slug(written)
+    return written
+
+
+def _a_worker_s(written: str) -> str:
+    if slug(written) in RESERVED_NAMES:
+        raise ValueError(f"{written!r} is reserved: choose another name")
+    return written
+
+
+def _fits(value: Any) -> Any:
+    if (
+        value
+        and (size := len(json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode()))
+        > MAX_PAYLOAD_BYTES
+    ):
+        raise ValueError(
+            f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: pass a reference instead"
+        )
+    return value
+
+
+def _seconds(written: object) -> object:
+    """A length of time: a number of seconds, or a number with a unit, as `30s`, `5m`, `2h`."""
+    if isinstance(written, str) and (
+        found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", written)
+    ):
+        return (
+            float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
+        )
+    return written
+
+
+def _unique(values: Sequence[str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(values))
+
+
+Level = Annotated[int, Field(ge=MIN_LEVEL, le=MAX_LEVEL)]
+Title = Annotated[
+    str, BeforeValidator(_plain), Field(min_length=1, max_length=120), AfterValidator(_sluggable)
+]
+WorkerTitle = Annotated[Title, AfterValidator(_a_worker_s)]
+Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
+TaskId = Annotated[
+    str, BeforeValidator(_plain), Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$")
+]
+Label = Annotated[
+    str, BeforeValidator(_plain), Field(min_length=1, max_length=63), AfterValidator(_sluggable)
+]
+# What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
+Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
+Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+LeaseSeconds = Annotated[float, Field(gt=0, le=MAX_LEASE_SECONDS)]
+Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
+Output = Annotated[JsonValue, AfterValidator(_fits)]
+
+
+class Wire(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")

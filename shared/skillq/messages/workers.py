@@ -1,0 +1,191 @@
+"""Workers and their attempts: worker → manager, and back."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field, JsonValue
+
+from skillq.messages.tasks import AttemptRef
+from skillq.messages.words import (
+    MAX_ID,
+    MAX_LABELS,
+    MAX_LEVEL,
+    SCHEMA_VERSION,
+    Label,
+    Labels,
+    LeaseSeconds,
+    Level,
+    Name,
+    Outcome,
+    Output,
+    Said,
+    Wire,
+    WorkerTitle,
+    _a_worker_s,
+)
+
+
+class Lease(Wire):
+    """How often a worker says that it lives, and how long its silence is trusted. It goes by this, and so does
+    the manager, which is told in the worker's profile.
+    """
+
+    heartbeat: LeaseSeconds = 5.0
+    suspect_after: LeaseSeconds = 15.0  # no new work
+    dead_after: LeaseSeconds = 30.0  # its attempts are lost
+
+    @property
+    def fence_after(self) -> float:
+        """Without a confirmed heartbeat for so long, the worker itself begins nothing more."""
+        return self.suspect_after + (self.dead_after - self.suspect_after) / 3
+
+
+class WorkerProfile(Wire):
+    """Who a worker is and what it can do; `types` is None when it takes any type."""
+
+    name: Annotated[Name, AfterValidator(_a_worker_s)]
+    title: WorkerTitle
+    incarnation: Annotated[str, Field(max_length=MAX_ID)]
+    skill: Level
+    specialties: Annotated[Labels, Field(max_length=MAX_LABELS)] = ()
+    types: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] | None = None
+    slots: Annotated[int, Field(ge=1, le=10_000)] = 1
+    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = (
+        0  # easier tasks only when they have waited long
+    )
+    lease: Lease = Lease()
+
+
+class Connect(Wire):
+    """A worker is there. `ready` says that it consumes its queue; until then it asks for the queue."""
+
+    type: Literal["connect"] = "connect"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: WorkerProfile
+    ready: bool = True
+
+
+class Disconnect(Wire):
+    """A worker leaves and hands back what it did not finish."""
+
+    type: Literal["disconnect"] = "disconnect"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    reason: Said = ""
+
+
+class Heartbeat(Wire):
+    """A worker's sign of life: all that a manager which has just started must know of it.
+
+    One that would be too large is cut into parts. Each says all that the worker holds of the attempts whose
+    places, as `place` orders them, are above `above` and not above `upto`: none of these is missing by mistake.
+    """
+
+    type: Literal["heartbeat"] = "heartbeat"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: WorkerProfile
+    store: Annotated[str, Field(max_length=MAX_ID)] = ""  # whose attempts it holds
+    holds: tuple[AttemptRef, ...] = ()  # accepted, and its result not yet confirmed
+    above: str = ""
+    upto: str | None = None
+    free_slots: int = 0
+    draining: bool = False
+
+    def tells_of(self, run: str, id: str) -> bool:
+        """Whether this part would name the attempt of that task, if the worker held it."""
+        where = place(run, id)
+        return where > self.above and (self.upto is None or where <= self.upto)
+
+
+def place(run: str, id: str) -> str:
+    """Where a task stands among others; no name of a run and no id has a slash."""
+    return f"{run}/{id}"
+
+
+class TaskResult(AttemptRef):
+    """How one attempt ended."""
+
+    outcome: Outcome
+    output: Output = None
+    error: Said | None = None
+    error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
+    started_at: float | None = None
+    finished_at: float | None = None
+
+
+class TaskResults(Wire):
+    type: Literal["result"] = "result"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    store: str = ""  # whose attempts these are: as the assignment said
+    results: tuple[TaskResult, ...]
+
+
+class ProgressItem(AttemptRef):
+    """An attempt has begun."""
+
+    at: float
+
+
+class Progress(Wire):
+    type: Literal["progress"] = "progress"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    store: str = ""
+    items: tuple[ProgressItem, ...]
+
+
+# --- manager → worker
+
+
+class TaskAssignment(AttemptRef):
+    """One attempt to make. `dependencies` holds the outputs of the tasks it depends on, by id."""
+
+    task_type: Label
+    description: str = ""
+    difficulty: Level
+    priority: int = 1
+    requires: Labels = ()
+    payload: dict[str, JsonValue] = {}
+    dependencies: dict[str, JsonValue] = {}
+    timeout: float | None = None
+
+
+class Assignments(Wire):
+    type: Literal["assignment"] = "assignment"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    store: str = ""  # numbers attempts; a store that was lost is followed by one of another name
+    tasks: tuple[TaskAssignment, ...]
+
+
+class Cancel(Wire):
+    """Give these attempts up; their results will not be counted.
+
+    `waiting_only`: hand back, as returned, those that have not begun; what has begun goes on, and counts.
+    """
+
+    type: Literal["cancel"] = "cancel"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    worker: Name
+    incarnation: str
+    store: str = ""  # whose attempts these are
+    attempts: tuple[AttemptRef, ...]
+    reason: str = ""
+    waiting_only: bool = False
+
+
+class Stop(Wire):
+    """Leave: after what is running (`drain`), or at once (`now`).
+
+    It waits in the queues of workers that have left already; whoever comes next under that name is not meant.
+    """
+
+    type: Literal["stop"] = "stop"
+    schema_version: Literal[1] = SCHEMA_VERSION
+    incarnations: tuple[str, ...]
+    mode: Literal["drain", "now"] = "drain"
+    reason: str = ""

@@ -1,0 +1,139 @@
+"""One robust connection, and the channels on it."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any, Self, cast
+
+from aio_pika import RobustConnection
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
+from aiormq import exceptions as amqp
+from aiormq.abc import AbstractChannel
+from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+
+from skillq.errors import TransportError, Unreachable
+from skillq.transport.address import Address
+from skillq.transport.frames import FrameReader
+from skillq.transport.outages import Outages
+from skillq.transport.rabbitmq.errors import reason_of, translated
+
+_RECONNECT_SECONDS = 1
+_CONNECT_SECONDS = 10.0
+RPC_SECONDS = 10.0
+_CLOSE_SECONDS = 2.0
+
+
+class _Factory(TransportFactory):
+    """Makes connections over which nobody can send us what the driver cannot decode."""
+
+    def __init__(self, factory: TransportFactory) -> None:
+        self._factory = factory
+
+    async def create(
+        self, url: Any, **more: Any
+    ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await self._factory.create(url, **more)
+        return cast(asyncio.StreamReader, FrameReader(reader)), writer
+
+
+class Link:
+    """One robust connection."""
+
+    def __init__(self, address: Address, name: str) -> None:
+        self._address = address
+        self._connection = RobustConnection(
+            address.url,  # type: ignore[arg-type]  # it makes a URL of it
+            client_properties={"connection_name": name},
+            reconnect_interval=_RECONNECT_SECONDS,
+        )
+        tls = address.url.startswith("amqps:")
+        # aiormq takes it as an argument, which aio-pika hands on from here only.
+        self._connection.kwargs["transport_factory"] = _Factory(
+            TLSTransportFactory() if tls else TCPTransportFactory()
+        )
+
+    @classmethod
+    async def open(cls, address: Address, name: str, deadline: float, outages: Outages) -> Self:
+        """Connect, trying again until the deadline of the monotonic clock.
+
+        Raises:
+            Unreachable: nobody answered until then, or we were refused.
+        """
+        began = time.monotonic()
+        while True:
+            link = cls(address, name)
+            try:
+                left = max(0.1, deadline - time.monotonic())
+                await link._connection.connect(min(_CONNECT_SECONDS, left))
+            except CONNECTION_EXCEPTIONS as error:
+                await link.close()
+                _give_up_if_refused(address, error)
+                if (now := time.monotonic()) >= deadline:
+                    raise Unreachable(
+                        f"no RabbitMQ at {address.shown} (tried for {now - began:.0f} s: "
+                        f"{reason_of(error)}); is it running, and is the broker URL right?"
+                    ) from error
+                await asyncio.sleep(min(_RECONNECT_SECONDS, deadline - now))
+            except BaseException:
+                await link.close()
+                raise
+            else:
+                link._tell_of(name, outages)
+                return link
+
+    def _tell_of(self, name: str, outages: Outages) -> None:
+        def lost(_: object, error: BaseException | None) -> None:
+            if not self._connection.close_called:
+                outages.lost(name, reason_of(error) if isinstance(error, Exception) else "closed")
+
+        self._connection.close_callbacks.add(lost)
+        self._connection.reconnect_callbacks.add(lambda _: outages.back(name))
+
+    @property
+    def connected(self) -> bool:
+        return self._connection.connected.is_set() and not self._connection.close_called
+
+    async def wait_until_connected(self) -> None:
+        await self._connection.connected.wait()
+
+    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+        transport = self._connection.transport
+        if transport is None or not self.connected:
+            raise TransportError(f"not connected to {self._address.shown} at present")
+        return await transport.connection.channel(
+            publisher_confirms=confirms, on_return_raises=True, timeout=RPC_SECONDS
+        )
+
+    @asynccontextmanager
+    async def short_lived_channel(self) -> AsyncIterator[AbstractChannel]:
+        channel = await self.channel()
+        try:
+            yield channel
+        finally:
+            await close_channel(channel)
+
+    async def close(self) -> None:
+        # A broker that has gone silent answers no goodbye.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_CLOSE_SECONDS):
+                await self._connection.close()
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    with suppress(TransportError), translated("close"):
+        async with asyncio.timeout(_CLOSE_SECONDS):
+            await channel.close()
+
+
+def _give_up_if_refused(address: Address, error: BaseException) -> None:
+    if isinstance(error, amqp.AuthenticationError | amqp.ProbableAuthenticationError):
+        raise Unreachable(
+            f"{address.shown} refuses user {address.user!r}; check the user and the password"
+        ) from error
+    if isinstance(error, amqp.InvalidFrameError) and "Connection.OpenOk" in str(error):
+        # The driver expected this one frame and swallows the reason in the one that came.
+        raise Unreachable(
+            f"{address.shown} refuses the vhost {address.vhost!r}: it does not exist, "
+            f"user {address.user!r} has no permissions there, or too many connections"
+        ) from error

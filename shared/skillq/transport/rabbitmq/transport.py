@@ -1,0 +1,269 @@
+"""The transport: publishes on one connection, consumes on the other."""
+
+import asyncio
+import re
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime
+from typing import NoReturn, Self, cast
+
+from aiormq import Channel
+from aiormq import exceptions as amqp
+from aiormq.abc import AbstractChannel
+from pamqp.commands import Basic
+
+from skillq.errors import (
+    QueueInUse,
+    QueueNotFound,
+    TransportError,
+    Unreachable,
+    Unroutable,
+    UsageError,
+)
+from skillq.topology import Topology, worker_queue
+from skillq.transport.address import Address
+from skillq.transport.base import Consumer, Outgoing
+from skillq.transport.consuming import KeptConsumer, Session
+from skillq.transport.outages import Outages
+from skillq.transport.rabbitmq.errors import reason_of, translated
+from skillq.transport.rabbitmq.link import RPC_SECONDS, Link, close_channel
+from skillq.transport.rabbitmq.sessions import ChannelBrowser, Find, begin_session
+
+_SUBSCRIPTION_PREFETCH = 1000
+_WORKER_QUEUES = worker_queue("")
+_PUBLISH, _CONSUME = 0, 1
+
+
+class RabbitTransport:
+    """See `skillq.transport.base.Transport` and `Browsable`."""
+
+    def __init__(
+        self, url: str, *, app_id: str, connection_name: str, connect_timeout: float = 30.0
+    ) -> None:
+        self._address = Address(url)
+        self._app_id = app_id
+        self._name = connection_name
+        self._connect_timeout = connect_timeout
+        self._consumers: list[KeptConsumer] = []
+        self._links: list[Link] = []
+        self._channel: Channel | None = None
+        self._opening = asyncio.Lock()
+
+    async def __aenter__(self) -> Self:
+        deadline = time.monotonic() + self._connect_timeout
+        outages = Outages(self._address.shown)
+        try:
+            for purpose in ("publish", "consume"):
+                name = f"{self._name} ({purpose})"
+                self._links.append(await Link.open(self._address, name, deadline, outages))
+        except BaseException:
+            await self._close_links()
+            raise
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        # Consumers first: closing their channels sends the acknowledgements that wait in line.
+        await asyncio.gather(*(consumer.close() for consumer in self._consumers))
+        self._consumers.clear()
+        await self._close_links()
+
+    async def _close_links(self) -> None:
+        links, self._links = self._links, []
+        await asyncio.gather(*(link.close() for link in links))
+
+    @property
+    def connected(self) -> bool:
+        return bool(self._links) and all(link.connected for link in self._links)
+
+    def _link(self, number: int) -> Link:
+        if not self._links:
+            raise TransportError("the transport is closed")
+        return self._links[number]
+
+    async def declare(self, topology: Topology) -> None:
+        with translated("declare"):
+            try:
+                await self._declare(topology)
+            except amqp.ChannelAccessRefused as error:
+                self._may_not("declare", error)
+            except amqp.ChannelPreconditionFailed as error:
+                await self._delete(_stale_worker_queue(error))
+                await self._declare(topology)
+
+    async def _declare(self, topology: Topology) -> None:
+        # The publishing connection may be blocked by an alarm, and a declaration would hang on it.
+        async with self._link(_CONSUME).short_lived_channel() as channel:
+            for exchange in topology.exchanges:
+                await channel.exchange_declare(
+                    exchange, exchange_type="topic", durable=True, timeout=RPC_SECONDS
+                )
+            for queue in topology.queues:
+                await channel.queue_declare(
+                    queue.name, durable=True, arguments=dict(queue.arguments), timeout=RPC_SECONDS
+                )
+            for binding in topology.bindings:
+                await channel.queue_bind(
+                    binding.queue, binding.exchange, binding.key, timeout=RPC_SECONDS
+                )
+
+    async def _delete(self, queue: str) -> None:
+        async with self._link(_CONSUME).short_lived_channel() as channel:
+            await channel.queue_delete(queue, timeout=RPC_SECONDS)
+
+    def _may_not(self, do: str, error: BaseException) -> NoReturn:
+        raise Unreachable(
+            f"user {self._address.user!r} may not {do}: {reason_of(error)}; give it the permission"
+        ) from error
+
+    async def publish(
+        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
+    ) -> None:
+        with translated(f"publish {key} to {exchange}"):
+            channel = await self._publishing_channel()
+            try:
+                await channel.basic_publish(
+                    message.body,
+                    exchange=exchange,
+                    routing_key=key,
+                    properties=self._properties(message),
+                    mandatory=mandatory,
+                    timeout=RPC_SECONDS,
+                    wait=False,  # the confirm says more than a drained buffer
+                )
+            except amqp.PublishError as error:
+                raise Unroutable(f"no queue takes {key} from exchange {exchange}") from error
+
+    async def _publishing_channel(self) -> Channel:
+        link = self._link(_PUBLISH)
+        if self._channel is None or self._channel.is_closed:
+            async with self._opening:
+                if self._channel is None or self._channel.is_closed:
+                    self._channel = cast(Channel, await link.channel(confirms=True))
+        return self._channel
+
+    def _properties(self, message: Outgoing) -> Basic.Properties:
+        return Basic.Properties(
+            content_type="application/json",
+            delivery_mode=2 if message.persistent else 1,
+            headers=dict(message.headers),
+            message_id=message.message_id,
+            timestamp=datetime.fromtimestamp(time.time(), UTC),  # noqa: TID251 (a shell)
+            message_type=message.type,
+            # The broker checks it; with a certificate only it knows the user.
+            user_id=None if self._address.external else self._address.user,
+            app_id=self._app_id,
+        )
+
+    async def consume(
+        self,
+        queue: str,
+        *,
+        prefetch: int,
+        exclusive: bool = False,
+        priority: int = 0,
+        after: Consumer | None = None,
+    ) -> KeptConsumer:
+        async def find(channel: AbstractChannel) -> str:
+            # Consuming asks for it anyhow, and a passive declaration needs more permissions.
+            return queue
+
+        link = self._link(_CONSUME)
+
+        async def may_begin() -> None:
+            await link.wait_until_connected()
+            if isinstance(after, KeptConsumer):
+                await after.until_live()
+
+        begin = self._beginner(find, queue, prefetch, exclusive=exclusive, priority=priority)
+        return await self._keep(KeptConsumer(begin, may_begin))
+
+    async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
+        async def find(channel: AbstractChannel) -> str:
+            declared = await channel.queue_declare(
+                "", exclusive=True, auto_delete=True, timeout=RPC_SECONDS
+            )
+            name = str(declared.queue)
+            for key in keys:
+                await channel.queue_bind(name, exchange, key, timeout=RPC_SECONDS)
+            return name
+
+        begin = self._beginner(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
+        return await self._keep(KeptConsumer(begin, self._link(_CONSUME).wait_until_connected))
+
+    def _beginner(
+        self, find: Find, what: str, prefetch: int, *, exclusive: bool, priority: int = 0
+    ) -> Callable[[], Awaitable[Session]]:
+        link = self._link(_CONSUME)
+
+        async def begin() -> Session:
+            with self._explained(what), translated(f"consume {what}"):
+                return await begin_session(link, find, prefetch, exclusive, priority)
+
+        return begin
+
+    async def _keep(self, consumer: KeptConsumer) -> KeptConsumer:
+        await consumer.open()
+        self._consumers = [one for one in self._consumers if not one.closed]
+        self._consumers.append(consumer)
+        return consumer
+
+    async def waiting(self, queue: str) -> int:
+        with self._browsing(queue):
+            async with self._link(_CONSUME).short_lived_channel() as channel:
+                found = await channel.queue_declare(queue, passive=True, timeout=RPC_SECONDS)
+        return found.message_count or 0
+
+    @asynccontextmanager
+    async def browse(self, queue: str) -> AsyncIterator[ChannelBrowser]:
+        with self._browsing(queue):
+            channel = await self._link(_CONSUME).channel()
+        browser = ChannelBrowser(channel, queue, self._browsing)
+        try:
+            yield browser
+        except BaseException:
+            await close_channel(channel)
+            raise
+        with self._browsing(queue):
+            await channel.close()  # the answer to it says that what was acknowledged is gone
+
+    @contextmanager
+    def _browsing(self, queue: str) -> Iterator[None]:
+        with self._explained(queue), translated(f"browse {queue}"):
+            yield
+
+    @contextmanager
+    def _explained(self, what: str) -> Iterator[None]:
+        try:
+            yield
+        except TransportError as error:
+            self._explain_refusal(what, error)
+            raise
+
+    def _explain_refusal(self, what: str, error: TransportError) -> None:
+        cause = error.__cause__
+        reason = reason_of(cause) if cause else ""
+        if isinstance(cause, amqp.ChannelNotFoundEntity) and "no queue" in reason:
+            raise QueueNotFound(f"queue {what} does not exist (yet)") from error
+        if isinstance(cause, amqp.ChannelAccessRefused) and "exclusive" in reason:
+            raise QueueInUse(
+                f"queue {what} has a consumer; only one may consume it exclusively"
+            ) from error
+        if isinstance(cause, amqp.ChannelAccessRefused):
+            self._may_not(f"consume {what}", cause)
+
+
+def _stale_worker_queue(error: amqp.ChannelPreconditionFailed) -> str:
+    """The worker's queue that an earlier release declared otherwise.
+
+    Raises:
+        UsageError: it is something else that is there with other arguments.
+    """
+    found = re.search(r"(queue|exchange) '([^']+)'", reason_of(error))
+    kind, name = found.groups() if found else ("something", "")
+    if kind == "queue" and name.startswith(_WORKER_QUEUES):
+        return name
+    raise UsageError(
+        f"{kind} {name} exists with other arguments ({reason_of(error)}); "
+        "delete it, or declare it as it is"
+    ) from error

@@ -1,0 +1,129 @@
+"""Who waits for PostgreSQL may be cancelled at any moment: its connections are whole afterwards, and so is what was written."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection
+
+import skillq_manager.store.postgresql as module
+from skillq_manager.store.base import Filter, StoreFailed
+from skillq_manager.store.database import Work
+from skillq_manager.store.postgresql import Postgresql
+from skillq_manager.store.sql import SqlStore
+from tests.contract.store_story import RUN, World, add
+from tests.unit.worker.boss import until
+
+ALL = Filter()
+
+
+@pytest.fixture
+async def store(postgres_url: str) -> AsyncIterator[SqlStore]:
+    async with SqlStore(postgres_url) as store:
+        assert await store.acquire()
+        yield store
+
+
+def database(store: SqlStore) -> Postgresql:
+    assert isinstance(store._database, Postgresql)
+    return store._database
+
+
+def sleep(seconds: float) -> Work[None]:
+    def work(connection: Connection) -> None:
+        connection.exec_driver_sql(f"SELECT pg_sleep({seconds})")
+
+    return work
+
+
+def backend(connection: Connection) -> Any:
+    return connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
+
+
+async def cancelled(task: asyncio.Task[Any]) -> None:
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+@pytest.mark.parametrize("way", ["look", "read", "write"])
+async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_again(
+    store: SqlStore, way: str
+) -> None:
+    base = database(store)
+    used: list[Any] = []
+
+    def work(connection: Connection) -> None:
+        used.append(backend(connection))
+        sleep(0.1)(connection)
+
+    for times in range(1, 6):
+        task = asyncio.create_task(getattr(base, way)(work))
+        await until(partial(lambda n: len(used) == n, times))
+        await cancelled(task)
+        async with asyncio.timeout(5):
+            assert await store.acquire()
+            assert await store.tasks(ALL) == []
+    assert len(set(used)) <= module.READERS, "none had to be thrown away"
+
+
+async def test_a_commit_whose_waiter_was_cancelled_is_there_when_the_waiter_has_ended(
+    store: SqlStore,
+) -> None:
+    for n in range(20):
+        commit = asyncio.create_task(store.commit([add(n + 1, f"t{n}")]))
+        await asyncio.sleep(n * 0.0004)
+        started = bool(database(store)._going)
+        await cancelled(commit) if not commit.done() else None
+        there = {row.task.id for row in await store.tasks(ALL)}
+        assert (f"t{n}" in there) or not started
+
+
+async def test_cancelled_again_and_again_anywhere_the_store_goes_on(store: SqlStore) -> None:
+    chance, world = random.Random(1), World(1)
+    for _ in range(60):
+        work = [
+            asyncio.create_task(store.commit(world.turn())),
+            asyncio.create_task(store.tasks(ALL)),
+            asyncio.create_task(database(store).look(sleep(0.005))),
+        ]
+        await asyncio.sleep(chance.random() * 0.008)
+        for _ in range(chance.randrange(1, 5)):
+            for task in work:
+                task.cancel()
+            await asyncio.sleep(chance.random() * 0.001)
+        await asyncio.gather(*work, return_exceptions=True)
+        async with asyncio.timeout(5):
+            assert await store.acquire()
+            await store.tasks(ALL)
+            await store.run(RUN)
+
+
+async def test_what_does_not_end_is_cut_off_and_the_store_goes_on(
+    store: SqlStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "END_SECONDS", 0.1)
+    task = asyncio.create_task(database(store).read(sleep(60)))
+    await asyncio.sleep(0.2)
+    async with asyncio.timeout(5):
+        await cancelled(task)
+        assert await store.acquire()
+        assert await store.tasks(ALL) == []
+
+
+async def test_when_all_connections_are_in_use_for_too_long_the_store_has_failed(
+    postgres_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
+    async with SqlStore(postgres_url) as store:
+        busy = [
+            asyncio.create_task(database(store).look(sleep(0.8))) for _ in range(module.READERS)
+        ]
+        await asyncio.sleep(0.3)
+        with pytest.raises(StoreFailed, match=r"^the store postgresql://.* failed: "):
+            await store.tasks(ALL)
+        await asyncio.gather(*busy)
+        assert await store.tasks(ALL) == []

@@ -1,0 +1,31 @@
+"""The manager's settings that hang together."""
+
+import pytest
+
+from skillq.errors import UsageError
+from skillq.settings import load
+from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.senses import BLIND_SECONDS
+from skillq_manager.settings import ManagerSettings
+from skillq_worker.settings import WorkerSettings
+
+
+def test_the_pauses_between_attempts_and_the_losses_can_be_set() -> None:
+    assert load(ManagerSettings).retries == RetryPolicy()
+    given = {"retry_delay": 0.5, "retry_max_delay": 10, "max_losses": 5}
+    assert load(ManagerSettings, given).retries == RetryPolicy(base=0.5, cap=10.0, max_losses=5)
+
+
+def test_a_longest_pause_that_is_shorter_than_the_first_is_refused_in_one_line() -> None:
+    with pytest.raises(UsageError) as caught:
+        load(ManagerSettings, {"retry_delay": 600})
+    assert str(caught.value) == (
+        "--retry-max-delay (SKILLQ_RETRY_MAX_DELAY): 300 s are fewer than --retry-delay, 600 s; "
+        "raise the one, or lower the other"
+    )
+
+
+def test_no_lease_is_so_short_that_a_manager_that_hears_nothing_would_end_it() -> None:
+    dead_after = WorkerSettings.model_fields["dead_after"]
+    (least,) = [rule.ge for rule in dead_after.metadata if hasattr(rule, "ge")]
+    assert least > BLIND_SECONDS
