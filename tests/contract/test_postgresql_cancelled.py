@@ -39,6 +39,16 @@ def sleep(seconds: float) -> Work[None]:
     return work
 
 
+def slow(seconds: float, begun: list[Any]) -> Work[None]:
+    """Says that it has begun, with the connection it has, and takes so long."""
+
+    def work(connection: Connection) -> None:
+        begun.append(backend(connection))
+        sleep(seconds)(connection)
+
+    return work
+
+
 def backend(connection: Connection) -> Any:
     return connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
 
@@ -55,13 +65,8 @@ async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_agai
 ) -> None:
     base = database(store)
     used: list[Any] = []
-
-    def work(connection: Connection) -> None:
-        used.append(backend(connection))
-        sleep(0.1)(connection)
-
     for times in range(1, 6):
-        task = asyncio.create_task(getattr(base, way)(work))
+        task = asyncio.create_task(getattr(base, way)(slow(0.1, used)))
         await until(partial(lambda n: len(used) == n, times))
         await cancelled(task)
         async with asyncio.timeout(5):
@@ -106,8 +111,9 @@ async def test_what_does_not_end_is_cut_off_and_the_store_goes_on(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "END_SECONDS", 0.1)
-    task = asyncio.create_task(database(store).read(sleep(60)))
-    await asyncio.sleep(0.2)
+    begun: list[Any] = []
+    task = asyncio.create_task(database(store).read(slow(60, begun)))
+    await until(lambda: begun)
     async with asyncio.timeout(5):
         await cancelled(task)
         assert await store.acquire()
@@ -119,10 +125,10 @@ async def test_when_all_connections_are_in_use_for_too_long_the_store_has_failed
 ) -> None:
     monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
     async with SqlStore(postgres_url) as store:
-        busy = [
-            asyncio.create_task(database(store).look(sleep(0.8))) for _ in range(module.READERS)
-        ]
-        await asyncio.sleep(0.3)
+        begun: list[Any] = []
+        work = slow(0.8, begun)
+        busy = [asyncio.create_task(database(store).look(work)) for _ in range(module.READERS)]
+        await until(lambda: len(begun) == module.READERS)
         with pytest.raises(StoreFailed, match=r"^the store postgresql://.* failed: "):
             await store.tasks(ALL)
         await asyncio.gather(*busy)

@@ -2,77 +2,18 @@
 
 import json
 import os
-import re
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from skillq_cli import command as command_line
+from tests.unit.cli.shell import FAST, Skillq, command, start
 
-TUTORIAL = """
-workers:
-  - {name: Junior, skill: 3}
-  - {name: Intermediate, skill: 6}
-  - {name: Senior, skill: 9}
-tasks:
-  - {id: 1, description: Simple calculation, difficulty: 2}
-  - {id: 2, description: Data analysis, difficulty: 5}
-  - {id: 3, description: ML model training, difficulty: 8}
-"""
-FAST = ("--time-scale", "0.001")
-
-Skillq = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture(autouse=True)
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("SKILLQ_")]:
-        monkeypatch.delenv(name)
-    (tmp_path / "tutorial.yaml").write_text(TUTORIAL)
-    return tmp_path
-
-
-@pytest.fixture
-def skillq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Skillq:
-    """The command in this process: its exit status, standard output and standard error."""
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["skillq", *arguments])
-        code = command_line.run()
-        out, err = capsys.readouterr()
-        return code, out, err
-
-    return call
-
-
-def complaint(answer: tuple[int, str, str], code: int = 2) -> str:
-    """The one line of an answer that complains, and does nothing else."""
-    assert answer[0] == code
-    assert not answer[1]
-    assert answer[2].count("\n") == 1
-    assert answer[2].endswith("\n")
-    return answer[2].rstrip("\n")
-
-
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, "-m", "skillq_cli", *arguments]
-
-
-def start(*arguments: str, **more: str) -> "subprocess.Popen[str]":
-    return subprocess.Popen(
-        command(*arguments),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | more,
-    )
+pytestmark = pytest.mark.usefixtures("here")
 
 
 BROKEN = """
@@ -217,163 +158,6 @@ def test_a_summary_of_very_many_tasks_names_only_those_that_did_not_succeed(skil
         "Success rate: 99.92%",
     ]
     assert len(out.splitlines()) < 20
-
-
-# --- bad input -------------------------------------------------------------------------------
-
-MISTAKES = {
-    "a difficulty of 11": (
-        "workers: [{name: a, skill: 5}]\ntasks: [{id: 7, difficulty: 11}]",
-        "task 7: difficulty: ",
-    ),
-    "a skill of 0": (
-        "workers: [{name: a, skill: 0}]\ntasks: [{id: 7, difficulty: 1}]",
-        "worker a: skill: ",
-    ),
-    "an unknown field": ("tasks: [{id: 7, dificulty: 1}]", "did you mean 'difficulty'?"),
-    "a duplicate id": (
-        "tasks: [{id: 7, difficulty: 1}, {id: 7, difficulty: 1}]",
-        "task 7: two tasks have this id; give each its own",
-    ),
-    "a cycle": (
-        "tasks: [{id: 7, difficulty: 1, depends_on: [8]}, {id: 8, difficulty: 1, depends_on: [7]}]",
-        "break the cycle",
-    ),
-    "a missing dependency": (
-        "workers: [{name: a, skill: 5}]\ntasks: [{id: 7, difficulty: 1, depends_on: [6]}]",
-        "task 7: depends on 6, which is not in the file; add it, or correct the id",
-    ),
-    "two workers of one name": (
-        "workers: [{name: a, skill: 5}, {name: A, skill: 6}]\ntasks: [{id: 7, difficulty: 1}]",
-        "give it another name",
-    ),
-    "no YAML": ("tasks: [", "is no YAML"),
-    "no workers": ("tasks: [{id: 7, difficulty: 1}]", "the file has no workers"),
-    "nobody able": (
-        "workers: [{name: a, skill: 5}]\ntasks: [{id: 7, difficulty: 6}]",
-        "task 7: no worker can do it: it needs skill 6, the best has 5",
-    ),
-    "handlers that do not import": (
-        "workers: [{name: a, skill: 5, handlers: 'not_there:handlers'}]\ntasks: [{id: 7, difficulty: 6}]",
-        "module not_there does not import",
-    ),
-}
-
-
-@pytest.mark.parametrize("name", MISTAKES)
-def test_bad_input_is_one_line_with_file_item_and_remedy_and_exit_2(
-    skillq: Skillq, name: str
-) -> None:
-    text, said = MISTAKES[name]
-    Path("bad.yaml").write_text(text)
-    line = complaint(skillq("run", "bad.yaml"))
-    assert line.startswith("skillq: bad.yaml")
-    assert said in line
-
-
-USAGE: dict[str, tuple[list[str], str]] = {
-    "no such command": (["dance"], "No such command 'dance'"),
-    "no file": (["run"], "Missing argument 'FILE'"),
-    "a file that is not there": (["run", "none.yaml"], "none.yaml: there is no such file"),
-    "a folder": (["run", "."], "a file ends in"),
-    "an unknown option": (["run", "tutorial.yaml", "--fast"], "No such option"),
-    "an unknown scenario": (["demo", "--scenario", "x"], "'x' is not one of 'well', 'failures'"),
-    "an unknown policy": (
-        ["run", "tutorial.yaml", "--policy", "x"],
-        "--policy (SKILLQ_POLICY): should be 'best-fit' or 'arrival', not 'x'",
-    ),
-    "a negative scale": (
-        ["run", "tutorial.yaml", "--time-scale", "-1"],
-        "--time-scale (SKILLQ_TIME_SCALE)",
-    ),
-    "an endless scale": (["run", "tutorial.yaml", "--time-scale", "inf"], "--time-scale"),
-    "a scale of words": (["run", "tutorial.yaml", "--time-scale", "slow"], "not 'slow'"),
-    "a skill of 11": (["worker", "--skill", "11"], "--skill (SKILLQ_SKILL)"),
-    "no slots": (["worker", "--slots", "0"], "--slots (SKILLQ_SLOTS)"),
-    "a reserved name": (["worker", "--name", "all"], "'all' is reserved: choose another name"),
-    "a name of signs": (["worker", "--name", "!!"], "--name (SKILLQ_NAME)"),
-    "handlers without colon": (["worker", "my_tasks"], "write MODULE:HANDLERS"),
-    "handlers that are not there": (["worker", "not_there:handlers"], "does not import"),
-    "a broker of another kind": (
-        ["worker", "--broker-url", "http://me:secret@host"],
-        "should be amqp://user:password@host:5672/vhost",
-    ),
-    "a broker without host": (["worker", "--broker-url", "amqp://"], "should be amqp://"),
-    "a port that is none": (["worker", "--broker-url", "amqp://me:secret@h:99999"], "not usable"),
-    "off loopback without token": (["manager", "--http-host", "0.0.0.0"], "set SKILLQ_API_TOKEN"),
-    "a port of the moon": (["manager", "--http-port", "65536"], "--http-port"),
-    "a run without name": (["submit", "tutorial.yaml", "--run", "…"], "--run: '…' makes no name"),
-    "a file to submit that is none": (["submit", "none.yaml"], "there is no such file"),
-    "a log of another kind": (["worker", "--log-level", "loud"], "--log-level (SKILLQ_LOG_LEVEL)"),
-}
-
-
-@pytest.mark.parametrize("name", USAGE)
-def test_a_wrong_call_is_one_line_and_exit_2(skillq: Skillq, name: str) -> None:
-    arguments, said = USAGE[name]
-    line = complaint(skillq(*arguments))
-    assert said in line
-    assert "secret" not in line
-
-
-@pytest.mark.parametrize(
-    ("module", "name", "value"),
-    [
-        ("skillq_manager", "SKILLQ_HTTP_HOST", "0.0.0.0"),
-        ("skillq_manager", "SKILLQ_STOP_WHEN_DONE", "perhaps"),
-        ("skillq_worker", "SKILLQ_SKILL", "eleven"),
-        ("skillq_worker", "SKILLQ_BROKER_URL_FILE", "not-there"),
-    ],
-)
-def test_the_services_say_what_is_wrong_with_a_variable_in_one_line(
-    module: str, name: str, value: str
-) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", module],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=30,
-        env=os.environ | {name: value},
-    )
-    line = complaint((done.returncode, done.stdout, done.stderr))
-    assert line.startswith(f"skillq {module.removeprefix('skillq_')}: ")
-
-
-# --- a broker that is not there --------------------------------------------------------------
-
-
-@pytest.fixture
-def nowhere() -> str:
-    """A broker URL where nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return f"amqp://me:se%23cret@127.0.0.1:{probe.getsockname()[1]}/here"
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [["submit", "tutorial.yaml"], ["submit", "tutorial.yaml", "--watch"], ["worker"], ["manager"]],
-    ids=" ".join,
-)
-def test_an_unreachable_broker_is_one_line_with_its_address_and_how_long_we_tried(
-    skillq: Skillq, nowhere: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("SKILLQ_BROKER_URL", nowhere)
-    monkeypatch.setenv("SKILLQ_CONNECT_TIMEOUT", "0.2")
-    line = complaint(skillq(*arguments), code=3)
-    assert nowhere.partition("@")[2] in line
-    assert re.search(r"tried for \d+ s", line)
-    assert "cret" not in line
-
-
-def test_a_host_that_has_no_address_is_unreachable(skillq: Skillq) -> None:
-    url = "amqp://me:secret@no-such-host.invalid"
-    line = complaint(
-        skillq("submit", "tutorial.yaml", "--broker-url", url, *("--connect-timeout", "0")), 3
-    )
-    assert "no-such-host.invalid" in line
-    assert "secret" not in line
 
 
 # --- interrupted -----------------------------------------------------------------------------

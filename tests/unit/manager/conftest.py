@@ -17,3 +17,14 @@ def _logs() -> None:
 async def desk() -> AsyncIterator[Desk]:
     async with Desk(MemoryBroker()).open() as desk:
         yield desk
+
+
+@pytest.fixture
+def cut(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two tasks at most fit into one message."""
+    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 700)
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("skillq.client._SILENCE_SECONDS", 0.1)

@@ -1,1 +1,1 @@
-"""The manager's decisions. Pure: no await, no clock, no log, no random; time and chance are arguments."""
+"""The manager's decisions: pure functions of what happened, when, and of numbers drawn by others."""

@@ -1,0 +1,22 @@
+"""A driver of the core, and what its one worker was given."""
+
+import pytest
+
+from skillq_manager.core import commands as c
+from tests.factories import (
+    Driver,
+    connect,
+    one,
+    submission,
+    task,
+)
+
+
+@pytest.fixture
+def do() -> Driver:
+    return Driver()
+
+
+@pytest.fixture
+def held(do: Driver) -> c.Assign:
+    return one(do(connect(), submission(task("a"))), c.Assign)

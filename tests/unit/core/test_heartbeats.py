@@ -1,0 +1,154 @@
+"""What a worker says it holds is compared with what it should, and the difference is sent."""
+
+import pytest
+
+from skillq.messages import Heartbeat, Outcome
+from skillq_manager.core import commands as c
+from tests.factories import (
+    Driver,
+    connect,
+    heartbeat,
+    one,
+    pairs,
+    pick,
+    profile,
+    progress,
+    ref,
+    results,
+    returned,
+    submission,
+    task,
+)
+from tests.unit.core.ada import ADA, HEIR, Kind, S, news
+
+# --- what heartbeats compare
+
+
+def test_an_attempt_that_is_not_the_workers_own_is_aborted(do: Driver, held: c.Assign) -> None:
+    do(results(held))
+    abort = one(do(heartbeat(ADA, ref(held))), c.Abort)
+    assert (abort.worker, abort.attempts) == (ADA, (ref(held),))
+
+
+def test_an_older_attempt_of_the_same_task_is_aborted(do: Driver, held: c.Assign) -> None:
+    old = ref(held).model_copy(update={"attempt": 0})
+    assert one(do(heartbeat(ADA, ref(held), old)), c.Abort).attempts == (old,)
+
+
+def test_an_assignment_that_the_worker_does_not_know_of_is_sent_again(
+    do: Driver, held: c.Assign
+) -> None:
+    assert do(heartbeat(ADA), after=9.0) == []
+    assert one(do(heartbeat(ADA), after=1.0), c.Resend) == c.Resend(held.key, 1, ADA)
+    assert do(heartbeat(ADA), after=9.0) == []
+
+
+def test_an_attempt_that_the_worker_holds_is_not_sent_again(do: Driver, held: c.Assign) -> None:
+    assert do(heartbeat(ADA, ref(held)), after=10.0) == []
+
+
+def test_a_heartbeat_in_parts_misses_only_what_its_parts_would_name(do: Driver) -> None:
+    out = do(connect(slots=9), submission(*(task(id) for id in "abcd")))
+    a, b, c_, d = sorted(pick(out, c.Assign), key=lambda one: one.key)
+    who = profile(slots=9)
+
+    def part(*holds: c.Assign, above: str = "", upto: str | None = None) -> Heartbeat:
+        bounds = {"above": above, "upto": upto}
+        return heartbeat(who, *map(ref, holds)).model_copy(update=bounds)
+
+    def missing(*parts: Heartbeat) -> list[str]:
+        return [resend.key[1] for resend in pick(do(*parts), c.Resend)]
+
+    assert do(heartbeat(who, *map(ref, (a, b, c_, d))), after=10.0) == []
+    run = a.key[0]
+    first, last = part(a, b, upto=f"{run}/b"), part(c_, d, above=f"{run}/b")
+    assert do(first, last) == []
+    assert do(last, first) == []
+    assert do(last) == [], "the other part may be lost"
+    assert missing(part(a, upto=f"{run}/b")) == ["b"]
+    assert missing(part(d, above=f"{run}/b")) == ["c"]
+    assert missing(part(a, b, c_, d)) == []
+
+
+def test_of_a_heartbeat_in_parts_each_attempt_that_is_a_stranger_s_is_called_off(
+    do: Driver, held: c.Assign
+) -> None:
+    stranger = ref(held).model_copy(update={"id": "z"})
+    part = heartbeat(ADA, stranger).model_copy(update={"above": f"{held.key[0]}/m"})
+    assert do(part, after=10.0) == [c.Abort(ADA, heartbeat(ADA).store, (stranger,))]
+
+
+def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None:
+    do(connect(), heartbeat(ADA, draining=True))
+    assert not pairs(do(submission(task())))
+    assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+# --- returned assignments
+
+
+def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign) -> None:
+    out = do(connect("bob"), returned(held))
+    assert news(out)[1:] == [(Kind.SUSPECT, "its queue was not there")]
+    assert one(out, c.EndAttempt).outcome is Outcome.RETURNED
+    assert pairs(out) == [("a", "bob")]
+
+
+def test_its_worker_gets_nothing_until_it_is_heard_of_again(do: Driver, held: c.Assign) -> None:
+    assert not pairs(do(returned(held)))
+    assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+def test_an_attempt_that_has_begun_goes_on_when_its_assignment_was_sent_again_and_came_back(
+    do: Driver, held: c.Assign
+) -> None:
+    do(progress(held))
+    assert not pick(do(returned(held)), c.EndAttempt)
+    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+
+
+def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None:
+    do(results(held))
+    assert not pick(do(returned(held)), c.EndAttempt)
+    ghost = held._replace(worker=HEIR)
+    assert do(returned(ghost)) == []
+
+
+def test_an_attempt_that_another_store_had_numbered_is_called_off_and_not_taken_for_ours(
+    do: Driver, held: c.Assign
+) -> None:
+    old = heartbeat(ADA, ref(held)).model_copy(update={"store": "lost"})
+    out = do(old, after=10.0)
+    assert one(out, c.Abort) == c.Abort(ADA, "lost", (ref(held),))
+    assert one(out, c.Resend).key == held.key
+
+
+# --- what it hands back
+
+
+@pytest.mark.parametrize("outcome", [Outcome.RETURNED, Outcome.CANCELLED])
+def test_a_worker_that_hands_back_gets_nothing_until_it_says_that_it_stays(
+    do: Driver, held: c.Assign, outcome: Outcome
+) -> None:
+    out = do(results(held, outcome))
+    assert one(out, c.EndAttempt).status is S.READY
+    assert one(out, c.EndAttempt).failures == 0
+    assert not pairs(out)
+    assert not pairs(do(connect()))
+    assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
+
+
+def test_results_that_come_with_the_loss_of_their_worker_count(do: Driver, held: c.Assign) -> None:
+    out = do(results(held), connect(incarnation="2"))
+    assert one(out, c.EndAttempt).status is S.SUCCEEDED
+    do(submission(task("b")))
+    held = c.Assign(("default", "b"), "task", 1, HEIR, 0.0)
+    out = do(results(held), paused=31.0)  # it was silent for as long
+    assert one(out, c.EndAttempt).status is S.SUCCEEDED
+
+
+def test_a_result_after_the_loss_of_its_worker_is_stale(do: Driver, held: c.Assign) -> None:
+    out = do(connect(incarnation="2"), results(held))
+    assert one(out, c.EndAttempt).outcome is Outcome.LOST
+    assert one(out, c.Stale).worker == "ada"
+    assert one(out, c.Assign).attempt == 2
