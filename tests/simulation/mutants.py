@@ -24,9 +24,9 @@ from skillq_manager.store import fences
 from skillq_manager.store.memory import MemoryStore
 from skillq_worker.worker import Worker, _name
 from tests.simulation.checker import Report, check
+from tests.simulation.parts import Parts
 from tests.simulation.run import simulate
 from tests.simulation.storage import SimStore
-from tests.simulation.world import Parts
 
 _Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
 

@@ -6,7 +6,6 @@ that are late, lost or doubled, confirms that do not come, connections that are 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from itertools import count
 from random import Random
 from types import TracebackType
@@ -18,6 +17,7 @@ from skillq.transport.base import Consumer, Delivery, Outgoing
 from skillq.transport.consuming import KeptConsumer, Session
 from skillq.transport.memory import MemoryBroker
 from skillq.transport.memory_queue import MemoryConsumer, Message
+from tests.simulation.links import Channel, Faults, Link
 from tests.simulation.loop import Process, VirtualLoop
 
 RPC_SECONDS = 10.0
@@ -26,31 +26,6 @@ PEER_LOST_SECONDS = 30.0  # how long either side takes to notice that the other 
 _SUBSCRIPTION_PREFETCH = 1000
 
 T = TypeVar("T")
-
-
-@dataclass(slots=True)
-class Faults:
-    """What happens to messages; probabilities, and seconds."""
-
-    latency: float = 0.01
-    lost: float = 0.0  # on the way to the broker: no confirm comes
-    unconfirmed: float = 0.0  # it arrives, and no confirm comes
-    forgotten: float = 0.0  # confirmed, and yet it never arrives
-    doubled: float = 0.0
-    late: float = 0.0
-    late_by: float = 20.0
-    crashes: float = 0.0  # the publisher dies right before or after
-
-
-class Link:
-    """One connection; another comes after it."""
-
-    def __init__(self) -> None:
-        self.passes = True  # what is sent arrives
-        self.is_open = True  # as its client believes
-        self.pending: dict[asyncio.Future[Any], None] = {}
-        self.sessions: list[Session] = []
-        self.consumers: list[tuple[MemoryConsumer, Session | None]] = []
 
 
 class Network:
@@ -153,50 +128,6 @@ class Network:
         except SkillqError as error:
             return error
         return None
-
-
-class _Channel:
-    """A consuming channel: what its client says arrives in order, unless the connection is cut."""
-
-    def __init__(self, network: Network, link: Link, consumer: MemoryConsumer) -> None:
-        self._network = network
-        self._link = link
-        self._consumer = consumer
-        self._arrives_at = 0.0
-        self.tags: dict[int, Delivery] = {}
-
-    async def ack(self, tag: int, *, multiple: bool) -> None:
-        self._say(self._ack, tag, multiple)
-        await asyncio.sleep(0)
-
-    async def nack(self, tag: int, *, requeue: bool) -> None:
-        self._say(self._nack, tag, requeue)
-        await asyncio.sleep(0)
-
-    async def close(self) -> None:
-        self._say(self._close)
-        await asyncio.sleep(0)
-
-    def _say(self, what: Callable[..., object], *args: object) -> None:
-        now = self._network.loop.time()
-        self._arrives_at = max(self._arrives_at, now + self._network.delay())
-        self._network.process.later(self._arrives_at - now, self._hear, what, args)
-
-    def _hear(self, what: Callable[..., object], args: tuple[object, ...]) -> None:
-        if self._link.passes:
-            what(*args)
-
-    def _ack(self, tag: int, multiple: bool) -> None:
-        tags = [one for one in self.tags if one <= tag] if multiple else [tag]
-        deliveries = [self.tags.pop(one) for one in tags if one in self.tags]
-        self._network.process.start(self._consumer.ack(deliveries))
-
-    def _nack(self, tag: int, requeue: bool) -> None:
-        if tag in self.tags:
-            self._network.process.start(self._consumer.nack(self.tags.pop(tag), requeue=requeue))
-
-    def _close(self) -> None:
-        self._consumer.shut()
 
 
 class SimTransport:
@@ -408,7 +339,7 @@ class SimTransport:
                 raise TransportError("it has closed its channel again")
             consumer = make()
             made.append(consumer)
-            channel = _Channel(self._network, link, consumer)
+            channel = Channel(self._network, link, consumer)
             session = Session(channel)
             link.consumers.append((consumer, session))
             self._network.process.start(self._pump(link, consumer, channel, session))
@@ -425,7 +356,7 @@ class SimTransport:
         return session
 
     async def _pump(
-        self, link: Link, consumer: MemoryConsumer, channel: _Channel, session: Session
+        self, link: Link, consumer: MemoryConsumer, channel: Channel, session: Session
     ) -> None:
         """From the broker to the process, in order."""
         loop, tags, arrives_at = self._network.loop, count(1), 0.0

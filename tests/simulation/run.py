@@ -12,8 +12,9 @@ from typing import Any, NoReturn
 import structlog
 
 from tests.simulation.loop import VirtualLoop
+from tests.simulation.parts import Parts
 from tests.simulation.scenario import Scenario, scenario
-from tests.simulation.world import Parts, World
+from tests.simulation.world import World
 
 
 @contextmanager

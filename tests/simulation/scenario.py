@@ -5,7 +5,7 @@ from itertools import count
 from random import Random
 
 from skillq.messages import Task, Unroutable
-from tests.simulation.network import Faults
+from tests.simulation.links import Faults
 from tests.simulation.work import End, Script
 
 SPECIALTIES = ("gpu", "lab", "law")

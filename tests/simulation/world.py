@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass, field
 from math import inf
 from random import Random
 from typing import Any
@@ -11,8 +10,6 @@ from uuid import uuid4
 from skillq.client import Client
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import Submission, TaskStatus, WorkerProfile, slug
-from skillq_manager.core.commands import Command, Event
-from skillq_manager.core.invariants import validate
 from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.retry import RetryPolicy
@@ -20,11 +17,13 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import LeadershipLost
 from skillq_manager.store.memory import MemoryStore
-from skillq_worker.worker import Worker
-from tests.simulation.loop import Process, VirtualLoop, current_process
-from tests.simulation.network import PEER_LOST_SECONDS, Faults, Network, SimTransport
+from tests.simulation.links import Faults
+from tests.simulation.loop import VirtualLoop, current_process
+from tests.simulation.network import PEER_LOST_SECONDS, Network, SimTransport
+from tests.simulation.parts import CheckedState, Parts, Unit
 from tests.simulation.scenario import SPECIALTIES, TYPES, Batch, Scenario
-from tests.simulation.storage import Disk, SimStore
+from tests.simulation.storage import Disk
+from tests.simulation.troubles import Troubles
 from tests.simulation.work import ScriptedExecutor, Works
 
 EPOCH = 1_700_000_000.0
@@ -33,45 +32,6 @@ _WATCH_SECONDS = 0.5
 
 RETRIES = RetryPolicy(cap=30.0)
 _EXPECTED = (UsageError, TransportError, Unreachable, LeadershipLost)
-
-
-class CheckedState(State):
-    """Says at once when it contradicts itself."""
-
-    def handle(self, events: Any, now: float) -> list[Command]:
-        wanted: list[Event] = list(events)
-        out = super().handle(wanted, now)
-        validate(self)
-        return out
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the simulation runs: the services', unless a test breaks one of them."""
-
-    manager: type[Manager] = Manager
-    worker: type[Worker] = Worker
-    state: type[State] = CheckedState
-    store: type[SimStore] = SimStore
-
-
-@dataclass(slots=True)
-class Unit:
-    """One start of a process."""
-
-    process: Process
-    transport: SimTransport
-    gone: asyncio.Event
-    incarnation: str = ""
-    died_at: float = inf
-    pauses: list[tuple[float, float]] = field(default_factory=list)
-    manager: Manager | None = None
-    store: SimStore | None = None
-    worker: Worker | None = None
-
-    @property
-    def is_alive(self) -> bool:
-        return self.died_at == inf
 
 
 class World:
@@ -128,8 +88,9 @@ class World:
             world.start(self._keep_worker(f"worker {n}"))
         for n, batch in enumerate(self.scenario.batches):
             self._lasting.append(world.spawn(self._hand_in(f"client-{n}", batch)))
-        chaos = [world.spawn(self._chaos(kind, r)) for kind, r in self.scenario.rates.items()]
-        chaos.append(world.spawn(self._operate()))
+        troubles = Troubles(self)
+        chaos = [world.spawn(troubles.happen(kind, r)) for kind, r in self.scenario.rates.items()]
+        chaos.append(world.spawn(troubles.operate()))
         await asyncio.sleep(self.scenario.chaos_seconds)
         for task in chaos:
             task.cancel()
@@ -357,7 +318,7 @@ class World:
             run_title=batch.run,
             tasks=batch.tasks,
         )
-        return await self._ask(lambda manager: self._take(manager, submission, batch))
+        return await self.ask(lambda manager: self._take(manager, submission, batch))
 
     async def _take(self, manager: Manager, submission: Submission, batch: Batch) -> bool:
         answer = await manager.submit(submission)
@@ -365,7 +326,7 @@ class World:
             self._acknowledge(batch)
         return answer.reason is None
 
-    async def _ask(self, question: Callable[[Manager], Coroutine[Any, Any, bool]]) -> bool:
+    async def ask(self, question: Callable[[Manager], Coroutine[Any, Any, bool]]) -> bool:
         """Ask the manager that leads, in its own process; False where it dies of it, or will not."""
         unit = next((u for u in self.managers if u.manager and u.manager.is_leading), None)
         if unit is None or unit.manager is None:
@@ -380,109 +341,6 @@ class World:
         if error is not None and not isinstance(error, SkillqError):
             self.crashes.append(f"{unit.process.name}, asked: {error!r}")
         return error is None and asked.result()
-
-    # --- an operator
-
-    async def _operate(self) -> None:
-        while self.scenario.operator:
-            await asyncio.sleep(self.chance.expovariate(self.scenario.operator))
-            tasks = self.disk.memory._rows
-            if not tasks:
-                continue
-            row = self.chance.choice(tasks)
-            kind = self.chance.random()
-            key = row.run, row.task.id
-            if kind < 0.4:
-                self.called_off.add(key)
-                await self._ask(lambda manager, k=key: _cancel(manager, k[0], [k[1]]))  # type: ignore[misc]
-            elif kind < 0.5:
-                self.called_off |= {(r.run, r.task.id) for r in tasks if r.run == row.run}
-                self.called_off |= {k for k in self.submitted if k[0] == row.run}
-                await self._ask(lambda manager, k=key: _cancel(manager, k[0], None))  # type: ignore[misc]
-            else:
-                ended = [r for r in tasks if r.status.is_terminal]
-                some = self.chance.sample(ended, min(len(ended), 3))
-                keys = [(r.run, r.task.id) for r in some]
-                await self._ask(lambda manager, k=keys: _retry(manager, k))  # type: ignore[misc]
-
-    # --- faults
-
-    async def _chaos(self, kind: str, rate: float) -> None:
-        what, _, whom = kind.partition(" ")
-        while True:
-            await asyncio.sleep(self.chance.expovariate(rate))
-            if what == "broker":
-                await self._trouble_broker(whom)
-            elif what == "memory":
-                await self._alarm()
-            elif what == "delete":
-                self._delete_queue()
-            else:
-                units = {"worker": self.workers, "manager": self.managers, "client": self.clients}
-                if units[whom]:
-                    self._trouble(what, self.chance.choice(units[whom]))
-
-    def _trouble(self, what: str, unit: Unit) -> None:
-        chance, name = self.chance, unit.process.name
-        if what == "kill":
-            self.kill(unit)
-        elif what == "pause" and not unit.process.is_paused:
-            seconds = chance.choice((1.0, 10.0, 50.0)) * chance.random()
-            self.say("PAUSE", who=name, seconds=f"{seconds:.1f}")
-            self._pause(unit, seconds)
-        elif what == "cut":
-            here, there = (chance.choice((0.0, 0.0, chance.random() * 30.0)) for _ in range(2))
-            self.say("CUT", who=name, client=f"{here:.1f}", broker=f"{there:.1f}")
-            unit.transport.cut(here, there)
-        elif what == "deafen":
-            seconds = chance.uniform(1.0, 25.0)
-            self.say("DEAF", who=name, seconds=f"{seconds:.1f}")
-            unit.transport.be_deaf(seconds)
-        elif what in {"drain", "stop"}:
-            self.say("STOP", who=name)
-            service = unit.worker or unit.manager
-            if service is not None:
-                unit.process.later(0.0, service.stop)
-
-    def _pause(self, unit: Unit, seconds: float) -> None:
-        process, now = unit.process, self.loop.time()
-        process.pause()
-        unit.pauses.append((now, now + seconds))
-        if seconds > PEER_LOST_SECONDS:
-            self.loop.world.later(PEER_LOST_SECONDS, self._lose_paused, unit)
-        self.loop.world.later(seconds, process.resume)
-
-    def _lose_paused(self, unit: Unit) -> None:
-        """Its AMQP heartbeats have not come; it reads that when it goes on."""
-        if unit.process.is_paused and unit.is_alive:
-            unit.transport.cut(0.0, 0.0)
-
-    async def _trouble_broker(self, how: str) -> None:
-        seconds = self.chance.choice((1.0, 15.0, 40.0)) * self.chance.random()
-        self.say("BROKER", how=how, seconds=f"{seconds:.1f}")
-        if how == "away":
-            self.network.go_away()
-            await asyncio.sleep(seconds)
-            self.network.come_back()
-        else:
-            self.network.process.pause()
-            await asyncio.sleep(min(seconds, 25.0))
-            self.network.process.resume()
-        self.say("BROKER is back")
-
-    async def _alarm(self) -> None:
-        seconds = self.chance.uniform(1.0, 60.0)
-        self.say("ALARM", seconds=f"{seconds:.1f}")
-        self.network.block()
-        await asyncio.sleep(seconds)
-        self.network.unblock()
-
-    def _delete_queue(self) -> None:
-        names = [n for n in self.network.broker._queues if n.startswith("skillq.worker.")]
-        if names:
-            name = self.chance.choice(names)
-            self.say("DELETE", queue=name)
-            self.network.delete_queue(name)
 
     # --- for the checker
 
@@ -512,13 +370,3 @@ async def _ignore(run: str) -> None: ...
 
 async def _settle(tasks: list[asyncio.Task[Any]]) -> None:
     await asyncio.wait(tasks, timeout=60.0)
-
-
-async def _cancel(manager: Manager, run: str, ids: list[str] | None) -> bool:
-    await manager.cancel(run, ids, "called off")
-    return True
-
-
-async def _retry(manager: Manager, keys: list[TaskKey]) -> bool:
-    await manager.retry(keys)
-    return True
