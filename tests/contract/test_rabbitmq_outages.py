@@ -19,9 +19,10 @@ from skillq.topology import (
     worker_queue,
     worker_topology,
 )
-from skillq.transport import Consumer, Delivery, Outgoing, Transport
+from skillq.transport import Consumer, Delivery, Transport
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import Broker, find_broker, free_ports
+from tests.contract.transports import note, texts
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
@@ -56,14 +57,6 @@ async def transport(url: str) -> AsyncIterator[Transport]:
         await transport.declare(MANAGER)
         await transport.declare(worker_topology("junior"))
         yield transport
-
-
-def note(text: str) -> Outgoing:
-    return Outgoing(text.encode(), "note")
-
-
-def texts(deliveries: list[Delivery]) -> list[str]:
-    return [delivery.body.decode() for delivery in deliveries]
 
 
 async def take(consumer: Consumer, count: int) -> list[Delivery]:

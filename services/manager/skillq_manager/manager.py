@@ -28,6 +28,8 @@ from skillq_manager.inquiries import Inquiries
 from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
 from skillq_manager.parts import Parts
+from skillq_manager.questions import Questions
+from skillq_manager.racing import first_of
 from skillq_manager.senses import CONSUMED, Senses
 from skillq_manager.sorting import Sorter
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
@@ -80,7 +82,7 @@ class Manager:
         self._outbox = Outbox(
             transport, store, self._inbox.add_event, self._is_current, self._may_assign
         )
-        self._answers: dict[str, asyncio.Future[c.Answer | c.Reply]] = {}
+        self._questions = Questions()
         self._stopping = False
         self._leading = False
         self._standing_by = False
@@ -137,13 +139,7 @@ class Manager:
     async def _ask(self, request: str, put: Callable[[], None]) -> c.Answer | c.Reply:
         if self._stopping or self._leaving or not self._leading:
             raise Unreachable("this manager does not lead now; ask again in a moment")
-        future: asyncio.Future[c.Answer | c.Reply] = asyncio.get_running_loop().create_future()
-        self._answers[request] = future
-        put()
-        try:
-            return await future
-        finally:
-            self._answers.pop(request, None)
+        return await self._questions.ask(request, put)
 
     @property
     def is_leading(self) -> bool:
@@ -181,7 +177,7 @@ class Manager:
                 await self._lead_or_stand_by()
         finally:
             self._leading = self._standing_by = False
-            self._drop_questions("the manager is stopping; ask again")
+            self._questions.drop("the manager is stopping; ask again")
             await self._outbox.flush(timeout=STOP_SECONDS)
             with suppress(StoreFailed):
                 await self.store.release()
@@ -238,7 +234,7 @@ class Manager:
         self._leading = True
         log.info(Log.LEADING, tasks=len(self.state.tasks.live))
         try:
-            await _first_of(
+            await first_of(
                 self._loop(),
                 self._senses.probe(),
                 self._renew(),
@@ -247,7 +243,7 @@ class Manager:
         finally:
             self._leading = False
             self._inbox.clear()
-            self._drop_questions("another manager leads now; ask again")
+            self._questions.drop("another manager leads now; ask again")
 
     async def _restore(self) -> None:
         """Begin where the last leader left off."""
@@ -274,11 +270,6 @@ class Manager:
     async def _stay(self) -> None:
         if not await self.store.acquire():
             raise LeadershipLost("another manager has taken the lead")
-
-    def _drop_questions(self, reason: str) -> None:
-        for future in self._answers.values():
-            if not future.done():
-                future.set_exception(Unreachable(reason))
 
     async def _consume(self, queue: str) -> Consumer:
         """Consume alone: two managers would each decide over half of what arrives.
@@ -372,9 +363,9 @@ class Manager:
         match command:
             case c.Answer(submission=submission):
                 self._inquiries.note(command)
-                self._answer(submission.submission_id, command)
+                self._questions.answer(submission.submission_id, command)
             case c.Reply(request=request):
-                self._answer(request, command)
+                self._questions.answer(request, command)
             case c.CompleteRun(run=run, again=again):
                 self._has_completed = True
                 if not again or run not in self._summed_up:
@@ -382,11 +373,6 @@ class Manager:
                     await self._on_complete(run)
             case _:
                 pass
-
-    def _answer(self, request: str, answer: c.Answer | c.Reply) -> None:
-        future = self._answers.get(request)
-        if future is not None and not future.done():
-            future.set_result(answer)
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
         if self._lock is None:
@@ -405,16 +391,3 @@ class Manager:
         give_up_at = self._clock() + STOP_SECONDS
         while self.state.fleet.workers and self._clock() < give_up_at:
             await self._round(await self._inbox.take(give_up_at - self._clock()))
-
-
-async def _first_of(*work: Awaitable[None]) -> None:
-    """Run all until one ends, and end the others; its error is ours."""
-    tasks = [asyncio.ensure_future(w) for w in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()

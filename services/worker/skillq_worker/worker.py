@@ -14,13 +14,12 @@ import structlog
 
 from skillq import crash, topology
 from skillq.clock import Clock
-from skillq.errors import MalformedMessage, QueueInUse, QueueNotFound, TransportError, UsageError
+from skillq.errors import MalformedMessage, QueueInUse, TransportError
 from skillq.logs import Log
 from skillq.messages import (
     Assignments,
     AttemptRef,
     Cancel,
-    Connect,
     Disconnect,
     Heartbeat,
     Message,
@@ -30,21 +29,17 @@ from skillq.messages import (
     TaskAssignment,
     TaskResult,
     WorkerProfile,
-    place,
 )
-from skillq.packing import pack
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
+from skillq_worker.attachment import Attachment
 from skillq_worker.executor import Executor, attempt
+from skillq_worker.lease import Trust, heartbeats
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
 from skillq_worker.slots import Attempt, Slots
 
-TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
 GOODBYE_SECONDS = 5.0
 HASTE_SECONDS = 1.0  # for the same, when there is no time
-FENCE_CHECK_SECONDS = 1.0
-ATTEND_SECONDS = 2.0
-_FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 _REMEMBERED = (
     10_000  # how many attempts, beside those it has, are known again when they are sent twice
 )
@@ -81,22 +76,16 @@ class Worker:
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
         self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
-        self._confirmed_at = clock()  # the last heartbeat
-        self._trusted = asyncio.Event()  # the lease is good for starting something
-        self._trusted.set()
-        self._slots = Slots(profile.slots, self._attempt, self._trusted)
+        self._trust = Trust(profile.lease, clock)
+        self._slots = Slots(profile.slots, self._attempt, self._trust.may_begin)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
-        self._consumer: Consumer | None = None
+        self._attachment = Attachment(transport, profile, clock)
 
     @property
     def is_ready(self) -> bool:
         """It consumes its queue, and the broker is connected."""
-        return self._is_attached and self._transport.connected
-
-    @property
-    def _is_attached(self) -> bool:
-        return self._consumer is not None and self._consumer.live
+        return self._attachment.is_attached and self._transport.connected
 
     @property
     def is_draining(self) -> bool:
@@ -123,15 +112,15 @@ class Worker:
                 await self._work(stopped)
         finally:
             await _cancel([stopped, attaching])
-            await self._detach()
+            await self._attachment.detach()
 
     async def _work(self, stopped: asyncio.Task[bool]) -> None:
         background = [
             asyncio.create_task(self._receive(), name="receive"),
-            asyncio.create_task(self._attend(), name="attend"),
+            asyncio.create_task(self._attachment.attend(), name="attend"),
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._heartbeat(), name="heartbeat"),
-            asyncio.create_task(self._fence(), name="fence"),
+            asyncio.create_task(self._trust.watch(self._fenced, self._lost), name="fence"),
         ]
         try:
             await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -146,70 +135,8 @@ class Worker:
     # --- arriving and leaving
 
     async def _attach(self) -> None:
-        """Consume the queue of this name, alone; ask the manager for it where it is not there yet."""
-        give_up_at = self._clock() + TAKE_OVER_SECONDS
-        delay = _FIRST_DELAY
-        has_asked = False
-        while True:
-            try:
-                consumer = await self._consume()
-            except QueueNotFound as error:
-                log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
-                # The question was taken, and is answered soon: the pauses begin anew, once.
-                delay, has_asked = delay if has_asked else _FIRST_DELAY, True
-            except QueueInUse as error:
-                if self._clock() > give_up_at:
-                    raise UsageError(
-                        f"a worker named {self._profile.title!r} is connected already; choose another --name"
-                    ) from error
-                log.warning(
-                    Log.WAITING_FOR_QUEUE,
-                    worker=self._profile.title,
-                    reason="a worker of this name is connected, or the broker does not know yet that it is gone",
-                    leaves_in=round(give_up_at - self._clock()),
-                )
-            except TransportError as error:
-                log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
-            else:
-                await self._connect(ready=True)
-                self._confirmed(self._clock())
-                self._consumer = consumer
-                log.info(Log.CONNECTED, worker=self._profile.title)
-                return
-            await asyncio.sleep(delay)
-            delay = min(2 * delay, _LAST_DELAY)
-
-    async def _detach(self) -> None:
-        consumer, self._consumer = self._consumer, None
-        if consumer is not None:
-            await consumer.close()
-
-    async def _attend(self) -> None:
-        """Ask the manager for the queue whenever it is gone: somebody deleted it, or the broker lost it."""
-        while True:
-            await asyncio.sleep(ATTEND_SECONDS)
-            if self._is_attached or self._consumer is None or not self._transport.connected:
-                continue
-            log.info(Log.WAITING_FOR_MANAGER, reason="its queue is gone")
-            with suppress(TransportError):
-                await self._transport.publish(*self._hello(ready=False))
-
-    async def _consume(self) -> Consumer:
-        queue = topology.worker_queue(self._profile.name)
-        prefetch = 2 * self._profile.slots + 10
-        try:
-            return await self._transport.consume(queue, prefetch=prefetch, exclusive=True)
-        except QueueNotFound:
-            await self._transport.publish(*self._hello(ready=False))
-            raise
-
-    async def _connect(self, *, ready: bool) -> None:
-        _, key, hello = self._hello(ready=ready)
-        await publish_until_confirmed(self._transport, key, hello)
-
-    def _hello(self, *, ready: bool) -> tuple[str, str, Outgoing]:
-        hello = Outgoing.of(Connect(worker=self._profile, ready=ready))
-        return topology.REPORTS, f"connect.{self._profile.name}", hello
+        await self._attachment.attach()
+        self._trust.confirmed(self._clock())
 
     async def _drain(self) -> None:
         self._hand_back_unstarted()
@@ -259,44 +186,25 @@ class Worker:
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
             else:
-                self._confirmed(sent_at)
+                self._trust.confirmed(sent_at)
 
     def _heartbeat_parts(self) -> list[Outgoing]:
-        """One message, or as many as what is held takes."""
-        refs = (AttemptRef(run=run, id=id, attempt=number) for run, id, number in self._held)
-        holds = sorted(refs, key=_place)
-        before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
+        refs = [AttemptRef(run=run, id=id, attempt=number) for run, id, number in self._held]
+        common = Heartbeat(
+            worker=self._profile,
+            store=self._reporter.store,
+            holds=(),
+            free_slots=self._slots.free,
+            draining=self.is_draining,
+        )
+        return heartbeats(common, refs)
 
-        def make(part: tuple[AttemptRef, ...]) -> Message:
-            return Heartbeat(
-                worker=self._profile,
-                store=self._reporter.store,
-                holds=part,
-                above=before[part[0]] if part else "",
-                upto=None if part == () or part[-1] == holds[-1] else _place(part[-1]),
-                free_slots=self._slots.free,
-                draining=self.is_draining,
-            )
+    def _fenced(self, silence: float) -> None:
+        log.warning(Log.FENCED, silence=round(silence, 1), running=self._slots.running)
 
-        messages, _ = pack(make, holds, persistent=False)
-        return [message for message, _ in messages]
-
-    def _confirmed(self, sent_at: float) -> None:
-        self._confirmed_at = sent_at
-        if not self._trusted.is_set():
-            log.info(Log.LEASE_RENEWED)
-        self._trusted.set()
-
-    async def _fence(self) -> None:
-        """Trust one's own lease no longer than the manager does."""
-        while True:
-            await asyncio.sleep(FENCE_CHECK_SECONDS)
-            silence = self._clock() - self._confirmed_at
-            if silence >= self._profile.lease.fence_after and self._trusted.is_set():
-                log.warning(Log.FENCED, silence=round(silence, 1), running=self._slots.running)
-                self._trusted.clear()
-            if silence >= self._profile.lease.dead_after and self._abort_on_lost_lease:
-                self._abort(list(self._held))
+    def _lost(self) -> None:
+        if self._abort_on_lost_lease:
+            self._abort(list(self._held))
 
     async def _until_next_heartbeat(self) -> None:
         seconds = self._profile.lease.heartbeat * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
@@ -312,14 +220,14 @@ class Worker:
 
     async def _receive(self) -> None:
         while True:
-            if (consumer := self._consumer) is None:
+            if (consumer := self._attachment.consumer) is None:
                 await self._attach()
                 continue
             try:
                 deliveries = await consumer.batch()
             except QueueInUse:
                 # By our own connection, which the broker does not know to be dead, or by a namesake.
-                await self._detach()
+                await self._attachment.detach()
                 continue
             crash.at("worker.received")
             handled = [d for d in deliveries if await self._handle(consumer, d)]
@@ -422,10 +330,6 @@ class Worker:
         for result in confirmed:
             self._held.pop(_name(result), None)
             self._memory.add(result)
-
-
-def _place(ref: AttemptRef) -> str:
-    return place(ref.run, ref.id)
 
 
 def _name(of: AttemptRef) -> Attempt:

@@ -1,12 +1,13 @@
 """What the state machine draws its tasks and workers from."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import hypothesis.strategies as st
 
 from skillq.messages import TERMINAL, Outcome, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
+from skillq_manager.core.model import TaskKey
 
 T = TypeVar("T")
 
@@ -53,3 +54,9 @@ def nth(items: Sequence[T], which: int) -> T:
 
 def holder(a: c.Assign) -> tuple[int, str, str]:
     return a.attempt, a.worker.name, a.worker.incarnation
+
+
+class Again(NamedTuple):
+    """An operator wants these sent again; the shell looks them up when the turn comes."""
+
+    keys: list[TaskKey]

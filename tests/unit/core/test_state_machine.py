@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from itertools import count
-from typing import Any, NamedTuple
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -23,13 +23,11 @@ from skillq.messages import (
     ProgressItem,
     Submission,
     Task,
-    TaskStatus,
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
 from skillq_manager.core.matching import Arrival, BestFit, Policy
-from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
 from tests.unit.core.ahead import held_by
@@ -45,16 +43,11 @@ from tests.unit.core.samples import (
     TEAM,
     TYPES,
     WORKERS,
+    Again,
     holder,
     nth,
     took,
 )
-
-
-class Again(NamedTuple):
-    """An operator wants these sent again; the shell looks them up when the turn comes."""
-
-    keys: list[TaskKey]
 
 
 class Machine(RuleBasedStateMachine):
@@ -74,8 +67,7 @@ class Machine(RuleBasedStateMachine):
         self.model = Model(Crew(by_skill=self.by_skill))
         self.inbox: list[c.Event | Submission | Again] = []
         self.requests = count()
-        self.now = 1000.0
-        self.starts = 0
+        self.now, self.starts = 1000.0, 0
         self.profiles: list[WorkerProfile] = []  # of all incarnations there ever were
         self.assigned: list[c.Assign] = []  # all there ever were
         self.recalled: list[tuple[WorkerProfile, AttemptRef]] = []  # likewise
@@ -406,12 +398,3 @@ class ArrivalMachine(Machine):
 @pytest.mark.parametrize("machine", [Machine, ArrivalMachine])
 def test_whatever_happens_every_task_is_in_one_place_and_ends_once(machine: type[Machine]) -> None:
     run_state_machine_as_test(machine, settings=budget(150, stateful_step_count=40))
-
-
-def test_the_bookkeeper_does_not_believe_just_anything() -> None:
-    model = Model(Crew())
-    row = Task(id="a", difficulty=1)
-    model.promised["r", "a"] = row
-    model.apply([c.AddTask(("r", "a"), 1, "r", row, 0, TaskStatus.READY, 0.0)])
-    with pytest.raises(KeyError):
-        model.apply([c.Assign(("r", "a"), "task", 1, profile(), 0.0)])

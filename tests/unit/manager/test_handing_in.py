@@ -22,8 +22,8 @@ from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
 from tests.factories import task
 from tests.unit.manager.ear import listening, put, stored, waiting
-from tests.unit.manager.hands import Wire
 from tests.unit.manager.plant import Plant, tasks
+from tests.unit.wire import Wire
 from tests.unit.worker.boss import until
 
 SUCCEEDED = TaskStatus.SUCCEEDED

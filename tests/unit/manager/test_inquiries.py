@@ -23,8 +23,9 @@ from skillq_manager import manager as module
 from skillq_manager.core.commands import Command, Event, Submitted
 from tests.factories import task
 from tests.unit.manager.ear import listening, put
-from tests.unit.manager.hands import Count, Wire
+from tests.unit.manager.hands import Count
 from tests.unit.manager.plant import Plant, tasks
+from tests.unit.wire import Wire
 from tests.unit.worker.boss import until
 
 SUCCEEDED = TaskStatus.SUCCEEDED

@@ -284,7 +284,7 @@ async def test_a_broker_that_comes_back_empty_gets_its_queues_and_a_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("skillq_manager.senses.PROBE_SECONDS", 0.02)
-    monkeypatch.setattr("skillq_worker.worker.ATTEND_SECONDS", 0.02)
+    monkeypatch.setattr("skillq_worker.attachment.ATTEND_SECONDS", 0.02)
     async with Plant(leases=QUICK, lease=SHORT.model_copy(update={"dead_after": 5.0})) as plant:
         count = Count(held=True)
         hand = await plant.hand("Ada", 5, count)

@@ -19,8 +19,9 @@ from skillq.messages import (
 from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker
-from tests.unit.manager.hands import Count, Wire
+from tests.unit.manager.hands import Count
 from tests.unit.manager.plant import Plant, tasks
+from tests.unit.wire import Wire
 from tests.unit.worker.boss import until
 
 SUCCEEDED = TaskStatus.SUCCEEDED

@@ -1,12 +1,11 @@
 """Commands become few messages, each cut to fit, and none holds up the loop."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 import pytest
 
 from skillq import topology
-from skillq.errors import TransportError
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
     Assignments,
@@ -26,30 +25,14 @@ from skillq.messages import (
     WorkerProfile,
     decode,
 )
-from skillq.transport import Consumer, Outgoing
-from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq.transport import Consumer
+from skillq.transport.memory import MemoryBroker
 from skillq_manager.core import commands as c
 from skillq_manager.outbox import Outbox
 from skillq_manager.store.memory import MemoryStore
 from tests.factories import profile, submission, task
+from tests.unit.wire import Wire
 from tests.unit.worker.boss import until
-
-
-class Wire(MemoryTransport):
-    """A transport whose publishes fail as a test wants."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        super().__init__(broker, app_id="manager")
-        self.fails: Callable[[str], bool] = lambda _: False
-        self.failed: list[str] = []
-
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
-        if self.fails(key):
-            self.failed.append(key)
-            raise TransportError("the test says no")
-        await super().publish(exchange, key, message, mandatory=mandatory)
 
 
 class Office:

@@ -1,16 +1,15 @@
 """A worker that has joined, on a wire that fails as a test wants, with attempts that a test ends."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from pydantic import JsonValue
 
 from skillq.clock import steady_clock
-from skillq.errors import TransportError
 from skillq.messages import TaskAssignment, WorkerProfile
-from skillq.transport import Outgoing, Transport
-from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq.transport import Transport
+from skillq.transport.memory import MemoryTransport
 from skillq_worker.executor import Executor
 from skillq_worker.worker import Worker
 from tests.unit.worker.boss import Boss, until
@@ -53,23 +52,6 @@ class Bench:
         self._at_once = True
         for event in self._ends.values():
             event.set()
-
-
-class Wire(MemoryTransport):
-    """A transport whose publishes fail as a test wants: `fails` is asked with each key."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        super().__init__(broker)
-        self.fails: Callable[[str], bool] = lambda _: False
-        self.failed: list[str] = []
-
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
-        if self.fails(key):
-            self.failed.append(key)
-            raise TransportError("the test says no")
-        await super().publish(exchange, key, message, mandatory=mandatory)
 
 
 @asynccontextmanager

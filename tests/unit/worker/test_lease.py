@@ -11,13 +11,14 @@ from skillq.settings import load
 from skillq_worker.__main__ import profile_of
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
-from tests.unit.worker.bench import BRIEF, Bench, Wire
+from tests.unit.wire import Wire
+from tests.unit.worker.bench import BRIEF, Bench
 from tests.unit.worker.boss import Boss, order, until, who
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillq_worker.worker.FENCE_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr("skillq_worker.lease.CHECK_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("aborts", [False, True])
@@ -41,7 +42,7 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
             await boss.assign(order("a"))
             await until(lambda: bench.busy == 1)
             wire.fails = lambda key: key.startswith("heartbeat")
-            await until(lambda: not one._trusted.is_set())
+            await until(lambda: not one._trust.may_begin.is_set())
             await boss.assign(order("b"))
             if aborts:
                 await until(lambda: not one._held and not bench.busy)

@@ -18,7 +18,8 @@ from skillq.messages import (
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker import worker
 from skillq_worker.worker import Worker
-from tests.unit.worker.bench import Bench, Wire, working
+from tests.unit.wire import Wire
+from tests.unit.worker.bench import Bench, working
 from tests.unit.worker.boss import STORE, Boss, order, ref, until, who
 
 # --- assignments -----------------------------------------------------------------------------

@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from skillq.messages import Disconnect, Heartbeat, Outcome
-from skillq_worker import worker
-from tests.unit.worker.bench import BRIEF, Bench, Wire, working
+from skillq_worker import lease, worker
+from tests.unit.wire import Wire
+from tests.unit.worker.bench import BRIEF, Bench, working
 from tests.unit.worker.boss import Boss, order, ref, until, who
 
 
@@ -116,7 +117,7 @@ async def test_slots_that_were_aborted_go_on_with_what_waits(bench: Bench) -> No
 async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "FENCE_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "CHECK_SECONDS", 0.01)
     async with (
         Boss(who(lease=BRIEF)) as boss,
         working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, _),
@@ -124,7 +125,7 @@ async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
         await boss.assign(order("a"), order("b"))
         await until(lambda: bench.begun)
         wire.fails = lambda key: key.startswith("heartbeat")
-        await until(lambda: not one._trusted.is_set())
+        await until(lambda: not one._trust.may_begin.is_set())
         await bench.end("a")
         await boss.has_results(1)
         await boss.assign(order("c"))
@@ -139,13 +140,13 @@ async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
 async def test_a_worker_that_may_begin_nothing_still_hands_back_and_leaves(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "FENCE_CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(lease, "CHECK_SECONDS", 0.01)
     async with (
         Boss(who(lease=BRIEF)) as boss,
         working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, running),
     ):
         wire.fails = lambda key: key.startswith("heartbeat")
-        await until(lambda: not one._trusted.is_set())
+        await until(lambda: not one._trust.may_begin.is_set())
         await boss.assign(order("a"), order("b"))
         await until(lambda: len(one._held) == 2)
         one.stop()

@@ -1,0 +1,67 @@
+"""A worker's right to what it holds: the heartbeats that renew it, and what it is worth when none is confirmed."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from skillq.clock import Clock
+from skillq.logs import Log
+from skillq.messages import AttemptRef, Heartbeat, Lease, Message, place
+from skillq.packing import pack
+from skillq.transport import Outgoing
+
+CHECK_SECONDS = 1.0
+
+log = structlog.get_logger()
+
+
+class Trust:
+    """Trusts one's own lease no longer than the manager does. `may_begin` is set while it is good for a start."""
+
+    def __init__(self, lease: Lease, clock: Clock) -> None:
+        self._lease = lease
+        self._clock = clock
+        self._confirmed_at = clock()
+        self.may_begin = asyncio.Event()
+        self.may_begin.set()
+
+    def confirmed(self, sent_at: float) -> None:
+        """A heartbeat of then has arrived."""
+        self._confirmed_at = sent_at
+        if not self.may_begin.is_set():
+            log.info(Log.LEASE_RENEWED)
+        self.may_begin.set()
+
+    async def watch(self, fenced: Callable[[float], None], lost: Callable[[], None]) -> None:
+        """Say once when nothing may begin any more, after so many seconds of silence; and when all is another's."""
+        while True:
+            await asyncio.sleep(CHECK_SECONDS)
+            silence = self._clock() - self._confirmed_at
+            if silence >= self._lease.fence_after and self.may_begin.is_set():
+                fenced(silence)
+                self.may_begin.clear()
+            if silence >= self._lease.dead_after:
+                lost()
+
+
+def heartbeats(common: Heartbeat, held: Sequence[AttemptRef]) -> list[Outgoing]:
+    """One message, or as many as what is held takes: each says which stretch of it it covers."""
+    holds = sorted(held, key=_place)
+    before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
+
+    def make(part: tuple[AttemptRef, ...]) -> Message:
+        return common.model_copy(
+            update={
+                "holds": part,
+                "above": before[part[0]] if part else "",
+                "upto": None if part == () or part[-1] == holds[-1] else _place(part[-1]),
+            }
+        )
+
+    messages, _ = pack(make, holds, persistent=False)
+    return [message for message, _ in messages]
+
+
+def _place(ref: AttemptRef) -> str:
+    return place(ref.run, ref.id)

@@ -1,0 +1,294 @@
+"""The board chooses what a walk over all tasks and all workers would choose."""
+
+from collections import Counter
+from collections.abc import Callable
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    precondition,
+    rule,
+    run_state_machine_as_test,
+)
+
+from skillq_manager.core import ready
+from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
+from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.ready import Board
+from tests.factories import budget, need, profile, task_entry, worker_entry
+
+TYPES = ("task", "ocr", "gpu", "lab")
+NAMES = ("w1", "w2", "ada")
+SOME = st.integers(0, 10_000)
+SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
+
+
+class Naive:
+    """The oracle: all waiting tasks by rank, and for each all free workers by fit and turn; then those with room."""
+
+    def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
+        self.policy = policy
+        self.lookahead = lookahead
+        self.tasks: list[TaskEntry] = []
+        self.workers: list[WorkerEntry] = []
+
+    def next_match(self) -> tuple[TaskEntry, WorkerEntry] | None:
+        for task in sorted(self.tasks, key=self.policy.rank):
+            able = [w for w in self.able(task.need) if w.is_free]
+            if able:
+                return task, min(able, key=lambda w: self._order(task, w))
+        return self._next_ahead() if self.policy.looks_ahead else None
+
+    def _next_ahead(self) -> tuple[TaskEntry, WorkerEntry] | None:
+        """Nothing is given ahead to workers that could do an earlier task which has to wait for a free one."""
+        roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_room(w)]
+        for task in sorted(self.tasks, key=self.policy.rank):
+            able = [w for w in self.able(task.need) if w in roomy]
+            if able and self.lookahead.may_go_ahead(task):
+                return task, min(able, key=lambda w: self._order(task, w))
+            roomy = [w for w in roomy if w not in able]
+        return None
+
+    def able(self, need: Need) -> list[WorkerEntry]:
+        there = (w for w in self.workers if w.name not in need.excluded)
+        return [w for w in there if self.policy.can(w.skills, need)]
+
+    def _order(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
+        fit = self.policy.fit(worker.skills, task.need)
+        return fit, self.policy.turn(worker), worker.joined
+
+
+class Boards(RuleBasedStateMachine):
+    """Whatever is done to the board is done to the oracle; after each step both are asked."""
+
+    policy: Callable[[], Policy] = BestFit
+    many_classes = 3
+
+    @initialize()
+    def begin(self) -> None:
+        self.patch = pytest.MonkeyPatch()
+        self.patch.setattr(ready, "_MANY_CLASSES", self.many_classes)
+        self.lookahead = Lookahead(LookaheadPolicy(most=3))
+        for known in TYPES[:2]:
+            self.lookahead.learn(known, 0.0, 0.01)
+        self.board = Board(self.policy(), self.lookahead)
+        self.naive = Naive(self.policy(), self.lookahead)
+        self.made: list[TaskEntry] = []
+        self.given: list[tuple[TaskEntry, WorkerEntry]] = []
+        self.joined = 0
+        self.now = 0.0
+
+    # --- tasks
+
+    @rule(
+        difficulty=st.integers(1, 10),
+        type=st.sampled_from(TYPES),
+        requires=SPECIALTIES,
+        priority=st.integers(1, 3),
+        excluded=st.just([]) | st.lists(st.sampled_from(NAMES), max_size=3),
+        aged=st.sampled_from([False, False, True]),
+        later=st.sampled_from([0.0, 1.0, 4.0]),
+        losses=st.sampled_from([0, 0, 0, 1]),
+    )
+    def add(
+        self,
+        *,
+        difficulty: int,
+        type: str,
+        requires: list[str],
+        priority: int,
+        excluded: list[str],
+        aged: bool,
+        later: float,
+        losses: int,
+    ) -> None:
+        self.now += later
+        wanted = need(type, difficulty, requires, excluded=excluded, aged=aged)
+        task = task_entry(len(self.made), wanted, priority, ready_at=self.now)
+        task.losses = losses
+        self.made.append(task)
+        self._add(task)
+
+    def _add(self, task: TaskEntry) -> None:
+        self.board.add(task)
+        self.naive.tasks.append(task)
+
+    @precondition(lambda self: self.naive.tasks)
+    @rule(which=SOME)
+    def discard(self, which: int) -> None:
+        task = self.naive.tasks.pop(which % len(self.naive.tasks))
+        self.board.discard(task)
+        self.board.discard(task)  # twice is once
+
+    @precondition(lambda self: self.made)
+    @rule(which=SOME)
+    def discard_and_add(self, which: int) -> None:
+        """As a task that is cancelled and sent again; perhaps it was not there."""
+        task = self.made[which % len(self.made)]
+        if all(task is not held for held, _ in self.given):
+            self.naive.tasks = [other for other in self.naive.tasks if other is not task]
+            self.board.discard(task)
+            self._add(task)
+
+    @precondition(lambda self: self.naive.tasks)
+    @rule(which=SOME, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
+    def ask_for_something_else(self, which: int, excluded: list[str], aged: bool) -> None:
+        task = self.naive.tasks[which % len(self.naive.tasks)]
+        self.board.discard(task)
+        task.need = task.need._replace(excluded=frozenset(excluded), aged=aged)
+        self.board.add(task)
+
+    # --- workers
+
+    @rule(
+        skill=st.integers(1, 10),
+        special=SPECIALTIES,
+        types=st.none() | SPECIALTIES,
+        slots=st.integers(1, 4),
+        reserve=st.sampled_from([0, 0, 5, 10]),
+        name=st.none() | st.sampled_from(NAMES),
+    )
+    def join(
+        self,
+        *,
+        skill: int,
+        special: list[str],
+        types: list[str] | None,
+        slots: int,
+        reserve: int,
+        name: str | None,
+    ) -> None:
+        self.joined += 1
+        title = name or f"w{self.joined}"
+        if any(worker.name == title for worker in self.naive.workers):
+            return
+        worker = worker_entry(
+            self.joined,
+            skill,
+            title,
+            specialties=special,
+            types=types,
+            slots=slots,
+            reserve=reserve,
+        )
+        self.naive.workers.append(worker)
+        self.board.join(worker)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME)
+    def leave(self, which: int) -> None:
+        worker = self._worker(which)
+        self.naive.workers.remove(worker)
+        self.board.leave(worker, self.now)
+        for task in list(worker.holds.values()):
+            self._release(task, worker, again=True)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME, type=st.sampled_from(TYPES))
+    def refuse(self, which: int, type: str) -> None:
+        worker = self._worker(which)
+        self.board.leave(worker, self.now)
+        worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
+        self.board.join(worker)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME, slots=st.integers(1, 4))
+    def learn(self, which: int, slots: int) -> None:
+        worker = self._worker(which)
+        self.board.leave(worker, self.now)
+        worker.profile = profile(worker.profile.title, 9, slots=slots)
+        worker.skills = Skills.of(worker.profile)
+        self.board.join(worker)
+
+    @precondition(lambda self: self.naive.workers)
+    @rule(which=SOME, suspect=st.booleans(), draining=st.booleans())
+    def doubt(self, which: int, suspect: bool, draining: bool) -> None:
+        worker = self._worker(which)
+        worker.suspect, worker.draining = suspect, draining
+        self.board.freed(worker)
+
+    @rule(type=st.sampled_from(TYPES), seconds=st.sampled_from([0.001, 0.04, 5.0]))
+    def last(self, type: str, seconds: float) -> None:
+        """An attempt took so long."""
+        if self.lookahead.learn(type, 7.0, 7.0 + seconds):
+            self.board.reconsider()
+
+    def _worker(self, which: int) -> WorkerEntry:
+        return self.naive.workers[which % len(self.naive.workers)]
+
+    # --- matches
+
+    @precondition(lambda self: self.given)
+    @rule(which=st.lists(SOME, min_size=1, max_size=3), again=st.booleans())
+    def release(self, which: list[int], again: bool) -> None:
+        for one in which:
+            if self.given:
+                self._release(*self.given[one % len(self.given)], again=again)
+
+    def _release(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
+        self.given.remove((task, worker))
+        self.lookahead.drop(worker, task)
+        self.board.freed(worker)
+        if again:
+            self._add(task)
+
+    @rule(most=st.sampled_from([1, 2, 1000]))
+    def match(self, most: int) -> None:
+        """All there is, or, as never happens in a turn, not all."""
+        for _ in range(most):
+            found, expected = self.board.next_match(), self.naive.next_match()
+            assert found == expected
+            if found is None:
+                break
+            task, worker = found
+            self.naive.tasks.remove(task)
+            self.lookahead.take(worker, task)
+            self.given.append(found)
+            self.board.freed(worker)
+        assert self.board.waiting == len(self.naive.tasks)
+        for task in self.naive.tasks[:3]:
+            able = self.naive.able(task.need)
+            assert sorted(self.board.capable(task.need), key=id) == sorted(able, key=id)
+            assert (self.board.unroutable_since(task.need) is None) == bool(able)
+        assert self.board.kinds == Counter(w.skills for w in self.naive.workers)
+        self._look_at_what_waits_in_vain()
+
+    def _look_at_what_waits_in_vain(self) -> None:
+        stuck = set(self.board.stuck_by_exclusion(self.now))
+        assert stuck == {
+            task
+            for task in self.naive.tasks
+            if not self.naive.able(task.need)
+            and self.naive.able(task.need._replace(excluded=frozenset()))
+        }
+        aged = self.board.aged(self.now - 5.0, 1000)
+        assert len(aged) == len(set(aged))
+        assert set(aged) == {
+            task
+            for task in self.naive.tasks
+            if not task.need.aged
+            and task.ready_at <= self.now - 5.0
+            and len(self.naive.able(task.need._replace(aged=True)))
+            > len(self.naive.able(task.need))
+        }
+
+    def teardown(self) -> None:
+        if hasattr(self, "patch"):
+            self.match(1000)
+            self.patch.undo()
+
+
+class ArrivalBoards(Boards):
+    policy = Arrival
+
+
+class ManyClassesBoards(Boards):
+    many_classes = 4096
+
+
+@pytest.mark.parametrize("machine", [Boards, ArrivalBoards, ManyClassesBoards])
+def test_the_board_chooses_as_a_walk_over_all_would(machine: type[Boards]) -> None:
+    run_state_machine_as_test(machine, settings=budget(100, stateful_step_count=40))
