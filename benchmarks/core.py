@@ -296,18 +296,22 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
     parser.add_argument("--only", default="", help="shapes whose name contains this")
     options = parser.parse_args()
+    shapes = [shape for shape in (*BATCHES, *SIZES, *SHAPES) if options.only in shape.name]
+    if not shapes:
+        names = ", ".join(dict.fromkeys(shape.name for shape in (*BATCHES, *SIZES, *SHAPES)))
+        parser.error(f"no shape has {options.only!r} in its name; there are: {names}")
     say = (lambda _: None) if options.json else print
     say(f"{WORKERS:,} workers; {machine()}\n\n{HEAD}")
     results = []
-    for shape in [*BATCHES, *SIZES, *SHAPES]:
-        if options.only in shape.name:
-            results.append(measure(shape))
-            say(row(results[-1]))
+    for shape in shapes:
+        results.append(measure(shape))
+        say(row(results[-1]))
     sizes = [r.microseconds for r in results if r.shape == "size"]
     growth = round(sizes[-1] / sizes[0], 2) if sizes else None
     size = bytes_per_waiting_task()
     say(f"\n{size} bytes for each task that waits")
-    say(f"a hundred times as many waiting: one decision costs {growth} times as much")
+    if growth:
+        say(f"a hundred times as many waiting: one decision costs {growth} times as much")
     if options.json:
         report = {
             "machine": machine(),

@@ -90,7 +90,10 @@ def _executors(
     stack: AsyncExitStack, workers: Sequence[WorkerForm], time_scale: float
 ) -> list[tuple[WorkerProfile, Executor]]:
     if not workers:
-        raise UsageError("the file has no workers; add `workers:` with a name and a skill each")
+        raise UsageError(
+            "the file has no workers; add `workers:` with a name and a skill each "
+            "(a CSV has only tasks: name it in a YAML file, `tasks: FILE.csv`)"
+        )
     shared: dict[str, HandlerExecutor] = {}
     fleet: list[tuple[WorkerProfile, Executor]] = []
     for form in workers:

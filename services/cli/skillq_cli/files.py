@@ -32,13 +32,17 @@ def read_work_file(path: Path) -> WorkFile:
         UsageError: one line with the file, the item and the remedy.
     """
     data = _read(path)
+    tasks_from = path
     if isinstance(data, dict) and isinstance(name := data.get("tasks"), str):
-        data = data | {"tasks": _read_csv(path.parent / name)}
+        tasks_from = path.parent / name
+        data = data | {"tasks": _read_csv(tasks_from)}
     _check_plain(path, data)
     try:
         return WorkFile.model_validate(data)
     except ValidationError as error:
-        raise UsageError(f"{path}: {explain_form(error, data)}") from error
+        where = error.errors(include_url=False)[0]["loc"]
+        blamed = tasks_from if where[:1] == ("tasks",) else path
+        raise UsageError(f"{blamed}: {explain_form(error, data)}") from error
 
 
 def _read(path: Path) -> Any:

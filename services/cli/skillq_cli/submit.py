@@ -14,6 +14,7 @@ from skillq.forms import WorkFile
 from skillq.settings import Settings, load
 from skillq.summary import Ended
 from skillq.transport.rabbitmq import RabbitTransport
+from skillq.wording import counted
 from skillq_cli.files import read_work_file
 from skillq_cli.options import settings_options
 from skillq_cli.outcome import a_file, about, as_json, conclude, say
@@ -91,9 +92,9 @@ def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> No
         answer = {"accepted": receipt.accepted, "known": receipt.known} if receipt else None
         say(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
     elif receipt is None:
-        say(f"{len(work.tasks)} tasks are with the broker; no manager has answered yet")
+        say(f"{counted(len(work.tasks), 'task')} with the broker; no manager has answered yet")
     elif receipt.accepted or not receipt.known:
-        say(f"{receipt.accepted} tasks accepted in run {work.run}" + _already(receipt))
+        say(f"{counted(receipt.accepted, 'task')} accepted in run {work.run}" + _already(receipt))
     else:
         say(
             f"nothing new: run {work.run} had all {receipt.known} tasks already; "

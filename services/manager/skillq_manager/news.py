@@ -1,9 +1,9 @@
 """What has been decided, for the log."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import structlog
+from structlog.typing import FilteringBoundLogger
 
 from skillq.logs import Log
 from skillq.messages import TaskStatus
@@ -19,7 +19,7 @@ def tell(commands: Iterable[c.Command]) -> None:
         _tell(bound, command)
 
 
-def _tell(log: Any, command: c.Command) -> None:
+def _tell(log: FilteringBoundLogger, command: c.Command) -> None:
     match command:
         case c.Answer(submission=submission, reason=None):
             log.info(
@@ -38,7 +38,7 @@ def _tell(log: Any, command: c.Command) -> None:
             _tell_task(log, command)
 
 
-def _tell_task(log: Any, command: c.Command) -> None:
+def _tell_task(log: FilteringBoundLogger, command: c.Command) -> None:
     match command:
         case c.Assign(key=key, attempt=attempt, worker=worker):
             log.debug(Log.TASK_ASSIGNED, task=key, attempt=attempt, worker=worker.title)

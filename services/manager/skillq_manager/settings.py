@@ -59,14 +59,14 @@ class ManagerSettings(Settings):
 
     @model_validator(mode="after")
     def _token_off_loopback(self) -> Self:
-        if self.api_token is None and not _is_loopback(self.http_host):
+        if self.api_token is None and not is_loopback(self.http_host):
             raise ValueError(
                 "off loopback, set SKILLQ_API_TOKEN, which clients then send as a bearer token"
             )
         return self
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -169,3 +169,18 @@ def test_a_host_that_has_no_address_is_unreachable(skillq: Skillq) -> None:
     )
     assert "no-such-host.invalid" in line
     assert "secret" not in line
+
+
+def test_what_is_wrong_in_a_csv_that_a_file_names_is_said_of_the_csv(
+    skillq: Skillq, here: Path
+) -> None:
+    (here / "work.yaml").write_text("workers: [{name: a, skill: 5}]\ntasks: hard.csv\n")
+    (here / "hard.csv").write_text("id,difficulty\n1,44\n")
+    assert complaint(skillq("run", "work.yaml")).startswith("skillq: hard.csv: task 1: difficulty")
+
+
+def test_a_csv_alone_has_no_workers_and_where_to_name_them_is_said(
+    skillq: Skillq, here: Path
+) -> None:
+    (here / "tasks.csv").write_text("id,difficulty\n1,4\n")
+    assert "name it in a YAML file" in complaint(skillq("run", "tasks.csv"))

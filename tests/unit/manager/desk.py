@@ -62,7 +62,7 @@ class Desk:
         )
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
-            base_url="http://manager",
+            base_url="http://localhost",
         )
 
     @asynccontextmanager

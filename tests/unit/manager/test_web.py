@@ -252,3 +252,22 @@ async def test_an_empty_manager_answers_everything(desk: Desk) -> None:
     for path in ("tasks", "runs", "workers"):
         assert await desk.get(f"/api/{path}") == nothing
     assert (await desk.get("/api/summary"))["success_rate"] is None
+
+
+@pytest.mark.parametrize(
+    ("host", "status"),
+    [
+        ("evil.example", 421),
+        ("evil.example:8080", 421),
+        ("10.0.0.1", 421),
+        ("localhost:9", 200),
+        ("127.0.0.1", 200),
+        ("[::1]:8080", 200),
+    ],
+)
+async def test_without_a_token_it_answers_to_no_name_but_this_machines(
+    desk: Desk, host: str, status: int
+) -> None:
+    answer = await desk.http.get("/api/summary", headers={"Host": host})
+    assert answer.status_code == status
+    assert (await desk.http.get("/livez", headers={"Host": host})).status_code == 200

@@ -15,8 +15,10 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from skillq.errors import Unreachable, UsageError
 from skillq.forms import one_line
+from skillq.messages import shorten
 from skillq.wording import with_value
 from skillq_manager.manager import Manager
+from skillq_manager.settings import is_loopback
 from skillq_manager.web import acting, api, metrics, views
 from skillq_manager.web.lookup import TheManager
 from skillq_manager.web.parked import Parked, WholeTransport
@@ -67,6 +69,7 @@ _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer
 async def _authorized(request: Request, given: _Credentials) -> None:
     token: SecretStr | None = request.app.state.token
     if token is None:
+        _refuse_other_names(request)
         return
     wanted = token.get_secret_value().encode()
     # Headers are decoded as latin-1: back to the bytes that were sent.
@@ -75,6 +78,16 @@ async def _authorized(request: Request, given: _Credentials) -> None:
             401,
             "send the manager's token: Authorization: Bearer …",
             headers={"WWW-Authenticate": "Bearer"},
+        )
+
+
+def _refuse_other_names(request: Request) -> None:
+    """A page of somebody else's may give its own name this machine's address, and have a browser ask here."""
+    host = request.url.hostname or ""
+    if not is_loopback(host):
+        raise HTTPException(
+            HTTPStatus.MISDIRECTED_REQUEST,
+            f"without --api-token only this machine is answered, as localhost, not as {one_line(shorten(host, 100))}",
         )
 
 
