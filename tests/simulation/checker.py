@@ -112,7 +112,9 @@ class Checker:
         self.report = Report(seeds=1)
 
     def check(self) -> Report:
-        idling = Idling(self._world.healed_at + CALM_SECONDS)
+        starts = self._world.starts
+        calm_from = self._world.healed_at + CALM_SECONDS
+        idling = Idling(calm_from, lambda incarnation: starts[incarnation].died_at)
         for commit in self._world.disk.log:
             for wrong in idling.before(commit.at):
                 self._wrong(f"I9: {wrong}")

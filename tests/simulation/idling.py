@@ -1,6 +1,6 @@
 """Whether somebody idles while tasks wait at somebody else: read from the log, once nothing goes wrong any more."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -30,10 +30,14 @@ class _Worker:
 
 
 class Idling:
-    """Told of every command in order; says what went wrong from `calm_from` on."""
+    """Told of every command in order; says what went wrong from `calm_from` on.
 
-    def __init__(self, calm_from: float) -> None:
+    `died_at` says of an incarnation when it did: the dead hand nothing back, and their leases end it.
+    """
+
+    def __init__(self, calm_from: float, died_at: Callable[[str], float]) -> None:
         self._calm_from = calm_from
+        self._died_at = died_at
         self._workers: dict[str, _Worker] = {}
         self._needs: dict[TaskKey, Need] = {}
         self.ahead = 0  # attempts that were given ahead of a slot
@@ -43,7 +47,8 @@ class Idling:
         """What is wrong just before a commit at that time."""
         if at < self._calm_from:
             return
-        for worker in self._workers.values():
+        living = (w for w in self._workers.values() if at < self._died_at(w.profile.incarnation))
+        for worker in living:
             for key, attempt in islice(worker.holds.items(), worker.profile.slots, None):
                 waits = at - attempt.since > _PATIENCE_SECONDS
                 if waits and attempt.status is TaskStatus.ASSIGNED:

@@ -22,6 +22,7 @@ from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
+_BRIEF_SECONDS = 0.02  # of what ends within these, only the end is told
 
 Item = TypeVar("Item")
 
@@ -56,14 +57,19 @@ class Reporter:
         self._confirmed = confirmed
         self._results: list[TaskResult] = []
         self._starts: list[ProgressItem] = []
+        self._waits = False  # a timer runs for the starts
+        self._due = False  # it has run out
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
         self.store = ""  # whose attempts these are
 
     def started(self, item: ProgressItem) -> None:
+        """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
         self._starts.append(item)
-        self._wake()
+        if not self._waits:
+            self._waits = True
+            asyncio.get_running_loop().call_later(_BRIEF_SECONDS, self._tell_starts)
 
     def ended(self, result: TaskResult) -> None:
         self._results.append(result)
@@ -84,24 +90,28 @@ class Reporter:
             await self._news.wait()
             self._news.clear()
             results, self._results = self._results, []
-            starts, self._starts = self._starts, []
+            over = {(r.run, r.id, r.attempt) for r in results}
+            self._starts = [s for s in self._starts if (s.run, s.id, s.attempt) not in over]
             store = self.store  # it may change while we wait for the broker
-            await self._send_starts(store, starts, results)
             await self._send_results(store, results)
+            if self._due:
+                await self._send_starts()
             if not self._news.is_set():
                 self._idle.set()
+
+    def _tell_starts(self) -> None:
+        self._waits, self._due = False, True
+        self._wake()
 
     def _wake(self) -> None:
         self._idle.clear()
         self._news.set()
 
-    async def _send_starts(
-        self, store: str, starts: list[ProgressItem], results: Sequence[TaskResult]
-    ) -> None:
-        over = {(r.run, r.id, r.attempt) for r in results}
-        items = [s for s in starts if (s.run, s.id, s.attempt) not in over]
+    async def _send_starts(self) -> None:
+        self._due = False
+        items, self._starts = self._starts, []
         if items:
-            await self._send("progress", partial(self._progress, store), items)
+            await self._send("progress", partial(self._progress, self.store), items)
 
     async def _send_results(self, store: str, results: list[TaskResult]) -> None:
         if results:

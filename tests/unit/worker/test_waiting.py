@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skillq.messages import Disconnect, Heartbeat, Outcome
+from skillq.messages import Disconnect, Heartbeat, Outcome, Progress
 from skillq_worker import lease, worker
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import BRIEF, Bench, working
@@ -168,3 +168,20 @@ async def test_more_than_are_remembered_may_wait_and_none_is_made_twice(
         bench.end_all()
         await boss.has_results(9)
     assert bench.begun == [(f"t{n}", 1) for n in range(9)]
+
+
+async def test_what_ends_at_once_is_told_by_its_end_alone_and_what_goes_on_by_its_start_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_worker.reporter._BRIEF_SECONDS", 0.3)
+    async with Boss(who(slots=2)) as boss, working(boss, bench):
+        await boss.assign(order("long"), order("brief"))
+        await bench.end("brief")
+        await boss.has_results(1)
+        await until(lambda: any(isinstance(message, Progress) for message in boss.heard))
+        bench.end_all()
+        await boss.has_results(2)
+    told = [
+        item.id for message in boss.heard if isinstance(message, Progress) for item in message.items
+    ]
+    assert told == ["long"]
