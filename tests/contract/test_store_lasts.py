@@ -12,15 +12,9 @@ from urllib.parse import urlsplit
 
 import asyncpg  # type: ignore[import-untyped]
 import pytest
-from alembic.config import Config
-from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.dialects import sqlite
-from sqlalchemy.ext.asyncio import create_async_engine
 
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.messages import TaskStatus
-from skillq_manager.store import reading, schema
 from skillq_manager.store.base import Filter, LeadershipLost
 from skillq_manager.store.database import Work
 from skillq_manager.store.postgresql import Postgresql
@@ -327,89 +321,3 @@ async def test_a_server_that_goes_away_is_unreachable_and_found_again(postgres_u
         assert await store.acquire()
         await store.commit([add(2, "b")])
         assert await store.last_seq() == 2
-
-
-# --- the tables
-
-
-def test_the_newest_migration_is_the_one_that_the_schema_names() -> None:
-    config = Config()
-    config.set_main_option("script_location", "skillq_manager.store:migrations")
-    config.set_main_option("path_separator", "os")
-    assert ScriptDirectory.from_config(config).get_current_head() == schema.HEAD
-
-
-async def test_the_migrations_make_the_tables_that_the_schema_says_on_sqlite(
-    tmp_path: Path,
-) -> None:
-    async with SqlStore(f"sqlite:///{tmp_path}/migrated.db"):
-        pass
-    migrated = create_engine(f"sqlite:///{tmp_path}/migrated.db")
-    declared = create_engine(f"sqlite:///{tmp_path}/declared.db")
-    schema.metadata.create_all(declared)
-    assert _tables(migrated) == _tables(declared)
-
-
-def _tables(engine: Engine) -> list[Any]:
-    query = "SELECT sql FROM sqlite_master WHERE sql NOT LIKE '%skillq_version%' ORDER BY name"
-    with engine.connect() as connection:
-        found = [" ".join(sql.split()) for (sql,) in connection.execute(text(query))]
-    engine.dispose()
-    return found
-
-
-async def test_the_migrations_make_the_tables_that_the_schema_says_on_postgresql(
-    postgres_url: str,
-) -> None:
-    async with SqlStore(postgres_url):
-        pass
-    engine = create_async_engine(postgres_url.replace("postgresql://", "postgresql+asyncpg://"))
-    async with engine.begin() as connection:
-        await connection.execute(text("CREATE SCHEMA declared"))
-        await connection.execute(text("SET LOCAL search_path TO declared"))
-        await connection.run_sync(schema.metadata.create_all)
-        tables = {}
-        for name in ("public", "declared"):
-            columns = await connection.execute(text(_COLUMNS), {"schema": name})
-            indexes = await connection.execute(text(_INDEXES), {"schema": name})
-            tables[name] = [tuple(row) for row in columns], [row[0] for row in indexes]
-    await engine.dispose()
-    assert tables["public"] == tables["declared"]
-    assert len(tables["public"][0]) > 40
-
-
-_COLUMNS = """SELECT table_name, column_name, data_type, is_nullable, collation_name
-FROM information_schema.columns WHERE table_schema = :schema AND table_name <> 'skillq_version'
-ORDER BY table_name, column_name"""
-_INDEXES = """SELECT replace(indexdef, schemaname || '.', '') FROM pg_indexes
-WHERE schemaname = :schema AND tablename <> 'skillq_version' ORDER BY indexname"""
-
-
-@pytest.mark.parametrize(
-    ("which", "index"),
-    [
-        (Filter(run="r"), "tasks_run"),
-        (Filter(run="r", ids=("a", "b")), "tasks_key"),
-        (Filter(worker="Ada"), "tasks_worker"),
-        (Filter(status=TaskStatus.READY), "tasks_live"),
-        (Filter(status=TaskStatus.BLOCKED), "tasks_live"),
-        (Filter(status=TaskStatus.ASSIGNED), "tasks_held"),
-        (Filter(status=TaskStatus.RUNNING), "tasks_held"),
-        (Filter(status=TaskStatus.FAILED), "tasks_ended_badly"),
-        (Filter(status=TaskStatus.DEAD_LETTERED), "tasks_ended_badly"),
-        (Filter(status=TaskStatus.SUCCEEDED), "PRIMARY KEY"),
-        (Filter(), "PRIMARY KEY"),
-    ],
-    ids=str,
-)
-async def test_a_page_is_found_by_an_index(tmp_path: Path, which: Filter, index: str) -> None:
-    async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
-        pass
-    query = reading.page_query(which).compile(
-        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
-    )
-    with sqlite3.connect(tmp_path / "skillq.db") as file:
-        (first, *_) = file.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
-    file.close()
-    assert first[3].startswith("SEARCH tasks")
-    assert index in first[3]

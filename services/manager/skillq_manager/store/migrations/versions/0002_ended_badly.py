@@ -1,0 +1,20 @@
+"""Say in cheaper words which tasks have ended badly: SQLite builds a list of more than two anew for every row."""
+
+from alembic import op
+from sqlalchemy import text
+
+revision = "0002"
+down_revision = "0001"
+
+_ENDED_BADLY = text("finished_at IS NOT NULL AND status <> 'succeeded'")
+
+
+def upgrade() -> None:
+    op.drop_index("tasks_ended_badly", "tasks")
+    op.create_index(
+        "tasks_ended_badly",
+        "tasks",
+        ["status", "seq"],
+        sqlite_where=_ENDED_BADLY,
+        postgresql_where=_ENDED_BADLY,
+    )
