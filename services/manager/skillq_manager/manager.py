@@ -45,6 +45,7 @@ STOP_SECONDS = 10.0  # how long workers are waited for at the end
 log = structlog.get_logger()
 
 OnComplete = Callable[[str], Awaitable[None]]
+_ASKED_FOR = (c.Answer, c.Reply, c.CompleteRun)
 _Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
 
@@ -342,7 +343,9 @@ class Manager:
             crash.at("manager.acked")
         tell(commands)
         for command in commands:
-            await self._tell(command)
+            self.tally.count(command)
+            if isinstance(command, _ASKED_FOR):
+                await self._tell(command)
 
     def _notice(self, message: Inbound) -> None:
         if isinstance(message, Probe):
@@ -359,7 +362,6 @@ class Manager:
 
     async def _tell(self, command: c.Command) -> None:
         """Say what has been decided: to whoever asked, to `on_complete`."""
-        self.tally.count(command)
         match command:
             case c.Answer(submission=submission):
                 self._inquiries.note(command)

@@ -6,7 +6,6 @@ from functools import lru_cache
 from typing import Any
 
 import structlog
-from pydantic import JsonValue
 
 from skillq import crash, topology
 from skillq.errors import SkillqError, TransportError, Unreachable, Unroutable, UsageError
@@ -20,9 +19,6 @@ from skillq.messages import (
     RunEvent,
     RunStatus,
     Stop,
-    TaskAssignment,
-    TaskEvent,
-    TaskEvents,
     TaskStatus,
     WorkerEvent,
     WorkerEventKind,
@@ -32,10 +28,12 @@ from skillq.messages import (
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
 from skillq_manager.core import commands as c
-from skillq_manager.core.model import TaskKey
-from skillq_manager.store.base import Body, Store
+from skillq_manager.items import Fields, assignment, pack_events, ref, task_event
+from skillq_manager.store.base import Store
 
 _RETRY_SECONDS = 1.0
+_ORDERS = (c.Assign, c.Resend)
+_RARE = (c.Abort, c.Recall, c.SaveWorker, c.Answer, c.CompleteRun)
 
 log = structlog.get_logger()
 _word = lru_cache(maxsize=4096)(slug)
@@ -65,13 +63,16 @@ class Outbox:
 
     async def send(self, commands: Sequence[c.Command]) -> None:
         """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
-        await self._send_assignments([o for o in commands if isinstance(o, c.Assign | c.Resend)])
-        for command in commands:
+        await self._send_assignments([o for o in commands if isinstance(o, _ORDERS)])
+        rare = [command for command in commands if isinstance(command, _RARE)]
+        for command in rare:
             if isinstance(command, c.Abort | c.Recall):
                 self._send_cancel(command)
             if isinstance(command, c.SaveWorker) and command.event is WorkerEventKind.CONNECTED:
                 self.declare(command.profile.name)  # it may have expired while the worker was away
-        await self._send_events(commands)
+        self._send_task_events(commands)
+        for command in rare:
+            await self._send_rare_event(command)
 
     async def flush(self, timeout: float) -> None:
         """Wait until all is confirmed, `timeout` seconds at most; drop the rest."""
@@ -115,17 +116,17 @@ class Outbox:
             return
         bodies = await self._store.bodies([o.key for o in wanted])
         # A namesake that was started anew within this round is another worker.
-        by_worker: dict[tuple[str, str], tuple[WorkerProfile, list[TaskAssignment]]] = {}
+        by_worker: dict[tuple[str, str], tuple[WorkerProfile, list[Fields]]] = {}
         for order in wanted:
             who = (order.worker.name, order.worker.incarnation)
             _, items = by_worker.setdefault(who, (order.worker, []))
-            items.append(_assignment(order.key, order.attempt, bodies[order.key]))
+            items.append(assignment(order.key, order.attempt, bodies[order.key]))
         for worker, items in by_worker.values():
             self._send_to(worker, items)
 
-    def _send_to(self, worker: WorkerProfile, items: list[TaskAssignment]) -> None:
-        def make(tasks: tuple[TaskAssignment, ...]) -> Message:
-            return Assignments(
+    def _send_to(self, worker: WorkerProfile, items: list[Fields]) -> None:
+        def make(tasks: tuple[Any, ...]) -> Message:
+            return Assignments.model_construct(
                 worker=worker.name,
                 incarnation=worker.incarnation,
                 store=self._store.id,
@@ -140,12 +141,12 @@ class Outbox:
                 f"its payload and the outputs of its dependencies are over {MAX_MESSAGE_BYTES} bytes together; "
                 "return references instead"
             )
-            self._feed(c.Undeliverable(item, reason))
+            self._feed(c.Undeliverable(ref(item), reason))
 
     async def _deliver(
-        self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[TaskAssignment]
+        self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[Fields]
     ) -> None:
-        while any(self._is_current(task, worker) for task in tasks):
+        while any(self._is_current(ref(task), worker) for task in tasks):
             if not self._may_assign():
                 await asyncio.sleep(_RETRY_SECONDS)
                 continue
@@ -155,7 +156,7 @@ class Outbox:
                 )
             except Unroutable:
                 log.warning(Log.ASSIGNMENT_RETURNED, worker=worker.title, tasks=len(tasks))
-                self._feed(c.Returned(worker.name, worker.incarnation, tuple(tasks)))
+                self._feed(c.Returned(worker.name, worker.incarnation, tuple(map(ref, tasks))))
                 await self._declare(worker.name)
                 return
             except TransportError as error:
@@ -191,17 +192,15 @@ class Outbox:
 
     # --- events
 
-    async def _send_events(self, commands: Sequence[c.Command]) -> None:
-        by_key: dict[tuple[str, str, TaskStatus], list[TaskEvent]] = {}
+    def _send_task_events(self, commands: Sequence[c.Command]) -> None:
+        by_key: dict[tuple[str, str, TaskStatus], list[Fields]] = {}
         for command in commands:
-            if (event := _task_event(command)) is not None:
+            if (event := task_event(command)) is not None:
                 run, task_type, item = event
-                by_key.setdefault((run, task_type, item.status), []).append(item)
+                by_key.setdefault((run, task_type, item["status"]), []).append(item)
         for (run, task_type, status), items in by_key.items():
             key = f"task.{run}.{_word(task_type)}.{status}"
-            self._tell(topology.EVENTS, key, _pack_events(run, task_type, items))
-        for command in commands:
-            await self._send_rare_event(command)
+            self._tell(topology.EVENTS, key, pack_events(run, task_type, items))
 
     async def _send_rare_event(self, command: c.Command) -> None:
         event: WorkerEvent | RunEvent
@@ -243,76 +242,6 @@ class Outbox:
         task = asyncio.get_running_loop().create_task(work)
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
-
-
-def _assignment(key: TaskKey, attempt: int, body: Body) -> TaskAssignment:
-    task = body.task
-    # Not validated: each part has been, when it came in.
-    return TaskAssignment.model_construct(
-        run=key[0],
-        id=key[1],
-        attempt=attempt,
-        task_type=task.type,
-        description=task.description,
-        difficulty=task.difficulty,
-        priority=task.priority,
-        requires=task.requires,
-        payload=task.payload,
-        dependencies=body.dependencies,
-        timeout=task.timeout,
-    )
-
-
-def _pack_events(run: str, task_type: str, items: list[TaskEvent]) -> list[Outgoing]:
-    def make(events: tuple[TaskEvent, ...]) -> Message:
-        return TaskEvents(run=run, task_type=task_type, events=events)
-
-    messages, _ = pack(make, items, persistent=False)
-    return [message for message, _ in messages]
-
-
-def _task_event(command: c.Command) -> tuple[str, str, TaskEvent] | None:
-    """The run and the type of a task, and what has become of it."""
-    match command:
-        case c.AddTask():
-            run, id = command.key
-            event = TaskEvent.model_construct(
-                id=id, status=command.status, attempt=0, at=command.at
-            )
-            return run, command.task.type, event
-        case c.SetStatus():
-            return _moved(command, command.status, reason=command.reason)
-        case c.Assign() | c.Start():
-            has_begun = isinstance(command, c.Start)
-            status = TaskStatus.RUNNING if has_begun else TaskStatus.ASSIGNED
-            return _moved(command, status, command.worker)
-        case c.EndAttempt():
-            output = command.result.output if command.result else None
-            return _moved(command, command.status, command.worker, command.reason, output)
-        case c.Reopen():
-            return _moved(command, command.status, reason="sent again")
-        case _:
-            return None
-
-
-def _moved(
-    command: c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.Reopen,
-    status: TaskStatus,
-    worker: WorkerProfile | None = None,
-    reason: str | None = None,
-    output: JsonValue = None,
-) -> tuple[str, str, TaskEvent]:
-    run, id = command.key
-    event = TaskEvent.model_construct(
-        id=id,
-        status=status,
-        attempt=command.attempt,
-        at=command.at,
-        worker=worker.title if worker else None,
-        reason=reason,
-        output=output,
-    )
-    return run, command.task_type, event
 
 
 def _worker_event(command: c.SaveWorker) -> WorkerEvent:

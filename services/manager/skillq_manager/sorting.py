@@ -20,6 +20,7 @@ from skillq_manager.store.base import Store
 from skillq_manager.tally import Tally
 
 _MANY = 10_000  # tasks
+_TITLES = 4096  # of runs, that are remembered
 
 log = structlog.get_logger()
 
@@ -58,6 +59,7 @@ class Sorter:
         self._inquiries = inquiries
         self._tally = tally
         self._notice = notice
+        self._titles: dict[str, str] = {}
 
     async def sort(self, intake: Intake, *, leaving: bool = False) -> Mail:
         """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
@@ -188,12 +190,19 @@ class Sorter:
         }
         if not keys:
             return []
-        known = await self._store.known(keys)
-        titles = {s.run: await self._store.run(s.run) for s in submissions}
-        return [
-            c.Submitted(s, known, row.title if (row := titles[s.run]) is not None else None)
-            for s in submissions
-        ]
+        titles = {run: await self._title(run) for run in {s.run for s in submissions}}
+        # In a run that there is not, nothing is known.
+        keys = {key for key in keys if titles[key[0]] is not None}
+        known = await self._store.known(keys) if keys else {}
+        return [c.Submitted(s, known, titles[s.run]) for s in submissions]
+
+    async def _title(self, run: str) -> str | None:
+        """Of a run that there is; it never changes."""
+        if run not in self._titles and (row := await self._store.run(run)) is not None:
+            if len(self._titles) >= _TITLES:
+                self._titles.clear()
+            self._titles[run] = row.title
+        return self._titles.get(run)
 
 
 def _settle(mail: Mail, pile: Pile) -> None:

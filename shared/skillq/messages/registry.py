@@ -29,7 +29,8 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimina
 
 
 def encode(message: Message) -> bytes:
-    return message.__pydantic_serializer__.to_json(message)
+    """The message as JSON; parts that have been validated before may be plain dictionaries."""
+    return message.__pydantic_serializer__.to_json(message, warnings=False)
 
 
 def decode(body: bytes) -> Message:

@@ -31,8 +31,8 @@ class Batch:
     def __init__(self, commands: Sequence[c.Command]) -> None:
         self.counts: Counter[tuple[str, TaskStatus]] = Counter()
         self.unknown: list[TaskKey] = []  # leave a status that only the database knows
-        self.fresh: dict[TaskKey, Task] = {}  # added and given out at once: sent next
-        self._added: dict[TaskKey, Task] = {}
+        self.fresh: list[tuple[TaskKey, Task, int]] = []  # to be sent as they are; bytes of texts
+        self.ended_unsent: list[TaskKey] = []
         self._runs: dict[str, s.Row] = {}
         self._reopened: dict[str, None] = {}
         self._completed: dict[str, s.Row] = {}
@@ -92,15 +92,13 @@ class Batch:
         )
         # A default that changes in a later release needs a migration that writes the old one down.
         terms = task.__pydantic_serializer__.to_json(task, exclude=_APART, exclude_defaults=True)
+        payload = _json(task.payload or None)
         self._definitions.append(
-            (
-                command.seq,
-                terms.decode(),
-                _text(task.description) or None,
-                _json(task.payload or None),
-            )
+            (command.seq, terms.decode(), _text(task.description) or None, payload)
         )
-        self._added[command.key] = task
+        if not task.depends_on:
+            texts = len(task.description) + len(payload or "")
+            self.fresh.append((command.key, task, texts))
         self._after[command.key] = 0, status
         self.counts[run, status] += 1
         if run not in self._runs:
@@ -129,6 +127,8 @@ class Batch:
         finished_at = command.at if status.is_terminal else None
         row = (run, id, command.attempt, _word(status), _text(command.reason), finished_at)
         rows[s.SET_STATUS].append(row)
+        if status.is_terminal:
+            self.ended_unsent.append(command.key)
         self._leave(command.key, before)
         self.counts[run, status] += 1
 
@@ -141,9 +141,6 @@ class Batch:
             (run, id, command.attempt, command.at, title, worker.name, worker.incarnation)
         )
         self.counts[run, TaskStatus.READY] -= 1
-        task = self._added.get(command.key)
-        if task is not None and not task.depends_on:
-            self.fresh[command.key] = task
 
     def _start(self, command: c.Start) -> None:
         rows, _ = self._round(command)

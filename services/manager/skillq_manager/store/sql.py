@@ -7,7 +7,6 @@ from typing import Self
 from sqlalchemy import Connection
 
 from skillq.errors import UsageError
-from skillq.messages import Task
 from skillq.settings import without_password
 from skillq_manager.core.commands import Command, Known
 from skillq_manager.core.model import TaskKey
@@ -25,6 +24,7 @@ from skillq_manager.store.base import (
 )
 from skillq_manager.store.batch import Batch, Group
 from skillq_manager.store.database import Database
+from skillq_manager.store.fresh import Fresh
 from skillq_manager.store.sqlite import Sqlite
 
 PAGE = 2000  # tasks that are loaded at a time
@@ -38,7 +38,7 @@ class SqlStore:
     ) -> None:
         self._database = _database(url, lease_seconds, connect_timeout)
         self._id = ""
-        self._fresh: dict[TaskKey, Task] = {}  # of the last commit
+        self._fresh = Fresh()
 
     @property
     def id(self) -> str:
@@ -82,7 +82,9 @@ class SqlStore:
         groups = [group for group in batch.groups() if group[1]]
         if groups:
             await self._database.write(lambda connection: _write(connection, batch, groups))
-            self._fresh = batch.fresh
+            for key, task, texts in batch.fresh:
+                self._fresh.add(key, task, texts)
+            self._fresh.take(batch.ended_unsent)
 
     async def load(self) -> AsyncIterator[list[LiveRow]]:
         after = 0
@@ -98,8 +100,7 @@ class SqlStore:
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         wanted = list(keys)
-        # What was submitted and given out in one turn is asked for next: an idle system need not read it.
-        there = {key: Body(self._fresh[key], {}) for key in wanted if key in self._fresh}
+        there = {key: Body(task, {}) for key, task in self._fresh.take(wanted).items()}
         missing = [key for key in wanted if key not in there]
         if not missing:
             return there
