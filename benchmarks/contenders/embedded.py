@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from benchmarks.contenders import SLOTS
 from benchmarks.contenders.skillq import Client, handlers
-from skillq import topology
+from skillq import logs, topology
 from skillq.client import Client as Sdk
 from skillq.clock import steady_clock
 from skillq.messages import WorkerProfile
@@ -23,6 +23,7 @@ from skillq_worker.worker import Worker
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Client]:
+    logs.configure("warning", "console")  # as `skillq run` does
     broker, store, clock = MemoryBroker(), MemoryStore(), steady_clock()
 
     async def quiet(run: str) -> None: ...

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
-from functools import lru_cache
 from typing import Any
 
 import structlog
@@ -36,7 +35,6 @@ _ORDERS = (c.Assign, c.Resend)
 _RARE = (c.Abort, c.Recall, c.SaveWorker, c.Answer, c.CompleteRun)
 
 log = structlog.get_logger()
-_word = lru_cache(maxsize=4096)(slug)
 
 
 class Outbox:
@@ -199,7 +197,7 @@ class Outbox:
                 run, task_type, item = event
                 by_key.setdefault((run, task_type, item["status"]), []).append(item)
         for (run, task_type, status), items in by_key.items():
-            key = f"task.{run}.{_word(task_type)}.{status}"
+            key = f"task.{run}.{slug(task_type)}.{status}"
             self._tell(topology.EVENTS, key, pack_events(run, task_type, items))
 
     async def _send_rare_event(self, command: c.Command) -> None:

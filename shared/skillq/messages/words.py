@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 from enum import StrEnum
+from functools import lru_cache
 from typing import Annotated, Any, Final
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, JsonValue
@@ -78,6 +79,7 @@ class Unroutable(StrEnum):
     ESCALATE = "escalate"  # let the most skilled worker try
 
 
+@lru_cache(maxsize=4096)  # the same few names again and again
 def slug(written: str) -> str:
     """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
 
