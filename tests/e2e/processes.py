@@ -206,6 +206,10 @@ class System:
         return name
 
 
+def tasks(count: int, **fields: object) -> str:
+    return json.dumps({"tasks": [{"id": n, "difficulty": 1} | fields for n in range(count)]})
+
+
 def _variables(given: dict[str, object]) -> dict[str, str]:
     return {f"SKILLQ_{name.upper()}": str(value) for name, value in given.items()}
 

@@ -7,11 +7,11 @@ from typing import Any, get_args
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from skillq import messages as m
 from skillq.errors import MalformedMessage, UsageError
-from tests.factories import budget, connect, profile, submission, task
+from tests.factories import budget, connect, submission, task
 
 # --- any message -----------------------------------------------------------------------------
 
@@ -273,83 +273,6 @@ def test_a_circle_is_shown_in_the_direction_of_depends_on() -> None:
 
 def test_a_chain_of_ten_thousand_is_no_circle() -> None:
     m.check_tasks(task(str(i), depends_on=(str(i - 1),)) for i in range(1, 10_000))
-
-
-# --- names and lengths of time ---------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    ("written", "name"),
-    [
-        ("Junior", "junior"),
-        ("GPU box 1", "gpu-box-1"),
-        ("--a__b--", "a-b"),
-        ("Zoë", "zo"),
-        ("7", "7"),
-        ("x" * 63, "x" * 63),
-    ],
-)
-def test_a_name_on_the_wire_is_made_from_what_was_written(written: str, name: str) -> None:
-    assert m.slug(written) == name
-
-
-@pytest.mark.parametrize(
-    ("written", "line"),
-    [
-        ("", "'' has no letter a-z or digit to make a name from"),
-        ("日本", "'日本' has no letter a-z or digit to make a name from"),
-        ("x" * 64, f"{'x' * 64!r} is longer than 63 characters"),
-    ],
-)
-def test_a_name_that_cannot_be_made_is_refused_with_the_reason(written: str, line: str) -> None:
-    with pytest.raises(ValueError) as caught:
-        m.slug(written)
-    assert str(caught.value) == line
-
-
-def test_only_a_worker_may_not_be_called_all() -> None:
-    m.Task(id="all", difficulty=1, type="all", requires=("all",))
-    m.Submission(
-        submission_id="s", run="all", run_title="All", tasks=(m.Task(id="a", difficulty=1),)
-    )
-    for name in ("name", "title"):
-        fields = {"name": "ada", "title": "Ada", "incarnation": "1", "skill": 5} | {name: "all"}
-        with pytest.raises(ValidationError, match="'all' is reserved: choose another name"):
-            m.WorkerProfile.model_validate(fields)
-
-
-@given(written=st.text(max_size=80))
-@budget(300)
-def test_a_name_is_one_word_of_a_routing_key_and_its_own_name(written: str) -> None:
-    try:
-        name = m.slug(written)
-    except ValueError:
-        return
-    assert TypeAdapter(m.Name).validate_python(name) == name
-    assert m.slug(name) == name
-
-
-@pytest.mark.parametrize(
-    ("written", "seconds"),
-    [(30, 30.0), (0.5, 0.5), ("40", 40.0), ("30s", 30.0), (" 1.5 m ", 90.0), ("2h", 7200.0), ("1d", 86400.0), ("250ms", 0.25)],
-)  # fmt: skip
-def test_a_length_of_time_is_a_number_with_or_without_a_unit(
-    written: object, seconds: float
-) -> None:
-    assert TypeAdapter(m.Seconds).validate_python(written) == seconds
-
-
-@pytest.mark.parametrize(
-    "written",
-    [0, -1, "0s", "-1s", "soon", "1w", "infinity", float("nan"), float("-inf"), "1 2s", None],
-)
-def test_any_other_length_of_time_is_refused(written: object) -> None:
-    with pytest.raises(ValidationError):
-        TypeAdapter(m.Seconds).validate_python(written)
-
-
-def test_labels_are_named_once_each() -> None:
-    assert profile(specialties=("ocr", "gpu", "ocr")).specialties == ("ocr", "gpu")
 
 
 # --- what a task says of its attempts
