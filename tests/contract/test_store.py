@@ -246,6 +246,18 @@ async def test_dependencies_are_those_of_the_same_run(store: Store) -> None:
     assert (await store.bodies([after.key]))[after.key].dependencies == {"1": "own"}
 
 
+async def test_nothing_is_there_under_a_name_that_no_database_could_keep(store: Store) -> None:
+    await store.commit([one := add(1)])
+    run, id = one.key
+    assert list(await store.known([one.key, (run, "a\0"), ("\0", id)])) == [one.key]
+    assert await store.run("\0") is None
+    assert await store.task(("r", "a\0b")) is None
+    for which in (Filter(run="\0"), Filter(type="\0"), Filter(worker="\0")):
+        assert await store.tasks(which) == []
+    (row,) = await store.tasks(Filter(run=run, ids=(id, "\0")))
+    assert row.task.id == id
+
+
 # --- runs ------------------------------------------------------------------------------------
 
 

@@ -70,6 +70,7 @@ class Inbox:
     def clear(self) -> None:
         """Forget what has arrived: the broker delivers it again, to whoever leads next."""
         self._intake = Intake()
+        self._arrived.clear()
 
     async def pump(self, queue: str, consumer: Consumer) -> None:
         """Take in what `consumer` brings, for ever."""

@@ -15,6 +15,7 @@ from skillq.messages.words import (
     MAX_LEVEL,
     MAX_PARTS,
     SCHEMA_VERSION,
+    AttemptNumber,
     Label,
     Labels,
     Level,
@@ -84,7 +85,7 @@ class AttemptRef(Wire):
 
     run: Name
     id: TaskId
-    attempt: int
+    attempt: AttemptNumber
 
 
 class Submission(Wire):

@@ -101,6 +101,13 @@ def _plain(written: object) -> object:
     return written
 
 
+def _storable(written: str) -> str:
+    """No database of ours keeps the character 0."""
+    if "\0" in written:
+        raise ValueError("has the character NUL; leave it out")
+    return written
+
+
 def _sluggable(written: str) -> str:
     slug(written)
     return written
@@ -149,8 +156,16 @@ TaskId = Annotated[
     str, BeforeValidator(_plain), Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$")
 ]
 Label = Annotated[
-    str, BeforeValidator(_plain), Field(min_length=1, max_length=63), AfterValidator(_sluggable)
+    str,
+    BeforeValidator(_plain),
+    Field(min_length=1, max_length=63),
+    AfterValidator(_storable),
+    AfterValidator(_sluggable),
 ]
+Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_storable)]
+AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
+# Seconds since the epoch (UTC); years have four digits.
+Moment = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]
 # What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
 Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]

@@ -10,10 +10,12 @@ from skillq.messages.words import (
     MAX_LABELS,
     MAX_LEVEL,
     SCHEMA_VERSION,
+    Incarnation,
     Label,
     Labels,
     LeaseSeconds,
     Level,
+    Moment,
     Name,
     Outcome,
     Output,
@@ -44,7 +46,7 @@ class WorkerProfile(Wire):
 
     name: Annotated[Name, AfterValidator(_a_worker_s)]
     title: WorkerTitle
-    incarnation: Annotated[str, Field(max_length=MAX_ID)]
+    incarnation: Incarnation
     skill: Level
     specialties: Annotated[Labels, Field(max_length=MAX_LABELS)] = ()
     types: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] | None = None
@@ -70,7 +72,7 @@ class Disconnect(Wire):
     type: Literal["disconnect"] = "disconnect"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
-    incarnation: str
+    incarnation: Incarnation
     reason: Said = ""
 
 
@@ -109,15 +111,15 @@ class TaskResult(AttemptRef):
     output: Output = None
     error: Said | None = None
     error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
-    started_at: float | None = None
-    finished_at: float | None = None
+    started_at: Moment | None = None
+    finished_at: Moment | None = None
 
 
 class TaskResults(Wire):
     type: Literal["result"] = "result"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
-    incarnation: str
+    incarnation: Incarnation
     store: str = ""  # whose attempts these are: as the assignment said
     results: tuple[TaskResult, ...]
 
@@ -125,14 +127,14 @@ class TaskResults(Wire):
 class ProgressItem(AttemptRef):
     """An attempt has begun."""
 
-    at: float
+    at: Moment
 
 
 class Progress(Wire):
     type: Literal["progress"] = "progress"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
-    incarnation: str
+    incarnation: Incarnation
     store: str = ""
     items: tuple[ProgressItem, ...]
 
@@ -157,7 +159,7 @@ class Assignments(Wire):
     type: Literal["assignment"] = "assignment"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
-    incarnation: str
+    incarnation: Incarnation
     store: str = ""  # numbers attempts; a store that was lost is followed by one of another name
     tasks: tuple[TaskAssignment, ...]
 
@@ -171,7 +173,7 @@ class Cancel(Wire):
     type: Literal["cancel"] = "cancel"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
-    incarnation: str
+    incarnation: Incarnation
     store: str = ""  # whose attempts these are
     attempts: tuple[AttemptRef, ...]
     reason: str = ""
@@ -186,6 +188,6 @@ class Stop(Wire):
 
     type: Literal["stop"] = "stop"
     schema_version: Literal[1] = SCHEMA_VERSION
-    incarnations: tuple[str, ...]
+    incarnations: tuple[Incarnation, ...]
     mode: Literal["drain", "now"] = "drain"
     reason: str = ""

@@ -10,6 +10,7 @@ from skillq.errors import MalformedMessage
 from skillq.messages import Inquiry, Message, Probe
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq_manager.core import commands as c
 from skillq_manager.inbox import BELONGS, Inbox, read
 from tests.factories import connect, disconnect, heartbeat, profile, report, submission, task
 
@@ -96,3 +97,16 @@ async def test_events_and_submissions_from_inside_wake_it_and_none_is_taken_twic
     assert (len(intake.events), len(intake.submissions)) == (1, 1)
     inbox.wake()
     assert not await inbox.take(None)
+
+
+async def test_what_is_forgotten_wakes_nobody() -> None:
+    inbox = Inbox(lambda _: None)
+    inbox.add_event(c.Blinded())
+    inbox.clear()
+    async with asyncio.timeout(5):
+        waited = asyncio.create_task(inbox.take(None))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert not waited.done()
+        inbox.add_event(c.Sighted())
+        assert (await waited).events == [c.Sighted()]

@@ -20,6 +20,8 @@ ids = st.from_regex(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,9}", fullmatch=True)
 labels = st.sampled_from(["ocr", "GPU box", "lab-1", "task"])
 texts = st.text(max_size=20)
 numbers = st.floats(allow_nan=False, allow_infinity=False)
+moments = st.floats(0, 4e9)
+incarnations = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=20)
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers(-(2**53), 2**53) | numbers | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
@@ -43,7 +45,7 @@ profiles = st.builds(
     m.WorkerProfile,
     name=names,
     title=labels,
-    incarnation=texts,
+    incarnation=incarnations,
     skill=st.integers(1, 10),
     specialties=st.lists(labels, max_size=2),
     types=st.none() | st.lists(labels, max_size=2),
@@ -52,16 +54,16 @@ profiles = st.builds(
 attempts = st.lists(st.builds(m.AttemptRef, **refs), max_size=2).map(tuple)
 outcomes = st.sampled_from(m.Outcome)
 results = st.builds(
-    m.TaskResult, **refs, outcome=outcomes, output=json_values, started_at=st.none() | numbers
+    m.TaskResult, **refs, outcome=outcomes, output=json_values, started_at=st.none() | moments
 )
 assignments = st.builds(
     m.TaskAssignment, **refs, task_type=labels, difficulty=st.integers(1, 10), payload=payloads, dependencies=payloads
 )  # fmt: skip
 statuses = st.sampled_from(m.TaskStatus)
 events = st.builds(
-    m.TaskEvent, id=ids, status=statuses, attempt=st.integers(0, 9), at=numbers, output=json_values
+    m.TaskEvent, id=ids, status=statuses, attempt=st.integers(0, 9), at=moments, output=json_values
 )
-common = {"worker": names, "incarnation": texts}
+common = {"worker": names, "incarnation": incarnations}
 
 
 def some(what: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
@@ -76,14 +78,14 @@ ANY: dict[type, st.SearchStrategy[m.Message]] = {
     m.Disconnect: st.builds(m.Disconnect, **common, reason=texts),
     m.Heartbeat: st.builds(m.Heartbeat, worker=profiles, holds=attempts, draining=st.booleans()),
     m.TaskResults: st.builds(m.TaskResults, **common, store=texts, results=some(results)),
-    m.Progress: st.builds(m.Progress, **common, store=texts, items=some(st.builds(m.ProgressItem, **refs, at=numbers))),
+    m.Progress: st.builds(m.Progress, **common, store=texts, items=some(st.builds(m.ProgressItem, **refs, at=moments))),
     m.Assignments: st.builds(m.Assignments, **common, store=texts, tasks=some(assignments)),
     m.Cancel: st.builds(m.Cancel, **common, attempts=attempts, reason=texts),
-    m.Stop: st.builds(m.Stop, mode=st.sampled_from(["drain", "now"]), reason=texts),
+    m.Stop: st.builds(m.Stop, incarnations=some(incarnations), mode=st.sampled_from(["drain", "now"]), reason=texts),
     m.TaskEvents: st.builds(m.TaskEvents, run=names, task_type=labels, events=some(events)),
-    m.WorkerEvent: st.builds(m.WorkerEvent, worker=names, title=texts, incarnation=texts, event=st.sampled_from(m.WorkerEventKind), at=numbers),
+    m.WorkerEvent: st.builds(m.WorkerEvent, worker=names, title=texts, incarnation=incarnations, event=st.sampled_from(m.WorkerEventKind), at=moments),
     m.RunEvent: st.builds(
-        m.RunEvent, run=names, title=texts, status=st.sampled_from(m.RunStatus), at=numbers,
+        m.RunEvent, run=names, title=texts, status=st.sampled_from(m.RunStatus), at=moments,
         counts=st.dictionaries(statuses, st.integers(0, 9), max_size=2),
     ),
     m.Standing: st.builds(
@@ -188,7 +190,34 @@ def test_an_empty_submission_is_refused() -> None:
     assert refusal(sent(submission(task("a")), tasks=[])).startswith("submission.tasks: ")
 
 
+def result(**fields: object) -> dict[str, Any]:
+    one = {"run": "r", "id": "a", "attempt": 1, "outcome": "succeeded"} | fields
+    return {"type": "result", "worker": "w", "incarnation": "i", "results": [one]}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        *(result(attempt=number) for number in (-5, 2**31, 10**25)),
+        *(result(started_at=moment) for moment in (-1, 1e300, float("nan"), float("inf"))),
+        *(result(finished_at=moment) for moment in (-1, 1e300, float("nan"), float("inf"))),
+        result() | {"incarnation": "zz\0"},
+    ],
+    ids=str,
+)
+def test_a_result_that_no_store_could_keep_is_refused(body: dict[str, Any]) -> None:
+    with pytest.raises(MalformedMessage):
+        m.decode(json.dumps(body).encode())
+
+
 # --- tasks -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("field", ["type", "requires", "retry_on", "no_retry_on"])
+def test_a_label_that_no_store_could_keep_is_refused(field: str) -> None:
+    label: Any = "qu\0ick" if field == "type" else ["qu\0ick"]
+    with pytest.raises(ValidationError, match="has the character NUL; leave it out"):
+        m.Task.model_validate({"id": "a", "difficulty": 1, field: label})
 
 
 @pytest.mark.parametrize("difficulty", [0, 11, 2.5, "hard", None])

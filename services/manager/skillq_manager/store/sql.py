@@ -1,6 +1,7 @@
 """The store that lasts, on SQLite or PostgreSQL: one transaction for all that one turn of the core decided."""
 
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
@@ -96,7 +97,8 @@ class SqlStore:
         return await self._database.read(reading.last_seq)
 
     async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
-        return await self._database.read(lambda connection: reading.known(connection, keys))
+        sound = [key for key in keys if _can_be_there(*key)]
+        return await self._database.read(lambda connection: reading.known(connection, sound))
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         wanted = list(keys)
@@ -114,13 +116,21 @@ class SqlStore:
         return await self._database.look(reading.all_runs)
 
     async def run(self, run: str) -> RunRow | None:
+        if not _can_be_there(run):
+            return None
         found = await self._database.read(lambda connection: reading.all_runs(connection, run))
         return found[0] if found else None
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
+        if not _can_be_there(which.run, which.type, which.worker):
+            return []
+        if which.ids is not None:
+            which = replace(which, ids=tuple(id for id in which.ids if _can_be_there(id)))
         return await self._database.look(lambda connection: reading.task_page(connection, which))
 
     async def task(self, key: TaskKey) -> TaskRow | None:
+        if not _can_be_there(*key):
+            return None
         return await self._database.look(lambda connection: reading.task(connection, key))
 
     async def workers(self) -> list[WorkerRow]:
@@ -140,6 +150,11 @@ def _database(url: str, lease_seconds: float, connect_timeout: float) -> Databas
         f"store URL {without_password(url)!r}: should be memory://, sqlite:///FILE "
         "or postgresql://user:password@host:5432/database"
     )
+
+
+def _can_be_there(*names: str | None) -> bool:
+    """PostgreSQL fails when it is asked for what it cannot keep."""
+    return not any("\0" in name for name in names if name)
 
 
 def _page_after(seq: int) -> Callable[[Connection], list[LiveRow]]:
