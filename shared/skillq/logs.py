@@ -28,6 +28,7 @@ class Log(StrEnum):
     BLINDED = "blinded"  # no heartbeats arrive, not even the manager's own: leases are frozen
     SIGHTED = "sighted"
     FENCED = "fenced"  # no heartbeat was confirmed for a while: nothing new is started
+    STOOD_STILL = "stood_still"  # the whole worker, heartbeats too
     LEASE_RENEWED = "lease_renewed"
     MESSAGE_PARKED = "message_parked"
     SUBMISSION_ACCEPTED = "submission_accepted"

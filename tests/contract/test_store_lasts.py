@@ -273,7 +273,16 @@ async def test_a_place_that_cannot_be_written_is_named(tmp_path: Path, path: str
 
 
 @pytest.mark.parametrize(
-    "url", ["mysql://u:secret@h/d", "skillq.db", "sqlite:", "sqlite://x.db", "sqlite:///", ""]
+    "url",
+    [
+        "mysql://u:secret@h/d",
+        "skillq.db",
+        "sqlite:",
+        "sqlite://x.db",
+        "sqlite:///",
+        "sqlite:///x?mode=ro",
+        "",
+    ],
 )
 async def test_an_address_that_is_none_is_refused(url: str) -> None:
     told = await refusal(url, UsageError)

@@ -1,4 +1,6 @@
-"""A handler that blocks the loop of all handlers for a minute, twice the lease, costs its worker nothing."""
+"""Handlers that block: the loop of all handlers for a minute, twice the lease, which costs the worker nothing;
+or all of Python, which stops its heartbeats, unless they have a process of their own.
+"""
 
 import json
 
@@ -19,6 +21,14 @@ handlers = Handlers()
 async def block() -> str:
     time.sleep(60)
     return "at last"
+
+
+def keep_the_lock() -> int:
+    return sum(range(200_000_000))  # one step for Python, and some seconds
+
+
+handlers.task("here")(keep_the_lock)
+handlers.task("apart", process=True)(keep_the_lock)
 """
 
 
@@ -33,3 +43,21 @@ def test_while_a_handler_blocks_its_loop_for_a_minute_heartbeats_go_on(system: S
     assert attempt["outcome"] == "succeeded"
     changes = [entry["now"] for entry in manager.logged("worker_changed")]
     assert not {"suspect", "lost"} & set(changes)
+
+
+@pytest.mark.parametrize(("task_type", "stands_still"), [("here", True), ("apart", False)])
+def test_a_function_that_keeps_pythons_lock_stops_heartbeats_unless_it_has_a_process_and_that_is_said(
+    system: System, task_type: str, stands_still: bool
+) -> None:
+    (system.here / "blocking.py").write_text(MY_TASKS)
+    manager = system.manager()
+    worker = system.worker("one", 5, "blocking:handlers", heartbeat=0.5)
+    worker.says("connected")
+    task = {"id": "slow", "type": task_type, "difficulty": 1}
+    system.skillq("submit", system.write("t.json", json.dumps({"tasks": [task]})))
+    until(lambda: manager.succeeded("default") == 1, "it should succeed", 60)
+    if stands_still:
+        worker.says("stood_still")
+        assert "register that one with process=True" in worker.logged("stood_still")[0]["reason"]
+    else:
+        assert not worker.logged("stood_still")

@@ -12,6 +12,10 @@ from skillq.packing import pack
 from skillq.transport import Outgoing
 
 CHECK_SECONDS = 1.0
+_STOOD_STILL = (
+    "no heartbeat could be sent: the process was frozen, or a function kept Python's lock for so long; "
+    "register that one with process=True"
+)
 
 log = structlog.get_logger()
 
@@ -36,7 +40,11 @@ class Trust:
     async def watch(self, fenced: Callable[[float], None], lost: Callable[[], None]) -> None:
         """Say once when nothing may begin any more, after so many seconds of silence; and when all is another's."""
         while True:
+            asleep_since = self._clock()
             await asyncio.sleep(CHECK_SECONDS)
+            late = self._clock() - asleep_since - CHECK_SECONDS
+            if late > self._lease.heartbeat:
+                log.warning(Log.STOOD_STILL, seconds=round(late, 1), reason=_STOOD_STILL)
             silence = self._clock() - self._confirmed_at
             if silence >= self._lease.fence_after and self.may_begin.is_set():
                 fenced(silence)

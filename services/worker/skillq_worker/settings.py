@@ -63,7 +63,9 @@ class WorkerSettings(Settings):
         le=MAX_LEASE_SECONDS,
         description="its lease: seconds of silence after which others get what it holds",
     )
-    grace: float = Field(30.0, ge=0, description="seconds to finish what runs after SIGTERM")
+    grace: float = Field(
+        30.0, ge=0, allow_inf_nan=False, description="seconds to finish what runs after SIGTERM"
+    )
     health_port: int = Field(0, ge=0, le=65535, description="port for /livez and /readyz; 0: none")
     handlers: str | None = Field(
         None, description="MODULE:HANDLERS; without it the work is simulated"

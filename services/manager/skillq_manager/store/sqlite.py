@@ -38,9 +38,9 @@ _PRAGMAS = (
 class Sqlite:
     def __init__(self, url: str) -> None:
         name = unquote(url.removeprefix(PREFIX))
-        if not url.startswith(PREFIX) or not name:
+        if not url.startswith(PREFIX) or not name or "?" in url:
             raise UsageError(
-                f"store URL {url!r}: write sqlite:///FILE, with four / for a full path"
+                f"store URL {url!r}: write sqlite:///FILE, with four / for a full path, and no options"
             )
         self._file = Path(name).resolve()
         self._lock = _FileLock(self._file)
