@@ -17,6 +17,7 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_PARTS = 64  # messages that make up one submission: it is decided within a leader's lease
 MAX_INQUIRED = 500  # tasks that one inquiry names
 MAX_NAME = 63
+_YEAR_10000 = 253_402_300_800.0
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
 MAX_SAID = 4000
@@ -108,6 +109,11 @@ def _storable(written: str) -> str:
     return written
 
 
+def _possible(moment: float | None) -> float | None:
+    """A broken clock costs a time, and no result: years have four digits."""
+    return moment if moment is not None and 0 <= moment < _YEAR_10000 else None
+
+
 def _sluggable(written: str) -> str:
     slug(written)
     return written
@@ -164,8 +170,8 @@ Label = Annotated[
 ]
 Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_storable)]
 AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
-# Seconds since the epoch (UTC); years have four digits.
-Moment = Annotated[float, Field(ge=0, lt=253_402_300_800, allow_inf_nan=False)]
+# Seconds since the epoch (UTC), as somebody else's clock says; None where that cannot be.
+Moment = Annotated[float | None, AfterValidator(_possible)]
 # What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
 Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]

@@ -111,8 +111,8 @@ class TaskResult(AttemptRef):
     output: Output = None
     error: Said | None = None
     error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
-    started_at: Moment | None = None
-    finished_at: Moment | None = None
+    started_at: Moment = None
+    finished_at: Moment = None
 
 
 class TaskResults(Wire):
@@ -127,7 +127,7 @@ class TaskResults(Wire):
 class ProgressItem(AttemptRef):
     """An attempt has begun."""
 
-    at: Moment
+    at: Moment = None
 
 
 class Progress(Wire):

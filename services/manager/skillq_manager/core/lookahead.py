@@ -6,7 +6,6 @@ What is given ahead is bounded by time: by how long tasks of these types have ta
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from math import inf
 
 from skillq.messages import TaskStatus
 from skillq_manager.core.model import TaskEntry, WorkerEntry
@@ -34,7 +33,7 @@ class Lookahead:
 
     def learn(self, task_type: str, began_at: float | None, ended_at: float | None) -> bool:
         """An attempt took so long, by its worker's own clock. Whether that is the first one of its type."""
-        if began_at is None or ended_at is None or not 0.0 <= ended_at - began_at < inf:
+        if began_at is None or ended_at is None or ended_at < began_at:
             return False
         took = max(self.policy.shortest, ended_at - began_at)
         before = self._durations.get(task_type)

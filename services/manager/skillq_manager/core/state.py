@@ -151,7 +151,7 @@ class State:
         for item in event.items:
             task = self._reported(item, event)
             if task is not None and task.worker is not None:
-                self.tasks.start(task, task.worker, item.at)
+                self.tasks.start(task, task.worker, item.at or self._turn.now)
 
     def _undeliverable(self, event: c.Undeliverable) -> None:
         task = self.tasks.live.get((event.attempt.run, event.attempt.id))
