@@ -5,7 +5,6 @@ Whatever it does to them, the worker's heartbeats go on.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Protocol
 
@@ -17,10 +16,9 @@ from skillq.logs import Log
 from skillq.messages import Outcome, TaskAssignment, TaskResult
 from skillq_worker.failing import Failure, failure, types_of
 from skillq_worker.handlers import Handler, Handlers, as_output
+from skillq_worker.loops import UsersLoop
 from skillq_worker.processes import FailedElsewhere, Processes
-from skillq_worker.threads import on_thread, ordinary
-
-_LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
+from skillq_worker.threads import on_thread
 
 log = structlog.get_logger()
 
@@ -50,22 +48,15 @@ class HandlerExecutor:
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._processes = Processes()
-        self._loop = asyncio.new_event_loop()
-        # A daemon: code that blocks it must not keep the process from leaving.
-        self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
+        self._loop: UsersLoop[JsonValue] = UsersLoop()
 
     def __enter__(self) -> "HandlerExecutor":
-        self._thread.start()
+        self._loop.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._processes.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LEAVE_SECONDS)
-
-    def _run_loop(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.get_loop().run_forever()
+        self._loop.__exit__()
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -79,7 +70,7 @@ class HandlerExecutor:
             return as_output(await handler.function(**handler.arguments(task)))
 
         if handler.is_async:
-            return await self._on_loop(work)
+            return await self._loop.run(work)
         if handler.process:
             return await self._in_process(handler, task)
         cancelled = threading.Event()
@@ -92,17 +83,6 @@ class HandlerExecutor:
     async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
         arguments = await on_thread(partial(handler.arguments, task))
         return await self._processes.call(handler.function, arguments)
-
-    async def _on_loop(self, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
-        async def run() -> JsonValue:
-            try:
-                return await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop of all handlers
-                raise ordinary(error) from error.__cause__
-
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
 
 
 async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
