@@ -5,6 +5,7 @@ Whatever it does to them, the worker's heartbeats go on.
 
 import asyncio
 import threading
+from contextlib import nullcontext
 from functools import partial
 from typing import Protocol
 
@@ -89,27 +90,28 @@ async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> Tas
     """Make one attempt; whatever happens becomes a result."""
     started_at = clock()
     outcome, output, error, error_types = await _outcome(executor, task)
-    result = TaskResult(
+    # Not validated: it is all ours, but for the output, which was checked where it was made.
+    return TaskResult.model_construct(
         run=task.run,
         id=task.id,
         attempt=task.attempt,
         outcome=outcome,
+        output=output,
         error=error,
         error_types=error_types,
         started_at=started_at,
         finished_at=clock(),
     )
-    return result.model_copy(update={"output": output})
 
 
 async def _outcome(
     executor: Executor, task: TaskAssignment
 ) -> tuple[Outcome, JsonValue, str | None, tuple[str, ...]]:
-    if executor.types is not None and task.task_type not in executor.types:
+    if (types := executor.types) is not None and task.task_type not in types:
         return Outcome.REFUSED, None, f"no handler for the type {task.task_type!r}", ()
-    limit = asyncio.timeout(task.timeout)
+    limit = None if task.timeout is None else asyncio.timeout(task.timeout)
     try:
-        async with limit:
+        async with limit or nullcontext():
             return Outcome.SUCCEEDED, await executor.execute(task), None, ()
     except FailedElsewhere as error:
         return _failed(task, error.failure)
@@ -118,7 +120,7 @@ async def _outcome(
             raise  # it is we who are told to give it up
         return Outcome.FAILED, None, "the handler cancelled itself", types_of(error)
     except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
-        if limit.expired():
+        if limit is not None and limit.expired():
             return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", types_of(error)
         return _failed(task, failure(error))
 

@@ -20,6 +20,7 @@ from skillq.messages import (
 )
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
+from skillq_worker.slots import Attempt
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
 _BRIEF_SECONDS = 0.02  # of what ends within these, only the end is told
@@ -56,7 +57,7 @@ class Reporter:
         self._profile = profile
         self._confirmed = confirmed
         self._results: list[TaskResult] = []
-        self._starts: list[ProgressItem] = []
+        self._starts: dict[Attempt, float] = {}  # and when; of what has not ended, and was not told
         self._waits = False  # a timer runs for the starts
         self._due = False  # it has run out
         self._news = asyncio.Event()
@@ -64,15 +65,16 @@ class Reporter:
         self._idle.set()
         self.store = ""  # whose attempts these are
 
-    def started(self, item: ProgressItem) -> None:
+    def started(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        self._starts.append(item)
+        self._starts[attempt] = at
         if not self._waits:
             self._waits = True
             asyncio.get_running_loop().call_later(_BRIEF_SECONDS, self._tell_starts)
 
     def ended(self, result: TaskResult) -> None:
         self._results.append(result)
+        self._starts.pop((result.run, result.id, result.attempt), None)
         self._wake()
 
     def change_store(self, store: str) -> None:
@@ -90,8 +92,6 @@ class Reporter:
             await self._news.wait()
             self._news.clear()
             results, self._results = self._results, []
-            over = {(r.run, r.id, r.attempt) for r in results}
-            self._starts = [s for s in self._starts if (s.run, s.id, s.attempt) not in over]
             store = self.store  # it may change while we wait for the broker
             await self._send_results(store, results)
             if self._due:
@@ -109,8 +109,12 @@ class Reporter:
 
     async def _send_starts(self) -> None:
         self._due = False
-        items, self._starts = self._starts, []
-        if items:
+        starts, self._starts = self._starts, {}
+        if starts:
+            items = [
+                ProgressItem(run=run, id=id, attempt=number, at=at)
+                for (run, id, number), at in starts.items()
+            ]
             await self._send("progress", partial(self._progress, self.store), items)
 
     async def _send_results(self, store: str, results: list[TaskResult]) -> None:
