@@ -23,6 +23,7 @@ from skillq.transport import Outgoing, Transport
 from skillq_worker.slots import Attempt
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
+_PATIENCE, _MOST_TURNS = 3, 60  # turns of the loop in which nothing ends; and in all
 _BRIEF_SECONDS = 0.02  # of what ends within these, only the end is told
 
 Item = TypeVar("Item")
@@ -90,6 +91,7 @@ class Reporter:
     async def run(self) -> None:
         while True:
             await self._news.wait()
+            await self._gather()
             self._news.clear()
             results, self._results = self._results, []
             store = self.store  # it may change while we wait for the broker
@@ -98,6 +100,16 @@ class Reporter:
                 await self._send_starts()
             if not self._news.is_set():
                 self._idle.set()
+
+    async def _gather(self) -> None:
+        """While others have just begun, and as long as they end: one message for all is cheaper than many."""
+        turns = _PATIENCE
+        for _ in range(_MOST_TURNS):
+            if not self._starts or not turns:
+                return
+            before = len(self._results)
+            await asyncio.sleep(0)
+            turns = turns - 1 if len(self._results) == before else _PATIENCE
 
     def _tell_starts(self) -> None:
         self._waits, self._due = False, True
