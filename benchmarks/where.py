@@ -57,6 +57,9 @@ STEPS = {
     "worker": {
         "message_in": "parse: read messages",
         "_accept (skillq_worker": "accept",
+        "_call (skillq_worker/loops": "run: there and back",
+        "_take (skillq_worker/loops": "run: there and back",
+        "UsersLoop.run (skillq_worker/loops": "run: there and back",
         "_run_loop (skillq_worker": "run: the handlers' loop",
         "execute (skillq_worker": "run: there and back",
         "attempt (skillq_worker/executor": "run: result, timeout",

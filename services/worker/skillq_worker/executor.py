@@ -5,7 +5,7 @@ Whatever it does to them, the worker's heartbeats go on.
 
 import asyncio
 import threading
-from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from functools import partial
 from typing import Protocol
 
@@ -17,10 +17,9 @@ from skillq.logs import Log
 from skillq.messages import Outcome, TaskAssignment, TaskResult
 from skillq_worker.failing import Failure, failure, types_of
 from skillq_worker.handlers import Handler, Handlers, as_output
+from skillq_worker.loops import UsersLoop
 from skillq_worker.processes import FailedElsewhere, Processes
-from skillq_worker.threads import on_thread, ordinary
-
-_LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
+from skillq_worker.threads import on_thread
 
 log = structlog.get_logger()
 
@@ -50,22 +49,15 @@ class HandlerExecutor:
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._processes = Processes()
-        self._loop = asyncio.new_event_loop()
-        # A daemon: code that blocks it must not keep the process from leaving.
-        self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
+        self._loop: UsersLoop[JsonValue] = UsersLoop()
 
     def __enter__(self) -> "HandlerExecutor":
-        self._thread.start()
+        self._loop.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._processes.stop()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(_LEAVE_SECONDS)
-
-    def _run_loop(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.get_loop().run_forever()
+        self._loop.__exit__()
 
     @property
     def types(self) -> tuple[str, ...]:
@@ -79,7 +71,7 @@ class HandlerExecutor:
             return as_output(await handler.function(**handler.arguments(task)))
 
         if handler.is_async:
-            return await self._on_loop(work)
+            return await self._loop.run(work)
         if handler.process:
             return await self._in_process(handler, task)
         cancelled = threading.Event()
@@ -93,43 +85,33 @@ class HandlerExecutor:
         arguments = await on_thread(partial(handler.arguments, task))
         return await self._processes.call(handler.function, arguments)
 
-    async def _on_loop(self, work: Callable[[], Awaitable[JsonValue]]) -> JsonValue:
-        async def run() -> JsonValue:
-            try:
-                return await work()
-            except asyncio.CancelledError:
-                raise
-            except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop of all handlers
-                raise ordinary(error) from error.__cause__
-
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(run(), self._loop))
-
 
 async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
     """Make one attempt; whatever happens becomes a result."""
     started_at = clock()
     outcome, output, error, error_types = await _outcome(executor, task)
-    result = TaskResult(
+    # Not validated: it is all ours, but for the output, which was checked where it was made.
+    return TaskResult.model_construct(
         run=task.run,
         id=task.id,
         attempt=task.attempt,
         outcome=outcome,
+        output=output,
         error=error,
         error_types=error_types,
         started_at=started_at,
         finished_at=clock(),
     )
-    return result.model_copy(update={"output": output})
 
 
 async def _outcome(
     executor: Executor, task: TaskAssignment
 ) -> tuple[Outcome, JsonValue, str | None, tuple[str, ...]]:
-    if executor.types is not None and task.task_type not in executor.types:
+    if (types := executor.types) is not None and task.task_type not in types:
         return Outcome.REFUSED, None, f"no handler for the type {task.task_type!r}", ()
-    limit = asyncio.timeout(task.timeout)
+    limit = None if task.timeout is None else asyncio.timeout(task.timeout)
     try:
-        async with limit:
+        async with limit or nullcontext():
             return Outcome.SUCCEEDED, await executor.execute(task), None, ()
     except FailedElsewhere as error:
         return _failed(task, error.failure)
@@ -138,7 +120,7 @@ async def _outcome(
             raise  # it is we who are told to give it up
         return Outcome.FAILED, None, "the handler cancelled itself", types_of(error)
     except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
-        if limit.expired():
+        if limit is not None and limit.expired():
             return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", types_of(error)
         return _failed(task, failure(error))
 

@@ -38,6 +38,9 @@ from skillq.forms import one_line
 from skillq.messages import MAX_LABELS, MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
 from skillq.packing import check_readable
 
+# Made once: it takes longer to make than to use.
+_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
@@ -98,10 +101,7 @@ class Handler:
     payload: TypeAdapter[dict[str, Any]]
     context: str | None  # the parameter that wants the context
     process: bool  # runs in a process of its own
-
-    @property
-    def is_async(self) -> bool:
-        return inspect.iscoroutinefunction(self.function)
+    is_async: bool
 
     def arguments(
         self, task: TaskAssignment, cancelled: threading.Event | None = None
@@ -128,9 +128,7 @@ def as_output(value: object) -> JsonValue:
     """
     try:
         output: JsonValue = to_jsonable_python(value)
-        body = json.dumps(
-            output, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-        ).encode()
+        body = _encode(output).encode()
         check_readable(body)
     except (ValueError, TypeError, RecursionError) as error:
         raise OutputError(
@@ -214,7 +212,7 @@ def _handler(task_type: str, function: Callable[..., Any], process: bool) -> Han
         raise UsageError(
             f"handler {task_type!r}: its parameters cannot be validated: {one_line(str(error))}"
         ) from error
-    return Handler(function, payload, context, process)
+    return Handler(function, payload, context, process, inspect.iscoroutinefunction(function))
 
 
 def load_handlers(path: str) -> Handlers:

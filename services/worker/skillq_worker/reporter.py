@@ -20,8 +20,10 @@ from skillq.messages import (
 )
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
+from skillq_worker.slots import Attempt
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
+_PATIENCE, _MOST_TURNS = 3, 60  # turns of the loop in which nothing ends; and in all
 _BRIEF_SECONDS = 0.02  # of what ends within these, only the end is told
 
 Item = TypeVar("Item")
@@ -56,7 +58,7 @@ class Reporter:
         self._profile = profile
         self._confirmed = confirmed
         self._results: list[TaskResult] = []
-        self._starts: list[ProgressItem] = []
+        self._starts: dict[Attempt, float] = {}  # and when; of what has not ended, and was not told
         self._waits = False  # a timer runs for the starts
         self._due = False  # it has run out
         self._news = asyncio.Event()
@@ -64,15 +66,16 @@ class Reporter:
         self._idle.set()
         self.store = ""  # whose attempts these are
 
-    def started(self, item: ProgressItem) -> None:
+    def started(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        self._starts.append(item)
+        self._starts[attempt] = at
         if not self._waits:
             self._waits = True
             asyncio.get_running_loop().call_later(_BRIEF_SECONDS, self._tell_starts)
 
     def ended(self, result: TaskResult) -> None:
         self._results.append(result)
+        self._starts.pop((result.run, result.id, result.attempt), None)
         self._wake()
 
     def change_store(self, store: str) -> None:
@@ -88,16 +91,25 @@ class Reporter:
     async def run(self) -> None:
         while True:
             await self._news.wait()
+            await self._gather()
             self._news.clear()
             results, self._results = self._results, []
-            over = {(r.run, r.id, r.attempt) for r in results}
-            self._starts = [s for s in self._starts if (s.run, s.id, s.attempt) not in over]
             store = self.store  # it may change while we wait for the broker
             await self._send_results(store, results)
             if self._due:
                 await self._send_starts()
             if not self._news.is_set():
                 self._idle.set()
+
+    async def _gather(self) -> None:
+        """While others have just begun, and as long as they end: one message for all is cheaper than many."""
+        turns = _PATIENCE
+        for _ in range(_MOST_TURNS):
+            if not self._starts or not turns:
+                return
+            before = len(self._results)
+            await asyncio.sleep(0)
+            turns = turns - 1 if len(self._results) == before else _PATIENCE
 
     def _tell_starts(self) -> None:
         self._waits, self._due = False, True
@@ -109,8 +121,12 @@ class Reporter:
 
     async def _send_starts(self) -> None:
         self._due = False
-        items, self._starts = self._starts, []
-        if items:
+        starts, self._starts = self._starts, {}
+        if starts:
+            items = [
+                ProgressItem(run=run, id=id, attempt=number, at=at)
+                for (run, id, number), at in starts.items()
+            ]
             await self._send("progress", partial(self._progress, self.store), items)
 
     async def _send_results(self, store: str, results: list[TaskResult]) -> None:

@@ -19,7 +19,7 @@ class Slots:
     def __init__(
         self,
         count: int,
-        make: Callable[[TaskAssignment], Coroutine[Any, Any, None]],
+        make: Callable[[Attempt, TaskAssignment], Coroutine[Any, Any, None]],
         may_begin: asyncio.Event,
     ) -> None:
         self._count = count
@@ -86,13 +86,13 @@ class Slots:
         slot = asyncio.current_task()
         assert slot is not None  # noqa: S101 - this is a coroutine
         while self._waiting:
-            await self._may_begin.wait()
-            if not self._waiting:
-                return  # they were taken back meanwhile
+            if not self._may_begin.is_set():
+                await self._may_begin.wait()
+                continue  # they may have been taken back meanwhile
             attempt, task = self._waiting.popitem(last=False)
             self._running[attempt] = slot
             try:
-                await self._make(task)
+                await self._make(attempt, task)
             finally:
                 # An attempt of another store may have this one's number, and its place.
                 if self._running.get(attempt) is slot:

@@ -32,4 +32,5 @@ def ordinary(error: BaseException) -> Exception:
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
     other = RuntimeError(f"{type(error).__name__}: {said(error)}")
+    other.__cause__ = error.__cause__
     return other.with_traceback(error.__traceback__)

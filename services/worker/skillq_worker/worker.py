@@ -24,7 +24,6 @@ from skillq.messages import (
     Heartbeat,
     Message,
     Outcome,
-    ProgressItem,
     Stop,
     TaskAssignment,
     TaskResult,
@@ -81,6 +80,7 @@ class Worker:
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
         self._attachment = Attachment(transport, profile, clock)
+        self._log = log.bind()  # once: to bind takes longer than not to log
 
     @property
     def is_ready(self) -> bool:
@@ -303,14 +303,14 @@ class Worker:
             result or _unfinished(name, Outcome.LOST, "its result was lost on the way")
         )
 
-    async def _attempt(self, task: TaskAssignment) -> None:
-        run, id, number = _name(task)
-        self._reporter.started(ProgressItem(run=run, id=id, attempt=number, at=self._clock()))
-        log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
+    async def _attempt(self, name: Attempt, task: TaskAssignment) -> None:
+        run, id, number = name
+        self._reporter.started(name, self._clock())
+        self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
         crash.at("worker.started")
         result = await attempt(self._executor, task, self._clock)
         crash.at("worker.finished")
-        log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=result.outcome)
+        self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=result.outcome)
         self._reporter.ended(result)
 
     def _abort(self, attempts: Sequence[Attempt]) -> None:
