@@ -58,8 +58,9 @@ class Reporter:
         self._profile = profile
         self._confirmed = confirmed
         self._results: list[TaskResult] = []
-        self._starts: dict[Attempt, float] = {}  # and when; of what has not ended, and was not told
-        self._waits = False  # a timer runs for the starts
+        # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
+        self._starts: dict[Attempt, tuple[float, float]] = {}
+        self._waits = False  # a timer runs for the first of them
         self._due = False  # it has run out
         self._news = asyncio.Event()
         self._idle = asyncio.Event()
@@ -68,10 +69,9 @@ class Reporter:
 
     def started(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        self._starts[attempt] = at
-        if not self._waits:
-            self._waits = True
-            asyncio.get_running_loop().call_later(_BRIEF_SECONDS, self._tell_starts)
+        loop = asyncio.get_running_loop()
+        self._starts[attempt] = at, loop.time()
+        self._set_timer(loop)
 
     def ended(self, result: TaskResult) -> None:
         self._results.append(result)
@@ -111,6 +111,12 @@ class Reporter:
             await asyncio.sleep(0)
             turns = turns - 1 if len(self._results) == before else _PATIENCE
 
+    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._starts and not self._waits and not self._due:
+            self._waits = True
+            _, began = next(iter(self._starts.values()))
+            loop.call_at(began + _BRIEF_SECONDS, self._tell_starts)
+
     def _tell_starts(self) -> None:
         self._waits, self._due = False, True
         self._wake()
@@ -120,13 +126,17 @@ class Reporter:
         self._news.set()
 
     async def _send_starts(self) -> None:
+        loop = asyncio.get_running_loop()
+        items: list[ProgressItem] = []
+        for name, (at, began) in list(self._starts.items()):
+            if began + _BRIEF_SECONDS > loop.time():
+                break  # it may end yet
+            run, id, number = name
+            items.append(ProgressItem(run=run, id=id, attempt=number, at=at))
+            del self._starts[name]
         self._due = False
-        starts, self._starts = self._starts, {}
-        if starts:
-            items = [
-                ProgressItem(run=run, id=id, attempt=number, at=at)
-                for (run, id, number), at in starts.items()
-            ]
+        self._set_timer(loop)
+        if items:
             await self._send("progress", partial(self._progress, self.store), items)
 
     async def _send_results(self, store: str, results: list[TaskResult]) -> None:

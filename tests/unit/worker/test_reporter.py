@@ -2,13 +2,24 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from random import Random
 
 import pytest
 
 from skillq import topology
-from skillq.messages import Outcome, TaskAssignment, TaskResult, TaskResults
+from skillq.messages import (
+    Message,
+    Outcome,
+    Progress,
+    TaskAssignment,
+    TaskResult,
+    TaskResults,
+    decode,
+)
+from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker.reporter import Reporter
+from tests.simulation.loop import VirtualLoop
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import working
 from tests.unit.worker.boss import Boss, order, who
@@ -37,6 +48,42 @@ async def test_results_are_not_kept_back_for_as_long_as_others_end() -> None:
         await boss.assign(*(order(f"t{n}") for n in range(500)))
         await boss.has_results(500)
         assert len(boss.all(TaskResults)) > 2
+
+
+class Heard(MemoryTransport):
+    """A transport that keeps what is published through it."""
+
+    def __init__(self) -> None:
+        super().__init__(MemoryBroker(), app_id="ada")
+        self.messages: list[Message] = []
+
+    async def publish(
+        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
+    ) -> None:
+        self.messages.append(decode(message.body))
+
+
+def test_starts_are_told_only_of_what_goes_on_however_much_else_begins_meanwhile() -> None:
+    heard = Heard()
+
+    async def story() -> None:
+        reporter = Reporter(heard, who("ada"), lambda _: None)
+        running = asyncio.create_task(reporter.run())
+        reporter.started(("default", "long", 1), 7.0)
+        for n in range(8):  # 5 ms each, by a clock of its own
+            reporter.started(("default", f"brief-{n}", 1), 8.0)
+            await asyncio.sleep(0.005)
+            reporter.ended(
+                TaskResult(run="default", id=f"brief-{n}", attempt=1, outcome=Outcome.SUCCEEDED)
+            )
+        reporter.started(("default", "next", 1), 9.0)
+        await asyncio.sleep(1.0)
+        running.cancel()
+
+    loop = VirtualLoop(Random(1))  # type: ignore[abstract]
+    loop.run_until_complete(story())
+    told = [item for m in heard.messages if isinstance(m, Progress) for item in m.items]
+    assert [(item.id, item.at) for item in told] == [("long", 7.0), ("next", 9.0)]
 
 
 @pytest.fixture
