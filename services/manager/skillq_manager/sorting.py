@@ -189,9 +189,11 @@ class Sorter:
         if not keys:
             return []
         known = await self._store.known(keys)
-        titles = {s.run: await self._store.run(s.run) for s in submissions}
+        rows = {
+            run: await self._store.run(run) for run in dict.fromkeys(s.run for s in submissions)
+        }
         return [
-            c.Submitted(s, known, row.title if (row := titles[s.run]) is not None else None)
+            c.Submitted(s, known, row.title if (row := rows[s.run]) is not None else None)
             for s in submissions
         ]
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +21,7 @@ from skillq.messages import (
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
+from skillq_manager.store.base import RunRow
 from tests.factories import task
 from tests.unit.manager.ear import listening, put, stored, waiting
 from tests.unit.manager.plant import Plant, tasks
@@ -231,3 +233,25 @@ async def test_a_manager_does_not_leave_while_a_submission_is_on_its_way(
         await put(plant, messages[-1:])
         await until(plant.running.done)
         assert plant.completed == ["first", "second"]
+
+
+async def test_of_submissions_that_are_decided_together_the_store_is_asked_once_for_their_run(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once for each would be a hop to its thread for each, one after the other, before any is decided."""
+    async with Plant() as plant:
+        asked: list[str] = []
+        look_up = plant.store.run
+
+        async def note(run: str) -> RunRow | None:
+            asked.append(run)
+            return await look_up(run)
+
+        monkeypatch.setattr(plant.store, "run", note)
+        submissions = [
+            Submission(submission_id=uuid4().hex, run=run, run_title=run, tasks=(task(str(n)),))
+            for n in range(3)
+            for run in ("one", "other")
+        ]
+        await asyncio.gather(*map(plant.manager.submit, submissions))
+        assert asked == ["one", "other"]
