@@ -49,11 +49,11 @@ def mixes(longest: float, share: float) -> tuple[Mix, ...]:
         Mix("one-type", f"one type, 1 ms to {longest:g} s", of_one_type, round(400 * share)),
         Mix(
             "two-types",
-            f"nine of ten 1 to 5 ms, one of ten {longest / 20:g} to {longest:g} s, a type each",
+            f"two types: nine of ten 1 to 5 ms, others {longest / 20:g} to {longest:g} s",
             of_two_types,
             round(1000 * share),
         ),
-        Mix("all-short", "all 1 to 5 ms", of_short_ones, round(3000 * share)),
+        Mix("all-short", "one type, 1 to 5 ms", of_short_ones, round(3000 * share)),
     )
 
 

@@ -227,7 +227,10 @@ def draw(report: dict[str, Any], folder: Path) -> None:
     draw_bars(
         [policy.name for policy in POLICIES],
         {
-            title: ([100 * one["utilisation"] for one in _of(report["results"], name)], "{:.0f}")
+            f"slots in use, %\n{title}": (
+                [100 * one["utilisation"] for one in _of(report["results"], name)],
+                "{:.0f}",
+            )
             for name, title in report["mixes"].items()
         },
         folder / "uneven.svg",
