@@ -20,6 +20,7 @@ from skillq_manager.store.base import Store
 from skillq_manager.tally import Tally
 
 _MANY = 10_000  # tasks
+_MANY_RUNS = 4096  # from here on, their titles are looked up anew
 
 log = structlog.get_logger()
 
@@ -58,6 +59,7 @@ class Sorter:
         self._inquiries = inquiries
         self._tally = tally
         self._notice = notice
+        self._titles: dict[str, str] = {}  # of runs
 
     async def sort(self, intake: Intake, *, leaving: bool = False) -> Mail:
         """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
@@ -189,13 +191,17 @@ class Sorter:
         if not keys:
             return []
         known = await self._store.known(keys)
-        rows = {
-            run: await self._store.run(run) for run in dict.fromkeys(s.run for s in submissions)
-        }
-        return [
-            c.Submitted(s, known, row.title if (row := rows[s.run]) is not None else None)
-            for s in submissions
-        ]
+        titles = {run: await self._title(run) for run in dict.fromkeys(s.run for s in submissions)}
+        return [c.Submitted(s, known, titles[s.run]) for s in submissions]
+
+    async def _title(self, run: str) -> str | None:
+        """Of a run that exists. It keeps the one it was made with: who adds to it all the time need not wait for it."""
+        title = self._titles.get(run)
+        if title is None and (row := await self._store.run(run)) is not None:
+            if len(self._titles) >= _MANY_RUNS:
+                self._titles.clear()
+            title = self._titles[run] = row.title
+        return title
 
 
 def _settle(mail: Mail, pile: Pile) -> None:

@@ -235,10 +235,12 @@ async def test_a_manager_does_not_leave_while_a_submission_is_on_its_way(
         assert plant.completed == ["first", "second"]
 
 
-async def test_of_submissions_that_are_decided_together_the_store_is_asked_once_for_their_run(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    """Once for each would be a hop to its thread for each, one after the other, before any is decided."""
+# --- what the store is asked -------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def questions(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Plant, list[str]]]:
+    """A plant without workers, and the runs for which its store is asked."""
     async with Plant() as plant:
         asked: list[str] = []
         look_up = plant.store.run
@@ -247,11 +249,40 @@ async def test_of_submissions_that_are_decided_together_the_store_is_asked_once_
             asked.append(run)
             return await look_up(run)
 
-        monkeypatch.setattr(plant.store, "run", note)
-        submissions = [
-            Submission(submission_id=uuid4().hex, run=run, run_title=run, tasks=(task(str(n)),))
-            for n in range(3)
-            for run in ("one", "other")
-        ]
-        await asyncio.gather(*map(plant.manager.submit, submissions))
+        patch.setattr(plant.store, "run", note)
+        yield plant, asked
+
+
+def of_run(run: str, id: str, title: str = "") -> Submission:
+    return Submission(submission_id=uuid4().hex, run=run, run_title=title or run, tasks=(task(id),))
+
+
+async def test_the_store_is_asked_once_for_a_run_however_many_submissions_are_decided_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once for each would be a hop to its thread for each, one after the other, before any is decided."""
+    async with questions(monkeypatch) as (plant, asked):
+        together = [of_run(run, str(n)) for n in range(3) for run in ("one", "other")]
+        await asyncio.gather(*map(plant.manager.submit, together))
         assert asked == ["one", "other"]
+
+
+async def test_a_run_that_is_added_to_again_and_again_is_looked_up_until_it_is_there_and_keeps_its_title(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with questions(monkeypatch) as (plant, asked):
+        for n in range(5):
+            assert (await plant.manager.submit(of_run("one", str(n)))).accepted == 1
+        assert asked == ["one"] * 2
+        refused = await plant.manager.submit(of_run("one", "9", title="One!"))
+        assert "run 'One!' would be one on the wire" in (refused.reason or "")
+
+
+async def test_the_titles_that_are_kept_are_not_more_and_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skillq_manager.sorting._MANY_RUNS", 1)
+    async with questions(monkeypatch) as (plant, asked):
+        for n, run in enumerate(("one", "one", "other", "other", "one")):
+            await plant.manager.submit(of_run(run, str(n)))
+        assert asked == ["one", "one", "other", "other", "one"]
