@@ -26,23 +26,33 @@ mpl.rcParams.update(
     }
 )
 
+Panels = Mapping[str, tuple[Sequence[float], str]]  # by title: a value for each name, and its form
+
 
 def draw_comparison(report: dict[str, Any], folder: Path) -> None:
     results = report["results"]
     names = [f"{one['name']}, {one['variant']}" for one in results]
-    colours = [OURS if one["name"] == "skillq" else OTHERS for one in results]
-    figure, axes = plt.subplots(1, 3, figsize=(11, 0.34 * len(results) + 1.1), sharey=True)
     cpu = [
         _mid(one, "app_cpu_ms") + _mid(one, "broker_cpu_ms") + _mid(one, "database_cpu_ms")
         for one in results
     ]
-    _bars(axes[0], names, [_mid(one, "tasks_per_second") for one in results], colours)
-    axes[0].set_title("tasks per second", fontsize=10)
-    _bars(axes[1], names, [_mid(one, "p50_ms") for one in results], colours, "{:.1f}")
-    axes[1].set_title("ms for one at a time, median", fontsize=10)
-    _bars(axes[2], names, cpu, colours, "{:.2f}")
-    axes[2].set_title("CPU ms per task, all together", fontsize=10)
-    _save(figure, folder / "comparison.svg")
+    panels: Panels = {
+        "tasks per second": ([_mid(one, "tasks_per_second") for one in results], "{:,.0f}"),
+        "ms for one at a time, median": ([_mid(one, "p50_ms") for one in results], "{:.1f}"),
+        "CPU ms per task, all together": (cpu, "{:.2f}"),
+    }
+    draw_bars(names, panels, folder / "comparison.svg")
+
+
+def draw_bars(names: Sequence[str], panels: Panels, file: Path) -> None:
+    colours = [OURS if name.startswith("skillq") else OTHERS for name in names]
+    figure, axes = plt.subplots(
+        1, len(panels), figsize=(11, 0.34 * len(names) + 1.1), sharey=True, squeeze=False
+    )
+    for axis, (title, (values, form)) in zip(axes[0], panels.items(), strict=True):
+        _bars(axis, names, values, colours, form)
+        axis.set_title(title, fontsize=10)
+    _save(figure, file)
 
 
 def draw_lines(
@@ -89,7 +99,7 @@ def _bars(
     names: Sequence[str],
     values: Sequence[float],
     colours: Sequence[str],
-    form: str = "{:,.0f}",
+    form: str,
 ) -> None:
     bars = axis.barh(names, values, color=colours, height=0.7)
     axis.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=8)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from uuid import uuid4
 
 import pytest
 
@@ -20,6 +21,7 @@ from skillq.messages import (
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
+from skillq_manager.store.base import RunRow
 from tests.factories import task
 from tests.unit.manager.ear import listening, put, stored, waiting
 from tests.unit.manager.plant import Plant, tasks
@@ -231,3 +233,56 @@ async def test_a_manager_does_not_leave_while_a_submission_is_on_its_way(
         await put(plant, messages[-1:])
         await until(plant.running.done)
         assert plant.completed == ["first", "second"]
+
+
+# --- what the store is asked -------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def questions(patch: pytest.MonkeyPatch) -> AsyncIterator[tuple[Plant, list[str]]]:
+    """A plant without workers, and the runs for which its store is asked."""
+    async with Plant() as plant:
+        asked: list[str] = []
+        look_up = plant.store.run
+
+        async def note(run: str) -> RunRow | None:
+            asked.append(run)
+            return await look_up(run)
+
+        patch.setattr(plant.store, "run", note)
+        yield plant, asked
+
+
+def of_run(run: str, id: str, title: str = "") -> Submission:
+    return Submission(submission_id=uuid4().hex, run=run, run_title=title or run, tasks=(task(id),))
+
+
+async def test_the_store_is_asked_once_for_a_run_however_many_submissions_are_decided_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Once for each would be a hop to its thread for each, one after the other, before any is decided."""
+    async with questions(monkeypatch) as (plant, asked):
+        together = [of_run(run, str(n)) for n in range(3) for run in ("one", "other")]
+        await asyncio.gather(*map(plant.manager.submit, together))
+        assert asked == ["one", "other"]
+
+
+async def test_a_run_that_is_added_to_again_and_again_is_looked_up_until_it_is_there_and_keeps_its_title(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with questions(monkeypatch) as (plant, asked):
+        for n in range(5):
+            assert (await plant.manager.submit(of_run("one", str(n)))).accepted == 1
+        assert asked == ["one"] * 2
+        refused = await plant.manager.submit(of_run("one", "9", title="One!"))
+        assert "run 'One!' would be one on the wire" in (refused.reason or "")
+
+
+async def test_the_titles_that_are_kept_are_not_more_and_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skillq_manager.sorting._MANY_RUNS", 1)
+    async with questions(monkeypatch) as (plant, asked):
+        for n, run in enumerate(("one", "one", "other", "other", "one")):
+            await plant.manager.submit(of_run(run, str(n)))
+        assert asked == ["one", "one", "other", "other", "one"]

@@ -1,0 +1,181 @@
+"""How long a task takes while others are done: latency at a part of the highest throughput.
+
+    python -m benchmarks.load [--short] [--json FILE] [--plots FOLDER]
+
+skillq on SQLite, two workers, no-op tasks, handed in by one client in submissions of so many. First the highest
+throughput, many submissions at once. Then submissions come at random (Poisson), at a steady rate, whether or not those
+before them are done. A task's time is from when its submission was due to its result at the client.
+"""
+
+import argparse
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import asdict, dataclass
+from itertools import count
+from pathlib import Path
+from random import Random
+from statistics import median, quantiles
+
+from benchmarks import machine
+from benchmarks.contenders import CONTENDERS
+from benchmarks.running import Running, running
+from skillq.client import Client, OpenRun
+from skillq.messages import Task
+from skillq.transport.rabbitmq import RabbitTransport
+from tests.broker import find_broker
+
+SYSTEM = next(one for one in CONTENDERS if one.title == "skillq, SQLite")
+SHARES = (0.3, 0.5, 0.7)
+BURSTS = 3  # of which the median is the highest throughput
+HEAD = (
+    "| tasks in a submission | highest, tasks/s | load | tasks/s | p50 ms | p99 ms | max ms | CPUs busy |\n"
+    "|--:|--:|--:|--:|--:|--:|--:|--:|"
+)
+
+
+@dataclass(frozen=True)
+class Size:
+    submissions: int  # at once, of each size; of large ones fewer
+    tasks: int  # at once, at most
+    seconds: float  # at each rate
+
+
+FULL = Size(1_000, 5_000, 10.0)
+SHORT = Size(200, 1_000, 2.0)
+BATCHES = (1, 10, 100)
+
+
+@dataclass(frozen=True)
+class Load:
+    batch: int
+    highest: float  # tasks per second
+    share: float
+    tasks_per_second: float  # handed in
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    cpus: float  # busy with it, the client's and the broker's share included
+
+
+class Source:
+    """Hands in submissions of `batch` tasks, and notes how long each task took."""
+
+    def __init__(self, run: OpenRun, batch: int) -> None:
+        self._run = run
+        self.batch = batch
+        self._ids = count(1)
+        self._clock = asyncio.get_running_loop().time
+        self.laps: list[float] = []
+
+    async def burst(self, submissions: int) -> float:
+        """Tasks per second, all handed in at once."""
+        began = self._clock()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(submissions):
+                group.create_task(self._hand_in(began))
+        return submissions * self.batch / (self._clock() - began)
+
+    async def flow(self, rate: float, seconds: float, random: Random) -> None:
+        """So many tasks per second, and wait for the last of them."""
+        due = self._clock()
+        end = due + seconds
+        async with asyncio.TaskGroup() as group:
+            while (due := due + random.expovariate(rate / self.batch)) < end:
+                await asyncio.sleep(due - self._clock())
+                group.create_task(self._hand_in(due))
+
+    async def _hand_in(self, due: float) -> None:
+        ids = (f"{self.batch}-{next(self._ids)}" for _ in range(self.batch))
+        results = await self._run.submit([Task(id=id, type="noop", difficulty=1) for id in ids])
+        self.laps += [self._clock() - due async for _ in results]
+
+
+@asynccontextmanager
+async def opened(url: str, batch: int) -> AsyncIterator[Source]:
+    async with (
+        RabbitTransport(url, app_id="bench", connection_name="bench") as transport,
+        Client(transport).open(f"by-{batch}") as run,
+    ):
+        yield Source(run, batch)
+
+
+async def measure(up: Running, batch: int, size: Size) -> list[Load]:
+    async with opened(up.url, batch) as source:
+        submissions = min(size.submissions, size.tasks // batch)
+        await source.burst(submissions // 5)
+        highest = median([await source.burst(submissions) for _ in range(BURSTS)])
+        return [await _load(up, source, highest, share, size.seconds) for share in SHARES]
+
+
+async def _load(up: Running, source: Source, highest: float, share: float, seconds: float) -> Load:
+    source.laps.clear()
+    before = _cpu(up)
+    await source.flow(share * highest, seconds, Random(source.batch))
+    cpus = (_cpu(up) - before) / seconds
+    percentiles = quantiles(source.laps, n=100, method="inclusive")
+    return Load(
+        source.batch,
+        round(highest, 1),
+        share,
+        round(len(source.laps) / seconds, 1),
+        round(1000 * percentiles[49], 2),
+        round(1000 * percentiles[98], 2),
+        round(1000 * max(source.laps), 2),
+        round(cpus, 2),
+    )
+
+
+def _cpu(up: Running) -> float:
+    """Seconds, of all that has to do with it: this process is the client."""
+    used = up.cpu()
+    return time.process_time() + (used["app"] or 0.0) + (used["broker"] or 0.0)
+
+
+def _row(one: Load) -> str:
+    return (
+        f"| {one.batch} | {one.highest:,.0f} | {one.share:.0%} | {one.tasks_per_second:,.0f}"
+        f" | {one.p50_ms:.1f} | {one.p99_ms:.1f} | {one.max_ms:.1f} | {one.cpus:.2f} |"
+    )
+
+
+def draw(loads: list[Load], folder: Path) -> None:
+    # Its libraries are needed for nothing else.
+    from benchmarks.plots import draw_bars  # noqa: PLC0415
+
+    names = [f"{one.share:.0%} of {one.highest:,.0f} tasks/s, {one.batch} at once" for one in loads]
+    p50, p99 = [one.p50_ms for one in loads], [one.p99_ms for one in loads]
+    panels = {"ms, median": (p50, "{:.0f}"), "ms, p99": (p99, "{:.0f}")}
+    draw_bars(names, panels, folder / "load.svg")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--short", action="store_true", help="two seconds of each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
+    parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
+    options = parser.parse_args()
+    size = SHORT if options.short else FULL
+    about = {**machine.describe(), "seconds": size.seconds}
+    loads: list[Load] = []
+    print(HEAD, flush=True)
+    with ExitStack() as stack:
+        broker = find_broker()
+        stack.callback(broker.stop)
+        for batch in BATCHES:
+            with running(SYSTEM, broker) as up:
+                for one in asyncio.run(measure(up, batch, size)):
+                    loads.append(one)
+                    print(_row(one), flush=True)
+    if options.json:
+        options.json.parent.mkdir(parents=True, exist_ok=True)
+        report = {"about": about, "loads": [asdict(one) for one in loads]}
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    if options.plots:
+        draw(loads, options.plots)
+
+
+if __name__ == "__main__":
+    main()
