@@ -281,7 +281,7 @@ async def test_a_run_that_is_added_to_again_and_again_is_looked_up_until_it_is_t
 async def test_the_titles_that_are_kept_are_not_more_and_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq_manager.sorting._MANY_RUNS", 1)
+    monkeypatch.setattr("skillq_manager.sorting._TITLES", 1)
     async with questions(monkeypatch) as (plant, asked):
         for n, run in enumerate(("one", "one", "other", "other", "one")):
             await plant.manager.submit(of_run(run, str(n)))
