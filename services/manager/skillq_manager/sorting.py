@@ -190,7 +190,7 @@ class Sorter:
         }
         if not keys:
             return []
-        titles = {run: await self._title(run) for run in {s.run for s in submissions}}
+        titles = {run: await self._title(run) for run in dict.fromkeys(s.run for s in submissions)}
         # In a run that there is not, nothing is known.
         keys = {key for key in keys if titles[key[0]] is not None}
         known = await self._store.known(keys) if keys else {}
