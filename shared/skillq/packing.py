@@ -5,7 +5,7 @@ from typing import TypeVar
 
 from pydantic_core import from_json
 
-from skillq.messages import MAX_MESSAGE_BYTES, Message
+from skillq.messages import MAX_MESSAGE_BYTES
 from skillq.transport.base import Outgoing
 
 Item = TypeVar("Item")
@@ -14,17 +14,17 @@ _ENVELOPE = 20  # levels that messages put around a payload or an output, and th
 
 
 def pack(
-    make: Callable[[tuple[Item, ...]], Message], items: Sequence[Item], *, persistent: bool = True
+    make: Callable[[tuple[Item, ...]], Outgoing], items: Sequence[Item]
 ) -> tuple[list[tuple[Outgoing, Sequence[Item]]], list[Item]]:
     """The messages, each with its items; and the items that are too large for a message of their own."""
-    outgoing = Outgoing.of(make(tuple(items)), persistent=persistent)
+    outgoing = make(tuple(items))
     if len(outgoing.body) <= MAX_MESSAGE_BYTES:
         return [(outgoing, items)], []
     if len(items) == 1:
         return [], list(items)
     middle = len(items) // 2
-    first, too_large = pack(make, items[:middle], persistent=persistent)
-    second, also_too_large = pack(make, items[middle:], persistent=persistent)
+    first, too_large = pack(make, items[:middle])
+    second, also_too_large = pack(make, items[middle:])
     return first + second, too_large + also_too_large
 
 

@@ -84,7 +84,7 @@ def _cut(about: Standing, events: Sequence[TaskEvent]) -> list[Outgoing]:
     def make(events: Sequence[TaskEvent], more: bool = False) -> Standing:
         return about.model_copy(update={"tasks": tuple(events), "more": more})
 
-    cut, _ = pack(make, events, persistent=False)
+    cut, _ = pack(lambda part: Outgoing.of(make(part), persistent=False), events)
     parts = [part for _, part in cut] or [[]]
     return [
         Outgoing.of(make(part, more=number < len(parts)), persistent=False)

@@ -1,14 +1,15 @@
-"""Items of messages to workers and listeners, as plain fields.
+"""Messages to workers and listeners, from plain fields.
 
-Each field was validated when it came in. A model for each item would take five times as long.
+Each field was validated when it came in. To make models of them first would take five times as long.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import JsonValue
+from pydantic_core import to_json
 
-from skillq.messages import AttemptRef, Message, TaskEvents, TaskStatus, WorkerProfile
-from skillq.packing import pack
+from skillq.messages import SCHEMA_VERSION, AttemptRef, TaskStatus, WorkerProfile
 from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
@@ -41,12 +42,26 @@ def ref(item: Fields) -> AttemptRef:
     return AttemptRef(run=item["run"], id=item["id"], attempt=item["attempt"])
 
 
-def pack_events(run: str, task_type: str, items: list[Fields]) -> list[Outgoing]:
-    def make(events: tuple[Any, ...]) -> Message:
-        return TaskEvents.model_construct(run=run, task_type=task_type, events=events)
+def assignments(worker: WorkerProfile, store: str, items: Sequence[Fields]) -> Outgoing:
+    """As an `Assignments`."""
+    return _outgoing(
+        "assignment",
+        persistent=True,
+        worker=worker.name,
+        incarnation=worker.incarnation,
+        store=store,
+        tasks=items,
+    )
 
-    messages, _ = pack(make, items, persistent=False)
-    return [message for message, _ in messages]
+
+def events(run: str, task_type: str, items: Sequence[Fields]) -> Outgoing:
+    """As a `TaskEvents`."""
+    return _outgoing("task_events", persistent=False, run=run, task_type=task_type, events=items)
+
+
+def _outgoing(type: str, *, persistent: bool, **fields: object) -> Outgoing:
+    body = to_json({"type": type, "schema_version": SCHEMA_VERSION} | fields)
+    return Outgoing(body, type, persistent=persistent)
 
 
 def task_event(command: c.Command) -> tuple[str, str, Fields] | None:
@@ -54,7 +69,7 @@ def task_event(command: c.Command) -> tuple[str, str, Fields] | None:
     match command:
         case c.AddTask():
             run, id = command.key
-            event = {"id": id, "status": command.status, "attempt": 0, "at": command.at}
+            event = {"id": id, "status": command.status.value, "attempt": 0, "at": command.at}
             return run, command.task.type, event
         case c.SetStatus():
             return _moved(command, command.status, reason=command.reason)
@@ -79,7 +94,7 @@ def _moved(
     run, id = command.key
     event = {
         "id": id,
-        "status": status,
+        "status": status.value,  # a plain word: twice as fast to write
         "attempt": command.attempt,
         "at": command.at,
         "worker": worker.title if worker else None,

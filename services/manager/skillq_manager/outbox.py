@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import structlog
@@ -11,14 +12,11 @@ from skillq.errors import SkillqError, TransportError, Unreachable, Unroutable, 
 from skillq.logs import Log
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
-    Assignments,
     AttemptRef,
     Cancel,
-    Message,
     RunEvent,
     RunStatus,
     Stop,
-    TaskStatus,
     WorkerEvent,
     WorkerEventKind,
     WorkerProfile,
@@ -27,7 +25,7 @@ from skillq.messages import (
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
 from skillq_manager.core import commands as c
-from skillq_manager.items import Fields, assignment, pack_events, ref, task_event
+from skillq_manager.items import Fields, assignment, assignments, events, ref, task_event
 from skillq_manager.store.base import Store
 
 _RETRY_SECONDS = 1.0
@@ -97,8 +95,8 @@ class Outbox:
         self._spawn(self._declare(worker))
 
     async def stop_all(self, incarnations: Iterable[str], reason: str) -> None:
-        def make(incarnations: tuple[str, ...]) -> Message:
-            return Stop(incarnations=incarnations, reason=reason)
+        def make(incarnations: tuple[str, ...]) -> Outgoing:
+            return Outgoing.of(Stop(incarnations=incarnations, reason=reason))
 
         messages, _ = pack(make, list(incarnations))
         for stop, _ in messages:
@@ -123,15 +121,7 @@ class Outbox:
             self._send_to(worker, items)
 
     def _send_to(self, worker: WorkerProfile, items: list[Fields]) -> None:
-        def make(tasks: tuple[Any, ...]) -> Message:
-            return Assignments.model_construct(
-                worker=worker.name,
-                incarnation=worker.incarnation,
-                store=self._store.id,
-                tasks=tasks,
-            )
-
-        messages, too_large = pack(make, items)
+        messages, too_large = pack(partial(assignments, worker, self._store.id), items)
         for message, tasks in messages:
             self._spawn(self._deliver(worker, message, tasks))
         for item in too_large:
@@ -175,8 +165,8 @@ class Outbox:
         worker = command.worker
         is_recall = isinstance(command, c.Recall)
 
-        def make(attempts: tuple[AttemptRef, ...]) -> Message:
-            return Cancel(
+        def make(attempts: tuple[AttemptRef, ...]) -> Outgoing:
+            cancel = Cancel(
                 worker=worker.name,
                 incarnation=worker.incarnation,
                 store=command.store,
@@ -184,6 +174,7 @@ class Outbox:
                 reason="another worker is idle" if is_recall else "not its attempt any more",
                 waiting_only=is_recall,
             )
+            return Outgoing.of(cancel)
 
         messages, _ = pack(make, command.attempts)
         self._tell(topology.COMMANDS, f"cancel.{worker.name}", [message for message, _ in messages])
@@ -191,14 +182,15 @@ class Outbox:
     # --- events
 
     def _send_task_events(self, commands: Sequence[c.Command]) -> None:
-        by_key: dict[tuple[str, str, TaskStatus], list[Fields]] = {}
+        by_key: dict[tuple[str, str, str], list[Fields]] = {}
         for command in commands:
             if (event := task_event(command)) is not None:
                 run, task_type, item = event
                 by_key.setdefault((run, task_type, item["status"]), []).append(item)
         for (run, task_type, status), items in by_key.items():
             key = f"task.{run}.{slug(task_type)}.{status}"
-            self._tell(topology.EVENTS, key, pack_events(run, task_type, items))
+            messages, _ = pack(partial(events, run, task_type), items)
+            self._tell(topology.EVENTS, key, [message for message, _ in messages])
 
     async def _send_rare_event(self, command: c.Command) -> None:
         event: WorkerEvent | RunEvent

@@ -7,7 +7,7 @@ import structlog
 
 from skillq.clock import Clock
 from skillq.logs import Log
-from skillq.messages import AttemptRef, Heartbeat, Lease, Message, place
+from skillq.messages import AttemptRef, Heartbeat, Lease, place
 from skillq.packing import pack
 from skillq.transport import Outgoing
 
@@ -58,16 +58,17 @@ def heartbeats(common: Heartbeat, held: Sequence[AttemptRef]) -> list[Outgoing]:
     holds = sorted(held, key=_place)
     before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
 
-    def make(part: tuple[AttemptRef, ...]) -> Message:
-        return common.model_copy(
+    def make(part: tuple[AttemptRef, ...]) -> Outgoing:
+        beat = common.model_copy(
             update={
                 "holds": part,
                 "above": before[part[0]] if part else "",
                 "upto": None if part == () or part[-1] == holds[-1] else _place(part[-1]),
             }
         )
+        return Outgoing.of(beat, persistent=False)
 
-    messages, _ = pack(make, holds, persistent=False)
+    messages, _ = pack(make, holds)
     return [message for message, _ in messages]
 
 

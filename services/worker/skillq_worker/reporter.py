@@ -11,7 +11,6 @@ from skillq import crash, topology
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import (
-    Message,
     Progress,
     ProgressItem,
     TaskResult,
@@ -147,25 +146,27 @@ class Reporter:
                 self._confirmed(results)
 
     async def _send(
-        self, word: str, make: Callable[[tuple[Item, ...]], Message], items: list[Item]
+        self, word: str, make: Callable[[tuple[Item, ...]], Outgoing], items: list[Item]
     ) -> None:
         key = f"{word}.{self._profile.name}"
         messages, _ = pack(make, items)
         for message, _ in messages:
             await publish_until_confirmed(self._transport, key, message)
 
-    def _progress(self, store: str, items: tuple[ProgressItem, ...]) -> Message:
-        return Progress(
+    def _progress(self, store: str, items: tuple[ProgressItem, ...]) -> Outgoing:
+        progress = Progress(
             worker=self._profile.name,
             incarnation=self._profile.incarnation,
             store=store,
             items=items,
         )
+        return Outgoing.of(progress)
 
-    def _task_results(self, store: str, results: tuple[TaskResult, ...]) -> Message:
-        return TaskResults(
+    def _task_results(self, store: str, results: tuple[TaskResult, ...]) -> Outgoing:
+        ended = TaskResults(
             worker=self._profile.name,
             incarnation=self._profile.incarnation,
             store=store,
             results=results,
         )
+        return Outgoing.of(ended)

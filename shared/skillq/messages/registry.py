@@ -29,8 +29,7 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimina
 
 
 def encode(message: Message) -> bytes:
-    """The message as JSON; parts that have been validated before may be plain dictionaries."""
-    return message.__pydantic_serializer__.to_json(message, warnings=False)
+    return message.__pydantic_serializer__.to_json(message)
 
 
 def decode(body: bytes) -> Message:

@@ -4,8 +4,9 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from skillq.messages import MAX_MESSAGE_BYTES, Message, Task, TaskEvent, TaskEvents, TaskStatus
+from skillq.messages import MAX_MESSAGE_BYTES, Task, TaskEvent, TaskEvents, TaskStatus
 from skillq.packing import check_readable, pack
+from skillq.transport import Outgoing
 from tests.factories import budget
 
 
@@ -13,8 +14,8 @@ def event(id: int, size: int) -> TaskEvent:
     return TaskEvent(id=str(id), status=TaskStatus.SUCCEEDED, attempt=1, at=0, output="x" * size)
 
 
-def make(events: tuple[TaskEvent, ...]) -> Message:
-    return TaskEvents(run="run", task_type="task", events=events)
+def make(events: tuple[TaskEvent, ...]) -> Outgoing:
+    return Outgoing.of(TaskEvents(run="run", task_type="task", events=events))
 
 
 @budget(40)
@@ -33,9 +34,8 @@ def test_all_items_are_packed_in_order_but_those_too_large_for_any_message(
 
 
 def test_what_fits_into_one_message_is_one_message() -> None:
-    messages, too_large = pack(make, [event(n, 10) for n in range(1000)], persistent=False)
+    messages, too_large = pack(make, [event(n, 10) for n in range(1000)])
     assert (len(messages), too_large) == (1, [])
-    assert not messages[0][0].persistent
 
 
 def test_json_is_readable_as_deep_as_messages_can_carry_it() -> None:
