@@ -9,6 +9,10 @@ A pool keeps a heap of the heads of the classes it may take from. It is not told
 it reads what is new when one of its workers is free. All heaps are mended lazily: an entry that is
 no longer true is put right when it comes to the top.
 
+Where a store keeps what is far behind (`head`), a class has only its first tasks here. When those are gone and a
+worker is free for the next, the class is *dry*, and nothing is matched until it is refilled: so everything goes in
+the order in which it would go if all were here.
+
 All this is kept for two *tiers* of workers: first what free ones can take is matched, and then, where the
 policy looks ahead, what may wait for a slot of a worker that has room for it.
 """
@@ -17,20 +21,28 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from heapq import heappop
 from itertools import count
+from math import inf
 
 from skillq_manager.core.classes import Class, Free, Pool, Source, Tier
 from skillq_manager.core.lookahead import Lookahead
 from skillq_manager.core.matching import Order, Policy
-from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import FIRST, Need, Place, Skills, TaskEntry, WorkerEntry
 
 _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
 
 
 class Board:
-    """Matches ready tasks with workers by a policy."""
+    """Matches ready tasks with workers by a policy; keeps about `head` of a class, where there is a shelf."""
 
-    def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
+    def __init__(self, policy: Policy, lookahead: Lookahead, head: int = 0) -> None:
         self.policy = policy
+        self.head = head if policy.shelves else 0
+        self._room = 2 * self.head if self.head else inf
+        self.full: dict[Class, None] = {}  # have more than room
+        self._dry: dict[Class, None] = {}
+        self._missed: dict[
+            Class, None
+        ] = {}  # of those, what a reserved worker may take once it has aged
         self.waiting = 0
         self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
         self._classes: dict[Need, Class] = {}
@@ -52,28 +64,102 @@ class Board:
     def add(self, task: TaskEntry) -> None:
         """A task is ready."""
         cls = self._classes.get(task.need) or self._new_class(task.need, task.ready_at)
+        self._put(cls, task)
+
+    def arrive(self, task: TaskEntry) -> bool:
+        """A new task is ready; False: its place is on the shelf, and it is not on the board."""
+        cls = self._classes.get(task.need) or self._new_class(task.need, task.ready_at)
+        if cls.horizon is not None and task.place >= cls.horizon and task.is_plain:
+            return False
+        self._put(cls, task)
+        if len(cls.heap) > cls.room:
+            self.full[cls] = None
+        return True
+
+    def _put(self, cls: Class, task: TaskEntry) -> None:
         task.ticket = next(self._count)
         cls.push((self.policy.rank(task), task.ticket, task))
         self.waiting += 1
         head = cls.head()
         if head is not None and head[2] is task:
-            self._news.pop(cls, None)
-            self._news[cls] = task.ticket
-            for tier in self._tiers:
-                tier.improved[cls] = None
+            self._announce(cls, task.ticket)
+
+    def _announce(self, cls: Class, time: int) -> None:
+        """It has a new head."""
+        self._news.pop(cls, None)
+        self._news[cls] = time
+        for tier in self._tiers:
+            tier.improved[cls] = None
+        if self._dry:
+            self._dry.pop(cls, None)
 
     def discard(self, task: TaskEntry) -> None:
         """A task is no longer ready."""
         if task.ticket:
             task.ticket = 0
             self.waiting -= 1
-            self._classes[task.need].drop()
+            cls = self._classes[task.need]
+            cls.drop()
+            if cls.is_dry:
+                self._dry[cls] = None
             self.reconsider()
 
     def reconsider(self) -> None:
         """A task that was not allowed to go ahead is gone, or is allowed to by now."""
         for tier in self._ahead:
             tier.reconsider()
+
+    # --- the shelf
+
+    def spill(self) -> Iterator[TaskEntry]:
+        """Tasks that leave for the shelf, where a class has more than room."""
+        for cls in self.full:
+            tasks = cls.last(self.head + 1, self.head)
+            if tasks:
+                cls.horizon = min(tasks[0].place, cls.horizon or tasks[0].place)
+            for task in tasks:
+                self.discard(task)
+            cls.room = max(2 * self.head, len(cls.heap) - cls.stale + self.head)
+            yield from tasks
+        self.full.clear()
+
+    def open_shelf(self, need: Need, at: float) -> None:
+        """There are tasks with this need on the shelf; nobody knows from where on."""
+        cls = self._classes.get(need) or self._new_class(need, at)
+        cls.horizon = FIRST
+        self._dry[cls] = None
+
+    def shelved(self) -> Iterator[tuple[Class, bool]]:
+        """The classes that have a shelf; whether each is known to be dry."""
+        return (
+            (cls, cls in self._dry) for cls in self._classes.values() if cls.horizon is not None
+        )
+
+    def has_shelf(self, need: Need) -> bool:
+        return need in self._classes and self._classes[need].horizon is not None
+
+    def refills(self) -> list[tuple[Need, Place]]:
+        """The shelves from which something is wanted now, and from where on."""
+        wanted = [cls for cls in self._dry if self._is_wanted(cls) or cls in self._missed]
+        self._missed.clear()
+        return [(cls.need, cls.horizon) for cls in wanted if cls.horizon is not None]
+
+    def refill(self, need: Need, tasks: Iterable[TaskEntry], horizon: Place | None) -> None:
+        """These come from the shelf: all that was there before `horizon`."""
+        cls = self._classes[need]
+        del self._dry[cls]
+        cls.horizon = horizon
+        for task in tasks:
+            self._put(cls, task)
+        if cls.head() is not None:
+            self._announce(cls, next(self._count))
+        elif horizon is not None:
+            self._dry[cls] = None
+
+    def _is_wanted(self, cls: Class) -> bool:
+        """Whether a worker could be given the first task of a dry class."""
+        fits = cls.fits.keys()
+        return any(not fits.isdisjoint(tier.open) for tier in self._tiers)
 
     # --- workers
 
@@ -152,6 +238,9 @@ class Board:
         for cls in self._classes.values() if reserved else ():
             if not cls.need.aged and cls.oldest <= before and self._would_help(reserved, cls.need):
                 found += cls.ready_since(before, most)
+        for cls in self._dry if reserved else ():
+            if self._would_help({p.skills for t in self._tiers for p in t.open}, cls.need):
+                self._missed[cls] = None
         return found
 
     def _would_help(self, reserved: Iterable[Skills], need: Need) -> bool:
@@ -166,6 +255,8 @@ class Board:
         Where there is none, the same of workers that have room ahead.
         The task leaves the board; the caller gives it to the worker and says so with `freed`.
         """
+        if self._dry and any(map(self._is_wanted, self._dry)):
+            return None
         for tier in self._tiers:
             # Where nobody is, what is new is looked at when somebody comes.
             if tier.open and (match := self._next_of(tier)) is not None:
@@ -227,6 +318,8 @@ class Board:
         self.waiting -= 1
         if cls.head() is None:
             del self._news[cls]
+            if cls.horizon is not None:
+                self._dry[cls] = None
         if not tier.number:
             self.reconsider()
         return task
@@ -291,7 +384,7 @@ class Board:
     def _new_class(self, need: Need, at: float) -> Class:
         if len(self._classes) >= self._forget_at:
             self._forget_empty_classes()
-        cls = self._classes[need] = Class(need, next(self._count), at)
+        cls = self._classes[need] = Class(need, next(self._count), at, self._room)
         for name in need.excluded:
             self._exclude(name, at)
         for pool in self._pools.values():
@@ -307,7 +400,7 @@ class Board:
             self.join(worker)
 
     def _forget_empty_classes(self) -> None:
-        for need in [need for need, cls in self._classes.items() if cls.head() is None]:
+        for need in [need for need, cls in self._classes.items() if cls.is_empty]:
             del self._classes[need]
             self._excluded.subtract(need.excluded)
         self._excluded = +self._excluded  # those still excluded by some class

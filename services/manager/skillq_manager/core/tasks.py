@@ -1,15 +1,16 @@
 """Tasks that have not ended: given out, ended, tried again, given up."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from itertools import count
 
-from skillq.messages import MAX_LEVEL, MIN_LEVEL, Outcome, TaskResult, TaskStatus, Unroutable
+from skillq.messages import MAX_LEVEL, MIN_LEVEL, Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
 from skillq_manager.core.lifecycle import check
 from skillq_manager.core.lookahead import Lookahead, is_waiting
 from skillq_manager.core.matching import effective_skill, handles, why_unable
-from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.model import Need, Place, Skills, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.timers import Kind, Timers
 from skillq_manager.core.turn import Turn
@@ -21,7 +22,10 @@ _LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looke
 
 
 class Tasks:
-    """Each task is in one place: `board` or `timers` (ready), a worker's `holds`, or waiting in `dependents`."""
+    """Each task is in one place: `board` or `timers` (ready), a worker's `holds`, or waiting in `dependents`.
+
+    Or on the shelf: then it is not `live`, and only the store knows it.
+    """
 
     def __init__(
         self,
@@ -53,6 +57,44 @@ class Tasks:
         task.retry_at = None
         task.ready_at = self._turn.now
         self._add(task)
+
+    def arrive(self, task: TaskEntry) -> bool:
+        """A new task is ready. Whether it is on the board; else it is left to the store."""
+        task.ready_at = self._turn.now
+        if not self._board.arrive(task):
+            self._put_away(task)
+            return False
+        if task.terms.unroutable is not Unroutable.WAIT:
+            self._look_again(task, self._turn.now)
+        return True
+
+    def spill(self) -> None:
+        """Leave to the store what the board has no room for."""
+        for task in self._board.spill() if self._board.full else ():
+            self._put_away(task)
+            self._turn.out.append(c.Shelve(task.key, task.need, task.priority))
+
+    def refill(self, need: Need, tasks: Sequence[TaskEntry], horizon: Place | None) -> None:
+        """These come from the shelf; the next one there is not before `horizon`."""
+        self._board.refill(need, tasks, horizon)
+
+    def open_shelves(self, shelf: c.Shelf) -> None:
+        """Count what an earlier manager has left there; it is fetched when it is wanted."""
+        here = Counter(t.key[0] for t in self.live.values() if t.status is TaskStatus.READY)
+        for run, ready in shelf.ready.items():
+            if ready > here[run]:
+                self.open[run] = self.open.get(run, 0) + ready - here[run]
+        for need in shelf.needs:
+            self._board.open_shelf(need, self._turn.now)
+
+    def has_shelf(self, of: Task) -> bool:
+        """Whether such a task may be there."""
+        return self._board.has_shelf(Need.of(of))
+
+    def _put_away(self, task: TaskEntry) -> None:
+        """It is open, but no longer live."""
+        del self.live[task.key]
+        self._turn.shelved[task.key] = task
 
     def _add(self, task: TaskEntry) -> None:
         self._board.add(task)
