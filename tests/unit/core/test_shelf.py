@@ -230,3 +230,15 @@ def test_a_manager_that_keeps_all_in_memory_takes_over_what_was_on_shelves(do: S
     assert do.state.tasks.open == {"default": 10}
     do.next_manager()
     assert work_off(do) == names(10)
+
+
+def test_a_page_of_tasks_that_are_all_here_is_turned(do: ShelfDriver) -> None:
+    fill(do, 10)
+    do.next_manager()
+    need = Need.of(task("x"))
+    do.state.board.refill(need, (), (-1, 8))
+    assert [cls.is_dry for cls, _ in do.state.board.shelved()] == [
+        False
+    ]  # the first were never shelved
+    do.state.board.refill(need, (), (-1, 1))
+    assert [cls.is_dry for cls, _ in do.state.board.shelved()] == [True]

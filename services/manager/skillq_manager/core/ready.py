@@ -21,12 +21,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from heapq import heappop
 from itertools import count
-from math import inf
 
 from skillq_manager.core.classes import Class, Free, Pool, Source, Tier
 from skillq_manager.core.lookahead import Lookahead
 from skillq_manager.core.matching import Order, Policy
 from skillq_manager.core.model import FIRST, Need, Place, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.shelves import Shelves
 
 _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
 
@@ -36,13 +36,6 @@ class Board:
 
     def __init__(self, policy: Policy, lookahead: Lookahead, head: int = 0) -> None:
         self.policy = policy
-        self.head = head if policy.shelves else 0
-        self._room = 2 * self.head if self.head else inf
-        self.full: dict[Class, None] = {}  # have more than room
-        self._dry: dict[Class, None] = {}
-        self._missed: dict[
-            Class, None
-        ] = {}  # of those, what a reserved worker may take once it has aged
         self.waiting = 0
         self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
         self._classes: dict[Need, Class] = {}
@@ -56,6 +49,8 @@ class Board:
         ahead = Tier(1, lookahead.has_room, lookahead.may_go_ahead)
         self._ahead = (ahead,) if policy.looks_ahead else ()
         self._tiers = (self._free, *self._ahead)
+        self.shelves = Shelves(head if policy.shelves else 0, self._tiers)
+        self._dry = self.shelves.dry
         self._count = count(1)
         self._forget_at = _MANY_CLASSES
 
@@ -73,7 +68,7 @@ class Board:
             return False
         self._put(cls, task)
         if len(cls.heap) > cls.room:
-            self.full[cls] = None
+            self.shelves.full[cls] = None
         return True
 
     def _put(self, cls: Class, task: TaskEntry) -> None:
@@ -100,8 +95,7 @@ class Board:
             self.waiting -= 1
             cls = self._classes[task.need]
             cls.drop()
-            if cls.is_dry:
-                self._dry[cls] = None
+            self.shelves.note(cls)
             self.reconsider()
 
     def reconsider(self) -> None:
@@ -113,15 +107,9 @@ class Board:
 
     def spill(self) -> Iterator[TaskEntry]:
         """Tasks that leave for the shelf, where a class has more than room."""
-        for cls in self.full:
-            tasks = cls.last(self.head + 1, self.head)
-            if tasks:
-                cls.horizon = min(tasks[0].place, cls.horizon or tasks[0].place)
-            for task in tasks:
-                self.discard(task)
-            cls.room = max(2 * self.head, len(cls.heap) - cls.stale + self.head)
-            yield from tasks
-        self.full.clear()
+        for task in self.shelves.overflow():
+            self.discard(task)
+            yield task
 
     def open_shelf(self, need: Need, at: float) -> None:
         """There are tasks with this need on the shelf; nobody knows from where on."""
@@ -129,37 +117,25 @@ class Board:
         cls.horizon = FIRST
         self._dry[cls] = None
 
-    def shelved(self) -> Iterator[tuple[Class, bool]]:
-        """The classes that have a shelf; whether each is known to be dry."""
-        return (
-            (cls, cls in self._dry) for cls in self._classes.values() if cls.horizon is not None
-        )
-
-    def has_shelf(self, need: Need) -> bool:
-        return need in self._classes and self._classes[need].horizon is not None
-
-    def refills(self) -> list[tuple[Need, Place]]:
-        """The shelves from which something is wanted now, and from where on."""
-        wanted = [cls for cls in self._dry if self._is_wanted(cls) or cls in self._missed]
-        self._missed.clear()
-        return [(cls.need, cls.horizon) for cls in wanted if cls.horizon is not None]
-
     def refill(self, need: Need, tasks: Iterable[TaskEntry], horizon: Place | None) -> None:
         """These come from the shelf: all that was there before `horizon`."""
         cls = self._classes[need]
-        del self._dry[cls]
+        self._dry.pop(cls, None)
         cls.horizon = horizon
         for task in tasks:
             self._put(cls, task)
         if cls.head() is not None:
             self._announce(cls, next(self._count))
-        elif horizon is not None:
-            self._dry[cls] = None
+        self.shelves.note(cls)
 
-    def _is_wanted(self, cls: Class) -> bool:
-        """Whether a worker could be given the first task of a dry class."""
-        fits = cls.fits.keys()
-        return any(not fits.isdisjoint(tier.open) for tier in self._tiers)
+    def has_shelf(self, need: Need) -> bool:
+        return need in self._classes and self._classes[need].horizon is not None
+
+    def shelved(self) -> Iterator[tuple[Class, bool]]:
+        """The classes that have a shelf; whether each is known to be dry."""
+        return (
+            (cls, cls in self._dry) for cls in self._classes.values() if cls.horizon is not None
+        )
 
     # --- workers
 
@@ -239,8 +215,8 @@ class Board:
             if not cls.need.aged and cls.oldest <= before and self._would_help(reserved, cls.need):
                 found += cls.ready_since(before, most)
         for cls in self._dry if reserved else ():
-            if self._would_help({p.skills for t in self._tiers for p in t.open}, cls.need):
-                self._missed[cls] = None
+            if self._would_help(self.shelves.waiting_skills(), cls.need):
+                self.shelves.miss(cls)
         return found
 
     def _would_help(self, reserved: Iterable[Skills], need: Need) -> bool:
@@ -255,7 +231,7 @@ class Board:
         Where there is none, the same of workers that have room ahead.
         The task leaves the board; the caller gives it to the worker and says so with `freed`.
         """
-        if self._dry and any(map(self._is_wanted, self._dry)):
+        if self._dry and self.shelves.holds_up():
             return None
         for tier in self._tiers:
             # Where nobody is, what is new is looked at when somebody comes.
@@ -384,7 +360,7 @@ class Board:
     def _new_class(self, need: Need, at: float) -> Class:
         if len(self._classes) >= self._forget_at:
             self._forget_empty_classes()
-        cls = self._classes[need] = Class(need, next(self._count), at, self._room)
+        cls = self._classes[need] = Class(need, next(self._count), at, self.shelves.room)
         for name in need.excluded:
             self._exclude(name, at)
         for pool in self._pools.values():

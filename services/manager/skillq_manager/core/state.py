@@ -95,7 +95,7 @@ class State:
     @property
     def shelves(self) -> bool:
         """Whether it leaves tasks to the store; else it has to be given all."""
-        return self.board.head > 0
+        return self.board.shelves.head > 0
 
     def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
         self._turn.begin(now)
@@ -123,7 +123,8 @@ class State:
         self.fleet.sweep()
         self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
-        self.refills = [c.Refill(*where, self.board.head) for where in self.board.refills()]
+        shelves = self.board.shelves
+        self.refills = [c.Refill(*where, shelves.head) for where in shelves.wanted()]
         if not self.refills:
             self._recalls.look()
         self._turn.out.extend(
