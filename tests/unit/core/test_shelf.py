@@ -8,7 +8,7 @@ from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core.matching import Arrival
 from skillq_manager.core.model import Need
-from tests.factories import cancel, connect, one, pairs, pick, results, submission, task
+from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
 from tests.unit.core.shelves import ShelfDriver
 
 HEAD = 2
@@ -86,6 +86,15 @@ def test_tasks_of_which_more_than_their_turn_counts_stay_in_memory(do: ShelfDriv
     fill(do, 10, 20, unroutable="reject", unroutable_after=60.0)
     kept = {key[1] for key in do.state.tasks.live}
     assert kept >= {*names(20, 10)}
+
+
+def test_what_was_tried_before_stays_in_memory(do: ShelfDriver) -> None:
+    fill(do, 2)
+    held = one(do(connect("ada"), submission(task("u"))), c.Assign)
+    do(disconnect(held.worker))
+    fill(do, 10, 2, priority=5)
+    assert held.key in do.state.tasks.live
+    assert len(do.state.tasks.live) < 10
 
 
 def test_a_class_full_of_those_is_not_looked_through_for_every_task(do: ShelfDriver) -> None:
@@ -198,13 +207,19 @@ def test_a_reserved_worker_takes_what_has_aged_on_a_shelf(do: ShelfDriver) -> No
 
 
 def test_a_class_with_a_shelf_is_remembered_among_very_many(
-    do: ShelfDriver, monkeypatch: pytest.MonkeyPatch
+    do: ShelfDriver,
 ) -> None:
     do.state.board._forget_at = 3
     fill(do, 6)
+    held = pick(do(connect("bob", slots=2)), c.Assign)
     for n in range(10):
         do(submission(task(f"x{n}", type=f"type{n}")), cancel(f"x{n}"))
-    assert work_off(do) == names(6)
+    order = [id for id, _ in pairs(held)]
+    out = do(*(results(one) for one in held))
+    while given := pick(out, c.Assign):
+        order += [id for id, _ in pairs(out)]
+        out = do(*(results(one) for one in given))
+    assert order == names(6)
 
 
 # --- the next manager

@@ -65,7 +65,7 @@ class Intake:
                     None if is_here else entry.need,
                 )
             )
-            self._tasks.spill()
+        self._tasks.spill()
         for entry, task in zip(entries, fresh, strict=True):
             self._fail_if_doomed(entry, task, event.known)
 
@@ -102,10 +102,11 @@ class Intake:
         entry = self._tasks.live.get(key)
         if entry is not None:
             return c.Known(entry.status, entry.fingerprint)
-        away = self._turn.shelved.get(key)
-        if away is not None:
+        there = self._turn.ended.get(key) or known.get(key)
+        if there is None and key in self._turn.shelved:
+            away = self._turn.shelved[key]
             return c.Known(away.status, away.fingerprint)
-        return self._turn.ended.get(key) or known.get(key)
+        return there
 
     def _enter(self, run: str, task: Task) -> TaskEntry:
         entry = TaskEntry(

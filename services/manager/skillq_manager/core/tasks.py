@@ -62,6 +62,8 @@ class Tasks:
     def arrive(self, task: TaskEntry) -> bool:
         """A new task is ready. Whether it is on the board; else it is left to the store."""
         task.ready_at = self._turn.now
+        if self._board.shelves.full:
+            self.spill()
         if not self._board.arrive(task):
             self._put_away(task)
             return False
@@ -71,7 +73,7 @@ class Tasks:
 
     def spill(self) -> None:
         """Leave to the store what the board has no room for."""
-        for task in self._board.spill() if self._board.shelves.full else ():
+        for task in self._board.spill():
             self._put_away(task)
             self._turn.out.append(c.Shelve(task.key, task.need, task.priority))
 
