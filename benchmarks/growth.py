@@ -1,25 +1,28 @@
 """How throughput grows with workers, and what a backlog costs: tasks/s, the manager's memory and its start.
 
-    python -m benchmarks.growth [--short] [--full] [--json FILE] [--plots FOLDER]
+    python -m benchmarks.growth [--short] [--full] [--huge] [--json FILE] [--plots FOLDER]
 
 Workers are processes up to eight; more share eight processes. No-op tasks, SQLite, one RabbitMQ. A backlog of tasks
 that wait because nobody can do them yet: those that flow past it, the manager's memory, its start from the file.
+And a backlog of the tasks that its workers do: how fast it is worked off.
 """
 
 import argparse
 import asyncio
 import json
+import sqlite3
 import tempfile
 import time
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from contextlib import ExitStack, closing
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from benchmarks import machine
 from benchmarks.contenders import HERE, SLOTS, Contender
-from benchmarks.running import Running, running
+from benchmarks.running import Failed, Running, running
 from benchmarks.store import fill
+from skillq.clock import steady_clock
 from tests.broker import Broker, find_broker
 
 PROCESSES = 8
@@ -29,12 +32,14 @@ PROCESSES = 8
 class Size:
     tasks: int
     fleets: tuple[int, ...]
-    backlogs: tuple[int, ...]
+    backlogs: tuple[int, ...]  # past which tasks flow
+    drained: tuple[int, ...]  # that are worked off
 
 
-FULL = Size(5_000, (1, 4, 16, 64, 256), (0, 1_000, 10_000, 100_000))
-SHORT = Size(500, (1, 16), (0, 1_000))
+FULL = Size(5_000, (1, 4, 16, 64, 256), (0, 1_000, 10_000, 100_000), (1_000, 10_000, 100_000))
+SHORT = Size(500, (1, 16), (0, 1_000), (1_000,))
 MILLION = 1_000_000
+DRAINED_SECONDS = 15.0
 
 
 @dataclass
@@ -80,6 +85,35 @@ def of_backlog(broker: Broker, backlog: int, tasks: int) -> Point:
             return Point(speed, machine.peak_mib(up.pids[:1]), round(started, 2), backlog=backlog)
 
 
+def of_drained(broker: Broker, backlog: int) -> Point:
+    """What waits is what the workers do: results per second, by their clocks, until all is done or for a while."""
+    with tempfile.TemporaryDirectory(prefix="skillq-bench-") as folder:
+        url = f"sqlite:///{folder}/skillq.db"
+        asyncio.run(fill(url, backlog, difficulty=1, type="noop", payload={}))
+        began = steady_clock()()
+        with (
+            running(system(2), broker, {"SKILLQ_STORE_URL": url}) as up,
+            closing(sqlite3.connect(f"{folder}/skillq.db")) as file,
+        ):
+            give_up_at = time.monotonic() + DRAINED_SECONDS
+            while time.monotonic() < give_up_at and _done(file) < backlog:
+                time.sleep(0.1)
+            first, last, count = file.execute(_SPEED).fetchone()
+            if not count:
+                raise Failed(f"of a backlog of {backlog} nothing was done")
+            speed = round(count / (last - first), 1)
+            peak = machine.peak_mib(up.pids[:1])
+            return Point(speed, peak, round(first - began, 2), backlog=backlog)
+
+
+_SPEED = "SELECT min(finished_at), max(finished_at), count(*) FROM tasks WHERE status = 'succeeded'"
+
+
+def _done(file: sqlite3.Connection) -> int:
+    (count,) = file.execute("SELECT sum(n) FROM run_counts WHERE status = 'succeeded'").fetchone()
+    return count or 0
+
+
 def _speed(up: Running, tasks: int) -> float:
     return round(tasks / float(up.ask(f"many {tasks}")["seconds"]), 1)
 
@@ -88,7 +122,7 @@ def measure(size: Size) -> dict[str, list[dict[str, Any]]]:
     with ExitStack() as stack:
         broker = find_broker()
         stack.callback(broker.stop)
-        fleets, backlogs = [], []
+        fleets, backlogs, drained = [], [], []
         print(f"{'workers':>10} {'tasks/s':>9} {'manager, MiB':>13}", flush=True)
         for workers in size.fleets:
             fleets.append(point := of_fleet(broker, workers, size.tasks))
@@ -107,9 +141,18 @@ def measure(size: Size) -> dict[str, list[dict[str, Any]]]:
                 f" {point.start_seconds:22.1f}",
                 flush=True,
             )
+        print("\nworked off:", flush=True)
+        for backlog in size.drained:
+            drained.append(point := of_drained(broker, backlog))
+            print(
+                f"{backlog:10,} {point.tasks_per_second:9,.0f} {point.manager_peak_mib:13,.0f}"
+                f" {point.start_seconds:22.1f}",
+                flush=True,
+            )
     return {
         "fleets": [asdict(one) for one in fleets],
         "backlogs": [asdict(one) for one in backlogs],
+        "drained": [asdict(one) for one in drained],
     }
 
 
@@ -136,13 +179,16 @@ def draw(report: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="few tasks, few workers")
-    parser.add_argument("--full", action="store_true", help="a backlog of 1,000,000, too")
+    parser.add_argument("--full", action="store_true", help="backlogs of 1,000,000, too")
+    parser.add_argument("--huge", action="store_true", help="only backlogs of 10,000,000: 4 GB")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     if options.full:
-        size = Size(size.tasks, size.fleets, (*size.backlogs, MILLION))
+        size = replace(size, backlogs=(*size.backlogs, MILLION), drained=(*size.drained, MILLION))
+    if options.huge:
+        size = replace(size, fleets=(), backlogs=(10 * MILLION,), drained=(10 * MILLION,))
     report = {"about": machine.describe(), "tasks": size.tasks, **measure(size)}
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -29,7 +30,8 @@ import asyncpg  # type: ignore[import-untyped]
 from skillq.messages import Outcome, Task, TaskResult, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.matching import BestFit
-from skillq_manager.core.state import State
+from skillq_manager.core.model import Need
+from skillq_manager.core.state import HEAD, State
 from skillq_manager.store.sql import SqlStore
 
 STEPS = ("insert", "assign", "finish")
@@ -41,13 +43,16 @@ ADA = WorkerProfile(name="ada", title="Ada", incarnation="0123456789abcdef", ski
 Costs = dict[str, float]  # by step, µs per task
 
 
-def adds(first: int, count: int, difficulty: int | None = None) -> list[c.AddTask]:
+def adds(first: int, count: int, **more: Any) -> list[c.AddTask]:
     tasks = [
-        Task(
-            id=f"task-{n}",
-            difficulty=difficulty or 1 + n % 10,
-            description=f"Do {n}",
-            payload={"n": n},
+        Task.model_validate(
+            {
+                "id": f"task-{n}",
+                "difficulty": 1 + n % 10,
+                "description": f"Do {n}",
+                "payload": {"n": n},
+            }
+            | more
         )
         for n in range(first, first + count)
     ]
@@ -197,11 +202,20 @@ async def database(url: str) -> AsyncIterator[str]:
 # --- a backlog
 
 
-async def fill(url: str, backlog: int, difficulty: int | None = None) -> None:
+async def fill(url: str, backlog: int, **more: Any) -> None:
+    """As a manager would have left it: what is far behind is on shelves."""
+    here: Counter[Need] = Counter()
     async with SqlStore(url) as store:
         await store.acquire()
         for first in range(1, backlog + 1, 5000):
-            await store.commit(adds(first, min(5000, backlog + 1 - first), difficulty))
+            added = adds(first, min(5000, backlog + 1 - first), **more)
+            await store.commit([_behind(one, here) for one in added])
+
+
+def _behind(one: c.AddTask, here: Counter[Need]) -> c.AddTask:
+    need = Need.of(one.task)
+    here[need] += 1
+    return one if here[need] <= HEAD else one._replace(shelf=need)
 
 
 async def look(url: str) -> float:
@@ -216,15 +230,17 @@ async def look(url: str) -> float:
 async def start(url: str, restore: bool) -> None:
     """In a process of its own: load, and print seconds and bytes per waiting task."""
     async with SqlStore(url) as store:
-        state = State(BestFit(), chance=random.random)
+        state = State(BestFit(), chance=random.random, head=HEAD)
         before, started = rss(), time.perf_counter()
         count = 0
         state.begin_restore([], await store.last_seq(), 1000.0)
-        async for page in store.load():
+        async for page in store.load(shelved=not restore):
             count += len(page)
             if restore:
                 state.restore(page)
-        state.end_restore()
+        shelf = await store.shelf()
+        state.end_restore(shelf)
+        count = max(count, sum(shelf.ready.values()))
         took = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     print(took, (rss() - before) / count, peak / 2**20)

@@ -183,9 +183,13 @@ class Driver:
     def _turn(self, *events: c.Event | Submission) -> list[c.Command]:
         known = dict(self.stored)
         taken = [self._as_event(event, known) for event in events]
-        out = self.state.handle(taken, self.now)
-        self._store(out)
+        out = self._handle(taken)
         validate(self.state)
+        return out
+
+    def _handle(self, events: Iterable[c.Event]) -> list[c.Command]:
+        out = self.state.handle(events, self.now)
+        self._store(out)
         return out
 
     def restore(self, *rows: LiveRow, workers: Iterable[WorkerProfile] = ()) -> list[c.Command]:

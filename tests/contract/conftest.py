@@ -47,3 +47,12 @@ async def transport(join: Join) -> Whole:
     transport = await join()
     await transport.declare(inbox())
     return transport
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """The URL of a new database, of each kind."""
+    if request.param == "sqlite":
+        return f"sqlite:///{tmp_path}/skillq.db"
+    found: str = request.getfixturevalue("postgres_url")
+    return found

@@ -34,14 +34,6 @@ from tests.contract.store_story import (
 READY = TaskStatus.READY
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    if request.param == "sqlite":
-        return f"sqlite:///{tmp_path}/skillq.db"
-    found: str = request.getfixturevalue("postgres_url")
-    return found
-
-
 async def refusal(url: str, kind: type[SkillqError], **options: Any) -> str:
     """The one line with which a store does not open."""
     with pytest.raises(kind) as caught:

@@ -1,21 +1,26 @@
 """The tables of the stores on SQLite and PostgreSQL: made by migrations, and found by their indexes."""
 
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
-from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, Select, create_engine, text
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from skillq.messages import TaskStatus
-from skillq_manager.store import migrate, reading, schema
+from skillq_manager.core.commands import Refill
+from skillq_manager.core.model import Need
+from skillq_manager.store import reading, schema
 from skillq_manager.store.base import Filter
 from skillq_manager.store.sql import SqlStore
+from tests.contract.store_story import World, everything
+
+SHELF = reading.refill_queries(Refill(Need("task", 1, frozenset()), (-3, 7), 9))
 
 
 def migrations() -> Config:
@@ -27,38 +32,6 @@ def migrations() -> Config:
 
 def test_the_newest_migration_is_the_one_that_the_schema_names() -> None:
     assert ScriptDirectory.from_config(migrations()).get_current_head() == schema.HEAD
-
-
-async def test_a_database_of_the_first_release_is_brought_up_to_date_with_what_is_in_it(
-    tmp_path: Path,
-) -> None:
-    file = tmp_path / "old.db"
-    old = create_engine(f"sqlite:///{file}")
-    config = migrations()
-    with old.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "0001")
-        for statement in _A_TASK:
-            connection.exec_driver_sql(statement)
-    old.dispose()
-    async with SqlStore(f"sqlite:///{file}") as store:
-        assert store.id == "old"
-        assert [(run.run, run.counts) for run in await store.runs()] == [
-            ("r", {TaskStatus.READY: 1})
-        ]
-        assert [row.task.id async for page in store.load() for row in page] == ["a"]
-    with create_engine(f"sqlite:///{file}").connect() as connection:
-        assert migrate.version(connection) == schema.HEAD
-
-
-_A_TASK = (
-    "INSERT INTO meta VALUES ('id', 'old')",
-    "INSERT INTO runs VALUES ('r', 'R', 1.0, NULL, 1)",
-    "INSERT INTO run_counts VALUES ('r', 'ready', 1)",
-    """INSERT INTO tasks (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt)
-    VALUES (1, 'r', 'a', 'ready', 'task', 7, 1.0, 0, 0, 0)""",
-    "INSERT INTO definitions VALUES (1, '{\"difficulty\":3}', NULL, NULL)",
-)
 
 
 async def test_the_migrations_make_the_tables_that_the_schema_says_on_sqlite(
@@ -127,11 +100,65 @@ WHERE schemaname = :schema AND tablename <> 'skillq_version' ORDER BY indexname"
 async def test_a_page_is_found_by_an_index(tmp_path: Path, which: Filter, index: str) -> None:
     async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
         pass
-    query = reading.page_query(which).compile(
-        dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True}
-    )
-    with sqlite3.connect(tmp_path / "skillq.db") as file:
-        (first, *_) = file.execute(f"EXPLAIN QUERY PLAN {query}").fetchall()
-    file.close()
-    assert first[3].startswith("SEARCH tasks")
-    assert index in first[3]
+    (first, *_) = _plan(tmp_path / "skillq.db", reading.page_query(which))
+    assert first.startswith("SEARCH tasks")
+    assert index in first
+
+
+@pytest.mark.parametrize(
+    ("query", "index"),
+    [
+        (reading.page_of(7, 9, reading.ALL), "tasks_live (seq>?)"),
+        (reading.page_of(7, 9, reading.ELSEWHERE), "tasks_live (seq>?)"),
+        (reading.page_of(7, 9, reading.TAKEN), "tasks_held"),
+        (SHELF[0], "tasks_shelf (kind=? AND rank=? AND seq>?)"),
+        (SHELF[1], "tasks_shelf (kind=? AND rank>?)"),
+    ],
+    ids=["all", "elsewhere", "taken", "shelf, same priority", "shelf, others"],
+)
+async def test_what_a_manager_loads_is_found_by_an_index(
+    tmp_path: Path, query: Select[Any], index: str
+) -> None:
+    async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
+        pass
+    first, *rest = _plan(tmp_path / "skillq.db", query)
+    assert first.startswith("SEARCH tasks")
+    assert index in first
+    assert "tasks_held" in index or not any("SORT" in line or "B-TREE" in line for line in rest)
+
+
+def _plan(path: Path, query: Select[Any]) -> list[str]:
+    text = query.compile(dialect=sqlite.dialect(), compile_kwargs={"literal_binds": True})
+    with closing(sqlite3.connect(path)) as file:
+        return [line[3] for line in file.execute(f"EXPLAIN QUERY PLAN {text}")]
+
+
+async def test_tables_of_the_first_release_are_brought_up_to_date_with_what_is_in_them(
+    url: str,
+) -> None:
+    world = World(5)
+    async with SqlStore(url) as store:
+        await store.acquire()
+        for _ in range(40):
+            await store.commit(world.turn())
+        before = await everything(store, world.keys)
+        await store._database.write(_back_to_the_first)
+    async with SqlStore(url) as store:
+        assert await everything(store, world.keys) == before
+        assert (await store.shelf()).needs == ()
+
+
+def _back_to_the_first(connection: Connection) -> None:
+    for statement in (
+        "DROP INDEX tasks_shelf",
+        "DROP INDEX tasks_live",
+        "ALTER TABLE tasks DROP COLUMN kind",
+        "ALTER TABLE tasks DROP COLUMN rank",
+        "DROP TABLE kinds",
+        "CREATE INDEX tasks_live ON tasks (seq) WHERE finished_at IS NULL",
+        "DROP INDEX tasks_ended_badly",
+        "CREATE INDEX tasks_ended_badly ON tasks (status, seq) WHERE status IN "
+        "('failed', 'timed_out', 'cancelled', 'dead_lettered')",
+        "UPDATE skillq_version SET version_num = '0001'",
+    ):
+        connection.execute(text(statement))

@@ -40,6 +40,7 @@ class Scenario:
     disk_crashes: float = 0.0
     validates: bool = False
     operator: float = 0.0  # actions per second
+    head: int = 0  # of tasks with one need, so many are in a manager's memory; 0: all
 
     @property
     def tasks(self) -> int:
@@ -61,7 +62,7 @@ def scenario(seed: int) -> Scenario:
     batches = _batches(chance, tasks, seconds, scripts)
     if not large:
         batches += _floods(Random(f"floods {seed}"), seconds, scripts)
-    return Scenario(
+    made = Scenario(
         seed=seed,
         workers=workers,
         managers=chance.choice((1, 1, 2)),
@@ -76,6 +77,13 @@ def scenario(seed: int) -> Scenario:
         validates=tasks <= 100,
         operator=chance.choice((0.0, 0.05, 0.2)),
     )
+    made.head = _head(Random(f"head {seed}"), made.disk_latency)
+    return made
+
+
+def _head(chance: Random, latency: float) -> int:
+    """Few, so that shelves are used; a slow disk may not be asked for every task."""
+    return chance.choice((0, 1, 2, 5)) * {0.001: 1, 0.01: 3, 0.1: 8}[latency]
 
 
 def _faults(chance: Random) -> Faults:

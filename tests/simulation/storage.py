@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import NamedTuple, Self
 
 from skillq.errors import Unreachable
-from skillq_manager.core.commands import Command, Known
+from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import (
     LEASE_SECONDS,
@@ -118,10 +118,24 @@ class SimStore:
         now = asyncio.get_running_loop().time()
         self._disk.log.append(Commit(now, self._holder, tuple(commands)))
 
-    async def load(self) -> AsyncIterator[list[LiveRow]]:
-        async for page in self._disk.memory.load():
+    async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
+        async for page in self._disk.memory.load(shelved=shelved):
             await self._wait()
             yield page
+
+    async def shelf(self) -> Shelf:
+        await self._wait()
+        return await self._disk.memory.shelf()
+
+    async def refilled(self, wanted: Refill) -> Refilled:
+        found = await self._disk.memory.refilled(wanted)
+        await self._wait()
+        return found
+
+    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+        found = await self._disk.memory.on_shelf(run, ids)
+        await self._wait()
+        return found
 
     async def last_seq(self) -> int:
         await self._wait()

@@ -116,9 +116,9 @@ class _TellingStore(MemoryStore):
         super().__init__()
         self._told = told
 
-    async def load(self) -> AsyncIterator[list[LiveRow]]:
+    async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
         self._told.append("load")
-        async for rows in super().load():
+        async for rows in super().load(shelved=shelved):
             yield rows
 
 

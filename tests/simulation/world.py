@@ -200,7 +200,13 @@ class World:
             kind = State
 
         def new_state() -> State:
-            return kind(BestFit(), chance=chance.random, retries=RETRIES, store=store.id)
+            return kind(
+                BestFit(),
+                chance=chance.random,
+                retries=RETRIES,
+                store=store.id,
+                head=self.scenario.head,
+            )
 
         async with unit.transport:
             unit.manager = self.parts.manager(

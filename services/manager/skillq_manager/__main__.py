@@ -12,10 +12,10 @@ from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.settings import load, without_password
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_manager.core.state import State
+from skillq_manager.core.state import HEAD, State
 from skillq_manager.manager import Manager
 from skillq_manager.settings import POLICIES, ManagerSettings
-from skillq_manager.store import open_store
+from skillq_manager.store import MEMORY, open_store
 from skillq_manager.summary import Summaries
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
@@ -49,6 +49,7 @@ async def run(settings: ManagerSettings) -> None:
                 expected_workers=settings.expected_workers,
                 retries=settings.retries,
                 store=store.id,
+                head=0 if settings.store_url == MEMORY else HEAD,
             ),
             clock=steady_clock(),
             stop_when_done=settings.stop_when_done,

@@ -233,7 +233,7 @@ class Manager:
 
     async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
         self._leading = True
-        log.info(Log.LEADING, tasks=len(self.state.tasks.live))
+        log.info(Log.LEADING, tasks=sum(self.state.tasks.open.values()))
         try:
             await first_of(
                 self._loop(),
@@ -254,9 +254,16 @@ class Manager:
         there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
         workers = [row.profile for row in await self.store.workers() if row.status in there]
         self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
-        async for rows in self.store.load():
+        async for rows in self.store.load(shelved=not self.state.shelves):
             self.state.restore(rows)
-        await self._carry_out(self.state.end_restore())
+        await self._carry_out(await self._end_restore())
+        await self._refill()
+
+    async def _end_restore(self) -> list[c.Command]:
+        shelf = await self.store.shelf() if self.state.shelves else None
+        if shelf is None or not shelf.needs:
+            return self.state.end_restore()
+        return self.state.end_restore(shelf, await self.store.known(self.state.unsure()))
 
     async def _renew(self) -> None:
         connected_at = self._clock()
@@ -327,8 +334,22 @@ class Manager:
             mail.events.insert(0, c.Blinded() if self._blind else c.Sighted())
             log.warning(Log.BLINDED) if self._blind else log.info(Log.SIGHTED)
         await self._carry_out(self.state.handle(mail.events, self._clock()), mail.settled)
+        await self._refill()
         for inquiry in mail.inquiries:
             self._outbox.reply(inquiry.submission_id, partial(self._inquiries.answer, inquiry))
+
+    async def _refill(self) -> None:
+        """Hand over what the core wants of what the store has, before it hears of anything else.
+
+        Each time more of it: workers that had room for all of that may have room for very many, and nobody is
+        heard meanwhile.
+        """
+        times = 1
+        while wanted := self.state.refills:
+            more = [one._replace(limit=one.limit * times) for one in wanted]
+            events = [await self.store.refilled(one) for one in more]
+            await self._carry_out(self.state.handle(events, self._clock()))
+            times *= 2
 
     async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
         """Write, then send, then acknowledge what it came from, then say so."""

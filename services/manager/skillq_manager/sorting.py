@@ -63,7 +63,8 @@ class Sorter:
 
     async def sort(self, intake: Intake, *, leaving: bool = False) -> Mail:
         """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
-        mail = Mail(list(intake.events), [] if leaving else list(intake.submissions))
+        events = [await self._with_shelved(event) for event in intake.events]
+        mail = Mail(events, [] if leaving else list(intake.submissions))
         for consumer, deliveries in intake.deliveries:
             good: list[Delivery] = []
             mail.settled.append((consumer, good))
@@ -179,6 +180,13 @@ class Sorter:
             for row in rows
         )
         return c.Retried(request, again, known)
+
+    async def _with_shelved(self, event: c.Event) -> c.Event:
+        """What is called off, with what of that the core has left to the store."""
+        if not isinstance(event, c.CancelRequested):
+            return event
+        rows = await self._store.on_shelf(event.run, event.ids)
+        return event._replace(shelved=tuple(rows))
 
     async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
         """Each submission with what the store knows of the tasks it names."""

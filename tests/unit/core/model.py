@@ -123,6 +123,7 @@ class Model:
     def apply(self, out: Iterable[c.Command]) -> None:
         believe: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
+            c.Shelve: self._shelve,
             c.SetStatus: self._set,
             c.Assign: self._assign,
             c.Resend: self._resend,
@@ -164,6 +165,11 @@ class Model:
             ready_at=self.now,
         )
         self.titles[command.key[0]] = command.run_title
+
+    def _shelve(self, command: c.Shelve) -> None:
+        row = self.rows[command.key]
+        assert (row.status, row.attempt) == (S.READY, 0)
+        row.ready_at = row.opened_at  # the store does not know when it was no longer blocked
 
     def _set(self, command: c.SetStatus) -> None:
         row = self.rows[command.key]

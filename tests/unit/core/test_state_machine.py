@@ -28,7 +28,9 @@ from skillq.messages import (
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
 from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
+from skillq_manager.store.base import LiveRow
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
 from tests.unit.core.ahead import held_by
 from tests.unit.core.crew import Crew
@@ -150,12 +152,15 @@ class Machine(RuleBasedStateMachine):
     def manager_dies(self) -> None:
         """Its events go unacknowledged to the next, which knows what was stored."""
         rows = self.model.next_manager(self.now)
+        self._conclude(self._take_over(rows))
+
+    def _take_over(self, rows: list[LiveRow]) -> list[c.Command]:
         self.state = self._new_state()
         last = max((row.seq for row in self.model.rows.values()), default=0)
         self.state.begin_restore(list(self.model.crew.here.values()), last, self.now)
         for start in range(0, len(rows), 2):
             self.state.restore(rows[start : start + 2])
-        self._conclude(self.state.end_restore())
+        return self.state.end_restore()
 
     # --- workers
 
@@ -283,11 +288,14 @@ class Machine(RuleBasedStateMachine):
         events = [self._as_event(e) for e in self.inbox]
         self.inbox = []
         expected = self.model.expect(events, self.now)
-        out = self.state.handle(events, self.now)
+        out = self._handle(events)
         answers = [(a.accepted, a.known, a.reason is None) for a in pick(out, c.Answer)]
         assert answers == expected
         self._check_results(events, out)
         self._conclude(out)
+
+    def _handle(self, events: list[c.Event]) -> list[c.Command]:
+        return self.state.handle(events, self.now)
 
     def _as_event(self, event: c.Event | Submission | Again) -> c.Event:
         if isinstance(event, Submission):
@@ -317,15 +325,20 @@ class Machine(RuleBasedStateMachine):
     def _check_fleet_and_tasks(self) -> None:
         rows = self.model.rows
         live = {key: task.status for key, task in self.state.tasks.live.items()}
-        there = {key: row.status for key, row in rows.items() if not row.status.is_terminal}
+        here = self._here()
+        there = {key: row.status for key, row in rows.items() if key in here}
         assert live == there, live.items() ^ there.items()
         assert {
             n: w.profile for n, w in self.state.fleet.workers.items()
         }.keys() == self.model.crew.here.keys()
-        for key, row in rows.items():
-            assert (self.state.reason(key, self.now) is None) == row.status.is_terminal
+        for key in rows:
+            assert (self.state.reason(key, self.now) is None) == (key not in there)
         deadline = self.state.next_deadline()
         assert deadline is None or deadline > self.now
+
+    def _here(self) -> set[TaskKey]:
+        """What the state has to know of."""
+        return {key for key, row in self.model.rows.items() if not row.status.is_terminal}
 
     @rule(outcomes=st.lists(st.sampled_from(COMMON), min_size=1, max_size=4))
     def work_goes_on(self, outcomes: list[Outcome]) -> None:

@@ -45,7 +45,11 @@ class Desk:
     """A manager, workers that do as they are told, and a client of the API."""
 
     def __init__(
-        self, broker: MemoryBroker, token: str | None = None, store: MemoryStore | None = None
+        self,
+        broker: MemoryBroker,
+        token: str | None = None,
+        store: MemoryStore | None = None,
+        head: int = 0,
     ) -> None:
         self.store = store or MemoryStore()
         self._manager_transport = MemoryTransport(broker)
@@ -53,7 +57,7 @@ class Desk:
         self.manager = Manager(
             self._manager_transport,
             self.store,
-            lambda: State(BestFit(), chance=lambda: 0.0, store=self.store.id),
+            lambda: State(BestFit(), chance=lambda: 0.0, store=self.store.id, head=head),
             clock=steady_clock(),
             on_complete=_nothing,
         )

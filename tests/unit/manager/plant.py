@@ -73,6 +73,7 @@ class Plant:
         lease: Lease = LIVELY,
         transport: MemoryTransport | None = None,
         store: MemoryStore | None = None,
+        head: int = 0,
     ) -> None:
         self.broker = broker or MemoryBroker()
         self.store = store or MemoryStore()
@@ -93,6 +94,7 @@ class Plant:
                 expected_workers=expected_workers,
                 leases=leases,
                 store=self.store.id,
+                head=head,
             ),
             clock=steady_clock(),
             stop_when_done=stop_when_done,

@@ -10,7 +10,7 @@ from math import inf
 from typing import TypeAlias
 
 from skillq_manager.core.matching import Order
-from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import Need, Place, Skills, TaskEntry, WorkerEntry
 
 Fit = tuple[Order, int, "Pool"]
 Free = tuple[Order, int, WorkerEntry]
@@ -19,16 +19,33 @@ Source: TypeAlias = "Class | Line"
 
 
 class Class:
-    """Ready tasks with one need, and the pools that may take them, best fit first."""
+    """Ready tasks with one need, and the pools that may take them, best fit first.
 
-    __slots__ = ("fits", "heap", "id", "need", "oldest", "pools", "since", "stale")
+    Those from `horizon` on are on the shelf. A task that is here and belongs among them is not seen before
+    they are: there it is as if the class were empty.
+    """
 
-    def __init__(self, need: Need, id: int, at: float) -> None:
+    __slots__ = (
+        "fits",
+        "heap",
+        "horizon",
+        "id",
+        "need",
+        "oldest",
+        "pools",
+        "room",
+        "since",
+        "stale",
+    )
+
+    def __init__(self, need: Need, id: int, at: float, room: float = inf) -> None:
         self.id = id
         self.need = need
         self.heap: list[Waiting] = []
         self.stale = 0  # how many of those are ready no longer
         self.oldest = inf  # no task has been ready for longer
+        self.horizon: Place | None = None  # None: nothing is on the shelf
+        self.room = room  # for so many tasks
         self.pools: list[Fit] = []
         self.fits: dict[Pool, Fit] = {}
         self.since: float | None = at  # when the last pool went; None: there are some
@@ -41,6 +58,8 @@ class Class:
         while self.heap:
             top = self.heap[0]
             if top[2].ticket == top[1]:
+                if self.horizon is not None and top[2].place >= self.horizon:
+                    return None
                 return top
             heappop(self.heap)
             self.stale -= 1
@@ -53,6 +72,21 @@ class Class:
             self.heap = self.waiting()
             heapify(self.heap)
             self.stale = 0
+
+    @property
+    def is_empty(self) -> bool:
+        return self.horizon is None and self.head() is None
+
+    @property
+    def is_dry(self) -> bool:
+        """Whether what goes first is on the shelf."""
+        return self.horizon is not None and self.head() is None
+
+    def last(self, most: int, beside: int) -> list[TaskEntry]:
+        """The last of the tasks that the shelf can take, and what comes after them; none of the first `beside`."""
+        self.heap = sorted(self.waiting())
+        self.stale = 0
+        return [task for _, _, task in self.heap[beside:][-most:] if task.is_plain]
 
     def waiting(self) -> list[Waiting]:
         return [entry for entry in self.heap if entry[2].ticket == entry[1]]

@@ -3,7 +3,7 @@
 Events are what happened, commands what the shell has to do: rows to write, messages to send.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple
 
 from skillq.messages import (
@@ -21,7 +21,7 @@ from skillq.messages import (
     WorkerEventKind,
     WorkerProfile,
 )
-from skillq_manager.core.model import Need, TaskKey
+from skillq_manager.core.model import LiveTask, Need, Place, TaskKey
 
 # --- events ----------------------------------------------------------------------------------
 
@@ -64,12 +64,13 @@ class Undeliverable(NamedTuple):
 
 
 class CancelRequested(NamedTuple):
-    """Somebody calls tasks off: these, or (None) all of the run."""
+    """Somebody calls tasks off: these, or (None) all of the run; with those of them that are on a shelf."""
 
     request: str  # names the `Reply`
     run: str
     ids: tuple[str, ...] | None
     reason: str
+    shelved: tuple[LiveTask, ...] = ()
 
 
 class Again(NamedTuple):
@@ -91,6 +92,29 @@ class Retried(NamedTuple):
     known: Mapping[TaskKey, Known]
 
 
+class Refill(NamedTuple):
+    """What the core asks for: the first tasks of a shelf from `start` on, so many."""
+
+    need: Need
+    start: Place
+    limit: int
+
+
+class Refilled(NamedTuple):
+    """The answer, before anything else has happened; `more` may follow."""
+
+    need: Need
+    rows: Sequence[LiveTask]
+    more: bool
+
+
+class Shelf(NamedTuple):
+    """What a store keeps that a manager that starts has not loaded."""
+
+    needs: Collection[Need]  # those that have a shelf
+    ready: Mapping[str, int]  # how many tasks are ready, loaded or not, by run
+
+
 class Blinded(NamedTuple):
     """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
 
@@ -104,6 +128,7 @@ Event = (
     | Unfit
     | CancelRequested
     | Retried
+    | Refilled
     | Blinded
     | Sighted
     | Connect
@@ -144,6 +169,15 @@ class AddTask(NamedTuple):
     fingerprint: int
     status: TaskStatus
     at: float
+    shelf: Need | None = None  # on which it lies from now on
+
+
+class Shelve(NamedTuple):
+    """A ready task goes to a shelf: there are many before it."""
+
+    key: TaskKey
+    need: Need
+    priority: int
 
 
 class SetStatus(NamedTuple):
@@ -260,6 +294,7 @@ Command = (
     Answer
     | Reply
     | AddTask
+    | Shelve
     | SetStatus
     | Assign
     | Resend

@@ -52,7 +52,7 @@ class Intake:
         self._turn.titles[run] = submission.run_title
         entries = [self._enter(run, task) for task in fresh]
         for entry, task in zip(entries, fresh, strict=True):
-            self._place(entry, task, event.known)
+            is_here = not self._is_free(entry, task, event.known) or self._tasks.arrive(entry)
             self._turn.out.append(
                 c.AddTask(
                     entry.key,
@@ -62,8 +62,10 @@ class Intake:
                     entry.fingerprint,
                     entry.status,
                     self._turn.now,
+                    None if is_here else entry.need,
                 )
             )
+        self._tasks.spill()
         for entry, task in zip(entries, fresh, strict=True):
             self._fail_if_doomed(entry, task, event.known)
 
@@ -100,7 +102,11 @@ class Intake:
         entry = self._tasks.live.get(key)
         if entry is not None:
             return c.Known(entry.status, entry.fingerprint)
-        return self._turn.ended.get(key) or known.get(key)
+        there = self._turn.ended.get(key) or known.get(key)
+        if there is None and key in self._turn.shelved:
+            away = self._turn.shelved[key]
+            return c.Known(away.status, away.fingerprint)
+        return there
 
     def _enter(self, run: str, task: Task) -> TaskEntry:
         entry = TaskEntry(
@@ -116,15 +122,17 @@ class Intake:
         self._tasks.open_up(entry)
         return entry
 
-    def _place(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
+    def _is_free(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> bool:
+        """Whether it waits for no other task: then it is ready."""
         for other in task.depends_on:
             key = (entry.key[0], other)
             if not is_met(self._status(key, known), entry):
                 entry.waits_for += 1
                 self._tasks.dependents.setdefault(key, []).append(entry)
-        if not entry.waits_for:
-            entry.status = check(TaskStatus.BLOCKED, TaskStatus.READY)
-            self._tasks.put_on_board(entry)
+        if entry.waits_for:
+            return False
+        entry.status = check(TaskStatus.BLOCKED, TaskStatus.READY)
+        return True
 
     def _fail_if_doomed(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
         for other in task.depends_on:
@@ -155,7 +163,7 @@ class Intake:
         self._turn.out.append(c.Reply(event.request, tuple(done), refused))
 
     def _objection(self, again: c.Again, known: _KnownTasks) -> str | None:
-        if again.key in self._tasks.live:
+        if again.key in self._tasks.live or self._is_on_shelf(again):
             return "has not ended"
         if again.key in self._turn.ended or not again.status.is_terminal:
             return "has ended just now; ask again"
@@ -167,6 +175,12 @@ class Intake:
             if failed and again.task.on_failed_dependency == "fail":
                 return f"depends on {other}, which {status}; send that again first, or with it"
         return None
+
+    def _is_on_shelf(self, again: c.Again) -> bool:
+        if again.key in self._turn.shelved:
+            return True
+        was_ready = again.status is TaskStatus.READY and again.key not in self._turn.ended
+        return was_ready and self._tasks.has_shelf(again.task)
 
     def _reopen(self, again: c.Again, known: _KnownTasks) -> None:
         entry = TaskEntry(
@@ -181,7 +195,8 @@ class Intake:
             attempt=again.attempt,
         )
         self._tasks.open_up(entry)
-        self._place(entry, again.task, known)
+        if self._is_free(entry, again.task, known):
+            self._tasks.put_on_board(entry)
         self._turn.runs[entry.key[0]] = True
         self._turn.out.append(
             c.Reopen(entry.key, entry.need.type, entry.status, entry.attempt, self._turn.now)
@@ -191,6 +206,7 @@ class Intake:
 
     def cancel(self, event: c.CancelRequested) -> None:
         """End tasks that have not; all of the run where no ids are given."""
+        self._fetch(event)
         live = self._tasks.live
         if event.ids is None:
             tasks = [task for key, task in live.items() if key[0] == event.run]
@@ -200,6 +216,35 @@ class Intake:
         self._tasks.call_off(tasks, event.reason)
         done = tuple(task.key for task in tasks)
         self._turn.out.append(c.Reply(event.request, done, {}))
+
+    def _fetch(self, event: c.CancelRequested) -> None:
+        """Take those of them off their shelves."""
+        for row in event.shelved:
+            if not self._is_here((row.run, row.task.id)):
+                entry = self._entry(row)
+                self._tasks.live[entry.key] = entry
+        away = self._turn.shelved
+        asked = None if event.ids is None else set(event.ids)
+        for key in [k for k in away if k[0] == event.run and (asked is None or k[1] in asked)]:
+            self._tasks.live[key] = away.pop(key)
+
+    def _is_here(self, key: TaskKey) -> bool:
+        """Whether what the store said of it before this turn is of no account."""
+        turn = self._turn
+        return key in self._tasks.live or key in turn.shelved or key in turn.ended
+
+    def refill(self, event: c.Refilled) -> None:
+        """The next tasks of a shelf: they have been open all the time."""
+        rows = [row for row in event.rows if not self._is_here((row.run, row.task.id))]
+        entries = [self._entry(row) for row in rows]
+        for entry in entries:
+            entry.ready_at = entry.submitted_at
+            self._tasks.live[entry.key] = entry
+        horizon = None
+        if event.more:
+            last = event.rows[-1]
+            horizon = (-last.task.priority, last.seq + 1)
+        self._tasks.refill(event.need, entries, horizon)
 
     # --- restored
 
@@ -216,12 +261,19 @@ class Intake:
             else:
                 self._hold_again(entry, row, workers.get(row.worker or ""))
 
-    def restored(self) -> None:
+    def unsure(self) -> set[TaskKey]:
+        """What blocked tasks depend on that has ended, or is on a shelf."""
+        named = {(entry.key[0], d) for entry, depends_on in self._blocked for d in depends_on}
+        return named - self._tasks.live.keys()
+
+    def restored(self, shelf: c.Shelf, known: _KnownTasks) -> None:
         """All are there: a blocked task waits for those of its dependencies that have not ended."""
+        self._tasks.open_shelves(shelf)
+        shelved = {key for key, there in known.items() if not there.status.is_terminal}
         for entry, depends_on in self._blocked:
             for other in depends_on:
                 key = (entry.key[0], other)
-                if key in self._tasks.live:
+                if key in self._tasks.live or key in shelved:
                     entry.waits_for += 1
                     self._tasks.dependents.setdefault(key, []).append(entry)
             if not entry.waits_for:  # they succeeded: one that had not would have failed it
@@ -247,7 +299,12 @@ class Intake:
             self._crowded[worker] = None
 
     def _restored(self, row: LiveTask) -> TaskEntry:
-        entry = TaskEntry(
+        entry = self._entry(row)
+        self._tasks.open_up(entry)
+        return entry
+
+    def _entry(self, row: LiveTask) -> TaskEntry:
+        return TaskEntry(
             key=(row.run, row.task.id),
             seq=row.seq,
             need=_shared(self._needs, row.need or Need.of(row.task)),
@@ -260,8 +317,6 @@ class Intake:
             failures=row.failures,
             losses=row.losses,
         )
-        self._tasks.open_up(entry)
-        return entry
 
 
 def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:

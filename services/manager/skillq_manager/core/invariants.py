@@ -24,6 +24,7 @@ def validate(state: State) -> None:
     _places(state)
     _fleet(state)
     _counts(state)
+    _shelves(state)
     _nothing_left_to_match(state)
 
 
@@ -35,8 +36,10 @@ def _require(truth: bool, *what: object) -> None:
 def _dependencies(state: State) -> None:
     """A task is blocked as long as it is registered with tasks that have not succeeded."""
     registered = Counter(task for waiting in state.tasks.dependents.values() for task in waiting)
+    shelved = _shelved(state)
     for key in state.tasks.dependents:
-        _require(key in state.tasks.live, key, "has ended, yet tasks wait for it")
+        is_open = key in state.tasks.live or shelved[key[0]] > 0
+        _require(is_open, key, "has ended, yet tasks wait for it")
     for task in state.tasks.live.values():
         blocked = task.status is TaskStatus.BLOCKED
         _require(blocked == (task.waits_for > 0), task, "waits for a wrong number of tasks")
@@ -91,14 +94,32 @@ def _load(state: State, worker: WorkerEntry) -> None:
 
 def _counts(state: State) -> None:
     live = state.tasks.live
-    _require(Counter(run for run, _ in live) == state.tasks.open, "open tasks are miscounted")
+    shelved = _shelved(state)
+    _require(all(n > 0 for n in shelved.values()), "open tasks are miscounted")
+    _require(not shelved or any(state.board.shelved()), "tasks are nowhere:", shelved)
     ready = sum(task.ticket > 0 for task in live.values())
     _require(ready == state.board.waiting, "waiting tasks are miscounted")
 
 
+def _shelved(state: State) -> Counter[str]:
+    """How many tasks are open and not here, by run."""
+    counts = Counter(state.tasks.open)
+    counts.subtract(run for run, _ in state.tasks.live)
+    return Counter({run: n for run, n in counts.items() if n})
+
+
+def _shelves(state: State) -> None:
+    """It is known of what part of the tasks is on the shelf, and nothing of those is asked for that nobody wants."""
+    dry = set()
+    for cls, is_known in state.board.shelved():
+        _require(cls.is_dry == is_known, cls.need, "is dry or is not, and that is not known")
+        dry |= {cls.need} if cls.is_dry else set()
+    _require({wanted.need for wanted in state.refills} <= dry, "what is here is asked for")
+
+
 def _nothing_left_to_match(state: State) -> None:
     """Nobody waits for each other, unless all wait for workers that are still to come."""
-    if state.expected_workers:
+    if state.expected_workers or state.refills:
         return
     free = [worker for worker in state.fleet.workers.values() if worker.is_free]
     for task in state.tasks.live.values():

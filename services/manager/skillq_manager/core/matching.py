@@ -74,9 +74,11 @@ class Policy(Protocol):
     """Smaller comes first, in all three orders.
 
     `looks_ahead`: workers without a free slot may be given tasks that wait there.
+    `shelves`: tasks with one need go in the order of their `place`, so that a store can keep those behind.
     """
 
     looks_ahead: bool
+    shelves: bool
 
     def essence(self, skills: Skills) -> Skills:
         """What of the skills matters; workers that are equal in it are looked at together."""
@@ -103,6 +105,7 @@ class BestFit:
     """The least-skilled worker that can do it; urgent, then hard tasks first."""
 
     looks_ahead = True
+    shelves = True
 
     def essence(self, skills: Skills) -> Skills:
         return skills
@@ -126,6 +129,7 @@ class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
 
     looks_ahead = False
+    shelves = False
 
     def essence(self, skills: Skills) -> Skills:
         return skills._replace(skill=0, specialties=frozenset(), reserve=0)

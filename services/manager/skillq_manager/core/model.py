@@ -6,6 +6,8 @@ from typing import NamedTuple, Protocol
 from skillq.messages import AttemptRef, Task, TaskStatus, Unroutable, WorkerProfile
 
 TaskKey = tuple[str, str]  # run, id
+Place = tuple[int, int]  # (-priority, seq): in the order of these, tasks with one need are taken
+FIRST: Place = (-(2**31), 0)  # none is before it
 
 
 class Need(NamedTuple):
@@ -118,6 +120,16 @@ class TaskEntry:
     may_wait: bool = False  # was given ahead of a slot
     began_at: float = 0.0  # when the manager heard that it had
     recalled_at: float | None = None
+
+    @property
+    def place(self) -> Place:
+        return (-self.priority, self.seq)
+
+    @property
+    def is_plain(self) -> bool:
+        """As long as it is ready, the store alone can keep it: nothing happens to it but that a worker is free."""
+        terms = self.terms
+        return not self.attempt and terms.deadline is None and terms.unroutable is Unroutable.WAIT
 
     @property
     def ref(self) -> AttemptRef:

@@ -9,6 +9,10 @@ A pool keeps a heap of the heads of the classes it may take from. It is not told
 it reads what is new when one of its workers is free. All heaps are mended lazily: an entry that is
 no longer true is put right when it comes to the top.
 
+Where a store keeps what is far behind (`head`), a class has only its first tasks here. When those are gone and a
+worker is free for the next, the class is *dry*, and nothing is matched until it is refilled: so everything goes in
+the order in which it would go if all were here.
+
 All this is kept for two *tiers* of workers: first what free ones can take is matched, and then, where the
 policy looks ahead, what may wait for a slot of a worker that has room for it.
 """
@@ -21,15 +25,16 @@ from itertools import count
 from skillq_manager.core.classes import Class, Free, Pool, Source, Tier
 from skillq_manager.core.lookahead import Lookahead
 from skillq_manager.core.matching import Order, Policy
-from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import FIRST, Need, Place, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.shelves import Shelves
 
 _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
 
 
 class Board:
-    """Matches ready tasks with workers by a policy."""
+    """Matches ready tasks with workers by a policy; keeps about `head` of a class, where there is a shelf."""
 
-    def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
+    def __init__(self, policy: Policy, lookahead: Lookahead, head: int = 0) -> None:
         self.policy = policy
         self.waiting = 0
         self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
@@ -44,6 +49,8 @@ class Board:
         ahead = Tier(1, lookahead.has_room, lookahead.may_go_ahead)
         self._ahead = (ahead,) if policy.looks_ahead else ()
         self._tiers = (self._free, *self._ahead)
+        self.shelves = Shelves(head if policy.shelves else 0, self._tiers)
+        self._dry = self.shelves.dry
         self._count = count(1)
         self._forget_at = _MANY_CLASSES
 
@@ -52,28 +59,83 @@ class Board:
     def add(self, task: TaskEntry) -> None:
         """A task is ready."""
         cls = self._classes.get(task.need) or self._new_class(task.need, task.ready_at)
+        self._put(cls, task)
+
+    def arrive(self, task: TaskEntry) -> bool:
+        """A new task is ready; False: its place is on the shelf, and it is not on the board."""
+        cls = self._classes.get(task.need) or self._new_class(task.need, task.ready_at)
+        if cls.horizon is not None and task.place >= cls.horizon and task.is_plain:
+            return False
+        self._put(cls, task)
+        if len(cls.heap) > cls.room:
+            self.shelves.full[cls] = None
+        return True
+
+    def _put(self, cls: Class, task: TaskEntry) -> None:
         task.ticket = next(self._count)
         cls.push((self.policy.rank(task), task.ticket, task))
         self.waiting += 1
         head = cls.head()
         if head is not None and head[2] is task:
-            self._news.pop(cls, None)
-            self._news[cls] = task.ticket
-            for tier in self._tiers:
-                tier.improved[cls] = None
+            self._announce(cls, task.ticket)
+
+    def _announce(self, cls: Class, time: int) -> None:
+        """It has a new head."""
+        self._news.pop(cls, None)
+        self._news[cls] = time
+        for tier in self._tiers:
+            tier.improved[cls] = None
+        if self._dry:
+            self._dry.pop(cls, None)
 
     def discard(self, task: TaskEntry) -> None:
         """A task is no longer ready."""
         if task.ticket:
             task.ticket = 0
             self.waiting -= 1
-            self._classes[task.need].drop()
+            cls = self._classes[task.need]
+            cls.drop()
+            self.shelves.note(cls)
             self.reconsider()
 
     def reconsider(self) -> None:
         """A task that was not allowed to go ahead is gone, or is allowed to by now."""
         for tier in self._ahead:
             tier.reconsider()
+
+    # --- the shelf
+
+    def spill(self) -> Iterator[TaskEntry]:
+        """Tasks that leave for the shelf, where a class has more than room."""
+        for task in self.shelves.overflow():
+            self.discard(task)
+            yield task
+
+    def open_shelf(self, need: Need, at: float) -> None:
+        """There are tasks with this need on the shelf; nobody knows from where on."""
+        cls = self._classes.get(need) or self._new_class(need, at)
+        cls.horizon = FIRST
+        self._dry[cls] = None
+
+    def refill(self, need: Need, tasks: Iterable[TaskEntry], horizon: Place | None) -> None:
+        """These come from the shelf: all that was there before `horizon`."""
+        cls = self._classes[need]
+        self._dry.pop(cls, None)
+        cls.horizon = horizon
+        for task in tasks:
+            self._put(cls, task)
+        if cls.head() is not None:
+            self._announce(cls, next(self._count))
+        self.shelves.note(cls)
+
+    def has_shelf(self, need: Need) -> bool:
+        return need in self._classes and self._classes[need].horizon is not None
+
+    def shelved(self) -> Iterator[tuple[Class, bool]]:
+        """The classes that have a shelf; whether each is known to be dry."""
+        return (
+            (cls, cls in self._dry) for cls in self._classes.values() if cls.horizon is not None
+        )
 
     # --- workers
 
@@ -152,6 +214,9 @@ class Board:
         for cls in self._classes.values() if reserved else ():
             if not cls.need.aged and cls.oldest <= before and self._would_help(reserved, cls.need):
                 found += cls.ready_since(before, most)
+        for cls in self._dry if reserved else ():
+            if self._would_help(self.shelves.waiting_skills(), cls.need):
+                self.shelves.miss(cls)
         return found
 
     def _would_help(self, reserved: Iterable[Skills], need: Need) -> bool:
@@ -166,6 +231,8 @@ class Board:
         Where there is none, the same of workers that have room ahead.
         The task leaves the board; the caller gives it to the worker and says so with `freed`.
         """
+        if self._dry and self.shelves.holds_up():
+            return None
         for tier in self._tiers:
             # Where nobody is, what is new is looked at when somebody comes.
             if tier.open and (match := self._next_of(tier)) is not None:
@@ -227,6 +294,8 @@ class Board:
         self.waiting -= 1
         if cls.head() is None:
             del self._news[cls]
+            if cls.horizon is not None:
+                self._dry[cls] = None
         if not tier.number:
             self.reconsider()
         return task
@@ -291,7 +360,7 @@ class Board:
     def _new_class(self, need: Need, at: float) -> Class:
         if len(self._classes) >= self._forget_at:
             self._forget_empty_classes()
-        cls = self._classes[need] = Class(need, next(self._count), at)
+        cls = self._classes[need] = Class(need, next(self._count), at, self.shelves.room)
         for name in need.excluded:
             self._exclude(name, at)
         for pool in self._pools.values():
@@ -307,7 +376,7 @@ class Board:
             self.join(worker)
 
     def _forget_empty_classes(self) -> None:
-        for need in [need for need, cls in self._classes.items() if cls.head() is None]:
+        for need in [need for need, cls in self._classes.items() if cls.is_empty]:
             del self._classes[need]
             self._excluded.subtract(need.excluded)
         self._excluded = +self._excluded  # those still excluded by some class

@@ -3,7 +3,7 @@
 It remembers only tasks that have not ended and workers that are there; what has ended is in the store.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from itertools import count
 from typing import Any
 
@@ -25,19 +25,25 @@ from skillq_manager.core.intake import Intake
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.matching import Policy, why_not, why_unable
-from skillq_manager.core.model import LiveTask, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.model import LiveTask, Need, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.recall import Recalls
 from skillq_manager.core.retry import RetryPolicy, Verdict
 from skillq_manager.core.tasks import Tasks
 from skillq_manager.core.turn import Turn
 
+HEAD = 2000  # tasks with one need that are in memory where the store keeps the rest
+_NO_SHELF = c.Shelf((), {})
+_NOTHING: Mapping[TaskKey, c.Known] = {}
 _DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 _HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
 
 
 class State:
-    """`chance` returns random numbers in [0, 1), for the jitter of retries; `store` names what numbers attempts."""
+    """`chance` returns random numbers in [0, 1), for the jitter of retries; `store` names what numbers attempts.
+
+    `head`: of tasks with one need, only about so many stay here, and the store keeps the rest; 0: all stay here.
+    """
 
     def __init__(
         self,
@@ -49,20 +55,23 @@ class State:
         retries: RetryPolicy | None = None,
         lookahead: LookaheadPolicy | None = None,
         store: str = "",
+        head: int = 0,
     ) -> None:
         self._turn = Turn(store)
         self.lookahead = Lookahead(lookahead or LookaheadPolicy())
-        self.board = Board(policy, self.lookahead)
+        self.board = Board(policy, self.lookahead, head)
         self.tasks = Tasks(self._turn, self.board, self.lookahead, retries or RetryPolicy(), chance)
         self._recalls = Recalls(self._turn, self.board, self.lookahead.policy)
         self._intake = Intake(self._turn, self.tasks)
         self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
+        self.refills: list[c.Refill] = []  # what the last turn asks for, before there is another
         self._handlers: dict[type, Callable[[Any], None]] = {
             c.Submitted: self._intake.submit,
             c.Unfit: self._intake.refuse,
             c.CancelRequested: self._intake.cancel,
             c.Retried: self._intake.retry,
+            c.Refilled: self._intake.refill,
             c.Blinded: self.fleet.blinded,
             c.Sighted: self.fleet.sighted,
             Connect: self.fleet.connect,
@@ -83,6 +92,11 @@ class State:
 
     # Taking over from an earlier manager, once, before anything else: begin, tasks page by page, end.
 
+    @property
+    def shelves(self) -> bool:
+        """Whether it leaves tasks to the store; else it has to be given all."""
+        return self.board.shelves.head > 0
+
     def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
         self._turn.begin(now)
         self._turn.hears_since = now
@@ -92,9 +106,15 @@ class State:
     def restore(self, rows: Iterable[LiveTask]) -> None:
         self._intake.restore(rows, self.fleet.workers)
 
-    def end_restore(self) -> list[c.Command]:
+    def unsure(self) -> set[TaskKey]:
+        """Of these tasks `end_restore` wants to know where they are, if there is a shelf."""
+        return self._intake.unsure()
+
+    def end_restore(
+        self, shelf: c.Shelf = _NO_SHELF, known: Mapping[TaskKey, c.Known] = _NOTHING
+    ) -> list[c.Command]:
         """What follows from it."""
-        self._intake.restored()
+        self._intake.restored(shelf, known)
         if any(task.attempt for task in self.tasks.live.values()):
             self.expected_workers = 0  # they had been there
         return self._conclude()
@@ -103,7 +123,10 @@ class State:
         self.fleet.sweep()
         self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
-        self._recalls.look()
+        shelves = self.board.shelves
+        self.refills = [c.Refill(*where, shelves.head) for where in shelves.wanted()]
+        if not self.refills:
+            self._recalls.look()
         self._turn.out.extend(
             c.CompleteRun(run, self._turn.now, again=not moved)
             for run, moved in self._turn.runs.items()
@@ -120,7 +143,7 @@ class State:
     @property
     def is_idle(self) -> bool:
         """No task is left that has not ended."""
-        return not self.tasks.live
+        return not self.tasks.open
 
     def _match(self) -> None:
         if len(self.fleet.workers) < self.expected_workers:
@@ -184,21 +207,33 @@ class State:
         task = self.tasks.live.get(key)
         return None if task is None else self._why(task, now)
 
+    def reason_on_shelf(self, need: Need) -> str | None:
+        """The same of a task that is ready and not here; None where there is no shelf for it."""
+        return self._why_waiting(need) if self.board.has_shelf(need) else None
+
     def verdicts(self, key: TaskKey) -> list[tuple[str, str]]:
         """Worker by worker, as its user wrote it: why this one has, could have, or cannot have the task."""
         task = self.tasks.live.get(key)
         if task is None:
             return []
-        workers = sorted(self.fleet.workers.values(), key=lambda worker: worker.name)
-        return [(worker.profile.title, self._verdict(task, worker)) for worker in workers]
+        return [(w.profile.title, self._verdict(task.need, w, task)) for w in self._by_name()]
 
-    def _verdict(self, task: TaskEntry, worker: WorkerEntry) -> str:
-        if task.worker is worker:
+    def verdicts_on_shelf(self, need: Need) -> list[tuple[str, str]]:
+        """The same of a task that is ready and not here."""
+        if not self.board.has_shelf(need):
+            return []
+        return [(w.profile.title, self._verdict(need, w)) for w in self._by_name()]
+
+    def _by_name(self) -> list[WorkerEntry]:
+        return sorted(self.fleet.workers.values(), key=lambda worker: worker.name)
+
+    def _verdict(self, need: Need, worker: WorkerEntry, task: TaskEntry | None = None) -> str:
+        if task is not None and task.worker is worker:
             return f"has it: attempt {task.attempt}"
-        if worker.name in task.need.excluded:
+        if worker.name in need.excluded:
             return "failed it before"
-        if not self.board.policy.can(worker.skills, task.need):
-            return why_not(worker.skills, task.need)
+        if not self.board.policy.can(worker.skills, need):
+            return why_not(worker.skills, need)
         if worker.draining or worker.suspect:
             return "is leaving" if worker.draining else "has not been heard of lately"
         if not worker.is_free:
@@ -212,9 +247,12 @@ class State:
             return f"waits for {task.waits_for} of the tasks it depends on"
         if task.retry_at is not None:
             return f"is tried again in {max(0.0, task.retry_at - now):.1f} s"
+        return self._why_waiting(task.need)
+
+    def _why_waiting(self, need: Need) -> str:
         if self.expected_workers:
             return f"waits for workers: {len(self.fleet.workers)} of {self.expected_workers} expected are there"
-        capable = sum(1 for _ in self.board.capable(task.need))
+        capable = sum(1 for _ in self.board.capable(need))
         if capable:
             return f"waits for a slot: {capable} of {len(self.fleet.workers)} workers can do it, none is free"
-        return why_unable([worker.skills for worker in self.fleet.workers.values()], task.need)
+        return why_unable([worker.skills for worker in self.fleet.workers.values()], need)

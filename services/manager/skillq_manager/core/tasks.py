@@ -1,15 +1,17 @@
 """Tasks that have not ended: given out, ended, tried again, given up."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from itertools import count
 
-from skillq.messages import MAX_LEVEL, MIN_LEVEL, Outcome, TaskResult, TaskStatus, Unroutable
+from skillq.messages import Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
+from skillq_manager.core.asking import escalated, for_the_best, relaxed
 from skillq_manager.core.lifecycle import check
 from skillq_manager.core.lookahead import Lookahead, is_waiting
-from skillq_manager.core.matching import effective_skill, handles, why_unable
-from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.matching import why_unable
+from skillq_manager.core.model import Need, Place, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.timers import Kind, Timers
 from skillq_manager.core.turn import Turn
@@ -21,7 +23,10 @@ _LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looke
 
 
 class Tasks:
-    """Each task is in one place: `board` or `timers` (ready), a worker's `holds`, or waiting in `dependents`."""
+    """Each task is in one place: `board` or `timers` (ready), a worker's `holds`, or waiting in `dependents`.
+
+    Or on the shelf: then it is not `live`, and only the store knows it.
+    """
 
     def __init__(
         self,
@@ -53,6 +58,46 @@ class Tasks:
         task.retry_at = None
         task.ready_at = self._turn.now
         self._add(task)
+
+    def arrive(self, task: TaskEntry) -> bool:
+        """A new task is ready. Whether it is on the board; else it is left to the store."""
+        task.ready_at = self._turn.now
+        if self._board.shelves.full:
+            self.spill()
+        if not self._board.arrive(task):
+            self._put_away(task)
+            return False
+        if task.terms.unroutable is not Unroutable.WAIT:
+            self._look_again(task, self._turn.now)
+        return True
+
+    def spill(self) -> None:
+        """Leave to the store what the board has no room for."""
+        for task in self._board.spill():
+            self._put_away(task)
+            self._turn.out.append(c.Shelve(task.key, task.need, task.priority))
+
+    def refill(self, need: Need, tasks: Sequence[TaskEntry], horizon: Place | None) -> None:
+        """These come from the shelf; the next one there is not before `horizon`."""
+        self._board.refill(need, tasks, horizon)
+
+    def open_shelves(self, shelf: c.Shelf) -> None:
+        """Count what an earlier manager has left there; it is fetched when it is wanted."""
+        here = Counter(t.key[0] for t in self.live.values() if t.status is TaskStatus.READY)
+        for run, ready in shelf.ready.items():
+            if ready > here[run]:
+                self.open[run] = self.open.get(run, 0) + ready - here[run]
+        for need in shelf.needs:
+            self._board.open_shelf(need, self._turn.now)
+
+    def has_shelf(self, of: Task) -> bool:
+        """Whether such a task may be there."""
+        return self._board.has_shelf(Need.of(of))
+
+    def _put_away(self, task: TaskEntry) -> None:
+        """It is open, but no longer live."""
+        del self.live[task.key]
+        self._turn.shelved[task.key] = task
 
     def _add(self, task: TaskEntry) -> None:
         self._board.add(task)
@@ -159,7 +204,7 @@ class Tasks:
         """The next attempt needs more skill, and another worker where there is one."""
         need = task.need
         harder = need._replace(
-            difficulty=_escalated(need, task.terms.escalate_by, self._board.kinds),
+            difficulty=escalated(need, task.terms.escalate_by, self._board.kinds),
             excluded=need.excluded | {worker.name},
         )
         others = (w for w in self._board.capable(harder._replace(excluded=frozenset())))
@@ -236,9 +281,9 @@ class Tasks:
             self._set(task, TaskStatus.DEAD_LETTERED, why)
             self._close(task)
         elif task.terms.unroutable is Unroutable.RELAX:
-            self._ask_again(task, _relaxed(task.need, self._board.kinds), f"relaxed: {why}")
+            self._ask_again(task, relaxed(task.need, self._board.kinds), f"relaxed: {why}")
         else:
-            need = _for_the_best(task.need, self._board.kinds)
+            need = for_the_best(task.need, self._board.kinds)
             self._ask_again(task, need, f"escalated: {why}")
 
     def age(self, older_than: float) -> None:
@@ -335,36 +380,3 @@ def is_met(dependency: TaskStatus, dependent: TaskEntry) -> bool:
     if dependency is TaskStatus.SUCCEEDED:
         return True
     return dependency.is_terminal and dependent.terms.runs_anyway
-
-
-def _relaxed(need: Need, kinds: Iterable[Skills]) -> Need:
-    """Ask for less: no specialties; then, each time, one level less. Where nobody handles the type, it is no use."""
-    if not any(handles(skills, need.type) for skills in kinds):
-        return need
-    if need.requires:
-        return need._replace(requires=frozenset())
-    return need._replace(difficulty=max(MIN_LEVEL, need.difficulty - 1))
-
-
-def _escalated(need: Need, by: int, kinds: Iterable[Skills]) -> int:
-    """So much more skill, as far as there is any: what asked for more than the best has would only wait."""
-    levels = [
-        effective_skill(skills, need.type)
-        for skills in kinds
-        if handles(skills, need.type) and need.requires <= skills.specialties
-    ]
-    most = min(MAX_LEVEL, max(levels, default=MAX_LEVEL))
-    return max(need.difficulty, min(need.difficulty + by, most))
-
-
-def _for_the_best(need: Need, kinds: Iterable[Skills]) -> Need:
-    """What the most skilled worker of those that handle the type can meet."""
-    levels = [effective_skill(s, need.type) for s in kinds if handles(s, need.type)]
-    if not levels:
-        return need
-    return need._replace(
-        difficulty=min(need.difficulty, max(levels)),
-        requires=frozenset(),
-        excluded=frozenset(),
-        aged=True,
-    )

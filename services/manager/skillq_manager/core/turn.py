@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from skillq_manager.core.commands import Command, Known
-from skillq_manager.core.model import TaskKey
+from skillq_manager.core.model import TaskEntry, TaskKey
 
 
 @dataclass(slots=True)
@@ -15,6 +15,7 @@ class Turn:
         default_factory=dict
     )  # may be complete; whether they were not before
     ended: dict[TaskKey, Known] = field(default_factory=dict)  # what the store cannot know yet
+    shelved: dict[TaskKey, TaskEntry] = field(default_factory=dict)  # likewise
     titles: dict[str, str] = field(default_factory=dict)  # of runs, likewise
     blind: bool = False  # the manager cannot hear workers: their silence says nothing
     hears_since: float = 0.0  # else: what they have said before may still be on its way
@@ -28,4 +29,5 @@ class Turn:
         self.out = []
         self.runs.clear()
         self.ended.clear()
+        self.shelved.clear()
         self.titles.clear()

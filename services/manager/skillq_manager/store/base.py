@@ -12,7 +12,7 @@ from pydantic import JsonValue
 
 from skillq.errors import SkillqError, Unreachable
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import Command, Known, Stale
+from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf, Stale
 from skillq_manager.core.model import Need, TaskKey
 
 LEASE_SECONDS = 10.0
@@ -170,8 +170,23 @@ class Journal(Protocol):
         """
         ...
 
-    def load(self) -> AsyncIterator[list[LiveRow]]:
-        """All tasks that have not ended, in order of submission, page by page."""
+    def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
+        """All tasks that have not ended, page by page, in order of submission.
+
+        Without those on a shelf (not `shelved`); what was there before a worker got it comes last then.
+        """
+        ...
+
+    async def shelf(self) -> Shelf:
+        """What `load` leaves out. A task is on a shelf once it was put there, as long as it is ready."""
+        ...
+
+    async def refilled(self, wanted: Refill) -> Refilled:
+        """The first tasks of a shelf from a place on, in order of their places."""
+        ...
+
+    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+        """Those tasks of a run that are on a shelf, of all of it or (`ids`) of these."""
         ...
 
     async def last_seq(self) -> int:

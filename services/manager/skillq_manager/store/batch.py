@@ -8,6 +8,8 @@ what the one before has left.
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from enum import StrEnum
+from functools import lru_cache
+from hashlib import blake2b
 from typing import Any
 
 from pydantic import JsonValue
@@ -37,6 +39,8 @@ class Batch:
         self._reopened: dict[str, None] = {}
         self._completed: dict[str, s.Row] = {}
         self._tasks: list[s.Row] = []
+        self._shelved: list[s.Row] = []
+        self._kinds: dict[int, s.Row] = {}
         self._definitions: list[s.Row] = []
         self._rounds: list[_Round] = []
         self._after: dict[TaskKey, tuple[int, TaskStatus | None]] = {}  # next round, status now
@@ -44,6 +48,7 @@ class Batch:
         self._workers: dict[str, s.Row] = {}
         adders: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
+            c.Shelve: self._shelve,
             c.SetStatus: self._set_status,
             c.Assign: self._assign,
             c.Start: self._start,
@@ -64,6 +69,8 @@ class Batch:
         yield s.OPEN_RUN, list(self._runs.values())
         yield s.REOPEN_RUN, [(run,) for run in self._reopened]
         yield s.ADD_TASK, self._tasks
+        yield s.ADD_KIND, list(self._kinds.values())
+        yield s.ADD_SHELVED, self._shelved
         yield s.DEFINE, self._definitions
         for one_round in self._rounds:
             yield from one_round.items()
@@ -76,20 +83,22 @@ class Batch:
     def _add(self, command: c.AddTask) -> None:
         run, id = command.key
         task, status = command.task, command.status
-        self._tasks.append(
-            (
-                command.seq,
-                run,
-                id,
-                _word(status),
-                task.type,
-                command.fingerprint,
-                command.at,
-                0,
-                0,
-                0,
-            )
+        row = (
+            command.seq,
+            run,
+            id,
+            _word(status),
+            task.type,
+            command.fingerprint,
+            command.at,
+            0,
+            0,
+            0,
         )
+        if command.shelf is None:
+            self._tasks.append(row)
+        else:
+            self._shelved.append((*row, self._kind(command.shelf), -task.priority))
         # A default that changes in a later release needs a migration that writes the old one down.
         terms = task.__pydantic_serializer__.to_json(task, exclude=_APART, exclude_defaults=True)
         payload = _json(task.payload or None)
@@ -103,6 +112,17 @@ class Batch:
         self.counts[run, status] += 1
         if run not in self._runs:
             self._runs[run] = run, _text(command.run_title), command.at, command.seq
+
+    # --- tasks that lie on a shelf
+
+    def _kind(self, need: Need) -> int:
+        kind, text = kind_of(need)
+        self._kinds[kind] = kind, text
+        return kind
+
+    def _shelve(self, command: c.Shelve) -> None:
+        rows, _ = self._round(command)
+        rows[s.SHELVE].append((*command.key, self._kind(command.need), -command.priority))
 
     # --- tasks that move
 
@@ -228,6 +248,13 @@ def _text(text: str | None) -> str | None:
 
 def _json(value: JsonValue) -> str | None:
     return None if value is None else to_json(value).decode()
+
+
+@lru_cache(maxsize=4096)
+def kind_of(need: Need) -> tuple[int, str]:
+    """A number of 63 bits that stands for a need, and the need in words."""
+    text = need_json(need)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest()) >> 1, text
 
 
 def need_json(need: Need) -> str:

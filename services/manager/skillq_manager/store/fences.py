@@ -9,13 +9,14 @@ from collections.abc import Mapping
 from skillq.messages import TERMINAL, TaskStatus
 from skillq_manager.core import commands as c
 
-Move = c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.SetNeed | c.Reopen
+Move = c.Shelve | c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.SetNeed | c.Reopen
 
 WAITING = frozenset({TaskStatus.BLOCKED, TaskStatus.READY})
 HELD = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})  # a worker has it
 
 # Where a task must be for a command to fit.
 FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
+    c.Shelve: frozenset({TaskStatus.READY}),
     c.SetStatus: WAITING,
     c.Assign: frozenset({TaskStatus.READY}),
     c.Start: HELD,
@@ -29,13 +30,15 @@ def attempt_before(command: Move) -> int | None:
     """Which attempt must be the task's last for the command to fit; None: any."""
     if isinstance(command, c.SetNeed):
         return None
+    if isinstance(command, c.Shelve):
+        return 0
     return command.attempt - 1 if isinstance(command, c.Assign) else command.attempt
 
 
 def status_after(command: Move) -> TaskStatus | None:
     """What the command makes of the task; None: what it was."""
     match command:
-        case c.SetNeed():
+        case c.SetNeed() | c.Shelve():
             return None
         case c.Assign():
             return TaskStatus.ASSIGNED

@@ -11,7 +11,7 @@ from uuid import uuid4
 
 from skillq.messages import TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.model import Need, TaskKey
+from skillq_manager.core.model import Need, Place, TaskKey
 from skillq_manager.store import fences
 from skillq_manager.store.base import (
     AttemptRow,
@@ -39,6 +39,7 @@ class _Beside:
     losses: int = 0
     retry_at: float | None = None
     need: Need | None = None
+    shelf: Need | None = None  # on which it was put
 
 
 class MemoryStore:
@@ -52,6 +53,7 @@ class MemoryStore:
         self._workers: dict[str, WorkerRow] = {}
         self._writers: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
+            c.Shelve: self._shelve,
             c.SetStatus: self._set_status,
             c.Assign: self._assign,
             c.Start: self._start,
@@ -91,13 +93,36 @@ class MemoryStore:
             if writer is not None:
                 writer(command)
 
-    async def load(self) -> AsyncIterator[list[LiveRow]]:
+    async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
         live = [row for row in self._rows if not row.status.is_terminal]
+        if not shelved:
+            live = [row for row in live if self._shelf_of(row) is None]
+            live.sort(key=lambda row: self._beside[row.run, row.task.id].shelf is not None)
         for start in range(0, len(live), _PAGE):
-            yield [
-                _live_row(row, self._beside[row.run, row.task.id])
-                for row in live[start : start + _PAGE]
-            ]
+            yield self._live_rows(live[start : start + _PAGE])
+
+    def _live_rows(self, rows: Iterable[TaskRow]) -> list[LiveRow]:
+        return [_live_row(row, self._beside[row.run, row.task.id]) for row in rows]
+
+    def _shelf_of(self, row: TaskRow) -> Need | None:
+        """On which it is; None: on none."""
+        ready = row.status is TaskStatus.READY
+        return self._beside[row.run, row.task.id].shelf if ready else None
+
+    async def shelf(self) -> c.Shelf:
+        needs = dict.fromkeys(need for row in self._rows if (need := self._shelf_of(row)))
+        counts = {run.run: run.counts[TaskStatus.READY] for run in self._runs.values()}
+        return c.Shelf(tuple(needs), {run: n for run, n in counts.items() if n})
+
+    async def refilled(self, wanted: c.Refill) -> c.Refilled:
+        rows = [row for row in self._rows if self._shelf_of(row) == wanted.need]
+        rows = sorted((row for row in rows if _place(row) >= wanted.start), key=_place)
+        first = self._live_rows(rows[: wanted.limit])
+        return c.Refilled(wanted.need, first, len(first) == wanted.limit)
+
+    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+        rows = self._among(Filter(run=run, ids=None if ids is None else tuple(ids)))
+        return self._live_rows(row for row in rows if self._shelf_of(row))
 
     async def last_seq(self) -> int:
         return self._rows[-1].seq if self._rows else 0
@@ -155,13 +180,16 @@ class MemoryStore:
             run, command.seq, command.task, command.fingerprint, command.status, command.at
         )
         self._tasks[command.key] = row
-        self._beside[command.key] = _Beside(command.at)
+        self._beside[command.key] = _Beside(command.at, shelf=command.shelf)
         self._rows.append(row)
         self._by_run.setdefault(run, []).append(row)
         if run not in self._runs:
             self._runs[run] = RunRow(run, command.run_title, command.at, counts=Counter())
         self._runs[run].finished_at = None
         self._runs[run].counts[command.status] += 1
+
+    def _shelve(self, command: c.Shelve) -> None:
+        self._beside[command.key].shelf = command.need
 
     def _move(self, row: TaskRow, command: c.SetStatus | c.EndAttempt) -> None:
         self._count(row, command.status)
@@ -204,6 +232,7 @@ class MemoryStore:
         self._move(row, command)
         beside.holder, beside.retry_at = None, command.retry_at
         beside.failures, beside.losses = command.failures, command.losses
+        beside.shelf = None
         attempt.outcome, attempt.error = command.outcome, command.reason
         attempt.finished_at = command.at
         if result is not None:
@@ -218,6 +247,7 @@ class MemoryStore:
     def _set_need(self, command: c.SetNeed) -> None:
         row, beside = self._both(command.key)
         beside.need, row.reason = command.need, command.reason
+        beside.shelf = None
 
     def _reopen(self, command: c.Reopen) -> None:
         row = self._tasks[command.key]
@@ -302,6 +332,10 @@ def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
         retry_at=beside.retry_at,
         need=beside.need,
     )
+
+
+def _place(row: TaskRow) -> Place:
+    return (-row.task.priority, row.seq)
 
 
 def _run_row(run: RunRow) -> RunRow:

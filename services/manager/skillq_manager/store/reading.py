@@ -19,7 +19,7 @@ from sqlalchemy import (
 )
 
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import Known
+from skillq_manager.core.commands import Known, Refill, Refilled, Shelf
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store import fences
 from skillq_manager.store.base import (
@@ -31,12 +31,14 @@ from skillq_manager.store.base import (
     TaskRow,
     WorkerRow,
 )
-from skillq_manager.store.batch import need_of
+from skillq_manager.store.batch import kind_of, need_of
 from skillq_manager.store.schema import (
     ENDED_BADLY,
     HELD,
+    ON_SHELF,
     attempts,
     definitions,
+    kinds,
     meta,
     run_counts,
     runs,
@@ -117,28 +119,33 @@ def _value(output: str | None) -> JsonValue:
 
 # --- what a manager that starts needs
 
-_LIVE = (
-    select(
-        tasks.c.run,
-        tasks.c.seq,
-        tasks.c.id,
-        definitions.c.terms,
-        tasks.c.fingerprint,
-        tasks.c.status,
-        func.coalesce(tasks.c.opened_at, tasks.c.submitted_at),
-        tasks.c.attempt,
-        tasks.c.failures,
-        tasks.c.losses,
-        tasks.c.worker_name,
-        tasks.c.incarnation,
-        tasks.c.assigned_at,
-        tasks.c.retry_at,
-        tasks.c.need,
-    )
-    .join(definitions, definitions.c.seq == tasks.c.seq)
-    .where(tasks.c.finished_at.is_(None))
-    .order_by(tasks.c.seq)
-)
+_LIVE = select(
+    tasks.c.run,
+    tasks.c.seq,
+    tasks.c.id,
+    definitions.c.terms,
+    tasks.c.fingerprint,
+    tasks.c.status,
+    func.coalesce(tasks.c.opened_at, tasks.c.submitted_at),
+    tasks.c.attempt,
+    tasks.c.failures,
+    tasks.c.losses,
+    tasks.c.worker_name,
+    tasks.c.incarnation,
+    tasks.c.assigned_at,
+    tasks.c.retry_at,
+    tasks.c.need,
+).join(definitions, definitions.c.seq == tasks.c.seq)
+
+_Condition = ColumnElement[bool] | TextClause
+
+_ON_SHELF = text(ON_SHELF)
+_MANY = 1000  # ids in one statement
+
+# Of what has not ended: all; what was never on a shelf; what was, and is with a worker.
+ALL: Sequence[_Condition] = (tasks.c.finished_at.is_(None),)
+ELSEWHERE: Sequence[_Condition] = (tasks.c.finished_at.is_(None), tasks.c.kind.is_(None))
+TAKEN: Sequence[_Condition] = (text(HELD), tasks.c.kind.is_not(None))
 
 
 def store_id(connection: Connection) -> str:
@@ -150,9 +157,55 @@ def last_seq(connection: Connection) -> int:
     return connection.execute(select(func.max(tasks.c.seq))).scalar() or 0
 
 
-def live_page(connection: Connection, after: int, limit: int) -> list[LiveRow]:
-    page = connection.execute(_LIVE.where(tasks.c.seq > after).limit(limit))
+def live_page(
+    connection: Connection, after: int, limit: int, which: Sequence[_Condition]
+) -> list[LiveRow]:
+    page = connection.execute(page_of(after, limit, which))
     return [_live_row(row) for row in page]
+
+
+def page_of(after: int, limit: int, which: Sequence[_Condition]) -> Select[Any]:
+    return _LIVE.where(*which, tasks.c.seq > after).order_by(tasks.c.seq).limit(limit)
+
+
+def shelf(connection: Connection) -> Shelf:
+    is_there = select(tasks.c.seq).where(tasks.c.kind == kinds.c.kind, _ON_SHELF).exists()
+    needs = connection.execute(select(kinds.c.need).where(is_there)).scalars()
+    ready = select(run_counts.c.run, run_counts.c.n).where(
+        run_counts.c.status == TaskStatus.READY.value, run_counts.c.n != 0
+    )
+    counts = {row.run: row.n for row in connection.execute(ready)}
+    return Shelf(tuple(map(need_of, needs)), counts)
+
+
+def refilled(connection: Connection, wanted: Refill) -> Refilled:
+    rows: list[LiveRow] = []
+    for query in refill_queries(wanted):
+        page = connection.execute(query.limit(wanted.limit - len(rows)))
+        rows += [_live_row(row) for row in page]
+    return Refilled(wanted.need, rows, len(rows) == wanted.limit)
+
+
+def refill_queries(wanted: Refill) -> list[Select[Any]]:
+    """Those of the same priority, then the others: SQLite would search for both together without the `seq`."""
+    rank, seq = wanted.start
+    query = _LIVE.where(tasks.c.kind == kind_of(wanted.need)[0], _ON_SHELF)
+    query = query.order_by(tasks.c.rank, tasks.c.seq)
+    return [
+        query.where(tasks.c.rank == rank, tasks.c.seq >= seq),
+        query.where(tasks.c.rank > rank),
+    ]
+
+
+def on_shelf(connection: Connection, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+    query = _LIVE.where(tasks.c.run == run, _ON_SHELF)
+    if ids is None:
+        return [_live_row(row) for row in connection.execute(query.order_by(tasks.c.seq))]
+    named: list[LiveRow] = []
+    for start in range(0, len(ids), _MANY):
+        some = query.where(tasks.c.id.in_(ids[start : start + _MANY]))
+        named += [_live_row(row) for row in connection.execute(some)]
+    return named
 
 
 def _live_row(row: Sequence[Any]) -> LiveRow:
@@ -182,8 +235,6 @@ def _live_row(row: Sequence[Any]) -> LiveRow:
 _STATUS = {str(status.value): status for status in TaskStatus}
 
 # --- views
-
-_Condition = ColumnElement[bool] | TextClause
 
 _HELD = text(HELD)
 _ENDED_BADLY = text(ENDED_BADLY)

@@ -7,6 +7,7 @@ What was tried before, and reports that did not count, are in `attempts`.
 |---|---|---|
 | `tasks` | tasks | written when a task is submitted, given out, ended; small |
 | `definitions` | tasks | written once, read when the task is given out or shown |
+| `kinds` | kinds of tasks of which very many have waited | written once |
 | `attempts` | retries and stale reports | written once |
 | `run_counts` | runs | how many tasks of the run have a status; those of assigned and running ones are counted on demand |
 
@@ -26,7 +27,7 @@ from sqlalchemy import (
     text,
 )
 
-HEAD = "0002"  # the newest migration
+HEAD = "0003"  # the newest migration
 
 # Compared byte by byte: an order by language is slower, and nothing here needs it.
 _Word = Text().with_variant(Text(collation="C"), "postgresql")
@@ -38,6 +39,7 @@ _Number = BigInteger().with_variant(Integer(), "sqlite")
 ENDED_BADLY = "finished_at IS NOT NULL AND status <> 'succeeded'"
 HELD = "status IN ('assigned', 'running')"
 LIVE = "finished_at IS NULL"
+ON_SHELF = "kind IS NOT NULL AND status = 'ready'"
 
 metadata = MetaData()
 
@@ -102,9 +104,21 @@ tasks = Table(
     Column("error", Text),
     Column("need", Text),  # where it is not what the definition says
     Column("output", Text),
+    # Of a task that was put on a shelf. There, those of the lowest `rank` go first, then in order of submission.
+    Column("kind", BigInteger),
+    Column("rank", Integer),
     Index("tasks_key", "run", "id", unique=True),
     Index("tasks_run", "run", "seq"),
-    Index("tasks_live", "seq", sqlite_where=text(LIVE), postgresql_where=text(LIVE)),
+    # With `kind`, so that what is on a shelf is passed over without a look at its row.
+    Index("tasks_live", "seq", "kind", sqlite_where=text(LIVE), postgresql_where=text(LIVE)),
+    Index(
+        "tasks_shelf",
+        "kind",
+        "rank",
+        "seq",
+        sqlite_where=text(ON_SHELF),
+        postgresql_where=text(ON_SHELF),
+    ),
     Index(
         "tasks_held",
         "status",
@@ -121,6 +135,14 @@ tasks = Table(
         postgresql_where=text(ENDED_BADLY),
     ),
     Index("tasks_worker", "worker", "seq"),
+)
+
+# What the tasks of a shelf ask of a worker; a kind is a number that stands for that.
+kinds = Table(
+    "kinds",
+    metadata,
+    Column("kind", _Number, primary_key=True, autoincrement=False),
+    Column("need", Text, nullable=False),
 )
 
 definitions = Table(

@@ -1,7 +1,8 @@
 """The store that lasts, on SQLite or PostgreSQL: one transaction for all that one turn of the core decided."""
 
-from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -9,7 +10,7 @@ from sqlalchemy import Connection
 
 from skillq.errors import UsageError
 from skillq.settings import without_password
-from skillq_manager.core.commands import Command, Known
+from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store import fences, reading
 from skillq_manager.store import statements as s
@@ -87,11 +88,23 @@ class SqlStore:
                 self._fresh.add(key, task, texts)
             self._fresh.take(batch.ended_unsent)
 
-    async def load(self) -> AsyncIterator[list[LiveRow]]:
-        after = 0
-        while page := await self._database.read(_page_after(after)):
-            yield page
-            after = page[-1].seq
+    async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
+        for which in (reading.ALL,) if shelved else (reading.ELSEWHERE, reading.TAKEN):
+            after = 0
+            while page := await self._database.read(
+                partial(reading.live_page, after=after, limit=PAGE, which=which)
+            ):
+                yield page
+                after = page[-1].seq
+
+    async def shelf(self) -> Shelf:
+        return await self._database.read(reading.shelf)
+
+    async def refilled(self, wanted: Refill) -> Refilled:
+        return await self._database.read(lambda connection: reading.refilled(connection, wanted))
+
+    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+        return await self._database.read(lambda connection: reading.on_shelf(connection, run, ids))
 
     async def last_seq(self) -> int:
         return await self._database.read(reading.last_seq)
@@ -155,10 +168,6 @@ def _database(url: str, lease_seconds: float, connect_timeout: float) -> Databas
 def _can_be_there(*names: str | None) -> bool:
     """PostgreSQL fails when it is asked for what it cannot keep."""
     return not any("\0" in name for name in names if name)
-
-
-def _page_after(seq: int) -> Callable[[Connection], list[LiveRow]]:
-    return lambda connection: reading.live_page(connection, seq, PAGE)
 
 
 def _write(connection: Connection, batch: Batch, groups: Iterable[Group]) -> None:

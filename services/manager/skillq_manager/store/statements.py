@@ -17,6 +17,8 @@ Row = tuple[Any, ...]
 
 _TYPES = {
     "seq": "bigint",
+    "kind": "bigint",
+    "rank": "integer",
     "fingerprint": "bigint",
     "n": "bigint",
     "attempt": "integer",
@@ -110,11 +112,26 @@ ADD_TASK = Statement(
     (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt) {rows}""",
     "seq run id status type fingerprint at failures losses attempt",
 )
+ADD_SHELVED = Statement(
+    """INSERT INTO tasks
+    (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt, kind, rank) {rows}""",
+    "seq run id status type fingerprint at failures losses attempt kind rank",
+)
+ADD_KIND = Statement(
+    "INSERT INTO kinds (kind, need) {rows} ON CONFLICT (kind) DO NOTHING",
+    "kind need",
+)
 DEFINE = Statement(
     "INSERT INTO definitions (seq, terms, description, payload) {rows}",
     "seq terms description payload",
 )
 
+SHELVE = Statement(
+    """UPDATE tasks SET kind = :kind, rank = :rank
+    {from_rows} {this} AND tasks.attempt = 0 AND tasks.status = 'ready'""",
+    "run id kind rank",
+    fenced=True,
+)
 SET_STATUS = Statement(
     """UPDATE tasks SET status = :status, reason = :reason, finished_at = :finished_at, retry_at = NULL
     {from_rows} {this} AND tasks.attempt = :attempt AND {waits}""",
@@ -153,13 +170,13 @@ KEEP_ENDED = Statement(
 )
 TRY_AGAIN = Statement(
     """UPDATE tasks SET status = :status, reason = :reason, assigned_at = NULL, retry_at = :retry_at,
-    started_at = COALESCE(:started_at, tasks.started_at), failures = :failures, losses = :losses
+    started_at = COALESCE(:started_at, tasks.started_at), failures = :failures, losses = :losses, kind = NULL
     {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
     "run id attempt status reason started_at retry_at failures losses",
     fenced=True,
 )
 SET_NEED = Statement(
-    """UPDATE tasks SET need = :need, reason = :reason
+    """UPDATE tasks SET need = :need, reason = :reason, kind = NULL
     {from_rows} {this} AND {live}""",
     "run id need reason",
     fenced=True,
@@ -174,7 +191,7 @@ KEEP_LAST = Statement(
 )
 REOPEN = Statement(
     """UPDATE tasks SET status = :status, opened_at = :at, finished_at = NULL, assigned_at = NULL,
-    outcome = NULL, reason = NULL, error = NULL, output = NULL, need = NULL, failures = 0, losses = 0
+    outcome = NULL, reason = NULL, error = NULL, output = NULL, need = NULL, failures = 0, losses = 0, kind = NULL
     {from_rows} {this} AND tasks.attempt = :attempt AND {ended}""",
     "run id attempt status at",
     fenced=True,

@@ -4,7 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from skillq.messages import TaskStatus, slug
-from skillq_manager.core.model import TaskEntry
+from skillq_manager.core.model import Need, TaskEntry
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import Filter, RunRow, TaskRow
 from skillq_manager.web.models import (
@@ -49,7 +49,10 @@ def why(manager: Manager, row: TaskRow) -> str | None:
     if row.status.is_terminal:
         return row.reason
     if manager.is_leading:
-        return manager.reason((row.run, row.task.id)) or row.reason
+        on_shelf = (
+            manager.state.reason_on_shelf(Need.of(row.task)) if _may_be_shelved(row) else None
+        )
+        return manager.reason((row.run, row.task.id)) or on_shelf or row.reason
     return row.reason or _STANDS_BY
 
 
@@ -60,7 +63,7 @@ def task_page(manager: Manager, row: TaskRow) -> TaskPage:
 def explanation(manager: Manager, row: TaskRow) -> Explanation:
     page = task_page(manager, row)
     leads = manager.is_leading and not row.status.is_terminal
-    verdicts = manager.state.verdicts((row.run, row.task.id)) if leads else []
+    verdicts = _verdicts(manager, row) if leads else []
     return Explanation(
         run=page.run,
         id=page.id,
@@ -69,6 +72,16 @@ def explanation(manager: Manager, row: TaskRow) -> Explanation:
         asks=page.asks,
         workers=[WorkerVerdict(worker=worker, verdict=verdict) for worker, verdict in verdicts],
     )
+
+
+def _verdicts(manager: Manager, row: TaskRow) -> list[tuple[str, str]]:
+    if _entry(manager, row) is None and _may_be_shelved(row):
+        return manager.state.verdicts_on_shelf(Need.of(row.task))
+    return manager.state.verdicts((row.run, row.task.id))
+
+
+def _may_be_shelved(row: TaskRow) -> bool:
+    return row.status is TaskStatus.READY and not row.attempt
 
 
 def _entry(manager: Manager, row: TaskRow) -> TaskEntry | None:

@@ -1,0 +1,137 @@
+"""What lies on a shelf is not loaded, comes in order, and leaves the shelf with what happens to it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from skillq.messages import Outcome, TaskStatus
+from skillq_manager.core import commands as c
+from skillq_manager.core.model import FIRST, LiveTask, Need
+from skillq_manager.store.base import Store, StoreConflict
+from tests.contract.store_story import RUN, add, assign, end, fail, reopen, set_status, start
+
+EASY = Need("task", 1, frozenset())
+HARD = Need("task", 9, frozenset({"gpu", "law"}))
+CANCELLED, READY = TaskStatus.CANCELLED, TaskStatus.READY
+
+
+def shelved(seq: int, id: str, need: Need = EASY, **more: Any) -> c.AddTask:
+    fields: dict[str, Any] = {
+        "difficulty": need.difficulty,
+        "requires": tuple(need.requires),
+    } | more
+    return add(seq, id, **fields)._replace(shelf=need)
+
+
+def ids(rows: Sequence[LiveTask]) -> list[str]:
+    return [row.task.id for row in rows]
+
+
+async def loaded(store: Store, *, shelved: bool) -> list[str]:
+    return [id for page in [p async for p in store.load(shelved=shelved)] for id in ids(page)]
+
+
+async def on(store: Store, need: Need, start: tuple[int, int] = FIRST, limit: int = 9) -> list[str]:
+    return ids((await store.refilled(c.Refill(need, start, limit))).rows)
+
+
+async def test_what_is_on_a_shelf_is_not_loaded_unless_all_is(store: Store) -> None:
+    await store.commit([add(1, "a"), shelved(2, "b"), add(3, "c", TaskStatus.BLOCKED)])
+    assert await loaded(store, shelved=False) == ["a", "c"]
+    assert await loaded(store, shelved=True) == ["a", "b", "c"]
+
+
+async def test_of_shelves_it_is_known_what_they_are_for_and_how_many_are_ready(
+    store: Store,
+) -> None:
+    assert await store.shelf() == c.Shelf((), {})
+    await store.commit([add(1, "a"), shelved(2, "b"), shelved(3, "c", HARD), shelved(4, "d", HARD)])
+    found = await store.shelf()
+    assert set(found.needs) == {EASY, HARD}
+    assert found.ready == {RUN: 4}
+    await store.commit([assign("b"), assign("a")])
+    assert await store.shelf() == c.Shelf((HARD,), {RUN: 2})
+
+
+async def test_a_shelf_is_read_by_priority_then_in_order_of_submission(store: Store) -> None:
+    tasks = [shelved(n, f"t{n}", priority=1 + n % 3) for n in range(1, 8)]
+    await store.commit([*tasks, shelved(8, "x", HARD)])
+    assert await on(store, EASY) == ["t2", "t5", "t1", "t4", "t7", "t3", "t6"]
+    assert await on(store, EASY, (-3, 5)) == ["t5", "t1", "t4", "t7", "t3", "t6"]
+    assert await on(store, EASY, (-2, 5), 2) == ["t7", "t3"]
+    assert await on(store, HARD) == ["x"]
+
+
+async def test_it_is_said_whether_there_may_be_more(store: Store) -> None:
+    await store.commit([shelved(1, "a"), shelved(2, "b")])
+    for limit, more in ((1, True), (2, True), (3, False)):
+        found = await store.refilled(c.Refill(EASY, FIRST, limit))
+        assert (len(found.rows), found.more) == (min(limit, 2), more)
+        assert found.need == EASY
+
+
+async def test_a_row_from_a_shelf_is_as_one_that_is_loaded(store: Store) -> None:
+    await store.commit([shelved(1, "a", HARD, payload={"n": 1}, priority=7)])
+    (row,) = (await store.refilled(c.Refill(HARD, FIRST, 9))).rows
+    assert [row] == [row async for page in store.load() for row in page]
+    assert await store.on_shelf(RUN, None) == [row]
+    assert (row.status, row.attempt, row.task.priority) == (READY, 0, 7)
+
+
+async def test_a_task_can_be_put_on_a_shelf_later(store: Store) -> None:
+    await store.commit([add(1, "a", priority=2), add(2, "b"), c.Shelve((RUN, "a"), EASY, 2)])
+    await store.commit([c.Shelve((RUN, "b"), EASY, 1)])
+    assert await on(store, EASY) == ["a", "b"]
+    assert await loaded(store, shelved=False) == []
+
+
+@pytest.mark.parametrize("before", [assign("a"), set_status("a", CANCELLED)])
+async def test_what_is_not_ready_is_put_on_no_shelf(store: Store, before: c.Command) -> None:
+    await store.commit([add(1, "a"), before])
+    with pytest.raises(StoreConflict):
+        await store.commit([c.Shelve((RUN, "a"), EASY, 1)])
+
+
+async def test_what_a_worker_has_got_from_a_shelf_is_loaded_and_on_it_no_more(store: Store) -> None:
+    await store.commit([shelved(1, "a"), add(2, "b"), assign("a")])
+    assert await on(store, EASY) == []
+    assert await loaded(store, shelved=False) == ["b", "a"]
+    await store.commit([start("a")])
+    assert await loaded(store, shelved=False) == ["b", "a"]
+    await store.commit([end("a")])
+    assert await loaded(store, shelved=False) == ["b"]
+
+
+async def test_what_is_tried_again_does_not_go_back_to_its_shelf(store: Store) -> None:
+    await store.commit([shelved(1, "a"), assign("a"), fail("a")])
+    assert await on(store, EASY) == []
+    assert await loaded(store, shelved=False) == ["a"]
+
+
+async def test_what_is_sent_again_does_not_go_back_to_its_shelf(store: Store) -> None:
+    tasks = [shelved(1, "a"), shelved(2, "b")]
+    given_up = end("b", 1, TaskStatus.FAILED, Outcome.FAILED)
+    await store.commit([*tasks, set_status("a", CANCELLED), assign("b"), given_up])
+    await store.commit([reopen("a", 0), reopen("b", 1)._replace(status=TaskStatus.BLOCKED)])
+    assert await store.shelf() == c.Shelf((), {RUN: 1})
+    assert await loaded(store, shelved=False) == ["a", "b"]
+
+
+async def test_what_asks_for_something_else_now_leaves_its_shelf(store: Store) -> None:
+    await store.commit([shelved(1, "a"), c.SetNeed((RUN, "a"), HARD, "relaxed", 5.0)])
+    assert await on(store, EASY) == []
+    assert await loaded(store, shelved=False) == ["a"]
+
+
+async def test_tasks_on_shelves_are_found_by_run_and_by_name(store: Store) -> None:
+    many = [shelved(n, f"t{n}") for n in range(1, 4)]
+    await store.commit([*many, add(4, "x"), shelved(5, "t1", HARD, run="other"), assign("t2")])
+    assert ids(await store.on_shelf(RUN, None)) == ["t1", "t3"]
+    assert sorted(ids(await store.on_shelf(RUN, ["t3", "x", "nowhere", "t2", "t1"]))) == [
+        "t1",
+        "t3",
+    ]
+    names = [f"n{n}" for n in range(40_000)]
+    assert ids(await store.on_shelf(RUN, [*names, "t3"])) == ["t3"]
+    assert await store.on_shelf("nowhere", None) == []

@@ -1,0 +1,113 @@
+"""The real memory store beside the core, which is asked at once for what is on its shelves."""
+
+from collections.abc import Coroutine, Iterable, Sequence
+from typing import Any, TypeVar
+
+from skillq.messages import Submission
+from skillq_manager.core import commands as c
+from skillq_manager.core.invariants import validate
+from skillq_manager.core.model import TaskKey
+from skillq_manager.core.state import State
+from skillq_manager.store.base import LiveRow
+from skillq_manager.store.memory import MemoryStore
+from tests.factories import Driver
+
+T = TypeVar("T")
+
+
+def now(answer: Coroutine[Any, Any, T]) -> T:
+    """What this store answers, without waiting for anything."""
+    try:
+        answer.send(None)
+    except StopIteration as done:
+        found: T = done.value
+        return found
+    raise AssertionError("it waits")
+
+
+class Keeper:
+    """What the manager's shell does for the core's shelves."""
+
+    def __init__(self) -> None:
+        self.store = MemoryStore()
+        self.fetched = 0  # tasks, off shelves
+        self.put_away = 0
+
+    def commit(self, out: Sequence[c.Command]) -> None:
+        self.put_away += sum(
+            isinstance(one, c.Shelve) or (isinstance(one, c.AddTask) and one.shelf is not None)
+            for one in out
+        )
+        now(self.store.commit(out))
+
+    def ready(self, event: c.Event) -> c.Event:
+        if isinstance(event, c.CancelRequested):
+            rows = now(self.store.on_shelf(event.run, event.ids))
+            return event._replace(shelved=tuple(rows))
+        return event
+
+    def refill(self, state: State, at: float) -> list[c.Command]:
+        """All that the state asks for, until it asks no more."""
+        out: list[c.Command] = []
+        for _ in range(1000):
+            if not state.refills:
+                return out
+            answers = [now(self.store.refilled(wanted)) for wanted in state.refills]
+            self.fetched += sum(len(answer.rows) for answer in answers)
+            more = state.handle(answers, at)
+            self.commit(more)
+            out += more
+        raise AssertionError("it asks for ever")
+
+    def rows(self, *, shelved: bool) -> list[LiveRow]:
+        async def load() -> list[LiveRow]:
+            return [row async for page in self.store.load(shelved=shelved) for row in page]
+
+        return now(load())
+
+    @property
+    def on_shelf(self) -> set[TaskKey]:
+        every, here = self.rows(shelved=True), self.rows(shelved=False)
+        return {(r.run, r.task.id) for r in every} - {(r.run, r.task.id) for r in here}
+
+    def restore(self, state: State, workers: Iterable[Any], at: float) -> list[c.Command]:
+        """What the next manager begins with."""
+        state.begin_restore(workers, now(self.store.last_seq()), at)
+        rows = self.rows(shelved=not state.shelves)
+        for start in range(0, len(rows), 2):
+            state.restore(rows[start : start + 2])
+        shelf = now(self.store.shelf())
+        out = state.end_restore(shelf, now(self.store.known(state.unsure())))
+        self.commit(out)
+        return out
+
+
+class ShelfDriver(Driver):
+    """A driver whose state leaves what is far behind to a store."""
+
+    def __init__(self, head: int = 2, **more: Any) -> None:
+        self.keeper = Keeper()
+        self._more = more
+        super().__init__(head=head, **more)
+
+    def _store(self, out: Sequence[c.Command]) -> None:
+        super()._store(out)
+        self.keeper.commit(out)
+
+    def _as_event(self, event: c.Event | Submission, known: dict[TaskKey, c.Known]) -> c.Event:
+        return self.keeper.ready(super()._as_event(event, known))
+
+    def _handle(self, events: Iterable[c.Event]) -> list[c.Command]:
+        out = super()._handle(events)
+        validate(self.state)
+        more = self.keeper.refill(self.state, self.now)
+        super()._store(more)
+        return out + more
+
+    def next_manager(self, *, head: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
+        self.state = State(self.state.board.policy, chance=lambda: 0.5, head=head)
+        out = self.keeper.restore(self.state, workers, self.now)
+        out += self.keeper.refill(self.state, self.now)
+        super()._store(out)
+        validate(self.state)
+        return out

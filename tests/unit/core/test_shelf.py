@@ -1,0 +1,259 @@
+"""What is far behind is left to the store, and comes back in its turn."""
+
+from typing import Any
+
+import pytest
+
+from skillq.messages import TaskStatus
+from skillq_manager.core import commands as c
+from skillq_manager.core.matching import Arrival
+from skillq_manager.core.model import Need
+from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
+from tests.unit.core.shelves import ShelfDriver
+
+HEAD = 2
+READY = TaskStatus.READY
+
+
+@pytest.fixture
+def do() -> ShelfDriver:
+    return ShelfDriver(HEAD)
+
+
+def names(count: int, first: int = 0) -> list[str]:
+    return [f"t{n:02}" for n in range(first, first + count)]
+
+
+def fill(do: ShelfDriver, count: int = 10, first: int = 0, **more: Any) -> list[c.Command]:
+    return do(submission(*(task(id, **more) for id in names(count, first))))
+
+
+def work_off(do: ShelfDriver) -> list[str]:
+    """One after the other, by one worker."""
+    order = []
+    out = do(connect("ada"))
+    while given := pick(out, c.Assign):
+        order += [id for id, _ in pairs(out)]
+        out = do(*(results(one) for one in given))
+    return order
+
+
+def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> None:
+    out = fill(do, 100)
+    assert len(do.state.tasks.live) <= 2 * HEAD
+    assert sum(command.shelf is not None for command in pick(out, c.AddTask)) == 95
+    assert len(pick(out, c.Shelve)) == HEAD + 1
+    assert not do.state.is_idle
+
+
+def test_all_are_done_in_the_order_of_their_priorities_then_of_submission(do: ShelfDriver) -> None:
+    fill(do, 10)
+    fill(do, 10, 10, priority=5)
+    fill(do, 10, 20)
+    assert work_off(do) == names(10, 10) + names(10) + names(10, 20)
+    assert do.state.is_idle
+
+
+def test_a_trickle_of_urgent_tasks_fetches_nothing_and_leaves_memory_small(do: ShelfDriver) -> None:
+    fill(do, 50)
+    for n in range(20):
+        fill(do, 1, 50 + n, priority=5)
+        assert len(do.state.tasks.live) <= 2 * HEAD + 1
+    assert do.keeper.fetched == 0
+    assert work_off(do) == names(20, 50) + names(50)
+
+
+def test_what_nobody_can_do_now_stays_on_its_shelf(do: ShelfDriver) -> None:
+    fill(do, 50, difficulty=9)
+    do.next_manager()
+    do(connect("junior", 3))
+    there = len(do.state.tasks.live)
+    assert there == HEAD  # what never was on the shelf
+    (first,) = pairs(do(connect("senior", 9)))
+    assert first == ("t00", "senior")
+    assert do.keeper.fetched == HEAD
+
+
+def test_the_harder_task_on_a_shelf_goes_before_the_easier_one_in_memory(do: ShelfDriver) -> None:
+    fill(do, 6, difficulty=5)
+    fill(do, 3, 6, difficulty=1)
+    assert work_off(do) == names(9)
+
+
+def test_tasks_of_which_more_than_their_turn_counts_stay_in_memory(do: ShelfDriver) -> None:
+    fill(do, 10)
+    fill(do, 10, 10, deadline=50.0)
+    fill(do, 10, 20, unroutable="reject", unroutable_after=60.0)
+    kept = {key[1] for key in do.state.tasks.live}
+    assert kept >= {*names(20, 10)}
+
+
+def test_what_was_tried_before_stays_in_memory(do: ShelfDriver) -> None:
+    fill(do, 2)
+    held = one(do(connect("ada"), submission(task("u"))), c.Assign)
+    do(disconnect(held.worker))
+    fill(do, 10, 2, priority=5)
+    assert held.key in do.state.tasks.live
+    assert len(do.state.tasks.live) < 10
+
+
+def test_a_class_full_of_those_is_not_looked_through_for_every_task(do: ShelfDriver) -> None:
+    fill(do, 50, deadline=50.0)
+    (cls,) = (cls for cls in do.state.board._classes.values())
+    assert cls.room >= 50
+    assert not do.keeper.put_away
+
+
+def test_a_policy_with_another_order_leaves_nothing_to_the_store() -> None:
+    do = ShelfDriver(HEAD, policy=Arrival())
+    fill(do, 100)
+    assert len(do.state.tasks.live) == 100
+    assert not do.state.shelves
+
+
+# --- what is asked of tasks on a shelf
+
+
+def test_a_task_submitted_twice_in_one_turn_is_taken_once(do: ShelfDriver) -> None:
+    made = submission(*(task(id) for id in names(10)))
+    answers = pick(do(made, made), c.Answer)
+    assert [(a.accepted, a.known) for a in answers] == [(10, 0), (0, 10)]
+    assert one(do(made), c.Answer).known == 10
+
+
+def test_another_task_may_depend_on_one_on_a_shelf(do: ShelfDriver) -> None:
+    made = [task(id) for id in names(10)]
+    early = task("early", depends_on=("t09",))
+    do(submission(*made, early), submission(task("later", depends_on=("t08",))))
+    assert do.status("early") is do.status("later") is TaskStatus.BLOCKED
+    assert work_off(do) == [*names(10), "early", "later"]
+
+
+def test_calling_a_run_off_ends_what_is_on_shelves(do: ShelfDriver) -> None:
+    fill(do, 10)
+    do(submission(task("b", depends_on=("t09",))), submission(task("other"), run="other"), cancel())
+    assert {do.status(id) for id in names(10)} == {TaskStatus.CANCELLED}
+    assert do.status("other", "other") is READY
+
+
+def test_one_on_a_shelf_is_called_off_by_its_name(do: ShelfDriver) -> None:
+    fill(do, 10)
+    out = do(cancel("t07", "t01"))
+    assert {key[1] for key in one(out, c.Reply).done} == {"t01", "t07"}
+    assert work_off(do) == [id for id in names(10) if id not in {"t01", "t07"}]
+
+
+def test_what_goes_to_the_shelf_and_is_called_off_in_one_turn_is_called_off(
+    do: ShelfDriver,
+) -> None:
+    made = submission(*(task(id) for id in names(10)))
+    out = do(made, cancel("t09"), cancel())
+    assert len(pick(out, c.SetStatus)) == 10
+    assert do.state.is_idle
+    assert one(out, c.CompleteRun).run == "default"
+
+
+def test_what_is_called_off_twice_in_one_turn_ends_once(do: ShelfDriver) -> None:
+    fill(do, 10)
+    out = do(cancel("t09"), cancel("t09"), cancel())
+    assert len(pick(out, c.SetStatus)) == 10
+
+
+def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) -> None:
+    made = [task(id) for id in names(10)]
+    do(submission(*made))
+    assert one(do.again(made[9]), c.Reply).refused == {("default", "t09"): "has not ended"}
+    again = c.Again(("default", "x"), 99, task("x"), 0, READY, 0)
+    more = submission(*(task(id) for id in [*names(3, 10), "x"]))
+    out = do(more, c.Retried("r", (again,), {}))
+    assert one(out, c.Reply).refused == {("default", "x"): "has not ended"}
+
+
+def test_one_that_ends_now_and_was_on_a_shelf_is_asked_for_again_later(do: ShelfDriver) -> None:
+    made = [task(id) for id in names(10)]
+    do(submission(*made))
+    old = c.Again(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
+    out = do(cancel("t09"), c.Retried("r2", (old,), {}))
+    (refused,) = [reply.refused for reply in pick(out, c.Reply) if reply.refused]
+    assert refused == {("default", "t09"): "has ended just now; ask again"}
+
+
+def test_why_one_on_a_shelf_waits_is_said_as_of_one_in_memory(do: ShelfDriver) -> None:
+    fill(do, 10, difficulty=4)
+    need = Need.of(task("x", difficulty=4))
+    do(connect("junior", 3))
+    assert do.reason("t09") is None
+    assert do.state.reason_on_shelf(need) == do.reason("t00")
+    assert do.state.verdicts_on_shelf(need) == do.state.verdicts(("default", "t00"))
+    assert do.state.reason_on_shelf(Need.of(task("x", difficulty=9))) is None
+    assert do.state.verdicts_on_shelf(Need.of(task("x", difficulty=9))) == []
+
+
+# --- workers
+
+
+def test_a_reserved_worker_takes_what_has_aged_on_a_shelf(do: ShelfDriver) -> None:
+    fill(do, 10)
+    do.next_manager()
+    do(connect("senior", 9, reserve=5))
+    done: list[str] = []
+    for _ in range(200):
+        out = do(after=2.0)
+        while given := pick(out, c.Assign):
+            done += [id for id, _ in pairs(out)]
+            out = do(*(results(one) for one in given))
+        do(connect("senior", 9, reserve=5))
+    assert done == names(10)
+
+
+def test_a_class_with_a_shelf_is_remembered_among_very_many(
+    do: ShelfDriver,
+) -> None:
+    do.state.board._forget_at = 3
+    fill(do, 6)
+    held = pick(do(connect("bob", slots=2)), c.Assign)
+    for n in range(10):
+        do(submission(task(f"x{n}", type=f"type{n}")), cancel(f"x{n}"))
+    order = [id for id, _ in pairs(held)]
+    out = do(*(results(one) for one in held))
+    while given := pick(out, c.Assign):
+        order += [id for id, _ in pairs(out)]
+        out = do(*(results(one) for one in given))
+    assert order == names(6)
+
+
+# --- the next manager
+
+
+def test_the_next_manager_counts_what_is_on_shelves_and_goes_on_in_order(do: ShelfDriver) -> None:
+    fill(do, 10)
+    do(submission(task("after", depends_on=("t09",)), task("also", depends_on=("t00",))))
+    held = one(do(connect("ada")), c.Assign)
+    do(results(held))
+    do.next_manager()
+    assert do.state.tasks.open == {"default": 11}
+    assert do.status("after") is TaskStatus.BLOCKED
+    assert len(do.state.tasks.live) <= 2 * HEAD + 2
+    out = do(connect("ada"))
+    assert pairs(out)[0][0] in {"t01", "t02"}
+
+
+def test_a_manager_that_keeps_all_in_memory_takes_over_what_was_on_shelves(do: ShelfDriver) -> None:
+    fill(do, 10)
+    do.next_manager(head=0)
+    assert len(do.state.tasks.live) == 10
+    assert do.state.tasks.open == {"default": 10}
+    do.next_manager()
+    assert work_off(do) == names(10)
+
+
+def test_a_page_of_tasks_that_are_all_here_is_turned(do: ShelfDriver) -> None:
+    fill(do, 10)
+    do.next_manager()
+    need = Need.of(task("x"))
+    do.state.board.refill(need, (), (-1, 8))
+    assert [cls.is_dry for cls, _ in do.state.board.shelved()] == [
+        False
+    ]  # the first were never shelved
+    do.state.board.refill(need, (), (-1, 1))
+    assert [cls.is_dry for cls, _ in do.state.board.shelved()] == [True]
