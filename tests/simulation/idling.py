@@ -23,10 +23,11 @@ class _Worker:
     profile: WorkerProfile
     idle_since: float
     holds: dict[TaskKey, _Attempt] = field(default_factory=dict)
+    is_away: bool = False  # silent or gone
 
     @property
     def is_idle(self) -> bool:
-        return len(self.holds) < self.profile.slots
+        return len(self.holds) < self.profile.slots and not self.is_away
 
 
 class Idling:
@@ -90,7 +91,7 @@ class Idling:
             holds = before.holds if before else {}
             self._workers[name] = _Worker(command.profile, at, holds)
         elif name in self._workers:
-            self._workers[name].idle_since = float("inf")  # silent or gone
+            self._workers[name].is_away = True
 
     def _assign(self, command: c.Assign, at: float) -> None:
         worker = self._workers[command.worker.name]
