@@ -7,9 +7,12 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import FIRST, LiveTask, Need
+from skillq_manager.core.state import State
 from skillq_manager.store.base import Store, StoreConflict
 from tests.contract.store_story import RUN, add, assign, end, fail, reopen, set_status, start
+from tests.factories import connect, disconnect, pick, results, submission, task
 
 EASY = Need("task", 1, frozenset())
 HARD = Need("task", 9, frozenset({"gpu", "law"}))
@@ -135,3 +138,48 @@ async def test_tasks_on_shelves_are_found_by_run_and_by_name(store: Store) -> No
     names = [f"n{n}" for n in range(40_000)]
     assert ids(await store.on_shelf(RUN, [*names, "t3"])) == ["t3"]
     assert await store.on_shelf("nowhere", None) == []
+
+
+async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
+    """As the manager's shell does."""
+    out = state.handle(events, 1000.0)
+    await store.commit(out)
+    while state.refills:
+        more = state.handle([await store.refilled(wanted) for wanted in state.refills], 1000.0)
+        await store.commit(more)
+        out += more
+    return out
+
+
+async def _next_state(store: Store) -> State:
+    state = State(BestFit(), chance=lambda: 0.5, head=2)
+    state.begin_restore([], await store.last_seq(), 1000.0)
+    async for rows in store.load(shelved=False):
+        state.restore(rows)
+    known = await store.known(state.unsure())
+    await store.commit(state.end_restore(await store.shelf(), known))
+    return state
+
+
+async def test_a_backlog_is_worked_off_in_order_by_one_manager_after_another(store: Store) -> None:
+    state = await _next_state(store)
+    tasks = [task(f"t{n:02}", priority=1 + n % 3) for n in range(30)]
+    after = task("after", depends_on=("t29",))  # on a shelf, when the next managers begin
+    await _decide(store, state, c.Submitted(submission(*tasks, after), {}, None))
+    order: list[str] = []
+    for _ in range(11):
+        state = await _next_state(store)
+        assert sum(state.tasks.open.values()) == 31 - len(order)
+        assert len(state.tasks.live) <= 5
+        given = pick(await _decide(store, state, connect("ada")), c.Assign)
+        for _ in range(3):
+            order += [one.key[1] for one in given]
+            out = await _decide(store, state, *(results(one) for one in given))
+            given = pick(out, c.Assign)
+        gone = disconnect(state.fleet.workers["ada"].profile)  # with what it has just got
+        await _decide(store, state, gone)
+    assert order == [t.id for t in sorted(tasks, key=lambda t: (-t.priority, t.id))] + ["after"]
+    run = await store.run("default")
+    assert run is not None
+    assert run.counts == {TaskStatus.SUCCEEDED: 31}
+    assert run.finished_at is not None

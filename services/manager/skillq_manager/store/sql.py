@@ -104,7 +104,10 @@ class SqlStore:
         return await self._database.read(lambda connection: reading.refilled(connection, wanted))
 
     async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
-        return await self._database.read(lambda connection: reading.on_shelf(connection, run, ids))
+        named = None if ids is None else [id for id in ids if _can_be_there(id)]
+        return await self._database.read(
+            lambda connection: reading.on_shelf(connection, run, named)
+        )
 
     async def last_seq(self) -> int:
         return await self._database.read(reading.last_seq)
