@@ -254,6 +254,7 @@ async def test_nothing_is_there_under_a_name_that_no_database_could_keep(store: 
     assert await store.task(("r", "a\0b")) is None
     for which in (Filter(run="\0"), Filter(type="\0"), Filter(worker="\0")):
         assert await store.tasks(which) == []
+    assert await store.on_shelf(run, ("\0",)) == []
     (row,) = await store.tasks(Filter(run=run, ids=(id, "\0")))
     assert row.task.id == id
 
