@@ -15,7 +15,7 @@ from skillq.messages import Lease, TaskStatus
 from skillq.settings import Settings
 from skillq_cli import command, local
 from skillq_cli.settings import ApiSettings
-from skillq_manager import manager, senses
+from skillq_manager import manager, queues, senses
 from skillq_manager.core import tasks
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.lifecycle import TRANSITIONS
@@ -95,7 +95,7 @@ def times() -> str:
         (base.LEASE_SECONDS, "a leader's lease"),
         (manager.RENEW_SECONDS, "how often a leader renews it"),
         (manager.STAND_BY_SECONDS, "how often the others ask for it"),
-        (manager.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
+        (queues.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
         (again.base, "longest pause after a first failure; it doubles"),
         (again.cap, "longest pause of all"),
         (topology.WORKER_QUEUE_EXPIRES_SECONDS, "a worker's queue without a worker is deleted"),

@@ -14,9 +14,9 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import crash, topology
+from skillq import crash
 from skillq.clock import Clock
-from skillq.errors import QueueInUse, TransportError, Unreachable, UsageError
+from skillq.errors import TransportError, Unreachable, UsageError
 from skillq.logs import Log
 from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerEventKind, WorkerProfile
 from skillq.transport import Consumer, Delivery, Transport
@@ -29,14 +29,13 @@ from skillq_manager.news import tell
 from skillq_manager.outbox import Outbox
 from skillq_manager.parts import Parts
 from skillq_manager.questions import Questions
+from skillq_manager.queues import Queues, stay
 from skillq_manager.racing import first_of
-from skillq_manager.senses import CONSUMED, Senses
+from skillq_manager.senses import Senses
 from skillq_manager.sorting import Sorter
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 from skillq_manager.tally import Tally
 
-PREFETCH = 200  # more than the parts of submissions that may wait for the rest
-TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
 STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
 RENEW_SECONDS = 3.0
 LONELY_SECONDS = 8.0  # a leader that has lost the broker for so long lets another lead
@@ -89,7 +88,7 @@ class Manager:
         self._standing_by = False
         self._leaving = False  # all is done: what comes now is for the next manager
         self._blind = False
-        self._lock: Consumer | None = None  # of the queue that only one manager consumes
+        self._queues = Queues(transport, store, clock)
         self._has_completed = False
         self._summed_up: set[str] = set()  # runs that `on_complete` has heard of
         self.store = store
@@ -212,12 +211,7 @@ class Manager:
         """Lead until stopped, done, or another one does."""
         try:
             async with AsyncExitStack() as stack:
-                await self._transport.declare(topology.MANAGER)
-                consumers: dict[str, Consumer] = {}
-                for queue in CONSUMED:
-                    consumers[queue] = consumer = await self._consume(queue)
-                    stack.push_async_callback(consumer.close)
-                    self._lock = self._lock or consumer
+                consumers = await self._queues.take(stack)
                 # Only now: who had to wait for the queues would remember what is long over.
                 await self._restore()
                 await self._serve(consumers)
@@ -229,7 +223,7 @@ class Manager:
             await self.store.release()
             await self._inbox.take(STAND_BY_SECONDS)
         finally:
-            self._lock = None
+            self._queues.drop()
 
     async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
         self._leading = True
@@ -269,46 +263,11 @@ class Manager:
         connected_at = self._clock()
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            await self._stay()
+            await stay(self.store)
             if self._transport.connected or not self.store.epoch:
                 connected_at = self._clock()
             elif self._clock() - connected_at > LONELY_SECONDS:
                 raise TransportError("the broker is out of reach")
-
-    async def _stay(self) -> None:
-        if not await self.store.acquire():
-            raise LeadershipLost("another manager has taken the lead")
-
-    async def _consume(self, queue: str) -> Consumer:
-        """Consume alone: two managers would each decide over half of what arrives.
-
-        Where managers share a store, a hung leader would keep its heir from the queue for half a minute:
-        there the newest leader is served first, and the store refuses what the old one decides.
-        """
-        epoch = self.store.epoch
-        give_up_at = self._clock() + TAKE_OVER_SECONDS
-        while True:
-            await self._stay()  # the wait may be longer than the lease
-            try:
-                return await self._transport.consume(
-                    queue,
-                    prefetch=PREFETCH,
-                    exclusive=not epoch,
-                    priority=epoch,
-                    after=self._lock,
-                )
-            except QueueInUse as error:
-                if self._clock() > give_up_at:
-                    raise UsageError(
-                        f"another manager consumes {queue} on this broker; stop it, or use another vhost"
-                    ) from error
-                log.warning(
-                    Log.WAITING_FOR_QUEUE,
-                    queue=queue,
-                    reason="another manager consumes it, or the broker does not know yet that it is gone",
-                    leaves_in=round(give_up_at - self._clock()),
-                )
-                await asyncio.sleep(1.0)
 
     # --- the loop
 
@@ -328,7 +287,7 @@ class Manager:
     async def _round(self, intake: Intake) -> None:
         mail = await self._sorter.sort(intake, leaving=self._leaving)
         if mail.is_large:
-            await self._stay()  # nothing else is done while that is decided
+            await stay(self.store)  # nothing else is done while that is decided
         if self._blind != self._senses.is_blind:
             self._blind = not self._blind
             mail.events.insert(0, c.Blinded() if self._blind else c.Sighted())
@@ -398,13 +357,13 @@ class Manager:
                 pass
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
-        if self._lock is None:
+        if not self._queues.are_taken:
             return False  # another one leads, or will
         return self.state.is_current(ref, worker.name, worker.incarnation)
 
     def _may_assign(self) -> bool:
         """Not while another manager may have taken our queues: it may have given the same attempts out."""
-        return self._lock is not None and self._lock.live
+        return self._queues.are_ours
 
     async def _say_goodbye(self) -> None:
         """Send every worker home, and wait until they have gone."""

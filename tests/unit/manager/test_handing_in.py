@@ -21,6 +21,7 @@ from skillq.messages import (
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
+from skillq_manager import queues
 from skillq_manager.store.base import RunRow
 from tests.factories import task
 from tests.unit.manager.ear import listening, put, stored, waiting
@@ -146,7 +147,7 @@ async def test_however_many_large_submissions_come_at_once_all_are_done(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Their parts are mixed, and there is room for few of them: none would ever be whole."""
-    monkeypatch.setattr(module, "PREFETCH", 12)
+    monkeypatch.setattr(queues, "PREFETCH", 12)
     monkeypatch.setattr(parts_module, "ROOM", 8)
     monkeypatch.setattr(parts_module, "TURN_SECONDS", 0.01)
     wire = Wire(broker := MemoryBroker())

@@ -15,6 +15,7 @@ from skillq.messages import (
 )
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager import manager as module
+from skillq_manager import queues
 from skillq_manager.core.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
@@ -210,7 +211,7 @@ async def test_a_manager_whose_consumers_bring_nothing_any_more_is_not_ready(
 async def test_the_second_manager_of_a_broker_says_so_and_the_first_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "TAKE_OVER_SECONDS", 0.0)
+    monkeypatch.setattr(queues, "TAKE_OVER_SECONDS", 0.0)
     async with Plant() as first:
         async with Plant(broker=first.broker) as second:
             with pytest.raises(UsageError) as caught:
@@ -241,7 +242,7 @@ async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_
     queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
-    monkeypatch.setattr(module, "TAKE_OVER_SECONDS", 0.2)
+    monkeypatch.setattr(queues, "TAKE_OVER_SECONDS", 0.2)
     broker = MemoryBroker()
     wire = Fickle(broker)
     async with Plant(broker=broker, transport=wire) as plant:

@@ -7,8 +7,8 @@ import pytest
 from skillq import topology
 from skillq.messages import MAX_PARTS, Submission
 from skillq.transport import Consumer, Delivery, Outgoing
-from skillq_manager.manager import PREFETCH
 from skillq_manager.parts import ROOM, SILENCE_SECONDS, TURN_SECONDS, Parts, Pile
+from skillq_manager.queues import PREFETCH
 from tests.factories import task
 
 
