@@ -43,6 +43,7 @@ class Log(StrEnum):
     HANDLER_RAISED = (
         "handler_raised"  # with the traceback; not for what says all itself, as TaskFailed
     )
+    HANDLERS_ENDED = "handlers_ended"  # the loop of all async ones
     ATTEMPT_ABORTED = "attempt_aborted"
     WORKER_CHANGED = "worker_changed"
     ASSIGNMENT_RETURNED = "assignment_returned"

@@ -140,6 +140,15 @@ async def test_tasks_on_shelves_are_found_by_run_and_by_name(store: Store) -> No
     assert await store.on_shelf("nowhere", None) == []
 
 
+async def test_the_shelves_of_a_run_are_given_out_a_page_at_a_time(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_manager.store.base.SHELF_PAGE", 2)
+    await store.commit([shelved(n, f"t{n}") for n in range(1, 6)])
+    assert ids(await store.on_shelf(RUN, None)) == ["t1", "t2"]
+    assert len(await store.on_shelf(RUN, [f"t{n}" for n in range(1, 6)])) == 5
+
+
 async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
     """As the manager's shell does."""
     out = state.handle(events, 1000.0)

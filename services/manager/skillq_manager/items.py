@@ -60,7 +60,8 @@ def events(run: str, task_type: str, items: Sequence[Fields]) -> Outgoing:
 
 
 def _outgoing(type: str, *, persistent: bool, **fields: object) -> Outgoing:
-    body = to_json({"type": type, "schema_version": SCHEMA_VERSION} | fields)
+    # What is no number is null, as models write it: JSON has no word for it.
+    body = to_json({"type": type, "schema_version": SCHEMA_VERSION} | fields, inf_nan_mode="null")
     return Outgoing(body, type, persistent=persistent)
 
 

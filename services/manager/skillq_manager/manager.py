@@ -33,6 +33,7 @@ from skillq_manager.queues import Queues, stay
 from skillq_manager.racing import first_of
 from skillq_manager.senses import Senses
 from skillq_manager.sorting import Sorter
+from skillq_manager.store import base
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 from skillq_manager.tally import Tally
 
@@ -116,14 +117,20 @@ class Manager:
     async def cancel(self, run: str, ids: Sequence[str] | None, reason: str) -> tuple[TaskKey, ...]:
         """Call tasks off, all of the run where no ids are given; return those that had not ended.
 
+        A very large run is called off a part at a time, so that other work goes on.
+
         Raises:
             Unreachable: as `submit`.
         """
-        request = uuid4().hex
-        event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
-        reply = await self._ask(request, lambda: self._inbox.add_event(event))
-        assert isinstance(reply, c.Reply)  # noqa: S101
-        return reply.done
+        done: list[TaskKey] = []
+        while True:
+            request = uuid4().hex
+            event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
+            reply = await self._ask(request, partial(self._inbox.add_event, event))
+            assert isinstance(reply, c.Reply)  # noqa: S101
+            done += reply.done
+            if ids is not None or len(reply.done) < base.SHELF_PAGE:
+                return tuple(done)
 
     async def retry(self, keys: Sequence[TaskKey]) -> c.Reply:
         """Send tasks again that have ended; the reply says which, and why not the others.

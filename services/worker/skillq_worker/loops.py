@@ -8,11 +8,20 @@ from contextlib import suppress
 from functools import partial
 from typing import Any, Generic, Self, TypeVar
 
+import structlog
+
+from skillq.logs import Log
 from skillq_worker.threads import ordinary
 
+_ENDED = (
+    "users' code has stopped the loop of all async handlers: none of them can run any more; "
+    "mend it, and start this worker anew"
+)
 _LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
 
 T = TypeVar("T")
+
+log = structlog.get_logger()
 
 
 class UsersLoop(Generic[T]):
@@ -23,7 +32,7 @@ class UsersLoop(Generic[T]):
         # A daemon: code that blocks it must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
         self._waiting: set[asyncio.Future[T]] = set()
-        self._is_ending = self._has_ended = False
+        self._is_leaving = self._is_ending = self._has_ended = False
 
     def __enter__(self) -> Self:
         self._home = asyncio.get_running_loop()
@@ -33,6 +42,7 @@ class UsersLoop(Generic[T]):
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_leaving = True
         _call(self._loop, self._loop.stop)
         self._thread.join(_LEAVE_SECONDS)
 
@@ -62,14 +72,15 @@ class UsersLoop(Generic[T]):
     # --- on the other thread
 
     def _run_loop(self) -> None:
-        try:
-            with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-                try:
-                    runner.get_loop().run_forever()
-                finally:
-                    self._is_ending = True  # it runs once more, to cancel what is left on it
-        finally:
-            _call(self._home, self._end)
+        # Users' code may stop it while it is closed, too.
+        with suppress(RuntimeError), asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            try:
+                runner.get_loop().run_forever()
+            finally:
+                self._is_ending = True  # it runs once more, to cancel what is left on it
+                if not self._is_leaving:
+                    log.warning(Log.HANDLERS_ENDED, reason=_ENDED)
+                _call(self._home, self._end)  # at once: to close it may take for ever
 
     def _begin(self, errand: "_Errand[T]") -> None:
         # It may have been called off on the way.
@@ -124,7 +135,8 @@ class _Line:
         self._calls.append(call)
         if not self._is_waking:
             self._is_waking = True
-            self._here.call_soon(_call, self._there, self._take)
+            with suppress(RuntimeError):  # it is closed, and so nobody waits there
+                self._here.call_soon(_call, self._there, self._take)
 
     def _take(self) -> None:
         self._is_waking = False  # before the last look: what comes after it wakes again

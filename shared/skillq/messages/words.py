@@ -172,6 +172,8 @@ Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_storable)
 AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
 # Seconds since the epoch (UTC), as somebody else's clock says; None where that cannot be.
 Moment = Annotated[float | None, AfterValidator(_possible)]
+# The same where there must be one; 0 where that cannot be.
+Beginning = Annotated[float, AfterValidator(lambda moment: _possible(moment) or 0.0)]
 # What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
 Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]

@@ -10,6 +10,7 @@ from skillq.messages.words import (
     MAX_LABELS,
     MAX_LEVEL,
     SCHEMA_VERSION,
+    Beginning,
     Incarnation,
     Label,
     Labels,
@@ -127,7 +128,7 @@ class TaskResults(Wire):
 class ProgressItem(AttemptRef):
     """An attempt has begun."""
 
-    at: Moment = None
+    at: Beginning
 
 
 class Progress(Wire):

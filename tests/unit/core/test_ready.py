@@ -145,6 +145,22 @@ def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
     assert [task.seq for task in board.aged(7.0, 3)] == [7, 6, 5]
 
 
+def test_no_more_tasks_age_while_some_that_have_aged_still_wait() -> None:
+    """Else a backlog would age as a whole, and come off its shelf for that."""
+    board = new_board(BestFit())
+    board.join(worker_entry(1, 9, reserve=5))
+    old = [task_entry(seq, need(difficulty=2), ready_at=0.0) for seq in range(10)]
+    for task in old:
+        board.add(task)
+    (first,) = board.aged(7.0, 1)
+    board.discard(first)
+    first.need = first.need._replace(aged=True)
+    board.add(first)
+    assert board.aged(7.0, 9) == []
+    board.discard(first)
+    assert len(board.aged(7.0, 9)) == 9
+
+
 def test_a_class_that_others_have_emptied_is_passed_over() -> None:
     """Its pool learns of it when it comes to the top."""
     pool, cls, task = Pool(worker_entry(1).skills, 1), Class(need(), 2, 0.0), task_entry(1)

@@ -58,7 +58,11 @@ async def test_why_a_task_on_a_shelf_waits_is_shown_as_of_one_in_memory(desk: De
     assert last["workers"][0]["verdict"] == "has skill 3 for it; it needs 4"
 
 
-async def test_a_run_is_called_off_with_what_is_on_shelves(desk: Desk) -> None:
+@pytest.mark.parametrize("page", [4, 10_000])
+async def test_a_run_is_called_off_with_what_is_on_shelves_a_page_at_a_time(
+    desk: Desk, page: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("skillq_manager.store.base.SHELF_PAGE", page)
     await desk.submit(*MANY)
     assert await desk.post("/api/tasks/default/19/cancel") == {"run": "default", "cancelled": 1}
     assert await desk.post("/api/runs/default/cancel") == {"run": "default", "cancelled": 19}

@@ -360,3 +360,16 @@ async def test_at_the_end_it_waits_so_long_and_no_longer(office: Office) -> None
     async with asyncio.timeout(2):
         await office.outbox.flush(timeout=0.05)
     assert not office.outbox._pending
+
+
+@pytest.mark.parametrize("odd", [float("nan"), float("inf"), -float("inf")])
+async def test_what_is_no_number_is_null_in_assignments_and_events(
+    office: Office, odd: float
+) -> None:
+    """JSON has no word for it: a strict reader would refuse the whole message."""
+    queue = await office.give_queue(office.ada)
+    await office.store_tasks(task("a", payload={"x": [odd]}))
+    await office.send(office.assign("a"))
+    (message,) = await said(queue)
+    assert isinstance(message, Assignments)
+    assert message.tasks[0].payload == {"x": [None]}

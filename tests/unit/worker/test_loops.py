@@ -188,3 +188,28 @@ async def test_users_code_that_ends_the_loop_fails_what_runs_on_it_and_what_come
             results = [await before, await making(executor, "wait")]
     assert [result.outcome for result in results] == [Outcome.FAILED] * 2
     assert results[-1].error == "RuntimeError: the loop of all handlers has ended"
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_after_that_nothing_waits_for_what_cannot_be_ended() -> None:
+    free = threading.Event()
+
+    async def on_a_thread() -> None:
+        await asyncio.to_thread(free.wait, SECONDS)
+
+    async def wreck() -> None:
+        asyncio.get_running_loop().stop()
+        await asyncio.sleep(SECONDS)
+
+    with handling(on_a_thread, wreck) as executor:
+        try:
+            async with asyncio.timeout(5):
+                stuck = making(executor, "on_a_thread")
+                await asyncio.sleep(0)
+                results = [await making(executor, "wreck"), await stuck]
+                results.append(await making(executor, "wreck"))
+        finally:
+            free.set()
+    assert {result.error for result in results} == {
+        "RuntimeError: the loop of all handlers has ended"
+    }

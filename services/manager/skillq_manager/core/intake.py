@@ -102,11 +102,10 @@ class Intake:
         entry = self._tasks.live.get(key)
         if entry is not None:
             return c.Known(entry.status, entry.fingerprint)
-        there = self._turn.ended.get(key) or known.get(key)
-        if there is None and key in self._turn.shelved:
-            away = self._turn.shelved[key]
+        away = self._turn.shelved.get(key)
+        if away is not None:
             return c.Known(away.status, away.fingerprint)
-        return there
+        return self._turn.ended.get(key) or known.get(key)
 
     def _enter(self, run: str, task: Task) -> TaskEntry:
         entry = TaskEntry(

@@ -212,12 +212,19 @@ class Board:
         reserved = [skills for skills in self._pools if skills.reserve]
         found: list[TaskEntry] = []
         for cls in self._classes.values() if reserved else ():
-            if not cls.need.aged and cls.oldest <= before and self._would_help(reserved, cls.need):
+            if cls.oldest <= before and self._should_age(cls.need, reserved):
                 found += cls.ready_since(before, most)
         for cls in self._dry if reserved else ():
-            if self._would_help(self.shelves.waiting_skills(), cls.need):
+            if self._should_age(cls.need, self.shelves.waiting_skills()):
                 self.shelves.miss(cls)
         return found
+
+    def _should_age(self, need: Need, reserved: Iterable[Skills]) -> bool:
+        """Whether it would help, and none that has aged before still waits: no backlog ages as a whole."""
+        if need.aged or not self._would_help(reserved, need):
+            return False
+        twin = self._classes.get(need._replace(aged=True))
+        return twin is None or twin.head() is None
 
     def _would_help(self, reserved: Iterable[Skills], need: Need) -> bool:
         aged = need._replace(aged=True)

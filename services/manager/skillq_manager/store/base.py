@@ -16,6 +16,7 @@ from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
 from skillq_manager.core.model import Need, TaskKey
 
 LEASE_SECONDS = 10.0
+SHELF_PAGE = 10_000  # tasks that are called off at a time
 
 
 class Body(NamedTuple):
@@ -186,7 +187,7 @@ class Journal(Protocol):
         ...
 
     async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
-        """Those tasks of a run that are on a shelf, of all of it or (`ids`) of these."""
+        """Those tasks of a run that are on a shelf: `SHELF_PAGE` at most of all of it, or (`ids`) all of these."""
         ...
 
     async def last_seq(self) -> int:

@@ -7,6 +7,7 @@ from skillq_manager.core.model import TaskKey
 
 ROOM = 8 * 2**20  # bytes, about
 _OVERHEAD = 1000  # bytes of a task without its texts
+_TIMES = 8
 
 
 class Fresh:
@@ -17,8 +18,8 @@ class Fresh:
         self._tasks: dict[TaskKey, tuple[Task, int]] = {}
 
     def add(self, key: TaskKey, task: Task, texts: int) -> None:
-        """`texts` is how many bytes its texts have."""
-        size = _OVERHEAD + texts
+        """`texts` is how many bytes its texts have; read, they take several times as much."""
+        size = _OVERHEAD + _TIMES * texts
         if size <= self._room:
             self._room -= size
             self._tasks[key] = task, size

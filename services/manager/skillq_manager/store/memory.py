@@ -12,7 +12,7 @@ from uuid import uuid4
 from skillq.messages import TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import Need, Place, TaskKey
-from skillq_manager.store import fences
+from skillq_manager.store import base, fences
 from skillq_manager.store.base import (
     AttemptRow,
     Body,
@@ -122,7 +122,8 @@ class MemoryStore:
 
     async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
         rows = self._among(Filter(run=run, ids=None if ids is None else tuple(ids)))
-        return self._live_rows(row for row in rows if self._shelf_of(row))
+        found = (row for row in rows if self._shelf_of(row))
+        return self._live_rows(islice(found, base.SHELF_PAGE if ids is None else None))
 
     async def last_seq(self) -> int:
         return self._rows[-1].seq if self._rows else 0

@@ -21,7 +21,7 @@ from sqlalchemy import (
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core.commands import Known, Refill, Refilled, Shelf
 from skillq_manager.core.model import TaskKey
-from skillq_manager.store import fences
+from skillq_manager.store import base, fences
 from skillq_manager.store.base import (
     AttemptRow,
     Body,
@@ -200,7 +200,8 @@ def refill_queries(wanted: Refill) -> list[Select[Any]]:
 def on_shelf(connection: Connection, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
     query = _LIVE.where(tasks.c.run == run, _ON_SHELF)
     if ids is None:
-        return [_live_row(row) for row in connection.execute(query.order_by(tasks.c.seq))]
+        page = connection.execute(query.order_by(tasks.c.seq).limit(base.SHELF_PAGE))
+        return [_live_row(row) for row in page]
     named: list[LiveRow] = []
     for start in range(0, len(ids), _MANY):
         some = query.where(tasks.c.id.in_(ids[start : start + _MANY]))
