@@ -8,7 +8,6 @@ the rounds is in the JSON.
 """
 
 import argparse
-import json
 import sys
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
@@ -19,7 +18,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.report import table
+from benchmarks.report import keep, table
 from benchmarks.running import Failed, running
 from tests.broker import Broker, find_broker
 from tests.postgres import Postgres, find_postgres
@@ -163,9 +162,7 @@ def main() -> int:
         return 1
     report = {"about": about, "results": results}
     print(table(report))
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    keep(report, options.json)
     if options.plots:
         # Its libraries are needed for nothing else.
         from benchmarks.plots import draw_comparison  # noqa: PLC0415

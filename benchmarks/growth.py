@@ -9,7 +9,6 @@ And a backlog of the tasks that its workers do: how fast it is worked off.
 
 import argparse
 import asyncio
-import json
 import sqlite3
 import tempfile
 import time
@@ -20,6 +19,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contenders import HERE, SLOTS, Contender
+from benchmarks.report import keep
 from benchmarks.running import Failed, Running, running
 from benchmarks.store import fill
 from skillq.clock import steady_clock
@@ -190,9 +190,7 @@ def main() -> None:
     if options.huge:
         size = replace(size, fleets=(), backlogs=(10 * MILLION,), drained=(10 * MILLION,))
     report = {"about": machine.describe(), "tasks": size.tasks, **measure(size)}
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    keep(report, options.json)
     if options.plots:
         draw(report, options.plots)
 

@@ -9,7 +9,6 @@ before them are done. A task's time is from when its submission was due to its r
 
 import argparse
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator
 from contextlib import ExitStack, asynccontextmanager
@@ -21,6 +20,7 @@ from statistics import median, quantiles
 
 from benchmarks import machine
 from benchmarks.contenders import CONTENDERS
+from benchmarks.report import keep
 from benchmarks.running import Running, running
 from skillq.client import Client, OpenRun
 from skillq.messages import Task
@@ -169,10 +169,7 @@ def main() -> None:
                 for one in asyncio.run(measure(up, batch, size)):
                     loads.append(one)
                     print(_row(one), flush=True)
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        report = {"about": about, "loads": [asdict(one) for one in loads]}
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    keep({"about": about, "loads": [asdict(one) for one in loads]}, options.json)
     if options.plots:
         draw(loads, options.plots)
 

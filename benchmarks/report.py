@@ -1,11 +1,20 @@
-"""The comparison as a table in Markdown."""
+"""What was measured: the comparison as a table in Markdown, and all of it as JSON."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 HEAD = (
     "| | tasks/s | p50 / p99 ms, one at a time | app CPU ms/task | broker CPU ms/task | peak RSS MB | results |\n"
     "|---|--:|--:|--:|--:|--:|--:|"
 )
+
+
+def keep(report: dict[str, Any], file: Path | None) -> None:
+    """Write all figures there, if there is a there."""
+    if file is not None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(report, indent=2) + "\n")
 
 
 def table(report: dict[str, Any]) -> str:

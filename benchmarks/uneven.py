@@ -8,7 +8,6 @@ what is short. Three mixes, drawn by seed, the same for all policies, handed in 
 
 import argparse
 import asyncio
-import json
 import math
 import sys
 import time
@@ -21,10 +20,11 @@ from random import Random
 from statistics import median
 from typing import Any
 
-from benchmarks import machine, prefetch
-from benchmarks.contenders import DURABLE, HERE, Contender
+from benchmarks import machine
+from benchmarks.contenders import DURABLE, HERE, Contender, prefetch
 from benchmarks.holding import Hold, stranded
 from benchmarks.mixes import Mix, Sleep, in_one_queue, mixes
+from benchmarks.report import keep
 from benchmarks.running import running
 from skillq import topology
 from skillq.client import Client
@@ -131,7 +131,8 @@ def skillq(name: str, *more: str) -> Policy:
 
 def prefetching(each: int) -> Policy:
     workers = tuple(
-        ("benchmarks.prefetch", worker, str(SLOTS), str(SLOTS * each)) for worker in WORKERS
+        ("benchmarks.contenders.prefetch", worker, str(SLOTS), str(SLOTS * each))
+        for worker in WORKERS
     )
     system = Contender(
         f"prefetch {each}", DURABLE, f"{HERE}.aio_pika", "", (), workers, 1 + len(WORKERS)
@@ -260,9 +261,7 @@ def main() -> None:
     report = {"about": about, "mixes": {m.name: m.title for m in chosen}, "results": results}
     for mix in chosen:
         print(f"\n{mix.tasks:,} tasks, {mix.title}:\n\n{table(_of(results, mix.name))}")
-    if options.json:
-        options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    keep(report, options.json)
     if options.plots:
         draw(report, options.plots)
 

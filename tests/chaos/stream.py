@@ -110,7 +110,7 @@ class Stream(threading.Thread):
             await self._submit(batch)
             self.longest = max(self.longest, monotonic() - began)
             self.acknowledged.update(task.id for task in batch)
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.to_thread(self._over.wait, PAUSE_SECONDS)
 
     async def _submit(self, batch: list[Task]) -> None:
         """Until it has been taken, whatever happens: the same again is no harm."""

@@ -94,10 +94,10 @@ async def connections(broker: Broker, url: str) -> dict[str, str]:
     """Both connections of the transport, once the management API shows them."""
     async with asyncio.timeout(SECONDS):
         while True:
-            await asyncio.sleep(0.1)
             shown = await asyncio.to_thread(broker.connections, url)
             if len(shown) == 2:
                 return shown
+            await asyncio.sleep(0.1)
 
 
 async def close_connections(broker: Broker, url: str, transport: Transport) -> None:

@@ -221,14 +221,11 @@ class Board:
 
     def _should_age(self, need: Need, reserved: Iterable[Skills]) -> bool:
         """Whether it would help, and none that has aged before still waits: no backlog ages as a whole."""
-        if need.aged or not self._would_help(reserved, need):
+        aged, can = need._replace(aged=True), self.policy.can
+        if need.aged or not any(can(s, aged) and not can(s, need) for s in reserved):
             return False
-        twin = self._classes.get(need._replace(aged=True))
+        twin = self._classes.get(aged)
         return twin is None or twin.head() is None
-
-    def _would_help(self, reserved: Iterable[Skills], need: Need) -> bool:
-        aged = need._replace(aged=True)
-        return any(self.policy.can(s, aged) and not self.policy.can(s, need) for s in reserved)
 
     # --- matching
 
@@ -358,9 +355,6 @@ class Board:
             pool: sum(w.profile.slots - len(w.holds) for w in pool.lines[0].turns)
             for pool in self._free.open
         }
-
-    def may_take(self, pool: Pool, need: Need) -> bool:
-        return self.policy.can(pool.skills, need)
 
     # --- classes and pools
 

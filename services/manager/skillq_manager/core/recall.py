@@ -83,7 +83,8 @@ class _Idle:
         """Set a slot aside for a task with this need; False where none is left."""
         able = self._able.get(need)
         if able is None:
-            able = self._able[need] = [p for p in self._pools if self._board.may_take(p, need)]
+            can = self._board.policy.can
+            able = self._able[need] = [pool for pool in self._pools if can(pool.skills, need)]
         while able:
             if self._pools[able[-1]]:
                 self._pools[able[-1]] -= 1

@@ -1,6 +1,6 @@
 """Tasks that sleep, handed out by the broker alone: what waits at a worker is a fixed prefetch, as with Celery.
 
-    python -m benchmarks.prefetch NAME SLOTS PREFETCH
+    python -m benchmarks.contenders.prefetch NAME SLOTS PREFETCH
 
 Durable: confirms, durable queues, acknowledged after the reply is confirmed.
 """
