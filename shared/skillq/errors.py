@@ -32,7 +32,7 @@ class TransportError(SkillqError):
 
 
 class Unroutable(TransportError):
-    """Raised when a mandatory message matched no queue."""
+    """Raised when a message that was published matched no queue."""
 
 
 class QueueNotFound(TransportError):

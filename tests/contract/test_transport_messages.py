@@ -1,6 +1,7 @@
 """What every transport promises of routing, and of what a message carries."""
 
 import asyncio
+from contextlib import suppress
 
 import pytest
 
@@ -11,7 +12,7 @@ from skillq.topology import (
     Queue,
     Topology,
 )
-from skillq.transport import Outgoing, Transport
+from skillq.transport import Delivery, Outgoing, Transport
 from tests.contract.transports import INBOX, NEWS, Join, inbox, note, send, take, texts
 
 # --- routing ----------------------------------------------------------------------------------
@@ -96,12 +97,35 @@ async def test_an_unroutable_mandatory_message_comes_back_and_the_others_are_del
     assert texts(await take(consumer, 49)) == [key for key in keys if key != "bad.25"]
 
 
-async def test_an_unroutable_message_that_is_not_mandatory_is_dropped(join: Join) -> None:
+async def test_what_is_told_is_dropped_where_nobody_listens_and_arrives_in_order_where_somebody_does(
+    join: Join,
+) -> None:
     transport = await join()
     await transport.declare(inbox("good.*"))
-    await transport.publish(NEWS, "bad.1", note("nobody's"), mandatory=False)
-    await send(transport, "mine", key="good.1")
-    assert texts(await take(await transport.consume(INBOX, prefetch=10), 1)) == ["mine"]
+    for key in ("good.1", "bad.1", "good.2", "bad.2", "good.3"):
+        await transport.tell(NEWS, key, note(key))
+    consumer = await transport.consume(INBOX, prefetch=10)
+    assert texts(await take(consumer, 3)) == ["good.1", "good.2", "good.3"]
+
+
+async def test_what_is_told_to_an_exchange_that_is_not_there_is_lost_and_the_next_arrives(
+    join: Join,
+) -> None:
+    transport = await join()
+    await transport.declare(inbox("good.*"))
+    consumer = await transport.consume(INBOX, prefetch=10)
+    with suppress(TransportError):
+        await transport.tell("t.missing", "good.1", note("lost"))
+
+    async def heard() -> list[Delivery]:
+        """Repeat it: nothing says when the broker has closed the channel on which the first one went."""
+        while True:
+            with suppress(TransportError, TimeoutError):
+                await transport.tell(NEWS, "good.2", note("heard"))
+                async with asyncio.timeout(0.2):
+                    return await consumer.batch()
+
+    assert set(texts(await heard())) == {"heard"}
 
 
 async def test_an_exchange_that_is_not_there_is_an_error_and_the_next_publish_works(

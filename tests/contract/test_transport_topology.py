@@ -110,7 +110,8 @@ async def test_a_binding_to_an_exchange_that_is_not_there_is_an_error(join: Join
 async def test_a_subscriber_gets_what_matches_from_now_on(join: Join) -> None:
     transport = await join()
     await transport.declare(MANAGER)
-    await transport.publish(EVENTS, "task.r1.task.succeeded", note("before"), mandatory=False)
+    with pytest.raises(Unroutable):
+        await transport.publish(EVENTS, "task.r1.task.succeeded", note("before"))
     watcher = await (await join()).subscribe(EVENTS, ["task.r1.#", "run.r1.*"])
     other = await transport.subscribe(EVENTS, ["#"])
     keys = ["task.r1.task.ready", "task.r2.task.ready", "run.r1.completed", "worker.w.lost"]

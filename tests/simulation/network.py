@@ -99,6 +99,7 @@ class Network:
         link: Link,
         message: Message,
         done: Callable[[SkillqError | None], None],
+        *,
         mandatory: bool,
     ) -> None:
         """Take a message to the broker; `done` is called when the publisher hears of it."""
@@ -274,9 +275,7 @@ class SimTransport:
     async def declare(self, topology: Topology) -> None:
         await self._call(self._live_link(), lambda: self._network.broker.declare(topology))
 
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
+    async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         await self._may_crash()
         link = self._live_link()
         sent = Message(message, self._app_id, exchange, key)
@@ -286,10 +285,14 @@ class SimTransport:
                 delay = self._network.delay()
                 self.process.later(delay, self._settle, link, future, None, error)
 
-            self._network.carry(link, sent, done, mandatory)
+            self._network.carry(link, sent, done, mandatory=True)
 
         await self._answer(link, start)
         await self._may_crash()
+
+    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+        sent = Message(message, self._app_id, exchange, key)
+        self._network.carry(self._live_link(), sent, lambda _: None, mandatory=False)
 
     async def _may_crash(self) -> None:
         network = self._network

@@ -15,10 +15,15 @@ class Wire(MemoryTransport):
         self.fails: Callable[[str], bool] = lambda _: False
         self.failed: list[str] = []
 
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
+    async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
+        self._check(key)
+        await super().publish(exchange, key, message)
+
+    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+        self._check(key)
+        await super().tell(exchange, key, message)
+
+    def _check(self, key: str) -> None:
         if self.fails(key):
             self.failed.append(key)
             raise TransportError("the test says no")
-        await super().publish(exchange, key, message, mandatory=mandatory)

@@ -26,7 +26,7 @@ from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
 from skillq_manager.core import commands as c
 from skillq_manager.items import Fields, assignment, assignments, events, ref, task_event
-from skillq_manager.store.base import Store
+from skillq_manager.store.base import RunRow, Store
 
 _RETRY_SECONDS = 1.0
 _ORDERS = (c.Assign, c.Resend)
@@ -68,7 +68,7 @@ class Outbox:
                 self.declare(command.profile.name)  # it may have expired while the worker was away
         self._send_task_events(commands)
         for command in rare:
-            await self._send_rare_event(command)
+            self._send_rare_event(command)
 
     async def flush(self, timeout: float) -> None:
         """Wait until all is confirmed, `timeout` seconds at most; drop the rest."""
@@ -89,7 +89,7 @@ class Outbox:
             log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
             return  # it asks again
         for message in messages:
-            await self._tell_one(topology.EVENTS, key, message)
+            await self._tell_one(key, message)
 
     def declare(self, worker: str) -> None:
         self._spawn(self._declare(worker))
@@ -101,7 +101,9 @@ class Outbox:
         messages, _ = pack(make, list(incarnations))
         for stop, _ in messages:
             try:
-                await self._transport.publish(topology.COMMANDS, "stop.all", stop, mandatory=False)
+                await self._transport.publish(topology.COMMANDS, "stop.all", stop)
+            except Unroutable:
+                return  # nobody is there
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
 
@@ -177,54 +179,66 @@ class Outbox:
             return Outgoing.of(cancel)
 
         messages, _ = pack(make, command.attempts)
-        self._tell(topology.COMMANDS, f"cancel.{worker.name}", [message for message, _ in messages])
+        for message, _ in messages:
+            self._spawn(self._cancel(f"cancel.{worker.name}", message))
+
+    async def _cancel(self, key: str, message: Outgoing) -> None:
+        try:
+            await self._transport.publish(topology.COMMANDS, key, message)
+        except TransportError as error:
+            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
 
     # --- events
 
     def _send_task_events(self, commands: Sequence[c.Command]) -> None:
+        """A new task that is given out at once is not told of as ready: that is over."""
+        given = {command.key for command in commands if isinstance(command, c.Assign)}
         by_key: dict[tuple[str, str, str], list[Fields]] = {}
         for command in commands:
+            if isinstance(command, c.AddTask) and command.key in given:
+                continue
             if (event := task_event(command)) is not None:
                 run, task_type, item = event
                 by_key.setdefault((run, task_type, item["status"]), []).append(item)
         for (run, task_type, status), items in by_key.items():
             key = f"task.{run}.{slug(task_type)}.{status}"
             messages, _ = pack(partial(events, run, task_type), items)
-            self._tell(topology.EVENTS, key, [message for message, _ in messages])
+            self._tell(key, [message for message, _ in messages])
 
-    async def _send_rare_event(self, command: c.Command) -> None:
-        event: WorkerEvent | RunEvent
+    def _send_rare_event(self, command: c.Command) -> None:
         match command:
             case c.SaveWorker():
                 event = _worker_event(command)
-                key = f"worker.{event.worker}.{event.event}"
+                self._tell_event(f"worker.{event.worker}.{event.event}", event)
             case c.Answer():
-                event = _answer_event(command, self._store.id)
-                key = f"run.{event.run}.{event.status}"
+                self._tell_run(_answer_event(command, self._store.id))
             case c.CompleteRun():
-                event = await self._complete_event(command)
-                key = f"run.{event.run}.{event.status}"
+                self._spawn(self._tell_completed(command))
             case _:
-                return
-        self._tell(topology.EVENTS, key, [Outgoing.of(event, persistent=False)])
+                pass
 
-    async def _complete_event(self, command: c.CompleteRun) -> RunEvent:
-        row = await self._store.run(command.run)
-        return RunEvent(
-            run=command.run,
-            title=row.title if row else command.run,
-            status=RunStatus.COMPLETED,
-            at=command.at,
-            counts={status: n for status, n in row.counts.items() if n} if row else {},
-        )
-
-    def _tell(self, exchange: str, key: str, messages: Iterable[Outgoing]) -> None:
-        for message in messages:
-            self._spawn(self._tell_one(exchange, key, message))
-
-    async def _tell_one(self, exchange: str, key: str, message: Outgoing) -> None:
+    async def _tell_completed(self, command: c.CompleteRun) -> None:
         try:
-            await self._transport.publish(exchange, key, message, mandatory=False)
+            row = await self._store.run(command.run)
+        except SkillqError as error:
+            log.debug(Log.NOT_CONFIRMED, key=f"run.{command.run}.completed", error=str(error))
+            return  # who waits for it asks
+        if row is not None:
+            self._tell_run(_complete_event(command, row))
+
+    def _tell_run(self, event: RunEvent) -> None:
+        self._tell_event(f"run.{event.run}.{event.status}", event)
+
+    def _tell_event(self, key: str, event: RunEvent | WorkerEvent) -> None:
+        self._tell(key, [Outgoing.of(event, persistent=False)])
+
+    def _tell(self, key: str, messages: Iterable[Outgoing]) -> None:
+        for message in messages:
+            self._spawn(self._tell_one(key, message))
+
+    async def _tell_one(self, key: str, message: Outgoing) -> None:
+        try:
+            await self._transport.tell(topology.EVENTS, key, message)
         except TransportError as error:
             log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
 
@@ -242,6 +256,16 @@ def _worker_event(command: c.SaveWorker) -> WorkerEvent:
         event=command.event,
         at=command.at,
         reason=command.reason,
+    )
+
+
+def _complete_event(command: c.CompleteRun, row: RunRow) -> RunEvent:
+    return RunEvent(
+        run=command.run,
+        title=row.title,
+        status=RunStatus.COMPLETED,
+        at=command.at,
+        counts={status: n for status, n in row.counts.items() if n},
     )
 
 

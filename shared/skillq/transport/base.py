@@ -130,15 +130,21 @@ class Transport(Protocol):
         """
         ...
 
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
+    async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         """Publish and wait for the broker's confirm. Concurrent calls are pipelined, in order.
 
         Raises:
-            Unroutable: mandatory, and no queue is bound for the key.
+            Unroutable: no queue is bound for the key.
             TransportError: not confirmed; it may have arrived all the same, in some queues or all
                 (a broker also refuses a message while a queue it is bound for is being deleted).
+        """
+        ...
+
+    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+        """Publish what nobody has to hear, and wait for nothing. In order among themselves, not with `publish`.
+
+        Raises:
+            TransportError: it cannot be sent now.
         """
         ...
 

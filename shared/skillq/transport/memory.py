@@ -251,8 +251,14 @@ class MemoryTransport:
         self._check_open()
         self._broker.declare(topology)
 
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
+    async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
+        await self._publish(exchange, key, message, mandatory=True)
+
+    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+        await self._publish(exchange, key, message, mandatory=False)
+
+    async def _publish(
+        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool
     ) -> None:
         self._check_open()
         self._broker.publish(Message(message, self._app_id, exchange, key), mandatory=mandatory)

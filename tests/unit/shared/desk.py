@@ -58,7 +58,7 @@ class Desk:
         await self.tell(f"answer.{asked.submission_id}", said)
 
     async def tell(self, key: str, message: Message) -> None:
-        await self.transport.publish(topology.EVENTS, key, Outgoing.of(message), mandatory=False)
+        await self.transport.tell(topology.EVENTS, key, Outgoing.of(message))
 
     async def say(self, run: str, status: RunStatus, **more: object) -> None:
         event = RunEvent.model_validate(

@@ -57,9 +57,7 @@ class Heard(MemoryTransport):
         super().__init__(MemoryBroker(), app_id="ada")
         self.messages: list[Message] = []
 
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
+    async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         self.messages.append(decode(message.body))
 
 

@@ -8,14 +8,18 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 from sqlalchemy import (
+    BindParameter,
     ColumnElement,
     Connection,
+    Row,
     Select,
     TextClause,
+    bindparam,
     func,
     literal_column,
     select,
     text,
+    union_all,
 )
 
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
@@ -241,24 +245,42 @@ _HELD = text(HELD)
 _ENDED_BADLY = text(ENDED_BADLY)
 
 
-def all_runs(connection: Connection, run: str | None = None) -> list[RunRow]:
-    """All runs in order of submission, or the one."""
-    rows = select(runs).order_by(runs.c.first_seq)
-    counted = select(run_counts).where(run_counts.c.n != 0)
-    held = select(tasks.c.run, tasks.c.status, func.count()).where(_HELD)
-    held = held.group_by(tasks.c.run, tasks.c.status)
-    if run is not None:
-        rows = rows.where(runs.c.run == run)
-        counted = counted.where(run_counts.c.run == run)
-        held = held.where(tasks.c.run == run)
-    found = {
-        row.run: RunRow(row.run, row.title, row.submitted_at, row.finished_at)
-        for row in connection.execute(rows)
-    }
-    for query in (counted, held):
+_RUNS = select(runs).order_by(runs.c.first_seq)
+_COUNTED = select(run_counts).where(run_counts.c.n != 0)
+_HELD_COUNTED = (
+    select(tasks.c.run, tasks.c.status, func.count())
+    .where(_HELD)
+    .group_by(tasks.c.run, tasks.c.status)
+)
+# Made once: whenever a run ends, they are asked.
+_ONE: BindParameter[str] = bindparam("run")
+_ONE_RUN = _RUNS.where(runs.c.run == _ONE)
+_ONE_COUNTED = union_all(
+    _COUNTED.where(run_counts.c.run == _ONE), _HELD_COUNTED.where(tasks.c.run == _ONE)
+)
+
+
+def all_runs(connection: Connection) -> list[RunRow]:
+    """In order of submission."""
+    found = {row.run: _run_row(row) for row in connection.execute(_RUNS)}
+    for query in (_COUNTED, _HELD_COUNTED):
         for name, status, n in connection.execute(query):
             found[name].counts[TaskStatus(status)] = n
     return list(found.values())
+
+
+def one_run(connection: Connection, run: str) -> RunRow | None:
+    row = connection.execute(_ONE_RUN, {"run": run}).first()
+    if row is None:
+        return None
+    found = _run_row(row)
+    for _, status, n in connection.execute(_ONE_COUNTED, {"run": run}):
+        found.counts[TaskStatus(status)] = n
+    return found
+
+
+def _run_row(row: Row[Any]) -> RunRow:
+    return RunRow(row.run, row.title, row.submitted_at, row.finished_at)
 
 
 _PAGE = select(tasks, definitions.c.terms, definitions.c.description).join(

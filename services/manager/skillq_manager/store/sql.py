@@ -134,8 +134,7 @@ class SqlStore:
     async def run(self, run: str) -> RunRow | None:
         if not _can_be_there(run):
             return None
-        found = await self._database.read(lambda connection: reading.all_runs(connection, run))
-        return found[0] if found else None
+        return await self._database.read(lambda connection: reading.one_run(connection, run))
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
         if not _can_be_there(which.run, which.type, which.worker):

@@ -47,7 +47,7 @@ class RabbitTransport:
         self._connect_timeout = connect_timeout
         self._consumers: list[KeptConsumer] = []
         self._links: list[Link] = []
-        self._channel: Channel | None = None
+        self._channels: dict[bool, Channel] = {}  # to publish on, by whether it confirms
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -116,31 +116,38 @@ class RabbitTransport:
             f"user {self._address.user!r} may not {do}: {reason_of(error)}; give it the permission"
         ) from error
 
-    async def publish(
-        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool = True
-    ) -> None:
+    async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
+        await self._publish(exchange, key, message, confirms=True)
+
+    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+        await self._publish(exchange, key, message, confirms=False)
+
+    async def _publish(self, exchange: str, key: str, message: Outgoing, *, confirms: bool) -> None:
         with translated(f"publish {key} to {exchange}"):
-            channel = await self._publishing_channel()
+            channel = await self._publishing_channel(confirms=confirms)
             try:
                 await channel.basic_publish(
                     message.body,
                     exchange=exchange,
                     routing_key=key,
                     properties=self._properties(message),
-                    mandatory=mandatory,
+                    mandatory=confirms,
                     timeout=RPC_SECONDS,
-                    wait=False,  # the confirm says more than a drained buffer
+                    wait=False,  # a confirm says more than a drained buffer, and nobody waits for anything less
                 )
             except amqp.PublishError as error:
                 raise Unroutable(f"no queue takes {key} from exchange {exchange}") from error
 
-    async def _publishing_channel(self) -> Channel:
+    async def _publishing_channel(self, *, confirms: bool) -> Channel:
         link = self._link(_PUBLISH)
-        if self._channel is None or self._channel.is_closed:
+        channel = self._channels.get(confirms)
+        if channel is None or channel.is_closed:
             async with self._opening:
-                if self._channel is None or self._channel.is_closed:
-                    self._channel = cast(Channel, await link.channel(confirms=True))
-        return self._channel
+                channel = self._channels.get(confirms)
+                if channel is None or channel.is_closed:
+                    channel = cast(Channel, await link.channel(confirms=confirms))
+                    self._channels[confirms] = channel
+        return channel
 
     def _properties(self, message: Outgoing) -> Basic.Properties:
         return Basic.Properties(
