@@ -108,6 +108,17 @@ async def test_what_is_told_is_dropped_where_nobody_listens_and_arrives_in_order
     assert texts(await take(consumer, 3)) == ["good.1", "good.2", "good.3"]
 
 
+async def test_what_was_told_before_the_transport_was_closed_arrives(join: Join) -> None:
+    transport = await join()
+    await transport.declare(inbox("good.*"))
+    consumer = await transport.consume(INBOX, prefetch=200)
+    leaving = await join()
+    for number in range(100):
+        await leaving.tell(NEWS, f"good.{number}", note(str(number)))
+    await leaving.__aexit__(None, None, None)
+    assert texts(await take(consumer, 100)) == [str(number) for number in range(100)]
+
+
 async def test_what_is_told_to_an_exchange_that_is_not_there_is_lost_and_the_next_arrives(
     join: Join,
 ) -> None:

@@ -63,9 +63,13 @@ class RabbitTransport:
         return self
 
     async def __aexit__(self, *error: object) -> None:
-        # Consumers first: closing their channels sends the acknowledgements that wait in line.
-        await asyncio.gather(*(consumer.close() for consumer in self._consumers))
+        # Channels first: closing them sends the acknowledgements and the news that wait in line.
+        await asyncio.gather(
+            *(consumer.close() for consumer in self._consumers),
+            *(close_channel(channel) for channel in self._channels.values()),
+        )
         self._consumers.clear()
+        self._channels.clear()
         await self._close_links()
 
     async def _close_links(self) -> None:
