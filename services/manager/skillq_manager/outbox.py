@@ -17,6 +17,7 @@ from skillq.messages import (
     RunEvent,
     RunStatus,
     Stop,
+    TaskStatus,
     WorkerEvent,
     WorkerEventKind,
     WorkerProfile,
@@ -68,10 +69,10 @@ class Outbox:
                 self.declare(command.profile.name)  # it may have expired while the worker was away
         self._send_task_events(commands)
         for command in rare:
-            self._send_rare_event(command)
+            await self._send_rare_event(command)
 
     async def flush(self, timeout: float) -> None:
-        """Wait until all is confirmed, `timeout` seconds at most; drop the rest."""
+        """Wait until all is confirmed, and news are on their way, `timeout` seconds at most; drop the rest."""
         if self._pending:
             await asyncio.wait(self._pending, timeout=timeout)
         for task in list(self._pending):
@@ -195,7 +196,11 @@ class Outbox:
         given = {command.key for command in commands if isinstance(command, c.Assign)}
         by_key: dict[tuple[str, str, str], list[Fields]] = {}
         for command in commands:
-            if isinstance(command, c.AddTask) and command.key in given:
+            if (
+                isinstance(command, c.AddTask)
+                and command.status is TaskStatus.READY
+                and command.key in given
+            ):
                 continue
             if (event := task_event(command)) is not None:
                 run, task_type, item = event
@@ -205,7 +210,7 @@ class Outbox:
             messages, _ = pack(partial(events, run, task_type), items)
             self._tell(key, [message for message, _ in messages])
 
-    def _send_rare_event(self, command: c.Command) -> None:
+    async def _send_rare_event(self, command: c.Command) -> None:
         match command:
             case c.SaveWorker():
                 event = _worker_event(command)
@@ -213,18 +218,11 @@ class Outbox:
             case c.Answer():
                 self._tell_run(_answer_event(command, self._store.id))
             case c.CompleteRun():
-                self._spawn(self._tell_completed(command))
+                # Before anything else is committed: these counts are of the end, and of nothing that came after.
+                row = await self._store.run(command.run)
+                self._tell_run(_complete_event(command, row))
             case _:
                 pass
-
-    async def _tell_completed(self, command: c.CompleteRun) -> None:
-        try:
-            row = await self._store.run(command.run)
-        except SkillqError as error:
-            log.debug(Log.NOT_CONFIRMED, key=f"run.{command.run}.completed", error=str(error))
-            return  # who waits for it asks
-        if row is not None:
-            self._tell_run(_complete_event(command, row))
 
     def _tell_run(self, event: RunEvent) -> None:
         self._tell_event(f"run.{event.run}.{event.status}", event)
@@ -259,13 +257,13 @@ def _worker_event(command: c.SaveWorker) -> WorkerEvent:
     )
 
 
-def _complete_event(command: c.CompleteRun, row: RunRow) -> RunEvent:
+def _complete_event(command: c.CompleteRun, row: RunRow | None) -> RunEvent:
     return RunEvent(
         run=command.run,
-        title=row.title,
+        title=row.title if row else command.run,
         status=RunStatus.COMPLETED,
         at=command.at,
-        counts={status: n for status, n in row.counts.items() if n},
+        counts={status: n for status, n in row.counts.items() if n} if row else {},
     )
 
 

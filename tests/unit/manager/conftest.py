@@ -5,6 +5,7 @@ import structlog
 
 from skillq.transport.memory import MemoryBroker
 from tests.unit.manager.desk import Desk
+from tests.unit.manager.office import Office
 
 
 @pytest.fixture(autouse=True)
@@ -17,6 +18,15 @@ def _logs() -> None:
 async def desk() -> AsyncIterator[Desk]:
     async with Desk(MemoryBroker()).open() as desk:
         yield desk
+
+
+@pytest.fixture
+async def office() -> AsyncIterator[Office]:
+    office = Office()
+    async with office.wire:
+        await office.open()
+        yield office
+        await office.outbox.flush(timeout=0)
 
 
 @pytest.fixture

@@ -1,7 +1,6 @@
 """Commands become few messages, each cut to fit, and none holds up the loop."""
 
 import asyncio
-from collections.abc import AsyncIterator
 
 import pytest
 
@@ -11,85 +10,12 @@ from skillq.messages import (
     Assignments,
     AttemptRef,
     Cancel,
-    Message,
-    Outcome,
-    RunEvent,
     Stop,
-    Task,
-    TaskEvent,
-    TaskEvents,
-    TaskResult,
-    TaskStatus,
-    WorkerEvent,
-    WorkerEventKind,
-    WorkerProfile,
-    decode,
 )
-from skillq.transport import Consumer
-from skillq.transport.memory import MemoryBroker
 from skillq_manager.core import commands as c
-from skillq_manager.outbox import Outbox
-from skillq_manager.store.memory import MemoryStore
-from tests.factories import profile, submission, task
-from tests.unit.wire import Wire
+from tests.factories import profile, task
+from tests.unit.manager.office import Office, said
 from tests.unit.worker.boss import until
-
-
-class Office:
-    """An outbox, and those who hear what it sends."""
-
-    def __init__(self) -> None:
-        self.wire = Wire(MemoryBroker())
-        self.store = MemoryStore()
-        self.fed: list[c.Event] = []
-        self.current = self.alone = True
-        self.outbox = Outbox(
-            self.wire,
-            self.store,
-            self.fed.append,
-            lambda *_: self.current,
-            lambda: self.alone,
-        )
-        self.ada = profile("Ada")
-
-    async def open(self) -> None:
-        await self.wire.declare(topology.MANAGER)
-        self.events = await self.wire.subscribe(topology.EVENTS, ["#"])
-
-    async def give_queue(self, worker: WorkerProfile) -> Consumer:
-        await self.wire.declare(topology.worker_topology(worker.name))
-        return await self.wire.consume(topology.worker_queue(worker.name), prefetch=1000)
-
-    async def store_tasks(self, *of: Task) -> None:
-        await self.store.commit(
-            [
-                c.AddTask(("run", t.id), n, "run", t, 0, TaskStatus.READY, 0.0)
-                for n, t in enumerate(of)
-            ]
-        )
-
-    async def send(self, *commands: c.Command) -> None:
-        await self.outbox.send(commands)
-        await self.outbox.flush(timeout=5)
-
-    def assign(self, id: str, worker: WorkerProfile | None = None) -> c.Assign:
-        return c.Assign(("run", id), "task", 1, worker or self.ada, 0.0)
-
-
-async def said(consumer: Consumer) -> list[Message]:
-    async with asyncio.timeout(5):
-        deliveries = await consumer.batch()
-    await consumer.ack(deliveries)
-    return [decode(delivery.body) for delivery in deliveries]
-
-
-@pytest.fixture
-async def office() -> AsyncIterator[Office]:
-    office = Office()
-    async with office.wire:
-        await office.open()
-        yield office
-        await office.outbox.flush(timeout=0)
 
 
 async def test_all_assignments_of_a_round_to_one_worker_are_one_message(office: Office) -> None:
@@ -252,105 +178,6 @@ async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
             if isinstance(message, Stop):
                 stopped += message.incarnations
     assert (tuple(cancelled), stopped) == (lost, incarnations)
-
-
-async def test_the_queue_of_a_worker_that_connects_is_declared(office: Office) -> None:
-    await office.send(c.SaveWorker(office.ada, WorkerEventKind.CONNECTED, "", 0.0))
-    await office.wire.consume(topology.worker_queue("ada"), prefetch=1)
-    (event,) = await said(office.events)
-    assert isinstance(event, WorkerEvent)
-    assert (event.worker, event.title, event.event) == ("ada", "Ada", WorkerEventKind.CONNECTED)
-
-
-async def test_events_are_one_message_for_each_run_type_and_status(office: Office) -> None:
-    tasks = [task(str(n), type="Big ocr" if n % 2 else "task") for n in range(10)]
-    await office.send(
-        *(c.AddTask(("run", t.id), 1, "run", t, 0, TaskStatus.READY, 0.0) for t in tasks)
-    )
-    async with asyncio.timeout(5):
-        deliveries = await office.events.batch()
-    assert sorted(d.routing_key for d in deliveries) == [
-        "task.run.big-ocr.ready",
-        "task.run.task.ready",
-    ]
-    events = [decode(d.body) for d in deliveries]
-    assert sum(len(e.events) for e in events if isinstance(e, TaskEvents)) == 10
-
-
-_DONE = TaskResult(run="run", id="a", attempt=2, outcome=Outcome.SUCCEEDED, output=7)
-_ADA = profile("Ada")
-_END = c.EndAttempt(
-    ("run", "a"), "ocr", 2, _ADA, Outcome.SUCCEEDED, TaskStatus.SUCCEEDED, None, _DONE, None, 0, 0, 9.0
-)  # fmt: skip
-MOVES: list[tuple[c.Command, dict[str, object]]] = [
-    (
-        c.SetStatus(("run", "a"), "ocr", TaskStatus.FAILED, "b failed", 1, 9.0),
-        {"status": TaskStatus.FAILED, "attempt": 1, "reason": "b failed"},
-    ),
-    (
-        c.Assign(("run", "a"), "ocr", 2, _ADA, 9.0),
-        {"status": TaskStatus.ASSIGNED, "worker": "Ada"},
-    ),
-    (c.Start(("run", "a"), "ocr", 2, _ADA, 9.0), {"status": TaskStatus.RUNNING, "worker": "Ada"}),
-    (_END, {"status": TaskStatus.SUCCEEDED, "worker": "Ada", "output": 7}),
-    (
-        _END._replace(outcome=Outcome.LOST, status=TaskStatus.READY, reason="lost", result=None),
-        {"status": TaskStatus.READY, "worker": "Ada", "reason": "lost"},
-    ),
-    (
-        c.Reopen(("run", "a"), "ocr", TaskStatus.BLOCKED, 2, 9.0),
-        {"status": TaskStatus.BLOCKED, "reason": "sent again"},
-    ),
-]
-
-
-@pytest.mark.parametrize(("command", "told"), MOVES)
-async def test_every_move_of_a_task_is_told_with_what_belongs_to_it(
-    office: Office, command: c.Command, told: dict[str, object]
-) -> None:
-    await office.store_tasks(task("a"))
-    await office.send(command)
-    (message,) = await said(office.events)
-    assert isinstance(message, TaskEvents)
-    assert (message.run, message.task_type) == ("run", "ocr")
-    assert message.events == (
-        TaskEvent.model_validate({"id": "a", "attempt": 2, "at": 9.0} | told),
-    )
-
-
-async def test_an_answer_tells_who_submitted(office: Office) -> None:
-    given = submission(task("a"), run="Nightly 1")
-    await office.send(c.Answer(given, 1, 2, None, 0.0), c.Answer(given, 0, 0, "because", 0.0))
-    async with asyncio.timeout(5):
-        deliveries = await office.events.batch()
-    assert [d.routing_key for d in deliveries] == [
-        "run.nightly-1.accepted",
-        "run.nightly-1.refused",
-    ]
-    yes, no = (decode(d.body) for d in deliveries)
-    assert isinstance(yes, RunEvent)
-    assert isinstance(no, RunEvent)
-    assert (yes.submission_id, yes.accepted, yes.known) == ("s", 1, 2)
-    assert no.reason == "because"
-
-
-async def test_the_end_of_a_run_tells_how_its_tasks_have_ended(office: Office) -> None:
-    await office.store_tasks(task("a"), task("b"))
-    await office.send(c.CompleteRun("run", 0.0))
-    (event,) = await said(office.events)
-    assert isinstance(event, RunEvent)
-    assert event.counts == {TaskStatus.READY: 2}
-
-
-async def test_events_that_nobody_hears_or_that_are_not_confirmed_end_nothing(
-    office: Office,
-) -> None:
-    await office.events.close()
-    await office.send(c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0))
-    office.wire.fails = lambda _: True
-    await office.send(c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0))
-    await office.outbox.stop_all((), "done")
-    assert not office.outbox._pending
 
 
 async def test_at_the_end_it_waits_so_long_and_no_longer(office: Office) -> None:

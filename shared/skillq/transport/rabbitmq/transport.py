@@ -144,13 +144,11 @@ class RabbitTransport:
 
     async def _publishing_channel(self, *, confirms: bool) -> Channel:
         link = self._link(_PUBLISH)
-        channel = self._channels.get(confirms)
-        if channel is None or channel.is_closed:
-            async with self._opening:
-                channel = self._channels.get(confirms)
-                if channel is None or channel.is_closed:
-                    channel = cast(Channel, await link.channel(confirms=confirms))
-                    self._channels[confirms] = channel
+        async with self._opening:  # even if it is open: who has waited for that goes first
+            channel = self._channels.get(confirms)
+            if channel is None or channel.is_closed:
+                channel = cast(Channel, await link.channel(confirms=confirms))
+                self._channels[confirms] = channel
         return channel
 
     def _properties(self, message: Outgoing) -> Basic.Properties:
