@@ -180,7 +180,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="few tasks, few workers")
     parser.add_argument("--full", action="store_true", help="backlogs of 1,000,000, too")
-    parser.add_argument("--huge", action="store_true", help="only backlogs of 10,000,000: 4 GB")
+    parser.add_argument(
+        "--huge", action="store_true", help="only backlogs of 1,000, 1,000,000 and 10,000,000: 4 GB"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
     options = parser.parse_args()
@@ -188,7 +190,8 @@ def main() -> None:
     if options.full:
         size = replace(size, backlogs=(*size.backlogs, MILLION), drained=(*size.drained, MILLION))
     if options.huge:
-        size = replace(size, fleets=(), backlogs=(10 * MILLION,), drained=(10 * MILLION,))
+        millions = (MILLION, 10 * MILLION)
+        size = replace(size, fleets=(), backlogs=(1_000, *millions), drained=millions)
     report = {"about": machine.describe(), "tasks": size.tasks, **measure(size)}
     keep(report, options.json)
     if options.plots:

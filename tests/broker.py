@@ -187,6 +187,7 @@ class PrivateNode:
             "RABBITMQ_ENABLED_PLUGINS_FILE": str(plugins),
             "RABBITMQ_MNESIA_BASE": str(self._home / "data"),
             "RABBITMQ_LOG_BASE": str(self._home / "log"),
+            "ERL_CRASH_DUMP": str(self._home / "erl_crash.dump"),
         }
         self._epmd = self._run([shutil.which("epmd") or "epmd", "-port", str(self._epmd_port)])
         self._process = self._run([server])
