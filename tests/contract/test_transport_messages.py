@@ -106,9 +106,8 @@ async def test_what_is_told_is_dropped_where_nobody_listens_and_arrives_in_order
     fresh = await join()
     keys = [f"{kind}.{n}" for n in range(50) for kind in ("good", "bad")]
     async with asyncio.TaskGroup() as group:
-        for key in keys[:50]:
-            group.create_task(fresh.tell(NEWS, key, note(key)))
-        await asyncio.sleep(0)  # its channel is being opened
+        first, *_ = [group.create_task(fresh.tell(NEWS, key, note(key))) for key in keys[:50]]
+        await first  # the others have waited for its channel to be opened
         for key in keys[50:]:
             group.create_task(fresh.tell(NEWS, key, note(key)))
     assert texts(await take(consumer, 50)) == [key for key in keys if key.startswith("good")]
