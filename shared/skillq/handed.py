@@ -209,8 +209,9 @@ def _cut(tasks: Iterable[Task]) -> Iterator[tuple[Task, ...]]:
 def _size(task: Task) -> int:
     """A submission that the manager cannot read would be parked, and never answered."""
     try:
-        body = task.model_dump_json().encode()
-        check_readable(body)
+        body = task.brief()
+        if task.payload:
+            check_readable(body)
     except ValueError as error:
         raise UsageError(
             f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"

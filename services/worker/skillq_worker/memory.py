@@ -2,6 +2,8 @@
 
 from collections import OrderedDict
 
+from pydantic_core import to_json
+
 from skillq.messages import TaskResult
 from skillq_worker.slots import Attempt
 
@@ -17,9 +19,10 @@ class Memory:
         self._bytes = 0
 
     def add(self, result: TaskResult) -> None:
-        size = len(result.model_dump_json()) if result.output is not None else 0
-        _, before = self._results.pop(_key(result), (result, 0))
-        self._results[_key(result)] = result, size
+        size = len(to_json(result.output))  # all else in it is bounded
+        key = (result.run, result.id, result.attempt)
+        _, before = self._results.pop(key, (result, 0))
+        self._results[key] = result, size
         self._bytes += size - before
         while self._bytes > _MAX_BYTES or len(self._results) > _MAX_RESULTS:
             _, (_, size) = self._results.popitem(last=False)
@@ -32,7 +35,3 @@ class Memory:
     def clear(self) -> None:
         self._results.clear()
         self._bytes = 0
-
-
-def _key(result: TaskResult) -> Attempt:
-    return result.run, result.id, result.attempt

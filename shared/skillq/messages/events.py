@@ -3,7 +3,7 @@
 from enum import StrEnum
 from typing import Literal
 
-from pydantic import JsonValue
+from pydantic import Field, JsonValue
 
 from skillq.messages.words import SCHEMA_VERSION, Label, Name, TaskId, TaskStatus, Wire
 
@@ -64,7 +64,7 @@ class RunEvent(Wire):
     accepted: int = 0
     known: int = 0  # submitted before, the same
     reason: str | None = None
-    counts: dict[TaskStatus, int] = {}
+    counts: dict[TaskStatus, int] = Field(default_factory=dict)
     store: str = ""  # that the tasks are in
 
 
@@ -83,7 +83,7 @@ class Standing(Wire):
     accepted: int = 0
     known: int = 0
     reason: str | None = None
-    counts: dict[TaskStatus, int] = {}
+    counts: dict[TaskStatus, int] = Field(default_factory=dict)
     tasks: tuple[TaskEvent, ...] = ()
     more: bool = False
 

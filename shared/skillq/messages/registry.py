@@ -28,7 +28,14 @@ Message = (
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
 
+_SUBMISSION = b'{"type":"submission","schema_version":%d,' % SCHEMA_VERSION
+
+
 def encode(message: Message) -> bytes:
+    """A message as JSON. Its tasks say what they do not have by default: most fields of most tasks."""
+    if isinstance(message, Submission):
+        body = message.__pydantic_serializer__.to_json(message, exclude_defaults=True)
+        return _SUBMISSION + body[1:]
     return message.__pydantic_serializer__.to_json(message)
 
 

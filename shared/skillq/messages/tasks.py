@@ -41,7 +41,7 @@ class Task(Wire):
     requires: Labels = ()
     depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_unique)] = ()
     on_failed_dependency: Literal["fail", "run"] = "fail"
-    payload: Payload = {}
+    payload: Payload = Field(default_factory=dict)
     timeout: Seconds | None = None  # of one attempt
     deadline: Seconds | None = None  # of the whole task, from its submission on
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
@@ -53,10 +53,13 @@ class Task(Wire):
     unroutable: Unroutable = Unroutable.WAIT
     unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
 
+    def brief(self) -> bytes:
+        """As JSON, without what is as by default."""
+        return self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+
     def fingerprint(self) -> int:
         """A number of 63 bits that stands for this definition; fields of later releases do not change it."""
-        body = self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
-        digest = blake2b(body, digest_size=8).digest()
+        digest = blake2b(self.brief(), digest_size=8).digest()
         return int.from_bytes(digest) >> 1
 
 

@@ -151,8 +151,8 @@ class TaskAssignment(AttemptRef):
     difficulty: Level
     priority: int = 1
     requires: Labels = ()
-    payload: dict[str, JsonValue] = {}
-    dependencies: dict[str, JsonValue] = {}
+    payload: dict[str, JsonValue] = Field(default_factory=dict)
+    dependencies: dict[str, JsonValue] = Field(default_factory=dict)
     timeout: float | None = None
 
 

@@ -31,8 +31,8 @@ async def office() -> AsyncIterator[Office]:
 
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two tasks at most fit into one message."""
-    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 700)
+    """A few tasks at most fit into one message."""
+    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 110)
 
 
 @pytest.fixture

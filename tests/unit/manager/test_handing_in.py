@@ -223,7 +223,7 @@ async def test_who_asks_a_leaving_manager_for_more_work_is_told_to_ask_again(
 async def test_a_manager_does_not_leave_while_a_submission_is_on_its_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 700)
+    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 110)
     async with Plant(stop_when_done=True) as plant:
         await plant.hand("Ada")
         messages = hand_in("second", tasks(10)).messages

@@ -243,6 +243,30 @@ def test_an_id_may_be_written_as_a_number() -> None:
     assert (made.id, made.depends_on) == ("1", ("2", "3"))
 
 
+def test_so_it_may_on_the_wire() -> None:
+    written = {"id": 1, "difficulty": 2, "type": 7, "depends_on": [1.5, "3"]}
+    (made,) = read([written])
+    assert (made.id, made.type, made.depends_on) == ("1", "7", ("1.5", "3"))
+    for wrong in (True, None, [1], "a b"):
+        assert "tasks.0.id" in refusal(sent(submission(task("a")), tasks=[written | {"id": wrong}]))
+
+
+def test_a_task_is_sent_without_what_is_as_by_default() -> None:
+    made = [task("a"), task("b", 3, payload={"x": 1}, priority=2)]
+    short = [
+        {"id": "a", "difficulty": 1},
+        {"id": "b", "difficulty": 3, "payload": {"x": 1}, "priority": 2},
+    ]
+    assert sent(submission(*made))["tasks"] == short
+    assert read(short) == read([one.model_dump(mode="json") for one in made]) == made
+
+
+def read(tasks: list[dict[str, Any]]) -> list[m.Task]:
+    message = m.decode(json.dumps(sent(submission(task("x")), tasks=tasks)).encode())
+    assert isinstance(message, m.Submission)
+    return list(message.tasks)
+
+
 def test_a_payload_has_a_limit_that_is_named() -> None:
     fitting = "x" * (m.MAX_PAYLOAD_BYTES - len('{"a":""}'))
     task(payload={"a": fitting})
