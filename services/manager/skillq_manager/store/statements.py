@@ -25,6 +25,7 @@ _TYPES = {
     "failures": "integer",
     "losses": "integer",
     "at": "double precision",
+    "assigned_at": "double precision",
     "started_at": "double precision",
     "finished_at": "double precision",
     "retry_at": "double precision",
@@ -109,8 +110,9 @@ COUNT = Statement(
 
 ADD_TASK = Statement(
     """INSERT INTO tasks
-    (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt) {rows}""",
-    "seq run id status type fingerprint at failures losses attempt",
+    (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt,
+    assigned_at, worker, worker_name, incarnation) {rows}""",
+    "seq run id status type fingerprint at failures losses attempt assigned_at worker worker_name incarnation",
 )
 ADD_SHELVED = Statement(
     """INSERT INTO tasks
