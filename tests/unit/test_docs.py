@@ -99,9 +99,10 @@ def shown_fields(heading: str) -> dict[str, str]:
 def default(field: FieldInfo) -> str:
     if field.is_required():
         return "required"
-    if not field.default and not isinstance(field.default, int):
+    value = field.get_default(call_default_factory=True)
+    if not value and not isinstance(value, int):
         return "none"
-    return f"`{field.default:g}`" if isinstance(field.default, float) else f"`{field.default}`"
+    return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
 @pytest.mark.parametrize(
