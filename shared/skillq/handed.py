@@ -11,6 +11,7 @@ from skillq.messages import (
     MAX_INQUIRED,
     MAX_MESSAGE_BYTES,
     MAX_PARTS,
+    MAX_TASKS,
     Inquiry,
     RunEvent,
     RunStatus,
@@ -167,8 +168,7 @@ def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None)
     parts = list(_cut(tasks))
     if len(parts) > MAX_PARTS:
         raise UsageError(
-            f"{len(tasks)} tasks need {len(parts)} messages of 1 MiB, and one submission may have "
-            f"{MAX_PARTS}: submit them in several, or let payloads refer to what is elsewhere"
+            f"{len(tasks)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: submit them in several, or let payloads refer to what is elsewhere"
         )
     id = uuid4().hex
     messages = [
@@ -198,7 +198,7 @@ def _cut(tasks: Iterable[Task]) -> Iterator[tuple[Task, ...]]:
                 f"task {task.id}: is {its_size} bytes, and a message holds {_ROOM_BYTES}; "
                 "depend on fewer tasks, or on one that depends on them"
             )
-        if part and size + its_size > _ROOM_BYTES:
+        if part and (size + its_size > _ROOM_BYTES or len(part) == MAX_TASKS):
             yield tuple(part)
             part, size = [], 0
         part.append(task)

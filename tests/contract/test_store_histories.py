@@ -230,6 +230,15 @@ async def test_one_of_a_thousand_that_does_not_fit_refuses_them_all(store: Store
     assert found.counts == {TaskStatus.ASSIGNED: 999, SUCCEEDED: 1}
 
 
+@pytest.mark.parametrize("attempt", [0, 2])
+async def test_a_new_task_is_given_out_under_the_first_number_only(
+    store: Store, attempt: int
+) -> None:
+    with pytest.raises(StoreConflict):
+        await store.commit([add(1, "a"), assign("a", attempt)])
+    assert await store.task((RUN, "a")) is None
+
+
 async def test_two_ends_of_one_attempt_in_one_turn_are_refused(store: Store) -> None:
     await store.commit([add(1, "a"), assign("a")])
     with pytest.raises(StoreConflict):

@@ -19,7 +19,7 @@ class Memory:
         self._bytes = 0
 
     def add(self, result: TaskResult) -> None:
-        size = len(to_json(result.output))  # all else in it is bounded
+        size = len(to_json(result.output))  # all else is short
         key = (result.run, result.id, result.attempt)
         _, before = self._results.pop(key, (result, 0))
         self._results[key] = result, size

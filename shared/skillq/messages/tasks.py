@@ -54,8 +54,8 @@ class Task(Wire):
     unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
 
     def brief(self) -> bytes:
-        """As JSON, without what is as by default."""
-        return self.__pydantic_serializer__.to_json(self, exclude_defaults=True)
+        """As JSON, without what is as by default; of a subclass, what a message would have of it."""
+        return Task.__pydantic_serializer__.to_json(self, exclude_defaults=True)
 
     def fingerprint(self) -> int:
         """A number of 63 bits that stands for this definition; fields of later releases do not change it."""

@@ -1,5 +1,6 @@
 """The words that messages share: limits, names, lengths of time, how things stand."""
 
+import json
 import re
 from collections.abc import Sequence
 from enum import StrEnum
@@ -15,14 +16,15 @@ from pydantic import (
     GetCoreSchemaHandler,
     JsonValue,
 )
-from pydantic_core import CoreSchema, core_schema, to_json
+from pydantic_core import CoreSchema, core_schema, from_json, to_json
 
 from skillq.wording import shorten
 
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
-MAX_PARTS = 64  # messages that make up one submission: it is decided within a leader's lease
+# Messages that make up one submission, and tasks in each: it is decided within a leader's lease.
+MAX_PARTS, MAX_TASKS = 64, 3500
 MAX_INQUIRED = 500  # tasks that one inquiry names
 MAX_NAME = 63
 _YEAR_10000 = 253_402_300_800.0
@@ -110,15 +112,15 @@ def _plain(written: object) -> object:
 
 
 class _OrNumber:
-    """Ids and labels may be written as numbers: `id: 1`."""
+    """Users may write ids and labels as whole numbers: `id: 1`. In messages they are text."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
-        text: Any = handler(source)
+        text = handler(source)
         # To call Python for each string of a message takes ten times as long as to check it.
         return core_schema.json_or_python_schema(
-            json_schema=text | {"coerce_numbers_to_str": True},
+            json_schema=text,
             python_schema=core_schema.no_info_before_validator_function(_plain, text),
         )
 
@@ -147,11 +149,20 @@ def _a_worker_s(written: str) -> str:
 
 
 def _fits(value: Any) -> Any:
-    if value and (size := len(to_json(value))) > MAX_PAYLOAD_BYTES:
+    # What is far from the limit need not be measured exactly, which takes seven times as long.
+    if value and len(to_json(value)) > MAX_PAYLOAD_BYTES // 2:
+        _check_size(value)
+    return value
+
+
+def _check_size(value: Any) -> None:
+    """Written as every release has written it, and as what it will be when it has been sent."""
+    arrives = from_json(to_json(value, inf_nan_mode="null"))
+    size = len(json.dumps(arrives, separators=(",", ":"), ensure_ascii=False).encode())
+    if size > MAX_PAYLOAD_BYTES:
         raise ValueError(
             f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: pass a reference instead"
         )
-    return value
 
 
 def _seconds(written: object) -> object:

@@ -7,10 +7,14 @@ import pytest
 from skillq import topology
 from skillq.client import Client, Receipt
 from skillq.errors import Unreachable, UsageError
+from skillq.handed import hand_in
 from skillq.messages import (
+    MAX_TASKS,
     RunStatus,
+    Submission,
     Task,
     TaskStatus,
+    decode,
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
@@ -263,12 +267,20 @@ async def test_what_would_come_in_too_many_parts_is_refused_in_one_line_before_a
     with pytest.raises(UsageError) as caught:
         await client.submit("run", [task(str(n)) for n in range(65)])
     assert str(caught.value) == (
-        "65 tasks need 65 messages of 1 MiB, and one submission may have 64: "
+        "65 tasks need 65 messages, and one submission may have 64: "
         "submit them in several, or let payloads refer to what is elsewhere"
     )
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.02):
             await desk.receive()
+
+
+def test_a_message_holds_no_more_tasks_than_can_be_decided_in_time() -> None:
+    """64 messages are decided as a whole, within a leader's lease."""
+    messages = hand_in("run", [task(str(n)) for n in range(2 * MAX_TASKS + 1)]).messages
+    parts = [decode(message.body) for message in messages]
+    sizes = [len(part.tasks) for part in parts if isinstance(part, Submission)]
+    assert sizes == [MAX_TASKS, MAX_TASKS, 1]
 
 
 async def test_a_task_that_no_message_can_hold_is_refused_by_name(client: Client) -> None:

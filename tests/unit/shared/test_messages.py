@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from skillq import messages as m
 from skillq.errors import MalformedMessage, UsageError
+from skillq_worker.handlers import as_output
 from tests.factories import budget, connect, submission, task
 
 # --- any message -----------------------------------------------------------------------------
@@ -243,12 +244,10 @@ def test_an_id_may_be_written_as_a_number() -> None:
     assert (made.id, made.depends_on) == ("1", ("2", "3"))
 
 
-def test_so_it_may_on_the_wire() -> None:
-    written = {"id": 1, "difficulty": 2, "type": 7, "depends_on": [1.5, "3"]}
-    (made,) = read([written])
-    assert (made.id, made.type, made.depends_on) == ("1", "7", ("1.5", "3"))
-    for wrong in (True, None, [1], "a b"):
-        assert "tasks.0.id" in refusal(sent(submission(task("a")), tasks=[written | {"id": wrong}]))
+@pytest.mark.parametrize("wrong", [1, 1.5, True, None, [1], "a b"])
+def test_on_the_wire_an_id_is_text(wrong: object) -> None:
+    tasks = [{"id": wrong, "difficulty": 1}]
+    assert "tasks.0.id" in refusal(sent(submission(task("a")), tasks=tasks))
 
 
 def test_a_task_is_sent_without_what_is_as_by_default() -> None:
@@ -274,6 +273,24 @@ def test_a_payload_has_a_limit_that_is_named() -> None:
         ValidationError, match="is 262145 bytes; at most 262144 are allowed: pass a reference"
     ):
         task(payload={"a": fitting + "x"})
+
+
+@pytest.mark.parametrize("number", [1e-05, 1e-07, 1e16, 0.1])
+def test_what_a_handler_may_return_its_manager_can_read(number: float) -> None:
+    """However long the one writes a number and the other."""
+    most = m.MAX_PAYLOAD_BYTES // (len(repr(number)) + 1) - 1
+    output = as_output([number] * most)
+    ended = m.TaskResult.model_construct(
+        run="r", id="a", attempt=1, outcome=m.Outcome.SUCCEEDED, output=output
+    )
+    arrived = m.decode(m.encode(m.TaskResults(worker="w", incarnation="i", results=(ended,))))
+    assert isinstance(arrived, m.TaskResults)
+    assert arrived.results[0].output == output
+
+
+def test_a_payload_is_measured_as_it_arrives() -> None:
+    with pytest.raises(ValidationError, match="is 325007 bytes"):
+        task(payload={"x": [float("nan")] * 65_000})
 
 
 def test_so_has_an_output_in_bytes_not_characters() -> None:

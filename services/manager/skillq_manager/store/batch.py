@@ -166,9 +166,10 @@ class Batch:
             worker.incarnation,
         )
         self.counts[command.key[0], TaskStatus.READY] -= 1
-        if self._after.get(command.key) == _JUST_ADDED and command.key in self._added:
-            # Of each task that is given out at once: a row written once costs half of one written twice.
-            place = self._added[command.key]
+        place = self._added.get(command.key)
+        is_new = self._after.get(command.key) == _JUST_ADDED and command.attempt == 1
+        if place is not None and is_new:
+            # A row written once costs half of one written twice. Any other has its fence in the statement.
             seq, run, id, _, *rest = self._tasks[place][: -len(given)]
             self._tasks[place] = (seq, run, id, _word(TaskStatus.ASSIGNED), *rest, *given)
             self._after[command.key] = 0, TaskStatus.ASSIGNED

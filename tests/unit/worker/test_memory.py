@@ -1,0 +1,41 @@
+"""A worker remembers what it has reported, and not without end."""
+
+import pytest
+
+from skillq.messages import Outcome, TaskResult
+from skillq_worker import memory
+from skillq_worker.memory import Memory
+
+
+def result(id: str, output: str | None = None) -> TaskResult:
+    return TaskResult(run="r", id=id, attempt=1, outcome=Outcome.SUCCEEDED, output=output)
+
+
+def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MAX_BYTES", 1000)
+    kept = Memory()
+    for id in "abc":
+        kept.add(result(id, "x" * 400))
+    assert [kept.get(("r", id, 1)) for id in "abc"] == [
+        None,
+        result("b", "x" * 400),
+        result("c", "x" * 400),
+    ]
+
+
+def test_the_same_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MAX_BYTES", 1000)
+    kept = Memory()
+    kept.add(result("a", "x" * 400))
+    for _ in range(5):
+        kept.add(result("b", "x" * 400))
+    assert kept.get(("r", "a", 1)) is not None
+
+
+def test_very_many_small_ones_do_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_MAX_RESULTS", 2)
+    kept = Memory()
+    for id in "abc":
+        kept.add(result(id))
+    assert kept.get(("r", "a", 1)) is None
+    assert kept.get(("r", "b", 1)) is not None
