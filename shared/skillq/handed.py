@@ -168,7 +168,8 @@ def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None)
     parts = list(_cut(tasks))
     if len(parts) > MAX_PARTS:
         raise UsageError(
-            f"{len(tasks)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: submit them in several, or let payloads refer to what is elsewhere"
+            f"{len(tasks)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
+            "submit them in several, or let payloads refer to what is elsewhere"
         )
     id = uuid4().hex
     messages = [

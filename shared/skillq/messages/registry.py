@@ -32,7 +32,7 @@ _SUBMISSION = b'{"type":"submission","schema_version":%d,' % SCHEMA_VERSION
 
 
 def encode(message: Message) -> bytes:
-    """A message as JSON. Its tasks say what they do not have by default: most fields of most tasks."""
+    """A message as JSON. A submission leaves out what is as by default: most fields of most tasks."""
     if isinstance(message, Submission):
         body = message.__pydantic_serializer__.to_json(message, exclude_defaults=True)
         return _SUBMISSION + body[1:]
