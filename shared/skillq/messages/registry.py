@@ -26,8 +26,6 @@ Message = (
     | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Standing | Probe
 )  # fmt: skip
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
-
-
 _SUBMISSION = b'{"type":"submission","schema_version":%d,' % SCHEMA_VERSION
 
 

@@ -118,7 +118,7 @@ class _OrNumber:
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         text = handler(source)
-        # To call Python for each string of a message takes ten times as long as to check it.
+        # To call Python for each string of a message takes far longer than to check it.
         return core_schema.json_or_python_schema(
             json_schema=text,
             python_schema=core_schema.no_info_before_validator_function(_plain, text),
@@ -149,7 +149,7 @@ def _a_worker_s(written: str) -> str:
 
 
 def _fits(value: Any) -> Any:
-    # What is far from the limit need not be measured exactly, which takes seven times as long.
+    # What is far from the limit need not be measured exactly, which takes far longer.
     if value and len(to_json(value)) > MAX_PAYLOAD_BYTES // 2:
         _check_size(value)
     return value

@@ -166,16 +166,20 @@ class Batch:
             worker.incarnation,
         )
         self.counts[command.key[0], TaskStatus.READY] -= 1
-        place = self._added.get(command.key)
-        is_new = self._after.get(command.key) == _JUST_ADDED and command.attempt == 1
-        if place is not None and is_new:
-            # A row written once costs half of one written twice. Any other has its fence in the statement.
+        if self._is_new(command):
+            # So its row is written once, and not twice in one transaction.
+            place = self._added[command.key]
             seq, run, id, _, *rest = self._tasks[place][: -len(given)]
             self._tasks[place] = (seq, run, id, _word(TaskStatus.ASSIGNED), *rest, *given)
             self._after[command.key] = 0, TaskStatus.ASSIGNED
             return
         rows, _ = self._round(command)
         rows[s.ASSIGN].append((*command.key, *given))
+
+    def _is_new(self, command: c.Assign) -> bool:
+        """Whether it was added in this turn, and this is the first attempt; all else has a fence to pass."""
+        just_added = self._after.get(command.key) == _JUST_ADDED and command.key in self._added
+        return just_added and command.attempt == 1
 
     def _start(self, command: c.Start) -> None:
         rows, _ = self._round(command)
