@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -22,6 +23,7 @@ from skillq.transport import Outgoing, Transport
 from skillq_worker.slots import Attempt
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
+_HOLD_SECONDS = 0.01  # for results to wait for those of attempts that have not even begun
 _PATIENCE, _MOST_TURNS = 3, 60  # turns of the loop in which nothing ends; and in all
 _BRIEF_SECONDS = 0.02  # of what ends within these, only the end is told
 
@@ -45,17 +47,22 @@ async def publish_until_confirmed(transport: Transport, key: str, message: Outgo
 
 
 class Reporter:
-    """Sends results and starts, as many as there are at once. `confirmed` hears of results that arrived."""
+    """Sends results and starts, as many as there are at once. `confirmed` hears of results that arrived.
+
+    `all_begun` is set while no attempt waits for a slot.
+    """
 
     def __init__(
         self,
         transport: Transport,
         profile: WorkerProfile,
         confirmed: Callable[[Sequence[TaskResult]], None],
+        all_begun: asyncio.Event,
     ) -> None:
         self._transport = transport
         self._profile = profile
         self._confirmed = confirmed
+        self._all_begun = all_begun
         self._results: list[TaskResult] = []
         # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
         self._starts: dict[Attempt, tuple[float, float]] = {}
@@ -101,7 +108,13 @@ class Reporter:
                 self._idle.set()
 
     async def _gather(self) -> None:
-        """While others have just begun, and as long as they end: one message for all is cheaper than many."""
+        """Wait a little for what ends soon: one message for all is cheaper than many.
+
+        While attempts wait for a slot, no slot is idle for want of an answer. Else it is a matter of turns.
+        """
+        with suppress(TimeoutError):
+            async with asyncio.timeout(_HOLD_SECONDS):
+                await self._all_begun.wait()
         turns = _PATIENCE
         for _ in range(_MOST_TURNS):
             if not self._starts or not turns:

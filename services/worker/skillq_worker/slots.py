@@ -13,7 +13,7 @@ Attempt = tuple[str, str, int]  # run, id, attempt
 class Slots:
     """A slot makes one attempt after the other, in one asyncio task, as long as any wait.
 
-    Nothing is begun while `may_begin` is not set.
+    Nothing is begun while `may_begin` is not set. `all_begun` is set while none wait.
     """
 
     def __init__(
@@ -28,6 +28,8 @@ class Slots:
         self._waiting: OrderedDict[Attempt, TaskAssignment] = OrderedDict()
         self._running: dict[Attempt, asyncio.Task[None]] = {}
         self._busy: set[asyncio.Task[None]] = set()
+        self.all_begun = asyncio.Event()
+        self.all_begun.set()
 
     @property
     def running(self) -> int:
@@ -40,15 +42,19 @@ class Slots:
 
     def add(self, attempt: Attempt, task: TaskAssignment) -> None:
         self._waiting[attempt] = task
+        self.all_begun.clear()
         self._fill()
 
     def take_back(self, attempt: Attempt) -> bool:
         """Forget an attempt that has not begun; False where it has, or is not there."""
-        return self._waiting.pop(attempt, None) is not None
+        there = self._waiting.pop(attempt, None) is not None
+        self._note_begun()
+        return there
 
     def take_back_all(self) -> list[Attempt]:
         waiting = list(self._waiting)
         self._waiting.clear()
+        self._note_begun()
         return waiting
 
     def abort(self, attempt: Attempt) -> bool:
@@ -65,11 +71,15 @@ class Slots:
 
     async def close(self) -> None:
         """End all."""
-        self._waiting.clear()
+        self.take_back_all()
         slots = list(self._busy)
         for slot in slots:
             slot.cancel()
         await asyncio.gather(*slots, return_exceptions=True)
+
+    def _note_begun(self) -> None:
+        if not self._waiting:
+            self.all_begun.set()
 
     def _fill(self) -> None:
         if self._waiting and len(self._busy) < self._count:
@@ -90,6 +100,7 @@ class Slots:
                 await self._may_begin.wait()
                 continue  # they may have been taken back meanwhile
             attempt, task = self._waiting.popitem(last=False)
+            self._note_begun()
             self._running[attempt] = slot
             try:
                 await self._make(attempt, task)

@@ -70,13 +70,13 @@ class Worker:
         self._executor = executor
         self._clock = clock
         self._grace = grace
-        self._reporter = Reporter(transport, profile, self._forget)
         self._held: dict[Attempt, None] = {}  # accepted, and its result not confirmed
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
         self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
         self._trust = Trust(profile.lease, clock)
         self._slots = Slots(profile.slots, self._attempt, self._trust.may_begin)
+        self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
         self._attachment = Attachment(transport, profile, clock)
