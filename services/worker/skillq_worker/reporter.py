@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from functools import partial
 from typing import TypeVar
 
@@ -12,6 +11,7 @@ from skillq import crash, topology
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import (
+    Outcome,
     Progress,
     ProgressItem,
     TaskResult,
@@ -64,6 +64,7 @@ class Reporter:
         self._confirmed = confirmed
         self._all_begun = all_begun
         self._results: list[TaskResult] = []
+        self._since = 0.0  # by the loop's clock: when the first of them ended
         # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
         self._starts: dict[Attempt, tuple[float, float]] = {}
         self._waits = False  # a timer runs for the first of them
@@ -80,6 +81,8 @@ class Reporter:
         self._set_timer(loop)
 
     def ended(self, result: TaskResult) -> None:
+        if not self._results:
+            self._since = asyncio.get_running_loop().time()
         self._results.append(result)
         self._starts.pop((result.run, result.id, result.attempt), None)
         self._wake()
@@ -110,11 +113,14 @@ class Reporter:
     async def _gather(self) -> None:
         """Wait a little for what ends soon: one message for all is cheaper than many.
 
-        While attempts wait for a slot, no slot is idle for want of an answer. Else it is a matter of turns.
+        While attempts wait for a slot, no slot here is idle for want of an answer. Else it is a matter of turns.
         """
-        with suppress(TimeoutError):
-            async with asyncio.timeout(_HOLD_SECONDS):
-                await self._all_begun.wait()
+        if self._may_hold():
+            try:
+                async with asyncio.timeout_at(self._since + _HOLD_SECONDS):
+                    await self._all_begun.wait()
+            except TimeoutError:
+                return
         turns = _PATIENCE
         for _ in range(_MOST_TURNS):
             if not self._starts or not turns:
@@ -122,6 +128,11 @@ class Reporter:
             before = len(self._results)
             await asyncio.sleep(0)
             turns = turns - 1 if len(self._results) == before else _PATIENCE
+
+    def _may_hold(self) -> bool:
+        """Not what is handed back: another worker is idle."""
+        handed_back = (result.outcome is Outcome.RETURNED for result in self._results)
+        return bool(self._results) and not any(handed_back)
 
     def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
         if self._starts and not self._waits and not self._due:

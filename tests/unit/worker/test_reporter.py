@@ -1,8 +1,9 @@
 """Results go together where that costs nobody time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Coroutine
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -18,11 +19,12 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq_worker import reporter
 from skillq_worker.reporter import Reporter
 from tests.simulation.loop import VirtualLoop
 from tests.unit.wire import Wire
-from tests.unit.worker.bench import working
-from tests.unit.worker.boss import Boss, order, who
+from tests.unit.worker.bench import Bench, working
+from tests.unit.worker.boss import Boss, order, until, who
 
 
 class OneTurn:
@@ -40,6 +42,22 @@ async def test_what_ends_one_turn_after_the_other_is_told_in_one_message(boss: B
         await boss.assign(*(order(f"t{n}") for n in range(10)))
         await boss.has_results(10)
     assert len(boss.all(TaskResults)) == 1
+
+
+async def test_a_worker_tells_when_its_last_attempt_has_a_slot(
+    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reporter, "_HOLD_SECONDS", 3600.0)
+    async with working(boss, bench):
+        await boss.assign(order("a"), order("b"), order("c"))
+        for id in "ab":
+            assert not boss.results
+            await bench.end(id)
+        await boss.has_results(2)
+        await until(lambda: len(bench.begun) == 3)
+        await bench.end("c")
+        await boss.has_results(3)
+    assert len(boss.all(TaskResults)) == 2
 
 
 class Heard(MemoryTransport):
@@ -66,42 +84,91 @@ def success(id: str) -> TaskResult:
     return TaskResult(run="default", id=id, attempt=1, outcome=Outcome.SUCCEEDED)
 
 
-def test_results_wait_for_others_while_attempts_wait_for_a_slot_but_not_for_long() -> None:
-    heard = Heard()
+Story = Callable[[Reporter, asyncio.Event], Coroutine[Any, Any, None]]
 
-    async def story() -> None:
+
+def heard_of(story: Story, heard: Heard | None = None) -> list[tuple[float, list[str]]]:
+    """Whose results were told when, to a few ms, where attempts wait for a slot until the story says otherwise."""
+    heard = heard or Heard()
+
+    async def whole() -> None:
         waiting = begun(all=False)
         reporter = Reporter(heard, who("ada"), lambda _: None, waiting)
         running = asyncio.create_task(reporter.run())
-        for n in range(10):  # 2 ms each, by a clock of its own
-            await asyncio.sleep(0.002)
-            reporter.ended(success(f"t{n}"))
-        waiting.set()
+        await story(reporter, waiting)
         await reporter.flushed()
         running.cancel()
 
-    VirtualLoop(Random(1)).run_until_complete(story())  # type: ignore[abstract]
-    told = [len(m.results) for m in heard.messages if isinstance(m, TaskResults)]
-    assert sum(told) == 10
-    assert len(told) < 4
-    assert heard.times[0] == pytest.approx(0.012)
+    VirtualLoop(Random(1)).run_until_complete(whole())  # type: ignore[abstract]
+    return [
+        (round(at, 3), [result.id for result in message.results])
+        for at, message in zip(heard.times, heard.messages, strict=True)
+        if isinstance(message, TaskResults)
+    ]
+
+
+def test_results_wait_10_ms_for_others_while_attempts_wait_for_a_slot() -> None:
+    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+        for id in "abcdefgh":  # 3 ms each
+            await asyncio.sleep(0.003)
+            reporter.ended(success(id))
+
+    assert heard_of(story) == [(0.013, list("abcd")), (0.025, list("efgh"))]
 
 
 def test_results_wait_no_longer_than_until_the_last_attempt_has_a_slot() -> None:
-    heard = Heard()
-
-    async def story() -> None:
-        waiting = begun(all=False)
-        reporter = Reporter(heard, who("ada"), lambda _: None, waiting)
-        running = asyncio.create_task(reporter.run())
+    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
         reporter.ended(success("a"))
         await asyncio.sleep(0.001)
         waiting.set()
-        await reporter.flushed()
-        running.cancel()
 
-    VirtualLoop(Random(1)).run_until_complete(story())  # type: ignore[abstract]
-    assert heard.times == [pytest.approx(0.001)]
+    assert heard_of(story) == [(0.001, ["a"])]
+
+
+def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> None:
+    class Slow(Heard):
+        async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
+            await super().publish(exchange, key, message)
+            await asyncio.sleep(0.03)
+
+    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+        reporter.ended(success("a"))
+        await asyncio.sleep(0.012)
+        reporter.ended(success("b"))
+
+    assert heard_of(story, Slow()) == [(0.01, ["a"]), (0.04, ["b"])]
+
+
+def test_what_is_handed_back_does_not_wait() -> None:
+    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+        reporter.ended(success("a").model_copy(update={"outcome": Outcome.RETURNED}))
+
+    assert heard_of(story) == [(0.0, ["a"])]
+
+
+def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
+    heard = Heard()
+
+    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+        reporter.started(("default", "a", 1), 1.0)
+        await asyncio.sleep(0.05)
+
+    heard_of(story, heard)
+    assert [type(message) for message in heard.messages] == [Progress]
+    assert heard.times == [pytest.approx(0.02)]
+
+
+def test_results_do_not_wait_for_as_long_as_others_end_turn_by_turn() -> None:
+    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+        waiting.set()
+        reporter.started(("default", "long", 1), 1.0)
+        for n in range(100):
+            reporter.ended(success(f"t{n}"))
+            await asyncio.sleep(0)
+
+    (_, first), *others = heard_of(story)
+    assert 50 < len(first) < 70
+    assert others
 
 
 def test_starts_are_told_only_of_what_goes_on_however_much_else_begins_meanwhile() -> None:

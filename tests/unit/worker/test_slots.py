@@ -46,3 +46,8 @@ async def test_an_attempt_that_is_taken_back_waits_no_more(slots: Slots) -> None
 async def test_where_all_are_taken_back_none_waits(slots: Slots) -> None:
     assert slots.take_back_all() == [B]
     assert slots.all_begun.is_set()
+
+
+async def test_where_all_has_ended_none_waits(slots: Slots) -> None:
+    await slots.close()
+    assert slots.all_begun.is_set()
