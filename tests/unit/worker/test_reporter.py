@@ -19,7 +19,6 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_worker import reporter
 from skillq_worker.reporter import Reporter
 from tests.simulation.loop import VirtualLoop
 from tests.unit.wire import Wire
@@ -47,7 +46,7 @@ async def test_what_ends_one_turn_after_the_other_is_told_in_one_message(boss: B
 async def test_a_worker_tells_when_its_last_attempt_has_a_slot(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(reporter, "_HOLD_SECONDS", 3600.0)
+    monkeypatch.setattr("skillq_worker.reporter._HOLD_SECONDS", 3600.0)
     async with working(boss, bench):
         await boss.assign(order("a"), order("b"), order("c"))
         for id in "ab":
@@ -73,10 +72,10 @@ class Heard(MemoryTransport):
         self.times.append(asyncio.get_running_loop().time())
 
 
-def begun(*, all: bool = True) -> asyncio.Event:
+def begun() -> asyncio.Event:
+    """No attempt waits for a slot."""
     event = asyncio.Event()
-    if all:
-        event.set()
+    event.set()
     return event
 
 
@@ -88,14 +87,14 @@ Story = Callable[[Reporter, asyncio.Event], Coroutine[Any, Any, None]]
 
 
 def heard_of(story: Story, heard: Heard | None = None) -> list[tuple[float, list[str]]]:
-    """Whose results were told when, to a few ms, where attempts wait for a slot until the story says otherwise."""
+    """Whose results were told when, to the ms. Attempts wait for a slot until the story sets the event."""
     heard = heard or Heard()
 
     async def whole() -> None:
-        waiting = begun(all=False)
-        reporter = Reporter(heard, who("ada"), lambda _: None, waiting)
+        all_begun = asyncio.Event()
+        reporter = Reporter(heard, who("ada"), lambda _: None, all_begun)
         running = asyncio.create_task(reporter.run())
-        await story(reporter, waiting)
+        await story(reporter, all_begun)
         await reporter.flushed()
         running.cancel()
 
@@ -108,7 +107,7 @@ def heard_of(story: Story, heard: Heard | None = None) -> list[tuple[float, list
 
 
 def test_results_wait_10_ms_for_others_while_attempts_wait_for_a_slot() -> None:
-    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         for id in "abcdefgh":  # 3 ms each
             await asyncio.sleep(0.003)
             reporter.ended(success(id))
@@ -117,10 +116,10 @@ def test_results_wait_10_ms_for_others_while_attempts_wait_for_a_slot() -> None:
 
 
 def test_results_wait_no_longer_than_until_the_last_attempt_has_a_slot() -> None:
-    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         reporter.ended(success("a"))
         await asyncio.sleep(0.001)
-        waiting.set()
+        all_begun.set()
 
     assert heard_of(story) == [(0.001, ["a"])]
 
@@ -131,7 +130,7 @@ def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> Non
             await super().publish(exchange, key, message)
             await asyncio.sleep(0.03)
 
-    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         reporter.ended(success("a"))
         await asyncio.sleep(0.012)
         reporter.ended(success("b"))
@@ -140,7 +139,7 @@ def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> Non
 
 
 def test_what_is_handed_back_does_not_wait() -> None:
-    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         reporter.ended(success("a").model_copy(update={"outcome": Outcome.RETURNED}))
 
     assert heard_of(story) == [(0.0, ["a"])]
@@ -149,7 +148,7 @@ def test_what_is_handed_back_does_not_wait() -> None:
 def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
     heard = Heard()
 
-    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         reporter.started(("default", "a", 1), 1.0)
         await asyncio.sleep(0.05)
 
@@ -159,8 +158,8 @@ def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
 
 
 def test_results_do_not_wait_for_as_long_as_others_end_turn_by_turn() -> None:
-    async def story(reporter: Reporter, waiting: asyncio.Event) -> None:
-        waiting.set()
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+        all_begun.set()
         reporter.started(("default", "long", 1), 1.0)
         for n in range(100):
             reporter.ended(success(f"t{n}"))
