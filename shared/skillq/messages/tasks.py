@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
-from typing import Annotated, Literal, Self
+from operator import itemgetter
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -53,6 +54,10 @@ class Task(Wire):
     unroutable: Unroutable = Unroutable.WAIT
     unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
 
+    def shape(self) -> tuple[Any, ...]:
+        """All of it but what is its own: its id, its texts, what it depends on. Many tasks share one."""
+        return _SHAPE(self.__dict__)
+
     def brief(self) -> bytes:
         """As JSON, without what is as by default; of a subclass, what a message would have of it."""
         return Task.__pydantic_serializer__.to_json(self, exclude_defaults=True)
@@ -61,6 +66,10 @@ class Task(Wire):
         """A number of 63 bits that stands for this definition; fields of later releases do not change it."""
         digest = blake2b(self.brief(), digest_size=8).digest()
         return int.from_bytes(digest) >> 1
+
+
+_ITS_OWN = {"id", "description", "payload", "depends_on"}
+_SHAPE = itemgetter(*(name for name in Task.model_fields if name not in _ITS_OWN))
 
 
 def check_tasks(tasks: Iterable[Task]) -> None:

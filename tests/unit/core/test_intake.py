@@ -211,7 +211,7 @@ def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
     assert len({id(entry.terms) for entry in do.state.tasks.live.values()}) == 1
     assert len({id(entry.need) for entry in do.state.tasks.live.values()}) == 1
     do(submission(*(task(f"u{n}", timeout=n + 1) for n in range(99))))
-    assert len(do.state._intake._terms) <= 4
+    assert len(do.state._intake._kinds) <= 3
 
 
 # --- restored

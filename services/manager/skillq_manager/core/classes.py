@@ -235,13 +235,14 @@ class Tier:
             self.ranks[source] = rank
             heappush(self.candidates, (rank, source.id, source))
 
-    def worsen(self, source: Source, rank: Order) -> None:
-        """The first candidate is not what it was."""
+    def stays_first(self, source: Source, rank: Order) -> bool:
+        """The first candidate has another rank than it had; whether it goes first all the same."""
         self.ranks[source] = rank
         heapreplace(self.candidates, (rank, source.id, source))
+        return self.candidates[0][2] is source
 
     def drop(self) -> None:
         """The first candidate brings nothing."""
         rank, _, source = heappop(self.candidates)
-        if self.ranks.get(source) == rank:
+        if self.ranks.get(source) is rank:
             del self.ranks[source]

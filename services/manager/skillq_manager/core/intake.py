@@ -1,10 +1,10 @@
 """How tasks come in: submitted, sent again by an operator, restored from the store."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from graphlib import TopologicalSorter
-from typing import TypeVar
+from typing import Any
 
-from skillq.messages import MIN_LEVEL, Outcome, Task, TaskStatus, WorkerProfile
+from skillq.messages import MIN_LEVEL, Outcome, Submission, Task, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.lifecycle import check
 from skillq_manager.core.model import (
@@ -21,7 +21,7 @@ from skillq_manager.core.turn import Turn
 
 _REMEMBERED = 4096
 
-T = TypeVar("T")
+_Kind = tuple[Need, Terms]
 _KnownTasks = Mapping[TaskKey, c.Known]
 
 
@@ -29,8 +29,7 @@ class Intake:
     def __init__(self, turn: Turn, tasks: Tasks) -> None:
         self._turn = turn
         self._tasks = tasks
-        self._terms: dict[Terms, Terms] = {}  # many tasks say the same
-        self._needs: dict[Need, Need] = {}  # likewise
+        self._kinds: dict[tuple[Any, ...], _Kind] = {}  # what tasks of one shape ask for
         self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
         self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
         self._crowded: dict[WorkerEntry, None] = {}  # likewise: have more than slots
@@ -39,52 +38,55 @@ class Intake:
 
     def submit(self, event: c.Submitted) -> None:
         """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
-        submission = event.submission
-        reason = self._refusal(event)
+        submission, known = event.submission, event.known
+        run = submission.run
+        keys = ((task.id, (run, task.id)) for task in submission.tasks)
+        there = {id: one for id, key in keys if (one := self._known(key, known)) is not None}
+        reason = self._refusal(event, there)
         if reason is not None:
             self.refuse(c.Unfit(submission, reason))
             return
-        run = submission.run
-        fresh = [t for t in submission.tasks if self._known((run, t.id), event.known) is None]
-        known = len(submission.tasks) - len(fresh)
-        self._turn.out.append(c.Answer(submission, len(fresh), known, None, self._turn.now))
+        fresh = [task for task in submission.tasks if task.id not in there]
+        self._turn.out.append(c.Answer(submission, len(fresh), len(there), None, self._turn.now))
         self._turn.runs[run] = bool(fresh) or self._turn.runs.get(run, False)
         self._turn.titles[run] = submission.run_title
+        self._take_in(submission, fresh, known)
+
+    def _take_in(self, submission: Submission, fresh: Sequence[Task], known: _KnownTasks) -> None:
+        run, title, out, now = submission.run, submission.run_title, self._turn.out, self._turn.now
         entries = [self._enter(run, task) for task in fresh]
         for entry, task in zip(entries, fresh, strict=True):
-            is_here = not self._is_free(entry, task, event.known) or self._tasks.arrive(entry)
-            self._turn.out.append(
+            is_here = not self._is_free(entry, task, known) or self._tasks.arrive(entry)
+            shelf = None if is_here else entry.need
+            out.append(
                 c.AddTask(
-                    entry.key,
-                    entry.seq,
-                    submission.run_title,
-                    task,
-                    entry.fingerprint,
-                    entry.status,
-                    self._turn.now,
-                    None if is_here else entry.need,
+                    entry.key, entry.seq, title, task, entry.fingerprint, entry.status, now, shelf
                 )
             )
         self._tasks.spill()
         for entry, task in zip(entries, fresh, strict=True):
-            self._fail_if_doomed(entry, task, event.known)
+            if task.depends_on:
+                self._fail_if_doomed(entry, task, known)
 
     def refuse(self, event: c.Unfit) -> None:
         self._turn.out.append(c.Answer(event.submission, 0, 0, event.reason, self._turn.now))
 
-    def _refusal(self, event: c.Submitted) -> str | None:
-        run, title = event.submission.run, event.submission.run_title
+    def _refusal(self, event: c.Submitted, there: Mapping[str, c.Known]) -> str | None:
+        submission = event.submission
+        run, title = submission.run, submission.run_title
         other = self._turn.titles.get(run, event.run_title)
         if other not in {None, title}:
             return f"run {title!r} would be {run} on the wire, as run {other!r} is; choose another name"
-        own = {task.id for task in event.submission.tasks}
+        doubtful = [task for task in submission.tasks if task.depends_on or task.id in there]
+        own = {task.id for task in submission.tasks} if doubtful else set()
         complaints = (
-            self._complaint(run, task, own, event.known) for task in event.submission.tasks
+            self._complaint(run, task, own, there.get(task.id), event.known) for task in doubtful
         )
         return next((complaint for complaint in complaints if complaint), None)
 
-    def _complaint(self, run: str, task: Task, own: set[str], known: _KnownTasks) -> str | None:
-        there = self._known((run, task.id), known)
+    def _complaint(
+        self, run: str, task: Task, own: set[str], there: c.Known | None, known: _KnownTasks
+    ) -> str | None:
         if there is not None and there.fingerprint != task.fingerprint():
             return (
                 f"task {task.id} is already in run {run} with another definition; "
@@ -108,18 +110,29 @@ class Intake:
         return self._turn.ended.get(key) or known.get(key)
 
     def _enter(self, run: str, task: Task) -> TaskEntry:
+        need, terms = self._kind(task)
         entry = TaskEntry(
-            key=(run, task.id),
-            seq=next(self._tasks.seq),
-            need=_shared(self._needs, Need.of(task)),
-            priority=task.priority,
-            terms=_shared(self._terms, Terms.of(task)),
-            fingerprint=task.fingerprint(),
-            submitted_at=self._turn.now,
-            status=TaskStatus.BLOCKED,
+            (run, task.id),
+            next(self._tasks.seq),
+            need,
+            task.priority,
+            terms,
+            task.fingerprint(),
+            self._turn.now,
+            TaskStatus.BLOCKED,
         )
         self._tasks.open_up(entry)
         return entry
+
+    def _kind(self, task: Task) -> _Kind:
+        """What it asks for, made once for all of its shape; no more of them are remembered than are worth it."""
+        shape = task.shape()
+        kind = self._kinds.get(shape)
+        if kind is None:
+            if len(self._kinds) >= _REMEMBERED:
+                self._kinds.clear()
+            kind = self._kinds[shape] = Need.of(task), Terms.of(task)
+        return kind
 
     def _is_free(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> bool:
         """Whether it waits for no other task: then it is ready."""
@@ -182,12 +195,13 @@ class Intake:
         return was_ready and self._tasks.has_shelf(again.task)
 
     def _reopen(self, again: c.Again, known: _KnownTasks) -> None:
+        need, terms = self._kind(again.task)
         entry = TaskEntry(
             key=again.key,
             seq=again.seq,
-            need=_shared(self._needs, Need.of(again.task)),
+            need=need,
             priority=again.task.priority,
-            terms=_shared(self._terms, Terms.of(again.task)),
+            terms=terms,
             fingerprint=again.fingerprint,
             submitted_at=self._turn.now,  # its deadline counts anew
             status=check(again.status, TaskStatus.BLOCKED),
@@ -303,12 +317,13 @@ class Intake:
         return entry
 
     def _entry(self, row: LiveTask) -> TaskEntry:
+        need, terms = self._kind(row.task)
         return TaskEntry(
             key=(row.run, row.task.id),
             seq=row.seq,
-            need=_shared(self._needs, row.need or Need.of(row.task)),
+            need=row.need or need,
             priority=row.task.priority,
-            terms=_shared(self._terms, Terms.of(row.task)),
+            terms=terms,
             fingerprint=row.fingerprint,
             submitted_at=row.submitted_at,
             status=row.status,
@@ -334,13 +349,6 @@ def _put_in_order(worker: WorkerEntry) -> None:
     for task in sorted(held, key=lambda t: (t.status is TaskStatus.ASSIGNED, t.assigned_at)):
         worker.holds[task.key] = worker.holds.pop(task.key)
         task.may_wait = True
-
-
-def _shared(seen: dict[T, T], thing: T) -> T:
-    """An equal one that is there already; no more of them are remembered than are worth it."""
-    if len(seen) > _REMEMBERED:
-        seen.clear()
-    return seen.setdefault(thing, thing)
 
 
 def _ghost(row: LiveTask, now: float) -> WorkerEntry:

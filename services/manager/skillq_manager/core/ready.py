@@ -51,6 +51,7 @@ class Board:
         self._tiers = (self._free, *self._ahead)
         self.shelves = Shelves(head if policy.shelves else 0, self._tiers)
         self._dry = self.shelves.dry
+        self._changed: dict[WorkerEntry, None] = {}  # may be in another tier than they were
         self._count = count(1)
         self._forget_at = _MANY_CLASSES
 
@@ -75,9 +76,11 @@ class Board:
         task.ticket = next(self._count)
         cls.push((self.policy.rank(task), task.ticket, task))
         self.waiting += 1
-        head = cls.head()
-        if head is not None and head[2] is task:
-            self._announce(cls, task.ticket)
+        first = cls.heap[0]
+        if first[2] is task or first[2].ticket != first[1]:
+            head = cls.head()
+            if head is not None and head[2] is task:
+                self._announce(cls, task.ticket)
 
     def _announce(self, cls: Class, time: int) -> None:
         """It has a new head."""
@@ -168,10 +171,18 @@ class Board:
                 cls.expel(pool, at)
 
     def freed(self, worker: WorkerEntry) -> None:
-        """A worker's slots or availability have changed."""
-        pool = self._homes.get(worker)
-        if pool is None:
-            return
+        """A worker's slots or availability have changed. It is looked at once for all of that, when it matters."""
+        self._changed[worker] = None
+
+    def settle(self) -> None:
+        """Put the workers that have changed into the tiers where they belong now."""
+        for worker in self._changed:
+            pool = self._homes.get(worker)
+            if pool is not None:
+                self._settle(worker, pool)
+        self._changed.clear()
+
+    def _settle(self, worker: WorkerEntry, pool: Pool) -> None:
         is_free = worker.is_free
         if is_free:
             self._free.put(worker, pool, self.policy.turn(worker))
@@ -209,6 +220,7 @@ class Board:
 
     def aged(self, before: float, most: int) -> list[TaskEntry]:
         """Tasks that have been ready since before and that a reserved worker could take; so many of each class."""
+        self.settle()
         reserved = [skills for skills in self._pools if skills.reserve]
         found: list[TaskEntry] = []
         for cls in self._classes.values() if reserved else ():
@@ -235,6 +247,8 @@ class Board:
         Where there is none, the same of workers that have room ahead.
         The task leaves the board; the caller gives it to the worker and says so with `freed`.
         """
+        if self._changed:
+            self.settle()
         if self._dry and self.shelves.holds_up():
             return None
         for tier in self._tiers:
@@ -248,14 +262,13 @@ class Board:
             self._gather(tier)
         while tier.candidates:
             rank, _, source = tier.candidates[0]
-            best = self._best(source) if tier.ranks.get(source) == rank else None
+            best = self._best(source) if tier.ranks.get(source) is rank else None
             if best is None:
                 tier.drop()
-            elif best[0] != rank:
-                tier.worsen(source, best[0])
-            elif (worker := self._choose(best[1], source, tier)) is not None:
-                return self._take(best[1], tier), worker
-            else:
+            elif best[0] is rank or tier.stays_first(source, best[0]):
+                worker = self._choose(best[1], source, tier)
+                if worker is not None:
+                    return self._take(best[1], tier), worker
                 tier.drop()
         return None
 

@@ -123,6 +123,7 @@ class State:
         self.fleet.sweep()
         self.tasks.due(fleet_is_there=not self.expected_workers)
         self._match()
+        self.board.settle()
         shelves = self.board.shelves
         self.refills = [c.Refill(*where, shelves.head) for where in shelves.wanted()]
         if not self.refills:
