@@ -45,15 +45,14 @@ class PublishesBeforeCommit(Manager):
         added = {command.key for command in commands if isinstance(command, c.AddTask)}
         early = [o for o in commands if isinstance(o, c.Assign) and o.key not in added]
         if early:
-            await self._outbox.send(early)
+            await self._outbox.send(c.Decided(early))
         rest = [o for o in commands if o not in early]
         if commands:
             await self.store.commit(commands)
-            await self._outbox.send(rest)
+            await self._outbox.send(c.Decided(rest))
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
-        for command in commands:
-            await self._tell(command)
+        await self._tell(c.Decided(commands))
 
 
 def _no_resend(self: Fleet, worker: WorkerEntry, held: object) -> None:

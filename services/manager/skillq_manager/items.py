@@ -3,7 +3,7 @@
 Each field was validated when it came in. To make models of them first would take five times as long.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pydantic import JsonValue
@@ -16,8 +16,6 @@ from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import Body
 
 Fields = dict[str, Any]
-
-_GIVEN = {c.Assign: TaskStatus.ASSIGNED, c.Start: TaskStatus.RUNNING}
 
 
 def assignment(key: TaskKey, attempt: int, body: Body) -> Fields:
@@ -65,41 +63,54 @@ def _outgoing(type: str, *, persistent: bool, **fields: object) -> Outgoing:
     return Outgoing(body, type, persistent=persistent)
 
 
-def task_event(command: c.Command) -> tuple[str, str, Fields] | None:
-    """The run and the type of a task, and what a `TaskEvent` has."""
-    match command:
-        case c.AddTask():
-            run, id = command.key
-            event = {"id": id, "status": command.status.value, "attempt": 0, "at": command.at}
-            return run, command.task.type, event
-        case c.SetStatus():
-            return _moved(command, command.status, reason=command.reason)
-        case c.Assign() | c.Start():
-            return _moved(command, _GIVEN[type(command)], command.worker)
-        case c.EndAttempt():
-            output = command.result.output if command.result else None
-            return _moved(command, command.status, command.worker, command.reason, output)
-        case c.Reopen():
-            return _moved(command, command.status, reason="sent again")
-        case _:
-            return None
+Told = tuple[str, str, Fields]  # the run and the type of a task, and what a `TaskEvent` has
 
 
-def _moved(
-    command: c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.Reopen,
+def task_events(decided: c.Decided) -> Iterator[Told]:
+    """What is told of tasks. A new one that is given out at once is not told of as ready: that is over."""
+    given = {command.key for command in decided.of(c.Assign)}
+    for added in decided.of(c.AddTask):
+        if added.key not in given or added.status is not TaskStatus.READY:
+            yield _event(added, added.task.type, added.status, 0)
+    for again in decided.of(c.Reopen):
+        yield _event(again, again.task_type, again.status, again.attempt, reason="sent again")
+    for moved in decided.of(c.SetStatus):
+        yield _event(moved, moved.task_type, moved.status, moved.attempt, reason=moved.reason)
+    for began in decided.of(c.Start):
+        yield _event(began, began.task_type, TaskStatus.RUNNING, began.attempt, began.worker)
+    for end in decided.of(c.EndAttempt):
+        output = end.result.output if end.result else None
+        yield _event(
+            end,
+            end.task_type,
+            end.status,
+            end.attempt,
+            end.worker,
+            reason=end.reason,
+            output=output,
+        )
+    for gave in decided.of(c.Assign):
+        yield _event(gave, gave.task_type, TaskStatus.ASSIGNED, gave.attempt, gave.worker)
+
+
+def _event(
+    command: c.AddTask | c.Reopen | c.SetStatus | c.Start | c.EndAttempt | c.Assign,
+    task_type: str,
     status: TaskStatus,
+    attempt: int,
     worker: WorkerProfile | None = None,
+    *,
     reason: str | None = None,
     output: JsonValue = None,
-) -> tuple[str, str, Fields]:
+) -> Told:
     run, id = command.key
     event = {
         "id": id,
         "status": status.value,  # a plain word: twice as fast to write
-        "attempt": command.attempt,
+        "attempt": attempt,
         "at": command.at,
         "worker": worker.title if worker else None,
         "reason": reason,
         "output": output,
     }
-    return run, command.task_type, event
+    return run, task_type, event

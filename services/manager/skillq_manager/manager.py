@@ -45,7 +45,6 @@ STOP_SECONDS = 10.0  # how long workers are waited for at the end
 log = structlog.get_logger()
 
 OnComplete = Callable[[str], Awaitable[None]]
-_ASKED_FOR = (c.Answer, c.Reply, c.CompleteRun)
 _Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
 
@@ -319,20 +318,19 @@ class Manager:
 
     async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
         """Write, then send, then acknowledge what it came from, then say so."""
+        decided = c.Decided(commands)
         if commands:
             crash.at("manager.decided")
             await self.store.commit(commands)
             crash.at("manager.committed")
-            await self._outbox.send(commands)
+            await self._outbox.send(decided)
             crash.at("manager.sent")
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
             crash.at("manager.acked")
         tell(commands)
-        for command in commands:
-            self.tally.count(command)
-            if isinstance(command, _ASKED_FOR):
-                await self._tell(command)
+        self.tally.count(decided)
+        await self._tell(decided)
 
     def _notice(self, message: Inbound) -> None:
         if isinstance(message, Probe):
@@ -347,21 +345,18 @@ class Manager:
                 "another manager, with another store, serves this broker; stop it, or use another vhost"
             )
 
-    async def _tell(self, command: c.Command) -> None:
+    async def _tell(self, decided: c.Decided) -> None:
         """Say what has been decided: to whoever asked, to `on_complete`."""
-        match command:
-            case c.Answer(submission=submission):
-                self._inquiries.note(command)
-                self._questions.answer(submission.submission_id, command)
-            case c.Reply(request=request):
-                self._questions.answer(request, command)
-            case c.CompleteRun(run=run, again=again):
-                self._has_completed = True
-                if not again or run not in self._summed_up:
-                    self._summed_up.add(run)
-                    await self._on_complete(run)
-            case _:
-                pass
+        for answer in decided.of(c.Answer):
+            self._inquiries.note(answer)
+            self._questions.answer(answer.submission.submission_id, answer)
+        for reply in decided.of(c.Reply):
+            self._questions.answer(reply.request, reply)
+        for complete in decided.of(c.CompleteRun):
+            self._has_completed = True
+            if not complete.again or complete.run not in self._summed_up:
+                self._summed_up.add(complete.run)
+                await self._on_complete(complete.run)
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
         if not self._queues.are_taken:

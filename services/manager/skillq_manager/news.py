@@ -1,5 +1,6 @@
 """What has been decided, for the log."""
 
+import logging
 from collections.abc import Iterable
 
 import structlog
@@ -9,14 +10,24 @@ from skillq.logs import Log
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
 
+_USUAL = frozenset({c.Assign, c.AddTask, c.Start})
+
 log = structlog.get_logger()
 
 
 def tell(commands: Iterable[c.Command]) -> None:
     """Runs, workers and what went wrong as info; each task that goes its way as debug."""
     bound = log.bind()  # once: to bind takes longer than not to log
+    tells_all = bound.is_enabled_for(logging.DEBUG)
     for command in commands:
-        _tell(bound, command)
+        if tells_all or not _goes_its_way(command):
+            _tell(bound, command)
+
+
+def _goes_its_way(command: c.Command) -> bool:
+    if type(command) is c.EndAttempt:
+        return command.status is TaskStatus.SUCCEEDED
+    return type(command) in _USUAL
 
 
 def _tell(log: FilteringBoundLogger, command: c.Command) -> None:

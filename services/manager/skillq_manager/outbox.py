@@ -17,7 +17,6 @@ from skillq.messages import (
     RunEvent,
     RunStatus,
     Stop,
-    TaskStatus,
     WorkerEvent,
     WorkerEventKind,
     WorkerProfile,
@@ -26,12 +25,10 @@ from skillq.messages import (
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
 from skillq_manager.core import commands as c
-from skillq_manager.items import Fields, assignment, assignments, events, ref, task_event
+from skillq_manager.items import Fields, assignment, assignments, events, ref, task_events
 from skillq_manager.store.base import RunRow, Store
 
 _RETRY_SECONDS = 1.0
-_ORDERS = (c.Assign, c.Resend)
-_RARE = (c.Abort, c.Recall, c.SaveWorker, c.Answer, c.CompleteRun)
 
 log = structlog.get_logger()
 
@@ -58,18 +55,26 @@ class Outbox:
         self._may_assign = may_assign
         self._pending: set[asyncio.Task[None]] = set()
 
-    async def send(self, commands: Sequence[c.Command]) -> None:
+    async def send(self, decided: c.Decided) -> None:
         """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
-        await self._send_assignments([o for o in commands if isinstance(o, _ORDERS)])
-        rare = [command for command in commands if isinstance(command, _RARE)]
-        for command in rare:
-            if isinstance(command, c.Abort | c.Recall):
-                self._send_cancel(command)
-            if isinstance(command, c.SaveWorker) and command.event is WorkerEventKind.CONNECTED:
-                self.declare(command.profile.name)  # it may have expired while the worker was away
-        self._send_task_events(commands)
-        for command in rare:
-            await self._send_rare_event(command)
+        await self._send_assignments([*decided.of(c.Resend), *decided.of(c.Assign)])
+        for abort in decided.of(c.Abort):
+            self._send_cancel(abort)
+        for recall in decided.of(c.Recall):
+            self._send_cancel(recall)
+        for saved in decided.of(c.SaveWorker):
+            if saved.event is WorkerEventKind.CONNECTED:
+                self.declare(saved.profile.name)  # it may have expired while the worker was away
+        self._send_task_events(decided)
+        for saved in decided.of(c.SaveWorker):
+            event = _worker_event(saved)
+            self._tell_event(f"worker.{event.worker}.{event.event}", event)
+        for answer in decided.of(c.Answer):
+            self._tell_run(_answer_event(answer, self._store.id))
+        for complete in decided.of(c.CompleteRun):
+            # Before anything else is committed: these counts are of the end, and of nothing that came after.
+            row = await self._store.run(complete.run)
+            self._tell_run(_complete_event(complete, row))
 
     async def flush(self, timeout: float) -> None:
         """Wait until all is confirmed, and news are on their way, `timeout` seconds at most; drop the rest."""
@@ -191,38 +196,14 @@ class Outbox:
 
     # --- events
 
-    def _send_task_events(self, commands: Sequence[c.Command]) -> None:
-        """A new task that is given out at once is not told of as ready: that is over."""
-        given = {command.key for command in commands if isinstance(command, c.Assign)}
+    def _send_task_events(self, decided: c.Decided) -> None:
         by_key: dict[tuple[str, str, str], list[Fields]] = {}
-        for command in commands:
-            if (
-                isinstance(command, c.AddTask)
-                and command.status is TaskStatus.READY
-                and command.key in given
-            ):
-                continue
-            if (event := task_event(command)) is not None:
-                run, task_type, item = event
-                by_key.setdefault((run, task_type, item["status"]), []).append(item)
+        for run, task_type, item in task_events(decided):
+            by_key.setdefault((run, task_type, item["status"]), []).append(item)
         for (run, task_type, status), items in by_key.items():
             key = f"task.{run}.{slug(task_type)}.{status}"
             messages, _ = pack(partial(events, run, task_type), items)
             self._tell(key, [message for message, _ in messages])
-
-    async def _send_rare_event(self, command: c.Command) -> None:
-        match command:
-            case c.SaveWorker():
-                event = _worker_event(command)
-                self._tell_event(f"worker.{event.worker}.{event.event}", event)
-            case c.Answer():
-                self._tell_run(_answer_event(command, self._store.id))
-            case c.CompleteRun():
-                # Before anything else is committed: these counts are of the end, and of nothing that came after.
-                row = await self._store.run(command.run)
-                self._tell_run(_complete_event(command, row))
-            case _:
-                pass
 
     def _tell_run(self, event: RunEvent) -> None:
         self._tell_event(f"run.{event.run}.{event.status}", event)

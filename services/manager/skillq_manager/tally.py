@@ -16,24 +16,15 @@ class Tally:
     stale: int = 0
     parked: int = 0
 
-    def count(self, command: c.Command) -> None:
-        match command:
-            case c.EndAttempt(outcome=outcome, status=status):
-                self.attempts[outcome] += 1
-                self.retries += status not in TERMINAL and outcome in _TRIED
-                self._count_end(status)
-            case c.SetStatus(status=status):
-                self._count_end(status)
-            case c.Reopen():
-                self.sent_again += 1
-            case c.Stale():
-                self.stale += 1
-            case _:
-                pass
-
-    def _count_end(self, status: TaskStatus) -> None:
-        if status in TERMINAL:
-            self.ended[status] += 1
+    def count(self, decided: c.Decided) -> None:
+        ends = decided.of(c.EndAttempt)
+        self.attempts.update(end.outcome for end in ends)
+        self.ended.update(end.status for end in ends if end.status in TERMINAL)
+        moves = decided.of(c.SetStatus)
+        self.ended.update(moved.status for moved in moves if moved.status in TERMINAL)
+        self.retries += sum(end.status not in TERMINAL and end.outcome in _TRIED for end in ends)
+        self.sent_again += len(decided.of(c.Reopen))
+        self.stale += len(decided.of(c.Stale))
 
 
 _TRIED = {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST}

@@ -56,7 +56,8 @@ class Task(Wire):
 
     def shape(self) -> tuple[Any, ...]:
         """All of it but what is its own: its id, its texts, what it depends on. Many tasks share one."""
-        return _SHAPE(self.__dict__)
+        shape: tuple[Any, ...] = _SHAPE(self.__dict__)
+        return shape
 
     def brief(self) -> bytes:
         """As JSON, without what is as by default; of a subclass, what a message would have of it."""

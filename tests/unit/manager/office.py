@@ -53,7 +53,7 @@ class Office:
         )
 
     async def send(self, *commands: c.Command) -> None:
-        await self.outbox.send(commands)
+        await self.outbox.send(c.Decided(commands))
         await self.outbox.flush(timeout=5)
 
     def assign(self, id: str, worker: WorkerProfile | None = None) -> c.Assign:

@@ -3,8 +3,9 @@
 Events are what happened, commands what the shell has to do: rows to write, messages to send.
 """
 
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from skillq.messages import (
     AttemptRef,
@@ -308,3 +309,20 @@ Command = (
     | SaveWorker
     | CompleteRun
 )
+
+Kind = TypeVar("Kind", bound=Command)
+
+
+class Decided:
+    """The commands of one turn: `all` in order, and those `of` one kind in theirs."""
+
+    __slots__ = ("_kinds", "all")
+
+    def __init__(self, commands: Sequence[Command]) -> None:
+        self.all = commands
+        self._kinds: defaultdict[type, list[Any]] = defaultdict(list)
+        for command in commands:
+            self._kinds[type(command)].append(command)
+
+    def of(self, kind: type[Kind]) -> Sequence[Kind]:
+        return self._kinds.get(kind, ())
