@@ -12,7 +12,7 @@ from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.settings import load, without_password
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_manager.core.state import HEAD, State
+from skillq_manager.core.state import CROWD, HEAD, State
 from skillq_manager.manager import Manager
 from skillq_manager.settings import POLICIES, ManagerSettings
 from skillq_manager.store import MEMORY, open_store
@@ -50,6 +50,7 @@ async def run(settings: ManagerSettings) -> None:
                 retries=settings.retries,
                 store=store.id,
                 head=0 if settings.store_url == MEMORY else HEAD,
+                crowd=CROWD,
             ),
             clock=steady_clock(),
             stop_when_done=settings.stop_when_done,

@@ -197,7 +197,7 @@ class Model:
         self._finish(command.key, command.status)
 
     def _is_unroutable(self, row: Row) -> None:
-        assert self.now - max(row.ready_at, row.asked_at) >= row.task.unroutable_after
+        assert self.now >= max(row.ready_at, row.asked_at) + row.task.unroutable_after
         assert not self.crew.able(row.asks)
 
     def _is_called_off(self, key: TaskKey) -> bool:

@@ -46,6 +46,18 @@ def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> No
     assert not do.state.is_idle
 
 
+def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
+    do = ShelfDriver(HEAD, crowd=10)
+    fill(do, 5)
+    out = fill(do, 5, 5, difficulty=4)
+    assert not [command for command in out if isinstance(command, c.Shelve)]
+    assert do.state.board.waiting == 10
+    out = fill(do, 10, 10)
+    assert pick(out, c.Shelve)
+    assert sum(command.shelf is not None for command in pick(out, c.AddTask)) == 9
+    assert work_off(do) == names(5, 5) + names(5) + names(10, 10)
+
+
 def test_all_are_done_in_the_order_of_their_priorities_then_of_submission(do: ShelfDriver) -> None:
     fill(do, 10)
     fill(do, 10, 10, priority=5)

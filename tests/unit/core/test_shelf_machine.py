@@ -20,15 +20,20 @@ SPILLED = {"put away": 0, "fetched": 0}
 
 
 class ShelfMachine(Machine):
-    @initialize(head=st.integers(1, 3))
-    def begin_shelf(self, head: int) -> None:
-        self.head = head
+    @initialize(head=st.integers(1, 3), crowd=st.sampled_from([0, 0, 6]))
+    def begin_shelf(self, head: int, crowd: int) -> None:
+        self.head, self.crowd = head, crowd
 
     def _new_state(self) -> State:
         self.keeper = getattr(self, "keeper", None) or Keeper()
         self.head = getattr(self, "head", 1)
+        self.crowd = getattr(self, "crowd", 0)
         return State(
-            BestFit(), chance=lambda: self.chance, expected_workers=self.expected, head=self.head
+            BestFit(),
+            chance=lambda: self.chance,
+            expected_workers=self.expected,
+            head=self.head,
+            crowd=self.crowd,
         )
 
     @rule(

@@ -9,7 +9,7 @@ A pool keeps a heap of the heads of the classes it may take from. It is not told
 it reads what is new when one of its workers is free. All heaps are mended lazily: an entry that is
 no longer true is put right when it comes to the top.
 
-Where a store keeps what is far behind (`head`), a class has only its first tasks here. When those are gone and a
+Where a store keeps what is far behind (`head`), a class of very many has only its first tasks here. When those are gone and a
 worker is free for the next, the class is *dry*, and nothing is matched until it is refilled: so everything goes in
 the order in which it would go if all were here.
 
@@ -32,9 +32,11 @@ _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
 
 
 class Board:
-    """Matches ready tasks with workers by a policy; keeps about `head` of a class, where there is a shelf."""
+    """Matches ready tasks with workers by a policy; of a class that has a shelf, keeps about `head` in a `crowd`."""
 
-    def __init__(self, policy: Policy, lookahead: Lookahead, head: int = 0) -> None:
+    def __init__(
+        self, policy: Policy, lookahead: Lookahead, head: int = 0, crowd: int = 0
+    ) -> None:
         self.policy = policy
         self.waiting = 0
         self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
@@ -50,6 +52,7 @@ class Board:
         self._ahead = (ahead,) if policy.looks_ahead else ()
         self._tiers = (self._free, *self._ahead)
         self.shelves = Shelves(head if policy.shelves else 0, self._tiers)
+        self._crowd = crowd
         self._dry = self.shelves.dry
         self._changed: dict[WorkerEntry, None] = {}  # may be in another tier than they were
         self._count = count(1)
@@ -68,7 +71,7 @@ class Board:
         if cls.horizon is not None and task.place >= cls.horizon and task.is_plain:
             return False
         self._put(cls, task)
-        if len(cls.heap) > cls.room:
+        if len(cls.heap) > cls.room and self.waiting > self._crowd:
             self.shelves.full[cls] = None
         return True
 

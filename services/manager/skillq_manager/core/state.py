@@ -33,6 +33,7 @@ from skillq_manager.core.tasks import Tasks
 from skillq_manager.core.turn import Turn
 
 HEAD = 2000  # tasks with one need that are in memory where the store keeps the rest
+CROWD = 20_000  # tasks that may wait in memory, of all needs, before any of them goes to the store
 _NO_SHELF = c.Shelf((), {})
 _NOTHING: Mapping[TaskKey, c.Known] = {}
 _DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
@@ -42,7 +43,8 @@ _HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
 class State:
     """`chance` returns random numbers in [0, 1), for the jitter of retries; `store` names what numbers attempts.
 
-    `head`: of tasks with one need, only about so many stay here, and the store keeps the rest; 0: all stay here.
+    `head`: once more than `crowd` tasks wait, of those with one need only about so many stay here, and the store
+    keeps the rest; 0: all stay here.
     """
 
     def __init__(
@@ -56,10 +58,11 @@ class State:
         lookahead: LookaheadPolicy | None = None,
         store: str = "",
         head: int = 0,
+        crowd: int = 0,
     ) -> None:
         self._turn = Turn(store)
         self.lookahead = Lookahead(lookahead or LookaheadPolicy())
-        self.board = Board(policy, self.lookahead, head)
+        self.board = Board(policy, self.lookahead, head, crowd)
         self.tasks = Tasks(self._turn, self.board, self.lookahead, retries or RetryPolicy(), chance)
         self._recalls = Recalls(self._turn, self.board, self.lookahead.policy)
         self._intake = Intake(self._turn, self.tasks)
