@@ -45,14 +45,18 @@ class PublishesBeforeCommit(Manager):
         added = {command.key for command in commands if isinstance(command, c.AddTask)}
         early = [o for o in commands if isinstance(o, c.Assign) and o.key not in added]
         if early:
-            await self._outbox.send(c.Decided(early))
+            await self._send(early)
         rest = [o for o in commands if o not in early]
         if commands:
             await self.store.commit(commands)
-            await self._outbox.send(c.Decided(rest))
+            await self._send(rest)
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
         await self._tell(c.Decided(commands))
+
+    async def _send(self, commands: Sequence[c.Command]) -> None:
+        decided = c.Decided(commands)
+        await self._outbox.send(decided, self._outbox.news(decided))
 
 
 def _no_resend(self: Fleet, worker: WorkerEntry, held: object) -> None:

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from skillq import topology
 from skillq.errors import MalformedMessage
@@ -31,11 +32,19 @@ BELONGS: dict[str, tuple[type[Message], ...]] = {
 }
 
 
+class Arrived(NamedTuple):
+    """A delivery, and what it says; else what is wrong with it."""
+
+    delivery: Delivery
+    message: Inbound | None
+    complaint: str = ""
+
+
 @dataclass(slots=True)
 class Intake:
     """All that has arrived since the last round."""
 
-    deliveries: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
+    deliveries: list[tuple[Consumer, Sequence[Arrived]]] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     retries: list[tuple[str, Sequence[TaskKey]]] = field(default_factory=list)  # with their request
@@ -73,11 +82,11 @@ class Inbox:
         self._arrived.clear()
 
     async def pump(self, queue: str, consumer: Consumer) -> None:
-        """Take in what `consumer` brings, for ever."""
+        """Take in what `consumer` brings, for ever. It is read at once: the disk may be at work on something else."""
         while True:
             deliveries = await consumer.batch()
             self._note(queue)
-            self._intake.deliveries.append((consumer, deliveries))
+            self._intake.deliveries.append((consumer, list(map(_arrived, deliveries))))
             self._arrived.set()
 
     async def take(self, timeout: float | None) -> Intake:
@@ -91,6 +100,13 @@ class Inbox:
         self._arrived.clear()
         intake, self._intake = self._intake, Intake()
         return intake
+
+
+def _arrived(delivery: Delivery) -> Arrived:
+    try:
+        return Arrived(delivery, read(delivery))
+    except MalformedMessage as error:
+        return Arrived(delivery, None, str(error))
 
 
 def read(delivery: Delivery) -> Inbound:

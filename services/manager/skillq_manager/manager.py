@@ -26,7 +26,7 @@ from skillq_manager.core.state import State
 from skillq_manager.inbox import Inbound, Inbox, Intake
 from skillq_manager.inquiries import Inquiries
 from skillq_manager.news import tell
-from skillq_manager.outbox import Outbox
+from skillq_manager.outbox import News, Outbox
 from skillq_manager.parts import Parts
 from skillq_manager.questions import Questions
 from skillq_manager.queues import Queues, stay
@@ -321,9 +321,9 @@ class Manager:
         decided = c.Decided(commands)
         if commands:
             crash.at("manager.decided")
-            await self.store.commit(commands)
+            news = await self._commit(decided)
             crash.at("manager.committed")
-            await self._outbox.send(decided)
+            await self._outbox.send(decided, news)
             crash.at("manager.sent")
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
@@ -331,6 +331,15 @@ class Manager:
         tell(commands)
         self.tally.count(decided)
         await self._tell(decided)
+
+    async def _commit(self, decided: c.Decided) -> Sequence[News]:
+        """Write; meanwhile, prepare what is to be told of it."""
+        committing = asyncio.create_task(self.store.commit(decided.all), name="commit")
+        try:
+            await asyncio.sleep(0)  # until the disk is at work
+            return self._outbox.news(decided)
+        finally:
+            await committing
 
     def _notice(self, message: Inbound) -> None:
         if isinstance(message, Probe):

@@ -30,6 +30,8 @@ from skillq_manager.store.base import RunRow, Store
 
 _RETRY_SECONDS = 1.0
 
+News = tuple[str, Sequence[Outgoing]]  # messages, and their routing key
+
 log = structlog.get_logger()
 
 
@@ -55,20 +57,29 @@ class Outbox:
         self._may_assign = may_assign
         self._pending: set[asyncio.Task[None]] = set()
 
-    async def send(self, decided: c.Decided) -> None:
+    def news(self, decided: c.Decided) -> list[News]:
+        """What is to be told of tasks once the commands are committed."""
+        by_key: dict[tuple[str, str, str], list[Fields]] = {}
+        for run, task_type, item in task_events(decided):
+            by_key.setdefault((run, task_type, item["status"]), []).append(item)
+        found: list[News] = []
+        for (run, task_type, status), items in by_key.items():
+            messages, _ = pack(partial(events, run, task_type), items)
+            key = f"task.{run}.{slug(task_type)}.{status}"
+            found.append((key, [message for message, _ in messages]))
+        return found
+
+    async def send(self, decided: c.Decided, news: Iterable[News]) -> None:
         """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
         await self._send_assignments([*decided.of(c.Resend), *decided.of(c.Assign)])
         for abort in decided.of(c.Abort):
             self._send_cancel(abort)
         for recall in decided.of(c.Recall):
             self._send_cancel(recall)
+        for key, messages in news:
+            self._tell(key, messages)
         for saved in decided.of(c.SaveWorker):
-            if saved.event is WorkerEventKind.CONNECTED:
-                self.declare(saved.profile.name)  # it may have expired while the worker was away
-        self._send_task_events(decided)
-        for saved in decided.of(c.SaveWorker):
-            event = _worker_event(saved)
-            self._tell_event(f"worker.{event.worker}.{event.event}", event)
+            self._send_worker(saved)
         for answer in decided.of(c.Answer):
             self._tell_run(_answer_event(answer, self._store.id))
         for complete in decided.of(c.CompleteRun):
@@ -196,14 +207,11 @@ class Outbox:
 
     # --- events
 
-    def _send_task_events(self, decided: c.Decided) -> None:
-        by_key: dict[tuple[str, str, str], list[Fields]] = {}
-        for run, task_type, item in task_events(decided):
-            by_key.setdefault((run, task_type, item["status"]), []).append(item)
-        for (run, task_type, status), items in by_key.items():
-            key = f"task.{run}.{slug(task_type)}.{status}"
-            messages, _ = pack(partial(events, run, task_type), items)
-            self._tell(key, [message for message, _ in messages])
+    def _send_worker(self, saved: c.SaveWorker) -> None:
+        event = _worker_event(saved)
+        if saved.event is WorkerEventKind.CONNECTED:
+            self.declare(event.worker)  # its queue may have expired while it was away
+        self._tell_event(f"worker.{event.worker}.{event.event}", event)
 
     def _tell_run(self, event: RunEvent) -> None:
         self._tell_event(f"run.{event.run}.{event.status}", event)

@@ -7,13 +7,13 @@ import structlog
 from pydantic import ValidationError
 
 from skillq import topology
-from skillq.errors import MalformedMessage, TransportError
+from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import Inquiry, Probe, Submission, explain
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
-from skillq_manager.inbox import Inbound, Intake, read
+from skillq_manager.inbox import Inbound, Intake
 from skillq_manager.inquiries import Inquiries
 from skillq_manager.parts import SILENCE_SECONDS, Parts, Pile
 from skillq_manager.store.base import Store
@@ -65,12 +65,14 @@ class Sorter:
         """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
         events = [await self._with_shelved(event) for event in intake.events]
         mail = Mail(events, [] if leaving else list(intake.submissions))
-        for consumer, deliveries in intake.deliveries:
+        for consumer, arrivals in intake.deliveries:
             good: list[Delivery] = []
             mail.settled.append((consumer, good))
-            for delivery in deliveries:
-                message = await self._read(consumer, delivery)
-                if message is None or (leaving and self._is_for_the_next(message)):
+            for delivery, message, complaint in arrivals:
+                if message is None:
+                    await self._park(consumer, delivery, complaint)
+                    continue
+                if leaving and self._is_for_the_next(message):
                     continue
                 if isinstance(message, Submission) and message.parts > 1:
                     self._keep(mail, message, consumer, delivery)
@@ -83,19 +85,13 @@ class Sorter:
             mail.events += [await self._again(*retry) for retry in intake.retries]
         return mail
 
-    async def _read(self, consumer: Consumer, delivery: Delivery) -> Inbound | None:
-        """The message; None where it cannot be read, and has been parked."""
-        try:
-            return read(delivery)
-        except MalformedMessage as error:
-            reason = str(error)
+    async def _park(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
         log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
         try:
             await park(self._transport, consumer, delivery, reason)
             self._tally.parked += 1
         except TransportError:
             await consumer.nack(delivery, requeue=True)
-        return None
 
     def _is_for_the_next(self, message: Inbound) -> bool:
         if isinstance(message, Inquiry):

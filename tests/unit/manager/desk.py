@@ -20,6 +20,7 @@ from skillq.messages import (
     ProgressItem,
     TaskResult,
     TaskResults,
+    WorkerEventKind,
     WorkerProfile,
     slug,
 )
@@ -91,10 +92,12 @@ class Desk:
         who = WorkerProfile.model_validate(fields | more)
         await self._transport.declare(topology.worker_topology(who.name))
         await self.say(f"connect.{who.name}", Connect(worker=who))
-        await self.until(
-            lambda: self.manager.state.fleet.current(who.name, who.incarnation) is not None
-        )
+        await self.until(lambda: self.worker(who.name) == (who, WorkerEventKind.CONNECTED))
         return who
+
+    def worker(self, name: str) -> Any:
+        row = self.store._workers.get(name)
+        return row and (row.profile, row.status)
 
     async def give_up(self, *ids: str) -> None:
         """Let a worker be killed by these, again and again, until they are dead-lettered."""
@@ -103,7 +106,7 @@ class Desk:
             await self.until(partial(self._all_at, ids, min(start, 3)))
         gone = Disconnect(worker="victim", incarnation="Victim-4")
         await self.say("disconnect.victim", gone)
-        await self.until(lambda: not self.manager.state.fleet.workers)
+        await self.until(lambda: self.worker("victim")[1] is WorkerEventKind.DISCONNECTED)
         assert {self.row(id).status for id in ids} == {"dead_lettered"}
 
     def _all_at(self, ids: Sequence[str], attempt: int) -> bool:
@@ -115,7 +118,7 @@ class Desk:
             worker=who.name, incarnation=who.incarnation, store=self.store.id, items=(item,)
         )
         await self.say(f"progress.{who.name}", message)
-        await self.until(lambda: self.row(id).status != "assigned")
+        await self.until(lambda: self.row(id).status not in {"ready", "assigned"})
 
     async def end(
         self, who: WorkerProfile, id: str, outcome: str, *, attempt: int = 1, **more: Any

@@ -52,8 +52,11 @@ class Office:
             ]
         )
 
+    async def hand_over(self, decided: c.Decided) -> None:
+        await self.outbox.send(decided, self.outbox.news(decided))
+
     async def send(self, *commands: c.Command) -> None:
-        await self.outbox.send(c.Decided(commands))
+        await self.hand_over(c.Decided(commands))
         await self.outbox.flush(timeout=5)
 
     def assign(self, id: str, worker: WorkerProfile | None = None) -> c.Assign:

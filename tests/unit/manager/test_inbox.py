@@ -71,7 +71,7 @@ async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> Non
         queue = topology.MANAGER_REPORTS
         pump = asyncio.create_task(inbox.pump(queue, await transport.consume(queue, prefetch=100)))
         intake = await inbox.take(5)
-        keys = [d.routing_key for _, deliveries in intake.deliveries for d in deliveries]
+        keys = [one.delivery.routing_key for _, there in intake.deliveries for one in there]
         assert keys == [f"connect.w{n}" for n in range(20)]
         assert set(heard) == {queue}
         pump.cancel()

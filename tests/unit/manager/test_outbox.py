@@ -110,7 +110,7 @@ async def test_an_assignment_that_is_wanted_no_more_is_not_sent_again(
     monkeypatch.setattr("skillq_manager.outbox._RETRY_SECONDS", 0.01)
     await office.store_tasks(task("a"))
     office.wire.fails = lambda _: True
-    await office.outbox.send(c.Decided([office.assign("a")]))
+    await office.hand_over(c.Decided([office.assign("a")]))
     await until(lambda: office.wire.failed.count("assignment.ada") >= 2)
     office.current = False
     await office.outbox.flush(timeout=5)
@@ -124,7 +124,7 @@ async def test_assignments_wait_while_another_manager_may_give_the_same_ones_out
     queue = await office.give_queue(office.ada)
     await office.store_tasks(task("a"))
     office.alone = False
-    await office.outbox.send(c.Decided([office.assign("a")]))
+    await office.hand_over(c.Decided([office.assign("a")]))
     waiting = asyncio.create_task(said(queue))
     await asyncio.sleep(0.05)
     assert not waiting.done()
@@ -138,7 +138,7 @@ async def test_a_worker_that_cannot_be_reached_holds_up_no_other(office: Office)
     queue = await office.give_queue(bob)
     await office.store_tasks(task("a"), task("b"))
     office.wire.fails = lambda key: key == "assignment.ada"
-    await office.outbox.send(c.Decided([office.assign("a"), office.assign("b", bob)]))
+    await office.hand_over(c.Decided([office.assign("a"), office.assign("b", bob)]))
     (message,) = await said(queue)
     assert message.type == "assignment"
     await office.outbox.flush(timeout=0)
@@ -183,7 +183,7 @@ async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
 async def test_at_the_end_it_waits_so_long_and_no_longer(office: Office) -> None:
     await office.store_tasks(task("a"))
     office.wire.fails = lambda _: True
-    await office.outbox.send(c.Decided([office.assign("a")]))
+    await office.hand_over(c.Decided([office.assign("a")]))
     async with asyncio.timeout(2):
         await office.outbox.flush(timeout=0.05)
     assert not office.outbox._pending

@@ -144,7 +144,7 @@ async def test_nothing_else_is_decided_before_the_tasks_of_a_run_at_its_end_are_
         return await run(name)
 
     monkeypatch.setattr(office.store, "run", slow)
-    sending = asyncio.create_task(office.outbox.send(c.Decided([c.CompleteRun("run", 0.0)])))
+    sending = asyncio.create_task(office.hand_over(c.Decided([c.CompleteRun("run", 0.0)])))
     await asked.wait()
     assert not sending.done()
     may_go_on.set()

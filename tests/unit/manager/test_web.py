@@ -12,6 +12,7 @@ from skillq.messages import (
     Outcome,
     TaskResult,
     TaskResults,
+    WorkerEventKind,
 )
 from skillq_manager.web import paging
 from tests.unit.manager.desk import TASKS, Desk
@@ -204,7 +205,7 @@ async def test_workers_show_those_that_are_there_and_those_that_left(desk: Desk)
     gone = await desk.join("Gone", 1)
     bye = Disconnect(worker=gone.name, incarnation=gone.incarnation, reason="drained")
     await desk.say("disconnect.gone", bye)
-    await desk.until(lambda: "gone" not in desk.manager.state.fleet.workers)
+    await desk.until(lambda: desk.worker("gone")[1] is WorkerEventKind.DISCONNECTED)
     (left, there) = (await desk.get("/api/workers"))["items"]
     assert (left["name"], left["status"], left["running"]) == ("Gone", "disconnected", 0)
     assert there.pop("last_seen").endswith("Z")

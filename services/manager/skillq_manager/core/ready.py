@@ -34,9 +34,7 @@ _MANY_CLASSES = 4096  # from here on, empty classes are forgotten
 class Board:
     """Matches ready tasks with workers by a policy; of a class that has a shelf, keeps about `head` in a `crowd`."""
 
-    def __init__(
-        self, policy: Policy, lookahead: Lookahead, head: int = 0, crowd: int = 0
-    ) -> None:
+    def __init__(self, policy: Policy, lookahead: Lookahead, head: int = 0, crowd: int = 0) -> None:
         self.policy = policy
         self.waiting = 0
         self.kinds: dict[Skills, int] = {}  # what the workers can do, by how many are alike
