@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from uuid import uuid4
 
+from pydantic import TypeAdapter, ValidationError
+
 from skillq.errors import UsageError
 from skillq.forms import one_line
 from skillq.messages import (
@@ -16,17 +18,20 @@ from skillq.messages import (
     RunEvent,
     RunStatus,
     Standing,
-    Submission,
     Task,
     TaskEvent,
     TaskEvents,
     TaskStatus,
+    Title,
     check_tasks,
+    encode_submission,
+    explain,
     slug,
 )
 from skillq.packing import check_readable
 from skillq.transport.base import Outgoing
 
+_TITLE: TypeAdapter[str] = TypeAdapter(Title)
 _ROOM_BYTES = MAX_MESSAGE_BYTES - 2048  # of a message, for its tasks
 
 OnEvent = Callable[[TaskEvent], None]
@@ -164,6 +169,7 @@ def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None)
     Raises:
         UsageError: they can never all be done, or no messages can carry them.
     """
+    name = _name(run)
     check_tasks(tasks)
     parts = list(_cut(tasks))
     if len(parts) > MAX_PARTS:
@@ -173,41 +179,44 @@ def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None)
         )
     id = uuid4().hex
     messages = [
-        Outgoing.of(
-            Submission(
-                submission_id=id,
-                run=slug(run),
-                run_title=run,
-                tasks=part,
-                part=number,
-                parts=len(parts),
-            )
+        Outgoing(
+            encode_submission(id, name, run, part, part=number, parts=len(parts)), "submission"
         )
         for number, part in enumerate(parts, 1)
     ]
-    return Handed(id, slug(run), messages, dict.fromkeys(task.id for task in tasks), on_event)
+    return Handed(id, name, messages, dict.fromkeys(task.id for task in tasks), on_event)
 
 
-def _cut(tasks: Iterable[Task]) -> Iterator[tuple[Task, ...]]:
-    """As few parts as hold them all, in order."""
-    part: list[Task] = []
+def _name(run: str) -> str:
+    try:
+        return slug(_TITLE.validate_python(run))
+    except ValidationError as error:
+        raise UsageError(f"run {run!r}: {explain(error)}") from error
+
+
+def _cut(tasks: Sequence[Task]) -> Iterator[list[bytes]]:
+    """As few parts as hold them all, in order, each task as JSON."""
+    if not tasks:
+        raise UsageError("there are no tasks; hand in one at least")
+    part: list[bytes] = []
     size = 0
     for task in tasks:
-        its_size = _size(task)
+        brief = _brief(task)
+        its_size = len(brief) + 1  # and a comma
         if its_size > _ROOM_BYTES:
             raise UsageError(
                 f"task {task.id}: is {its_size} bytes, and a message holds {_ROOM_BYTES}; "
                 "depend on fewer tasks, or on one that depends on them"
             )
         if part and (size + its_size > _ROOM_BYTES or len(part) == MAX_TASKS):
-            yield tuple(part)
+            yield part
             part, size = [], 0
-        part.append(task)
+        part.append(brief)
         size += its_size
-    yield tuple(part)
+    yield part
 
 
-def _size(task: Task) -> int:
+def _brief(task: Task) -> bytes:
     """A submission that the manager cannot read would be parked, and never answered."""
     try:
         body = task.brief()
@@ -217,4 +226,4 @@ def _size(task: Task) -> int:
         raise UsageError(
             f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"
         ) from error
-    return len(body) + 1  # and a comma
+    return body

@@ -15,7 +15,7 @@ from skillq.messages.events import (
     WorkerEvent,
     WorkerEventKind,
 )
-from skillq.messages.registry import Message, decode, encode, explain
+from skillq.messages.registry import Message, decode, encode, encode_submission, explain
 from skillq.messages.tasks import AttemptRef, Inquiry, Submission, Task, check_tasks
 from skillq.messages.words import (
     DEFAULT_RUN,
@@ -118,6 +118,7 @@ __all__ = [
     "check_tasks",
     "decode",
     "encode",
+    "encode_submission",
     "explain",
     "place",
     "shorten",

@@ -1,9 +1,11 @@
 """All messages, by their `type`; to bytes and back."""
 
 import json
+from collections.abc import Iterable
 from typing import Annotated
 
 from pydantic import Field, TypeAdapter, ValidationError
+from pydantic_core import to_json
 
 from skillq.errors import MalformedMessage
 from skillq.messages.events import Probe, RunEvent, Standing, TaskEvents, WorkerEvent
@@ -26,15 +28,37 @@ Message = (
     | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Standing | Probe
 )  # fmt: skip
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
-_SUBMISSION = b'{"type":"submission","schema_version":%d,' % SCHEMA_VERSION
 
 
 def encode(message: Message) -> bytes:
     """A message as JSON. A submission leaves out what is as by default: most fields of most tasks."""
     if isinstance(message, Submission):
-        body = message.__pydantic_serializer__.to_json(message, exclude_defaults=True)
-        return _SUBMISSION + body[1:]
+        briefs = [task.brief() for task in message.tasks]
+        return encode_submission(
+            message.submission_id,
+            message.run,
+            message.run_title,
+            briefs,
+            part=message.part,
+            parts=message.parts,
+        )
     return message.__pydantic_serializer__.to_json(message)
+
+
+def encode_submission(
+    id: str, run: str, run_title: str, briefs: Iterable[bytes], *, part: int = 1, parts: int = 1
+) -> bytes:
+    """A `Submission` as JSON, of tasks that have been written already (`Task.brief`)."""
+    fields: dict[str, str | int] = {
+        "type": "submission",
+        "schema_version": SCHEMA_VERSION,
+        "submission_id": id,
+        "run": run,
+        "run_title": run_title,
+    }
+    if parts > 1:
+        fields |= {"part": part, "parts": parts}
+    return b'%s,"tasks":[%s]}' % (to_json(fields)[:-1], b",".join(briefs))
 
 
 def decode(body: bytes) -> Message:
