@@ -334,6 +334,23 @@ async def test_tasks_that_no_manager_could_read_are_refused_before_they_are_sent
     assert not desk.taken
 
 
+@pytest.mark.parametrize(
+    ("run", "tasks", "complaint"),
+    [
+        ("run", [], "there are no tasks; hand in one at least"),
+        ("…", [task()], "run '…': '…' has no letter a-z or digit to make a name from"),
+        ("a" + "!" * 120, [task()], f"run 'a{'!' * 120}': should have at most 120 characters"),
+    ],
+)
+async def test_what_can_be_no_submission_is_refused_in_one_line(
+    desk: Desk, client: Client, run: str, tasks: list[Task], complaint: str
+) -> None:
+    with pytest.raises(UsageError) as caught:
+        await client.submit(run, tasks)
+    assert str(caught.value) == complaint
+    assert not desk.taken
+
+
 def test_a_client_s_name_makes_its_routing_key() -> None:
     with pytest.raises(ValueError, match="no letter"):
         Client(MemoryTransport(MemoryBroker()), name="…")
