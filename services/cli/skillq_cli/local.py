@@ -1,11 +1,11 @@
 """Commands that do work in this process: demo, run."""
 
-import asyncio
 from collections import Counter
 from pathlib import Path
 from typing import Any, Literal
 
 import click
+import uvloop
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
@@ -59,5 +59,5 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
     with progress(len(work.tasks), quiet=as_json) as display:
         logs.configure("warning", "console")  # to standard error as the display leaves it
-        ended = asyncio.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
+        ended = uvloop.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
     return conclude(work.run, ended, Counter(e.status for e in ended), as_json)

@@ -1,9 +1,9 @@
 """The command that serves as the manager."""
 
-import asyncio
 from typing import Any
 
 import click
+import uvloop
 
 import skillq_manager.__main__ as process
 from skillq.settings import load
@@ -15,5 +15,5 @@ from skillq_manager.settings import ManagerSettings
 @settings_options(ManagerSettings)
 def manager(**given: Any) -> int:
     """Serve as the manager, until SIGTERM."""
-    asyncio.run(process.run(load(ManagerSettings, given)))
+    uvloop.run(process.run(load(ManagerSettings, given)))
     return 0

@@ -1,9 +1,9 @@
 """The command that serves as a worker."""
 
-import asyncio
 from typing import Any
 
 import click
+import uvloop
 
 import skillq_worker.__main__ as process
 from skillq.settings import load
@@ -16,5 +16,5 @@ from skillq_worker.settings import WorkerSettings
 @settings_options(WorkerSettings, "handlers")
 def worker(specialty: tuple[str, ...], **given: Any) -> int:
     """Serve as a worker, with your handlers or (without) simulating the work, until SIGTERM."""
-    asyncio.run(process.run(load(WorkerSettings, given | {"specialty": specialty or None})))
+    uvloop.run(process.run(load(WorkerSettings, given | {"specialty": specialty or None})))
     return 0

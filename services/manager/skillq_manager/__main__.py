@@ -6,6 +6,7 @@ import signal
 import sys
 
 import structlog
+import uvloop
 
 from skillq import garbage, logs, streams
 from skillq.clock import steady_clock
@@ -87,7 +88,7 @@ def _stop_on_signals(manager: Manager) -> None:
 def main() -> int:
     streams.replace_closed()
     try:
-        asyncio.run(run(load(ManagerSettings)))
+        uvloop.run(run(load(ManagerSettings)))
     except SkillqError as error:
         sys.stderr.write(f"skillq manager: {error}\n")
         return 2 if isinstance(error, UsageError) else 3

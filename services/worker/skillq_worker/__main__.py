@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from uuid import uuid4
 
 import structlog
+import uvloop
 
 from skillq import garbage, logs, streams
 from skillq.clock import steady_clock
@@ -96,7 +97,7 @@ def main() -> int:
     streams.replace_closed()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:
-        asyncio.run(run(load(WorkerSettings, {"handlers": handlers})))
+        uvloop.run(run(load(WorkerSettings, {"handlers": handlers})))
     except SkillqError as error:
         sys.stderr.write(f"skillq worker: {error}\n")
         return 2 if isinstance(error, UsageError) else 3
