@@ -25,6 +25,8 @@ from skillq_manager.core.model import TaskKey
 
 Inbound = Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
 
+_ROUND = 1000  # new tasks, about
+
 BELONGS: dict[str, tuple[type[Message], ...]] = {
     topology.MANAGER_SUBMISSIONS: (Submission, Inquiry, Probe),
     topology.MANAGER_REPORTS: (Connect, Disconnect, TaskResults, Progress, Probe),
@@ -52,9 +54,28 @@ class Intake:
     def __bool__(self) -> bool:
         return bool(self.deliveries or self.submissions or self.events or self.retries)
 
+    def beyond(self, room: int) -> "Intake":
+        """Take out, in their order, the submissions that come after those with so many tasks."""
+        late = Intake()
+        deliveries, self.deliveries = self.deliveries, []
+        for consumer, arrivals in deliveries:
+            now: list[Arrived] = []
+            then: list[Arrived] = []
+            for one in arrivals:
+                size = len(one.message.tasks) if isinstance(one.message, Submission) else 0
+                (then if size and room <= 0 else now).append(one)
+                room -= size
+            self.deliveries.append((consumer, now))
+            if then:
+                late.deliveries.append((consumer, then))
+        return late
+
 
 class Inbox:
-    """Collects; `take` hands over everything at once, so that rounds grow with the load."""
+    """Collects; `take` hands over everything at once, so that rounds grow with the load.
+
+    But for new tasks, of which there may be very many: what has ended, and who is idle, is not to wait for all.
+    """
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note  # is told of each queue that brings something
@@ -72,6 +93,10 @@ class Inbox:
     def add_retry(self, request: str, keys: Sequence[TaskKey]) -> None:
         self._intake.retries.append((request, keys))
         self._arrived.set()
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._intake
 
     def wake(self) -> None:
         self._arrived.set()
@@ -98,7 +123,10 @@ class Inbox:
             except TimeoutError:
                 return Intake()
         self._arrived.clear()
-        intake, self._intake = self._intake, Intake()
+        intake = self._intake
+        self._intake = intake.beyond(_ROUND)
+        if self._intake:
+            self._arrived.set()
         return intake
 
 

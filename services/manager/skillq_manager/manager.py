@@ -210,6 +210,7 @@ class Manager:
             self._stop_when_done
             and self._has_completed
             and self.state.is_idle
+            and self._inbox.is_empty
             and not len(self._parts)
         )
 

@@ -7,7 +7,7 @@ import pytest
 
 from skillq import topology
 from skillq.errors import MalformedMessage
-from skillq.messages import Inquiry, Message, Probe
+from skillq.messages import Inquiry, Message, Probe, Submission
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core import commands as c
@@ -74,8 +74,46 @@ async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> Non
         keys = [one.delivery.routing_key for _, there in intake.deliveries for one in there]
         assert keys == [f"connect.w{n}" for n in range(20)]
         assert set(heard) == {queue}
+        await _cancel([pump])
+
+
+async def test_of_very_many_new_tasks_a_round_takes_some_and_what_has_ended_waits_for_none(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("skillq_manager.inbox._ROUND", 5)
+    inbox = Inbox(lambda _: None)
+    async with MemoryTransport(MemoryBroker()) as transport:
+        await transport.declare(topology.MANAGER)
+        for n in range(4):
+            few = submission(*(task(f"{n}-{i}") for i in range(3)), run=f"run {n}")
+            await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.of(few))
+        await transport.publish(topology.REPORTS, "result.ada", Outgoing.of(report(ADA)))
+        queues = (topology.MANAGER_SUBMISSIONS, topology.MANAGER_REPORTS)
+        pumps = [
+            asyncio.create_task(inbox.pump(queue, await transport.consume(queue, prefetch=100)))
+            for queue in queues
+        ]
+        for _ in range(3):
+            await asyncio.sleep(0)  # both have brought all that was there
+        rounds = []
+        while not inbox.is_empty:
+            intake = await inbox.take(None)
+            rounds.append([one.message for _, there in intake.deliveries for one in there])
+        await _cancel(pumps)
+    assert [_said(message) for message in rounds[0]] == ["run-0", "run-1", "result"]
+    assert [_said(message) for message in rounds[1]] == ["run-2", "run-3"]
+    assert len(rounds) == 2
+
+
+def _said(message: Message | None) -> str:
+    assert message is not None
+    return message.run if isinstance(message, Submission) else message.type
+
+
+async def _cancel(pumps: list[asyncio.Task[None]]) -> None:
+    for pump in pumps:
         pump.cancel()
-        await asyncio.gather(pump, return_exceptions=True)
+    await asyncio.gather(*pumps, return_exceptions=True)
 
 
 async def test_after_the_time_an_empty_intake_is_taken() -> None:
