@@ -26,9 +26,11 @@ Group = tuple[s.Statement, list[s.Row]]
 _Round = defaultdict[s.Statement, list[s.Row]]
 
 _APART = {"id", "description", "payload"}  # of a task, in columns of their own
+_REMEMBERED = 4096
 _SETS = ("requires", "excluded")  # of a `Need`
 _JUST_ADDED = (0, TaskStatus.READY)  # and nothing else has happened to it in this turn
 _NOBODY = (None, None, None, None)  # has it
+_STATUS = 3  # its place in the row of a new task
 
 
 class Batch:
@@ -40,9 +42,9 @@ class Batch:
         self._runs: dict[str, s.Row] = {}
         self._reopened: dict[str, None] = {}
         self._completed: dict[str, s.Row] = {}
-        self._tasks: list[s.Row] = []
-        self._added: dict[TaskKey, int] = {}  # which row of these is whose
-        self._shelved: list[s.Row] = []
+        self._tasks: list[list[Any]] = []
+        self._added: dict[TaskKey, list[Any]] = {}  # these rows, by whose they are
+        self._shelved: list[list[Any]] = []
         self._kinds: dict[int, s.Row] = {}
         self._definitions: list[s.Row] = []
         self._rounds: list[_Round] = []
@@ -71,9 +73,9 @@ class Batch:
         """What is to be written, in this order; without `counts`."""
         yield s.OPEN_RUN, list(self._runs.values())
         yield s.REOPEN_RUN, [(run,) for run in self._reopened]
-        yield s.ADD_TASK, self._tasks
+        yield s.ADD_TASK, list(map(tuple, self._tasks))
         yield s.ADD_KIND, list(self._kinds.values())
-        yield s.ADD_SHELVED, self._shelved
+        yield s.ADD_SHELVED, list(map(tuple, self._shelved))
         yield s.DEFINE, self._definitions
         for one_round in self._rounds:
             yield from one_round.items()
@@ -86,28 +88,18 @@ class Batch:
     def _add(self, command: c.AddTask) -> None:
         run, id = command.key
         task, status = command.task, command.status
-        row = (
-            command.seq,
-            run,
-            id,
-            _word(status),
-            task.type,
-            command.fingerprint,
-            command.at,
-            0,
-            0,
-            0,
-        )
+        word = _word(status)
+        row = [command.seq, run, id, word, task.type, command.fingerprint, command.at, 0, 0, 0]
         if command.shelf is None:
-            self._added[command.key] = len(self._tasks)
-            self._tasks.append((*row, *_NOBODY))
+            row += _NOBODY
+            self._added[command.key] = row
+            self._tasks.append(row)
         else:
-            self._shelved.append((*row, self._kind(command.shelf), -task.priority))
-        # A default that changes in a later release needs a migration that writes the old one down.
-        terms = task.__pydantic_serializer__.to_json(task, exclude=_APART, exclude_defaults=True)
+            row += self._kind(command.shelf), -task.priority
+            self._shelved.append(row)
         payload = _json(task.payload or None)
         self._definitions.append(
-            (command.seq, terms.decode(), _text(task.description) or None, payload)
+            (command.seq, terms_of(task), _text(task.description) or None, payload)
         )
         if not task.depends_on:
             texts = len(task.description) + len(payload or "")
@@ -168,9 +160,9 @@ class Batch:
         self.counts[command.key[0], TaskStatus.READY] -= 1
         if self._is_new(command):
             # So its row is written once, and not twice in one transaction.
-            place = self._added[command.key]
-            seq, run, id, _, *rest = self._tasks[place][: -len(given)]
-            self._tasks[place] = (seq, run, id, _word(TaskStatus.ASSIGNED), *rest, *given)
+            row = self._added[command.key]
+            row[_STATUS] = _word(TaskStatus.ASSIGNED)
+            row[-len(given) :] = given
             self._after[command.key] = 0, TaskStatus.ASSIGNED
             return
         rows, _ = self._round(command)
@@ -269,7 +261,29 @@ def _json(value: JsonValue) -> str | None:
     return None if value is None else to_json(value).decode()
 
 
-@lru_cache(maxsize=4096)
+def terms_of(task: Task) -> str:
+    """All but its id and its texts, as JSON: made once for those of one shape that depend on nothing."""
+    if task.depends_on:
+        return _written(task)
+    shape = task.shape()
+    terms = _terms.get(shape)
+    if terms is None:
+        if len(_terms) >= _REMEMBERED:
+            _terms.clear()
+        terms = _terms[shape] = _written(task)
+    return terms
+
+
+_terms: dict[tuple[Any, ...], str] = {}
+
+
+def _written(task: Task) -> str:
+    # A default that changes in a later release needs a migration that writes the old one down.
+    serializer = task.__pydantic_serializer__
+    return serializer.to_json(task, exclude=_APART, exclude_defaults=True).decode()
+
+
+@lru_cache(maxsize=_REMEMBERED)
 def kind_of(need: Need) -> tuple[int, str]:
     """A number of 63 bits that stands for a need, and the need in words."""
     text = need_json(need)
