@@ -33,8 +33,8 @@ class Database(Protocol):
         """
         ...
 
-    async def read(self, work: Work[T]) -> T:
-        """On the connection that writes: what was written is seen, and no view is in the way."""
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        """What was written is seen, and no view is in the way. `brief`: to hand it over would take as long."""
         ...
 
     async def look(self, work: Work[T]) -> T:

@@ -30,6 +30,7 @@ from skillq_manager.store.fresh import Fresh
 from skillq_manager.store.sqlite import Sqlite
 
 PAGE = 2000  # tasks that are loaded at a time
+FEW = 100  # tasks that are soon looked up
 
 
 class SqlStore:
@@ -114,7 +115,9 @@ class SqlStore:
 
     async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
         sound = [key for key in keys if _can_be_there(*key)]
-        return await self._database.read(lambda connection: reading.known(connection, sound))
+        return await self._database.read(
+            lambda connection: reading.known(connection, sound), brief=len(sound) <= FEW
+        )
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         wanted = list(keys)
@@ -123,7 +126,7 @@ class SqlStore:
         if not missing:
             return there
         return there | await self._database.read(
-            lambda connection: reading.bodies(connection, missing)
+            lambda connection: reading.bodies(connection, missing), brief=len(missing) <= FEW
         )
 
     # --- Views
@@ -134,7 +137,9 @@ class SqlStore:
     async def run(self, run: str) -> RunRow | None:
         if not _can_be_there(run):
             return None
-        return await self._database.read(lambda connection: reading.one_run(connection, run))
+        return await self._database.read(
+            lambda connection: reading.one_run(connection, run), brief=True
+        )
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
         if not _can_be_there(which.run, which.type, which.worker):
