@@ -26,23 +26,26 @@ FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
 }
 
 
+# Asked for each task that moves, the commonest moves first.
+
+
 def attempt_before(command: Move) -> int | None:
     """Which attempt must be the task's last for the command to fit; None: any."""
+    if isinstance(command, c.Assign):
+        return command.attempt - 1
     if isinstance(command, c.SetNeed):
         return None
-    if isinstance(command, c.Shelve):
-        return 0
-    return command.attempt - 1 if isinstance(command, c.Assign) else command.attempt
+    return 0 if isinstance(command, c.Shelve) else command.attempt
 
 
 def status_after(command: Move) -> TaskStatus | None:
     """What the command makes of the task; None: what it was."""
-    match command:
-        case c.SetNeed() | c.Shelve():
-            return None
-        case c.Assign():
-            return TaskStatus.ASSIGNED
-        case c.Start():
-            return TaskStatus.RUNNING
-        case _:
-            return command.status
+    if isinstance(command, c.EndAttempt):
+        return command.status
+    if isinstance(command, c.Assign):
+        return TaskStatus.ASSIGNED
+    if isinstance(command, c.Start):
+        return TaskStatus.RUNNING
+    if isinstance(command, c.SetNeed | c.Shelve):
+        return None
+    return command.status

@@ -312,7 +312,8 @@ class MemoryStore:
 
 def _attempt(row: TaskRow) -> AttemptRow:
     """The current one; stale reports may have come after it."""
-    return next(a for a in reversed(row.attempts) if a.counted)
+    last = row.attempts[-1]
+    return last if last.counted else next(a for a in reversed(row.attempts) if a.counted)
 
 
 def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
