@@ -86,7 +86,8 @@ def main() -> None:
         print(json.dumps(answer), file=out, flush=True)
 
     if hasattr(module, "connect"):
-        asyncio.run(serve_async(module.connect, say))
+        run = getattr(module, "run", asyncio.run)
+        run(serve_async(module.connect, say))
     else:
         serve(module.Client(), say)
 

@@ -5,6 +5,8 @@ import sys
 from contextlib import AsyncExitStack
 from uuid import uuid4
 
+import uvloop
+
 from benchmarks.contenders.setting import URL
 from benchmarks.contenders.skillq import handlers
 from skillq import garbage, logs
@@ -37,4 +39,4 @@ async def serve(crew: str, count: int, slots: int) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+    uvloop.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))

@@ -6,9 +6,11 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from uuid import uuid4
 
+import uvloop
+
 from benchmarks.contenders import SLOTS
 from benchmarks.contenders.skillq import Client, handlers
-from skillq import logs, topology
+from skillq import garbage, logs, topology
 from skillq.client import Client as Sdk
 from skillq.clock import steady_clock
 from skillq.messages import WorkerProfile
@@ -20,10 +22,13 @@ from skillq_manager.store.memory import MemoryStore
 from skillq_worker.executor import HandlerExecutor
 from skillq_worker.worker import Worker
 
+run = uvloop.run  # as `skillq run` does
+
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Client]:
     logs.configure("warning", "console")  # as `skillq run` does
+    garbage.search_rarely()  # likewise
     broker, store, clock = MemoryBroker(), MemoryStore(), steady_clock()
 
     async def quiet(run: str) -> None: ...

@@ -9,7 +9,7 @@ import uvloop
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from skillq import logs
+from skillq import garbage, logs
 from skillq.forms import WorkFile
 from skillq.settings import PREFIX, load
 from skillq_cli import tutorial
@@ -59,5 +59,6 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
     with progress(len(work.tasks), quiet=as_json) as display:
         logs.configure("warning", "console")  # to standard error as the display leaves it
+        garbage.search_rarely()
         ended = uvloop.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
     return conclude(work.run, ended, Counter(e.status for e in ended), as_json)
