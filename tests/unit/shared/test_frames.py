@@ -1,86 +1,135 @@
-"""Whatever bytes come as properties or as a routing key, the driver decodes what it is given."""
+"""What of the bytes that come is for the lanes, and what is the driver's."""
 
 import asyncio
 import struct
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pamqp import commands, frame, header
+from pamqp import body, commands, frame, header, heartbeat
+from pamqp.base import Frame
+from pamqp.frame import FrameTypes
 
-from skillq.transport.frames import UNREADABLE_HEADER, FrameReader
+from skillq.transport import frames
+from skillq.transport.frames import FrameReader, Lane
 
-
-def raw(kind: int, payload: bytes) -> bytes:
-    return struct.pack(">BHI", kind, 7, len(payload)) + payload + b"\xce"
-
-
-def through(*frames: bytes) -> list[bytes]:
-    """The frames as the driver reads them."""
-
-    async def read() -> list[bytes]:
-        stream = asyncio.StreamReader()
-        stream.feed_data(b"".join(frames))
-        stream.feed_eof()
-        reader = FrameReader(stream)
-        taken = []
-        while not reader.at_eof():
-            head = await reader.readexactly(1) + await reader.readexactly(6)
-            size = frame.frame_parts(head)[2]
-            assert size is not None
-            taken.append(head + await reader.readexactly(size + 1))
-        return taken
-
-    return asyncio.run(read())
+OURS, OTHER = 7, 8
+PROPERTIES = commands.Basic.Properties(message_type="note")
 
 
-@given(st.binary(max_size=400))
-def test_any_properties_become_a_header_that_the_driver_decodes(given: bytes) -> None:
-    sent = raw(2, struct.pack(">HHQ", 60, 0, 5) + given)
-    (got,) = through(sent)
-    _, channel, read = frame.unmarshal(got)
-    assert isinstance(read, header.ContentHeader)
-    assert (channel, read.body_size) == (7, 5)
-    assert (got == sent) is (UNREADABLE_HEADER not in (read.properties.headers or {}))
+class Kept(Lane):
+    """Keeps the bodies of what came."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.bodies: list[bytes] = []
+        self.answers: list[bytes] = []
+
+    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        self.bodies.append(body)
+
+    def take_answer(self, index: bytes, payload: bytes) -> bool:
+        self.answers.append(index)
+        return index == frames.index_of(commands.Basic.Ack)
 
 
-short = st.binary(max_size=255).map(lambda one: bytes([len(one)]) + one)
+def message(text: bytes, *parts: bytes, channel: int = OURS) -> bytes:
+    whole = text + b"".join(parts)
+    frames: list[FrameTypes] = [
+        commands.Basic.Deliver("t", 1, False, "x", "k"),
+        header.ContentHeader(0, len(whole), PROPERTIES),
+        *(body.ContentBody(part) for part in (text, *parts) if part),
+    ]
+    return b"".join(frame.marshal(one, channel) for one in frames)
 
 
-@given(short, short)
-def test_a_message_that_was_asked_for_is_decoded_whatever_its_routing_key(
-    exchange: bytes, key: bytes
+def method(one: Frame, channel: int = OURS) -> bytes:
+    return frame.marshal(one, channel)
+
+
+def read(lane: Kept, *chunks: bytes) -> bytes:
+    """What the driver reads of it."""
+
+    async def run() -> bytes:
+        reader = FrameReader()
+        reader.lanes[OURS] = lane
+        for chunk in chunks:
+            reader.feed_data(chunk)
+        reader.feed_eof()
+        return await reader.read()
+
+    return asyncio.run(run())
+
+
+ITEMS = {
+    "whole": message(b"one"),
+    "in parts": message(b"two", b"and", b"more"),
+    "empty": message(b""),
+    "confirm": method(commands.Basic.Ack(1)),
+    "answer": method(commands.Basic.QosOk()),
+    "other": message(b"three", channel=OTHER),
+    "heartbeat": frame.marshal(heartbeat.Heartbeat(), 0),
+}
+BODIES = {"whole": b"one", "in parts": b"twoandmore", "empty": b""}
+DRIVERS = ("answer", "other", "heartbeat")
+
+
+@given(st.lists(st.sampled_from(sorted(ITEMS))), st.lists(st.integers(0, 400)))
+def test_however_the_bytes_are_cut_each_gets_what_is_its_own_in_order(
+    names: list[str], cuts: list[int]
 ) -> None:
-    got_one = struct.pack(">IQ?", commands.Basic.GetOk.index, 2**40, True)
-    got_one += exchange + key + struct.pack(">I", 3)
-    _, _, read = frame.unmarshal(through(raw(1, got_one))[0])
-    assert isinstance(read, commands.Basic.GetOk)
-    assert (read.delivery_tag, read.redelivered, read.message_count) == (2**40, 1, 3)
+    data = b"".join(ITEMS[name] for name in names)
+    ends = [*sorted(cuts), len(data)]
+    chunks = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+    lane = Kept()
+    left = read(lane, *chunks)
+    assert left == b"".join(ITEMS[name] for name in names if name in DRIVERS)
+    assert lane.bodies == [BODIES[name] for name in names if name in BODIES]
 
 
-@given(short, short)
-def test_any_routing_key_becomes_a_delivery_that_the_driver_decodes(
-    exchange: bytes, key: bytes
+@pytest.mark.parametrize(
+    "last", [commands.Channel.Close(404, "no", 60, 40), commands.Channel.CloseOk()]
+)
+def test_once_a_channel_is_closed_its_lane_has_ended_and_its_number_is_the_drivers(
+    last: Frame,
 ) -> None:
-    deliver = struct.pack(">I", commands.Basic.Deliver.index)
-    deliver += b"\x01t" + struct.pack(">Q?", 2**40, True) + exchange + key
-    content = struct.pack(">HHQ", 60, 0, 0) + b"\0\0"
-    sent = [raw(1, deliver), raw(2, content)]
-    got = through(*sent)
-    _, _, delivery = frame.unmarshal(got[0])
-    _, _, read = frame.unmarshal(got[1])
-    assert isinstance(delivery, commands.Basic.Deliver)
-    assert isinstance(read, header.ContentHeader)
-    assert (delivery.consumer_tag, delivery.delivery_tag, delivery.redelivered) == ("t", 2**40, 1)
-    assert (got == sent) is (UNREADABLE_HEADER not in (read.properties.headers or {}))
+    lane = Kept()
+    after = message(b"of another channel")
+    left = read(lane, message(b"before") + method(last) + after)
+    assert left == method(last) + after
+    assert (lane.bodies, lane.ended) == ([b"before"], True)
+
+
+def test_a_broker_that_sends_nothing_but_messages_is_not_taken_for_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seconds = iter([100.0, 100.5, 101.5, 102.0, 103.0, 103.5])
+    clock = SimpleNamespace(monotonic=lambda: next(seconds))
+    monkeypatch.setattr("skillq.transport.frames.time", clock)
+    beat = frame.marshal(heartbeat.Heartbeat(), 0)
+    lane = Kept()
+    assert read(lane, *[message(b"one")] * 5) == beat * 2
+    assert len(lane.bodies) == 5
+
+
+def test_before_any_channel_is_open_the_driver_is_told_nothing_that_did_not_come() -> None:
+    async def run() -> bytes:
+        reader = FrameReader()
+        reader.feed_data(b"\1\0\0")
+        reader.feed_eof()
+        return await reader.read()
+
+    assert asyncio.run(run()) == b""
+
+
+def test_a_frame_that_does_not_end_as_frames_do_is_for_the_driver_to_complain_of() -> None:
+    broken = message(b"one")[:-1] + b"\0"
+    lane = Kept()
+    assert read(lane, broken).endswith(b"one\0")
+    assert not lane.bodies
 
 
 def test_what_a_broker_of_another_version_says_reaches_the_driver_as_it_is() -> None:
-    async def read() -> bytes:
-        stream = asyncio.StreamReader()
-        stream.feed_data(b"AMQP\0\0\x09\x01")
-        stream.feed_eof()
-        reader = FrameReader(stream)
-        head = await reader.readexactly(1) + await reader.readexactly(6)
-        return head + await reader.read()
-
-    assert asyncio.run(read()) == b"AMQP\0\0\x09\x01"
+    said = b"AMQP" + struct.pack(">BBBB", 0, 0, 9, 1)
+    assert read(Kept(), said) == said

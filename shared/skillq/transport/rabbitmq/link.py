@@ -4,19 +4,21 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import Any, Self, cast
+from typing import Any, Self
 
 from aio_pika import RobustConnection
 from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel
-from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
+from aiormq.connection import SSLContextProvider, TransportFactory
+from yarl import URL
 
 from skillq.errors import TransportError, Unreachable
 from skillq.transport.address import Address
 from skillq.transport.frames import FrameReader
 from skillq.transport.outages import Outages
-from skillq.transport.rabbitmq.errors import reason_of, translated
+from skillq.transport.rabbitmq.errors import reason_of
+from skillq.transport.rabbitmq.wire import CLOSE_SECONDS, Wire, close_channel
 
 _RECONNECT_SECONDS = 1
 _CONNECT_SECONDS = 10.0
@@ -25,16 +27,27 @@ _CLOSE_SECONDS = 2.0
 
 
 class _Factory(TransportFactory):
-    """Makes connections over which nobody can send us what the driver cannot decode."""
+    """Opens connections as the driver does, but for the reader."""
 
-    def __init__(self, factory: TransportFactory) -> None:
-        self._factory = factory
+    wire: Wire  # of the connection that was opened last
 
     async def create(
-        self, url: Any, **more: Any
+        self, url: URL, **more: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        reader, writer = await self._factory.create(url, **more)
-        return cast(asyncio.StreamReader, FrameReader(reader)), writer
+        provider: SSLContextProvider = more.pop("ssl_context_provider")
+        tls = await provider.get_context() if url.scheme == "amqps" else None
+        reader = FrameReader()
+        protocol = asyncio.StreamReaderProtocol(reader)
+        loop = asyncio.get_running_loop()
+        try:
+            transport, _ = await loop.create_connection(
+                lambda: protocol, str(url.host), int(url.port or 0), ssl=tls, **more
+            )
+        except OSError as error:
+            raise amqp.AMQPConnectionError(*error.args) from error
+        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
+        self.wire = Wire(reader, writer)
+        return reader, writer
 
 
 class Link:
@@ -47,11 +60,9 @@ class Link:
             client_properties={"connection_name": name},
             reconnect_interval=_RECONNECT_SECONDS,
         )
-        tls = address.url.startswith("amqps:")
+        self._factory = _Factory()
         # aiormq takes it as an argument, which aio-pika hands on from here only.
-        self._connection.kwargs["transport_factory"] = _Factory(
-            TLSTransportFactory() if tls else TCPTransportFactory()
-        )
+        self._connection.kwargs["transport_factory"] = self._factory
 
     @classmethod
     async def open(cls, address: Address, name: str, deadline: float, outages: Outages) -> Self:
@@ -97,17 +108,20 @@ class Link:
     async def wait_until_connected(self) -> None:
         await self._connection.connected.wait()
 
-    async def channel(self, *, confirms: bool = False) -> AbstractChannel:
+    async def channel(self, *, confirms: bool = False) -> tuple[AbstractChannel, Wire]:
+        """A new channel, and the way past the driver on its connection."""
         transport = self._connection.transport
         if transport is None or not self.connected:
             raise TransportError(f"not connected to {self._address.shown} at present")
-        return await transport.connection.channel(
-            publisher_confirms=confirms, on_return_raises=True, timeout=RPC_SECONDS
+        wire = self._factory.wire
+        channel = await transport.connection.channel(
+            publisher_confirms=confirms, timeout=RPC_SECONDS
         )
+        return channel, wire
 
     @asynccontextmanager
     async def short_lived_channel(self) -> AsyncIterator[AbstractChannel]:
-        channel = await self.channel()
+        channel, _ = await self.channel()
         try:
             yield channel
         finally:
@@ -116,14 +130,8 @@ class Link:
     async def close(self) -> None:
         # A broker that has gone silent answers no goodbye.
         with suppress(TimeoutError):
-            async with asyncio.timeout(_CLOSE_SECONDS):
+            async with asyncio.timeout(CLOSE_SECONDS):
                 await self._connection.close()
-
-
-async def close_channel(channel: AbstractChannel) -> None:
-    with suppress(TransportError), translated("close"):
-        async with asyncio.timeout(_CLOSE_SECONDS):
-            await channel.close()
 
 
 def _give_up_if_refused(address: Address, error: BaseException) -> None:

@@ -2,37 +2,45 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractContextManager, suppress
+from contextlib import AbstractContextManager
 from typing import cast
 
 from aiormq.abc import AbstractChannel, DeliveredMessage
+from aiormq.exceptions import ChannelInvalidStateError
+from pamqp.base import Frame
+from pamqp.commands import Basic
 
-from skillq.errors import TransportError
 from skillq.transport.base import Delivery
 from skillq.transport.consuming import Session
-from skillq.transport.frames import UNREADABLE_HEADER
-from skillq.transport.rabbitmq.errors import translated
-from skillq.transport.rabbitmq.link import RPC_SECONDS, Link, close_channel
+from skillq.transport.decoding import read_delivery
+from skillq.transport.frames import index_of
+from skillq.transport.rabbitmq.link import RPC_SECONDS, Link
+from skillq.transport.rabbitmq.wire import ChannelLane, Wire
+
+_GET_EMPTY = index_of(Basic.GetEmpty)
 
 
-class _Channel:
+class _Consuming(ChannelLane):
     """A consuming channel that takes what its broker no longer wants to hear for said."""
 
-    def __init__(self, channel: AbstractChannel) -> None:
-        self._channel = channel
+    def __init__(self, channel: AbstractChannel, wire: Wire) -> None:
+        super().__init__(channel, wire)
+        self.session = Session(self)
+        self.queue = ""
+        channel.on_consumer_cancel_callbacks.add(lambda _: self.session.end())
+
+    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        if not self.session.over.is_set():
+            self.session.take(*read_delivery(method, header, body, self.queue, self.session))
+
+    def closed(self, reason: Exception) -> None:
+        self.session.end()
 
     async def ack(self, tag: int, *, multiple: bool) -> None:
-        with suppress(TransportError), translated("acknowledge"):
-            async with asyncio.timeout(RPC_SECONDS):
-                await self._channel.basic_ack(tag, multiple=multiple, wait=False)
+        self.send(Basic.Ack(tag, multiple))
 
     async def nack(self, tag: int, *, requeue: bool) -> None:
-        with suppress(TransportError), translated("reject"):
-            async with asyncio.timeout(RPC_SECONDS):
-                await self._channel.basic_nack(tag, requeue=requeue, wait=False)
-
-    async def close(self) -> None:
-        await close_channel(self._channel)
+        self.send(Basic.Nack(tag, requeue=requeue))
 
 
 # Finds or makes the queue to consume, on the channel that will consume it, and names it.
@@ -42,68 +50,72 @@ Find = Callable[[AbstractChannel], Awaitable[str]]
 async def begin_session(
     link: Link, find: Find, prefetch: int, exclusive: bool, priority: int
 ) -> Session:
-    channel = await link.channel()
+    channel, wire = await link.channel()
+    lane = _Consuming(channel, wire)
     try:
-        session = Session(_Channel(channel))
-        channel.closing.add_done_callback(lambda _: session.end())
-        channel.on_consumer_cancel_callbacks.add(lambda _: session.end())
         await channel.basic_qos(prefetch_count=prefetch, timeout=RPC_SECONDS)
-        queue = await find(channel)
-
-        async def take(message: DeliveredMessage) -> None:
-            if (tag := message.delivery_tag) is not None and not session.over.is_set():
-                session.take(tag, _delivery(message, queue, (session, tag)))
-
+        lane.queue = await find(channel)
         await channel.basic_consume(
-            queue,
-            take,
+            lane.queue,
+            _never,
             exclusive=exclusive,
             arguments={"x-priority": priority} if priority else None,
             timeout=RPC_SECONDS,
         )
     except BaseException:
-        await close_channel(channel)
+        await lane.close()
         raise
-    return session
+    return lane.session
 
 
-def _delivery(message: DeliveredMessage, queue: str, token: object) -> Delivery:
-    properties = message.header.properties
-    headers = properties.headers or {}
-    return Delivery(
-        body=message.body,
-        type=properties.message_type or "",
-        queue=queue,
-        exchange=message.exchange or "",
-        routing_key=message.routing_key or "",
-        redelivered=bool(message.redelivered),
-        headers=headers,
-        message_id=properties.message_id or "",
-        app_id=properties.app_id or "",
-        token=token,
-        unreadable=str(headers.pop(UNREADABLE_HEADER, "")),
-    )
+async def _never(_: DeliveredMessage) -> None:
+    """The driver sees no delivery."""
 
 
 Translated = Callable[[str], AbstractContextManager[None]]
 
 
-class ChannelBrowser:
+class ChannelBrowser(ChannelLane):
     """See `skillq.transport.base.Browser`. Its channel's end gives back what was not acknowledged."""
 
-    def __init__(self, channel: AbstractChannel, queue: str, translated: Translated) -> None:
-        self._channel = channel
+    def __init__(
+        self, channel: AbstractChannel, wire: Wire, queue: str, translated: Translated
+    ) -> None:
+        super().__init__(channel, wire)
         self._queue = queue
         self._translated = translated
+        self._answer: asyncio.Future[Delivery | None] | None = None
 
     async def next(self) -> Delivery | None:
         with self._translated(self._queue):
-            message = await self._channel.basic_get(self._queue, timeout=RPC_SECONDS)
-        if (tag := message.delivery_tag) is None:
-            return None
-        return _delivery(message, self._queue, tag)
+            self._answer = asyncio.get_running_loop().create_future()
+            self._ask(Basic.Get(queue=self._queue))
+            async with asyncio.timeout(RPC_SECONDS):
+                return await self._answer
 
     async def remove(self, delivery: Delivery) -> None:
         with self._translated(self._queue):
-            async with asyncio.timeout(RPC_SECONDS):
-                await self._channel.basic_ack(cast(int, delivery.token))
+            _, tag = cast(tuple[object, int], delivery.token)
+            self._ask(Basic.Ack(tag))
+
+    def _ask(self, method: Frame) -> None:
+        if self.ended:
+            raise ChannelInvalidStateError("the channel is closed")
+        self.send(method)
+
+    def take_answer(self, index: bytes, payload: bytes) -> bool:
+        if index != _GET_EMPTY:
+            return False
+        self._answered(None)
+        return True
+
+    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+        self._answered(read_delivery(method, header, body, self._queue, self)[1])
+
+    def _answered(self, delivery: Delivery | None) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(delivery)
+
+    def closed(self, reason: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(reason)

@@ -5,13 +5,10 @@ import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from datetime import UTC, datetime
-from typing import NoReturn, Self, cast
+from typing import NoReturn, Self
 
-from aiormq import Channel
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel
-from pamqp.commands import Basic
 
 from skillq.errors import (
     QueueInUse,
@@ -25,9 +22,11 @@ from skillq.topology import Topology, worker_queue
 from skillq.transport.address import Address
 from skillq.transport.base import Consumer, Outgoing
 from skillq.transport.consuming import KeptConsumer, Session
+from skillq.transport.encoding import Encoder
 from skillq.transport.outages import Outages
 from skillq.transport.rabbitmq.errors import reason_of, translated
-from skillq.transport.rabbitmq.link import RPC_SECONDS, Link, close_channel
+from skillq.transport.rabbitmq.link import RPC_SECONDS, Link
+from skillq.transport.rabbitmq.publishing import Publisher
 from skillq.transport.rabbitmq.sessions import ChannelBrowser, Find, begin_session
 
 _SUBSCRIPTION_PREFETCH = 1000
@@ -42,12 +41,12 @@ class RabbitTransport:
         self, url: str, *, app_id: str, connection_name: str, connect_timeout: float = 30.0
     ) -> None:
         self._address = Address(url)
-        self._app_id = app_id
         self._name = connection_name
         self._connect_timeout = connect_timeout
         self._consumers: list[KeptConsumer] = []
         self._links: list[Link] = []
-        self._channels: dict[bool, Channel] = {}  # to publish on, by whether it confirms
+        self._encoder = Encoder(app_id, None if self._address.external else self._address.user)
+        self._publishers: dict[bool, Publisher] = {}  # by whether they confirm
         self._opening = asyncio.Lock()
 
     async def __aenter__(self) -> Self:
@@ -66,10 +65,10 @@ class RabbitTransport:
         # Channels first: closing them sends the acknowledgements and the news that wait in line.
         await asyncio.gather(
             *(consumer.close() for consumer in self._consumers),
-            *(close_channel(channel) for channel in self._channels.values()),
+            *(publisher.close() for publisher in self._publishers.values()),
         )
         self._consumers.clear()
-        self._channels.clear()
+        self._publishers.clear()
         await self._close_links()
 
     async def _close_links(self) -> None:
@@ -121,48 +120,26 @@ class RabbitTransport:
         ) from error
 
     async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
-        await self._publish(exchange, key, message, confirms=True)
+        with translated(f"publish {key} to {exchange}"):
+            publisher = await self._publisher(confirms=True)
+            if not await publisher.publish(exchange, key, message):
+                raise Unroutable(f"no queue takes {key} from exchange {exchange}")
 
     async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
-        await self._publish(exchange, key, message, confirms=False)
-
-    async def _publish(self, exchange: str, key: str, message: Outgoing, *, confirms: bool) -> None:
         with translated(f"publish {key} to {exchange}"):
-            channel = await self._publishing_channel(confirms=confirms)
-            try:
-                await channel.basic_publish(
-                    message.body,
-                    exchange=exchange,
-                    routing_key=key,
-                    properties=self._properties(message),
-                    mandatory=confirms,
-                    timeout=RPC_SECONDS,
-                    wait=False,  # a confirm says more than a drained buffer, and nobody waits for anything less
-                )
-            except amqp.PublishError as error:
-                raise Unroutable(f"no queue takes {key} from exchange {exchange}") from error
+            publisher = await self._publisher(confirms=False)
+            publisher.tell(exchange, key, message)
+        if publisher.wire.crowded:
+            await asyncio.sleep(0)
 
-    async def _publishing_channel(self, *, confirms: bool) -> Channel:
+    async def _publisher(self, *, confirms: bool) -> Publisher:
         link = self._link(_PUBLISH)
         async with self._opening:  # even if it is open: who has waited for that goes first
-            channel = self._channels.get(confirms)
-            if channel is None or channel.is_closed:
-                channel = cast(Channel, await link.channel(confirms=confirms))
-                self._channels[confirms] = channel
-        return channel
-
-    def _properties(self, message: Outgoing) -> Basic.Properties:
-        return Basic.Properties(
-            content_type="application/json",
-            delivery_mode=2 if message.persistent else 1,
-            headers=dict(message.headers),
-            message_id=message.message_id,
-            timestamp=datetime.fromtimestamp(time.time(), UTC),  # noqa: TID251 (a shell)
-            message_type=message.type,
-            # The broker checks it; with a certificate only it knows the user.
-            user_id=None if self._address.external else self._address.user,
-            app_id=self._app_id,
-        )
+            publisher = self._publishers.get(confirms)
+            if publisher is None or publisher.ended:
+                publisher = Publisher(*await link.channel(confirms=confirms), self._encoder)
+                self._publishers[confirms] = publisher
+        return publisher
 
     async def consume(
         self,
@@ -226,12 +203,12 @@ class RabbitTransport:
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator[ChannelBrowser]:
         with self._browsing(queue):
-            channel = await self._link(_CONSUME).channel()
-        browser = ChannelBrowser(channel, queue, self._browsing)
+            channel, wire = await self._link(_CONSUME).channel()
+        browser = ChannelBrowser(channel, wire, queue, self._browsing)
         try:
             yield browser
         except BaseException:
-            await close_channel(channel)
+            await browser.close()
             raise
         with self._browsing(queue):
             await channel.close()  # the answer to it says that what was acknowledged is gone

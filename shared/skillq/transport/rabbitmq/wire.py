@@ -1,0 +1,81 @@
+"""The way to the broker past the driver, on the driver's own connections and channels."""
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from aiormq import exceptions as amqp
+from aiormq.abc import AbstractChannel
+from pamqp import frame
+from pamqp.base import Frame
+
+from skillq.errors import TransportError
+from skillq.transport.frames import FrameReader, Lane
+from skillq.transport.rabbitmq.errors import translated
+
+CLOSE_SECONDS = 2.0
+_CROWD = 100
+
+
+class Wire:
+    """Both directions of one connection."""
+
+    def __init__(self, reader: FrameReader, writer: asyncio.StreamWriter) -> None:
+        self.lanes = reader.lanes
+        self._writer = writer
+        self._following: list[bytes] | None = None
+
+    @property
+    def crowded(self) -> bool:
+        """Whether so much waits to be written that the loop should have a turn."""
+        return self._following is not None and len(self._following) >= _CROWD
+
+    def send(self, frames: bytes) -> None:
+        """Write at once; what follows in the same turn of the loop is written together after it."""
+        if self._following is not None:
+            self._following.append(frames)
+        elif not self._writer.is_closing():
+            self._writer.write(frames)
+            self._following = []
+            asyncio.get_running_loop().call_soon(self._send_following)
+
+    def _send_following(self) -> None:
+        following, self._following = self._following, None
+        if following:
+            self.send(b"".join(following))
+
+
+class ChannelLane(Lane):
+    """A channel, and the way past the driver on its connection."""
+
+    def __init__(self, channel: AbstractChannel, wire: Wire) -> None:
+        super().__init__()
+        self.channel = channel
+        self.wire = wire
+        wire.lanes[channel.number] = self
+        channel.closing.add_done_callback(self._on_closing)
+
+    def send(self, method: Frame) -> None:
+        """Send it, unless the channel has ended: the broker would close the whole connection."""
+        if not self.ended:
+            self.wire.send(frame.marshal(method, self.channel.number))
+
+    async def close(self) -> None:
+        await close_channel(self.channel)
+
+    def closed(self, reason: Exception) -> None:
+        """Nothing comes any more."""
+        raise NotImplementedError
+
+    def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
+        self.ended = True
+        reason = None if closing.cancelled() else closing.exception()
+        if not isinstance(reason, Exception):  # the driver cancels what it had on a dead connection
+            reason = amqp.AMQPConnectionError("the connection to the broker was lost")
+        self.closed(reason)
+
+
+async def close_channel(channel: AbstractChannel) -> None:
+    with suppress(TransportError), translated("close"):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await channel.close()

@@ -1,0 +1,237 @@
+"""Channels whose messages go past the driver: what is written on them, and what becomes of what is waited for."""
+
+import asyncio
+from collections.abc import Callable
+from contextlib import nullcontext
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPConnectionError, ChannelClosed, DeliveryError
+from pamqp import commands, frame, header
+from pamqp.frame import FrameTypes
+
+from skillq.transport import Outgoing
+from skillq.transport.encoding import Encoder
+from skillq.transport.frames import FrameReader
+from skillq.transport.rabbitmq import publishing, sessions
+from skillq.transport.rabbitmq.publishing import Publisher
+from skillq.transport.rabbitmq.sessions import ChannelBrowser
+from skillq.transport.rabbitmq.wire import Wire
+
+CHANNEL = 3
+
+
+class Broker:
+    """The other end of a connection, and the driver's channel on it."""
+
+    def __init__(self) -> None:
+        self.reader = FrameReader()
+        self.writes: list[bytes] = []
+        self.gone = False
+        writer = SimpleNamespace(write=self.writes.append, is_closing=lambda: self.gone)
+        self.wire = Wire(self.reader, cast(asyncio.StreamWriter, writer))
+        self.closing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        tune = SimpleNamespace(frame_max=0)  # no limit
+        connection = SimpleNamespace(connection_tune=tune)
+        channel = SimpleNamespace(number=CHANNEL, closing=self.closing, connection=connection)
+        self.channel = cast(AbstractChannel, channel)
+
+    def says(self, *said: FrameTypes) -> None:
+        self.reader.feed_data(b"".join(frame.marshal(one, CHANNEL) for one in said))
+
+    def returns(self, message_id: str) -> None:
+        properties = commands.Basic.Properties(message_id=message_id)
+        self.says(
+            commands.Basic.Return(312, "NO_ROUTE", "x", "k"),
+            header.ContentHeader(0, 0, properties),
+        )
+
+    @property
+    def heard(self) -> list[str]:
+        """The names of the frames that were written."""
+        names, data = [], b"".join(self.writes)
+        while data:
+            size, _, one = frame.unmarshal(data)
+            names.append(one.name)
+            data = data[size:]
+        return names
+
+
+@pytest.fixture
+async def broker() -> Broker:
+    return Broker()
+
+
+@pytest.fixture
+async def publisher(broker: Broker) -> Publisher:
+    return Publisher(broker.channel, broker.wire, Encoder("app", "user"))
+
+
+Publish = Callable[..., "asyncio.Task[bool]"]
+
+
+@pytest.fixture
+def publish(publisher: Publisher) -> Publish:
+    async def confirmed(message_id: str) -> bool:
+        return await publisher.publish("x", "k", Outgoing(b"body", "note", message_id=message_id))
+
+    return lambda message_id="": asyncio.create_task(confirmed(message_id))
+
+
+async def turns() -> None:
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+def outcomes(*tasks: "asyncio.Task[bool]") -> list[bool | str | None]:
+    """What came of each: None where nothing did."""
+    return [
+        None
+        if not task.done()
+        else type(error).__name__
+        if (error := task.exception())
+        else task.result()
+        for task in tasks
+    ]
+
+
+async def test_each_confirm_is_for_the_message_of_its_number_or_for_all_until_it(
+    broker: Broker, publish: Publish
+) -> None:
+    tasks = [publish() for _ in range(5)]
+    await turns()
+    broker.says(commands.Basic.Ack(2))
+    await turns()
+    assert outcomes(*tasks) == [None, True, None, None, None]
+    broker.says(commands.Basic.Ack(4, multiple=True))
+    await turns()
+    assert outcomes(*tasks) == [True, True, True, True, None]
+    broker.says(commands.Basic.Nack(5))
+    await turns()
+    assert outcomes(tasks[4]) == [DeliveryError.__name__]
+
+
+async def test_what_comes_back_was_taken_by_no_queue_and_its_confirm_says_nothing_more(
+    broker: Broker, publish: Publish
+) -> None:
+    tasks = [publish(name) for name in ("a", "b", "b", "c")]
+    await turns()
+    broker.returns("b")
+    broker.returns("b")
+    broker.returns("of somebody else")
+    broker.says(commands.Basic.Ack(4, multiple=True))
+    await turns()
+    assert outcomes(*tasks) == [True, False, False, True]
+
+
+async def test_a_message_without_an_id_is_known_when_it_comes_back(
+    broker: Broker, publish: Publish
+) -> None:
+    task = publish()
+    await turns()
+    _, _, head = frame.unmarshal(broker.writes[0][broker.writes[0].index(b"\xce") + 1 :])
+    assert isinstance(head, header.ContentHeader)
+    broker.returns(str(head.properties.message_id))
+    await turns()
+    assert outcomes(task) == [False]
+
+
+async def test_who_is_cancelled_is_missed_by_nobody(broker: Broker, publish: Publish) -> None:
+    tasks = [publish(name) for name in ("a", "b", "c")]
+    await turns()
+    tasks[0].cancel()
+    tasks[1].cancel()
+    await turns()
+    broker.returns("b")
+    broker.says(commands.Basic.Ack(1), commands.Basic.Ack(2), commands.Basic.Ack(3))
+    await turns()
+    assert (tasks[0].cancelled(), tasks[1].cancelled(), tasks[2].result()) == (True, True, True)
+    assert broker.heard.count("Basic.Publish") == 3
+
+
+async def test_what_is_not_confirmed_in_time_is_given_up_and_later_ones_are_not(
+    broker: Broker, publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RPC_SECONDS", 0.05)
+    early = [publish(), publish()]
+    await asyncio.wait(early)
+    assert outcomes(*early) == ["TimeoutError"] * 2
+    late = publish()
+    await turns()
+    broker.says(commands.Basic.Ack(1))  # too late
+    broker.says(commands.Basic.Ack(3))
+    assert await late
+    unheard = publish()
+    await asyncio.wait([unheard])
+    assert outcomes(unheard) == ["TimeoutError"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        (ChannelClosed(404, "no exchange"), ChannelClosed),
+        (asyncio.CancelledError(), AMQPConnectionError),
+        (None, AMQPConnectionError),
+    ],
+    ids=["channel", "connection", "cancelled"],
+)
+async def test_when_the_channel_ends_so_does_all_waiting_for_it_with_the_reason(
+    broker: Broker, publisher: Publisher, publish: Publish, reason: Any, said: type[Exception]
+) -> None:
+    tasks = [publish(), publish()]
+    await turns()
+    if reason is None:
+        broker.closing.cancel()
+    else:
+        broker.closing.set_exception(reason)
+    await turns()
+    assert publisher.ended
+    assert outcomes(*tasks) == [said.__name__] * 2
+
+
+async def test_what_is_sent_in_one_turn_is_written_in_order_the_first_at_once(
+    broker: Broker, publisher: Publisher
+) -> None:
+    def tell(*texts: bytes) -> None:
+        for text in texts:
+            publisher.tell("x", "k", Outgoing(text, "note"))
+
+    tell(b"1")
+    assert len(broker.writes) == 1
+    tell(b"2", b"3")
+    assert len(broker.writes) == 1
+    await turns()
+    tell(b"4")
+    await turns()
+    assert len(broker.writes) == 3
+    written = b"".join(broker.writes)
+    places = [written.index(b"\0\0\0\1" + text + b"\xce") for text in (b"1", b"2", b"3", b"4")]
+    assert places == sorted(places)
+
+
+async def test_on_a_connection_that_is_gone_nothing_is_written(
+    broker: Broker, publisher: Publisher
+) -> None:
+    broker.gone = True
+    publisher.tell("x", "k", Outgoing(b"", "note"))
+    await turns()
+    assert broker.writes == []
+
+
+async def test_an_answer_that_comes_after_the_browser_gave_up_does_no_harm(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sessions, "RPC_SECONDS", 0.02)
+    browser = ChannelBrowser(broker.channel, broker.wire, "q", lambda _: nullcontext())
+    broker.says(commands.Basic.GetEmpty())  # nobody asked
+    with pytest.raises(TimeoutError):
+        await browser.next()
+    broker.says(commands.Basic.GetEmpty())
+    monkeypatch.undo()
+    asking = asyncio.create_task(browser.next())
+    await turns()
+    broker.closing.set_exception(ChannelClosed(404, "no queue"))
+    with pytest.raises(ChannelClosed):
+        await asking
