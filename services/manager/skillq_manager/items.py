@@ -9,7 +9,13 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import to_json
 
-from skillq.messages import SCHEMA_VERSION, AttemptRef, TaskStatus, WorkerProfile
+from skillq.messages import (
+    SCHEMA_VERSION,
+    AttemptRef,
+    TaskAssignment,
+    TaskStatus,
+    WorkerProfile,
+)
 from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
@@ -17,23 +23,32 @@ from skillq_manager.store.base import Body
 
 Fields = dict[str, Any]
 
+_PRIORITY = TaskAssignment.model_fields["priority"].default
+
 
 def assignment(key: TaskKey, attempt: int, body: Body) -> Fields:
-    """What a `TaskAssignment` has."""
+    """What a `TaskAssignment` has, without what is as by default."""
     task = body.task
-    return {
+    item: Fields = {
         "run": key[0],
         "id": key[1],
         "attempt": attempt,
         "task_type": task.type,
-        "description": task.description,
         "difficulty": task.difficulty,
-        "priority": task.priority,
-        "requires": task.requires,
-        "payload": task.payload,
-        "dependencies": body.dependencies,
-        "timeout": task.timeout,
     }
+    if task.priority != _PRIORITY:
+        item["priority"] = task.priority
+    if task.description:
+        item["description"] = task.description
+    if task.requires:
+        item["requires"] = task.requires
+    if task.payload:
+        item["payload"] = task.payload
+    if body.dependencies:
+        item["dependencies"] = body.dependencies
+    if task.timeout is not None:
+        item["timeout"] = task.timeout
+    return item
 
 
 def ref(item: Fields) -> AttemptRef:

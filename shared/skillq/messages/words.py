@@ -27,6 +27,7 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_PARTS, MAX_TASKS = 64, 3500
 MAX_INQUIRED = 500  # tasks that one inquiry names
 MAX_NAME = 63
+_SHORT = MAX_PAYLOAD_BYTES // 16  # characters; none of them takes more than six bytes
 _YEAR_10000 = 253_402_300_800.0
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
@@ -142,6 +143,11 @@ def _sluggable(written: str) -> str:
     return written
 
 
+@lru_cache(maxsize=4096)  # the same few in every message: so Python is not even called
+def _labelling(written: str) -> str:
+    return _sluggable(_storable(written))
+
+
 def _a_worker_s(written: str) -> str:
     if slug(written) in RESERVED_NAMES:
         raise ValueError(f"{written!r} is reserved: choose another name")
@@ -149,7 +155,9 @@ def _a_worker_s(written: str) -> str:
 
 
 def _fits(value: Any) -> Any:
-    # What is far from the limit need not be measured exactly, which takes far longer.
+    # What is far from the limit need not be measured exactly, or at all.
+    if isinstance(value, str) and len(value) < _SHORT:
+        return value
     if value and len(to_json(value)) > MAX_PAYLOAD_BYTES // 2:
         _check_size(value)
     return value
@@ -191,8 +199,7 @@ Label = Annotated[
     str,
     Field(min_length=1, max_length=63),
     _OrNumber(),
-    AfterValidator(_storable),
-    AfterValidator(_sluggable),
+    AfterValidator(_labelling),
 ]
 Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_storable)]
 AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
