@@ -16,8 +16,9 @@ from skillq.clock import Clock
 from skillq.logs import Log
 from skillq.messages import Outcome, TaskAssignment, TaskResult
 from skillq_worker.failing import Failure, failure, types_of
-from skillq_worker.handlers import Handler, Handlers, as_output
+from skillq_worker.handlers import Handler, Handlers
 from skillq_worker.loops import UsersLoop
+from skillq_worker.outputs import as_output
 from skillq_worker.processes import FailedElsewhere, Processes
 from skillq_worker.threads import on_thread
 
