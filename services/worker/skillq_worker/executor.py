@@ -14,12 +14,13 @@ from pydantic import JsonValue
 
 from skillq.clock import Clock
 from skillq.logs import Log
-from skillq.messages import Outcome, TaskAssignment, TaskResult
+from skillq.messages import Outcome, TaskAssignment
 from skillq_worker.failing import Failure, failure, types_of
 from skillq_worker.handlers import Handler, Handlers
 from skillq_worker.loops import UsersLoop
 from skillq_worker.outputs import as_output
 from skillq_worker.processes import FailedElsewhere, Processes
+from skillq_worker.results import Result, result
 from skillq_worker.threads import on_thread
 
 log = structlog.get_logger()
@@ -87,16 +88,13 @@ class HandlerExecutor:
         return await self._processes.call(handler.function, arguments)
 
 
-async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
+async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> Result:
     """Make one attempt; whatever happens becomes a result."""
     started_at = clock()
     outcome, output, error, error_types = await _outcome(executor, task)
-    # Not validated: it is all ours, but for the output, which was checked where it was made.
-    return TaskResult.model_construct(
-        run=task.run,
-        id=task.id,
-        attempt=task.attempt,
-        outcome=outcome,
+    return result(
+        (task.run, task.id, task.attempt),
+        outcome,
         output=output,
         error=error,
         error_types=error_types,

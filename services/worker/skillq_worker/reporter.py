@@ -14,12 +14,11 @@ from skillq.messages import (
     Outcome,
     Progress,
     ProgressItem,
-    TaskResult,
-    TaskResults,
     WorkerProfile,
 )
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
+from skillq_worker.results import Result, report
 from skillq_worker.slots import Attempt
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
@@ -56,14 +55,14 @@ class Reporter:
         self,
         transport: Transport,
         profile: WorkerProfile,
-        confirmed: Callable[[Sequence[TaskResult]], None],
+        confirmed: Callable[[Sequence[Result]], None],
         all_begun: asyncio.Event,
     ) -> None:
         self._transport = transport
         self._profile = profile
         self._confirmed = confirmed
         self._all_begun = all_begun
-        self._results: list[TaskResult] = []
+        self._results: list[Result] = []
         self._since = 0.0  # by the loop's clock: when the first of them ended
         # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
         self._starts: dict[Attempt, tuple[float, float]] = {}
@@ -80,12 +79,12 @@ class Reporter:
         self._starts[attempt] = at, loop.time()
         self._set_timer(loop)
 
-    def ended(self, result: TaskResult) -> None:
+    def ended(self, result: Result) -> None:
         if not self._results:
             self._since = asyncio.get_running_loop().time()
+            self._wake()
         self._results.append(result)
-        self._starts.pop((result.run, result.id, result.attempt), None)
-        self._wake()
+        self._starts.pop(result.attempt, None)
 
     def change_store(self, store: str) -> None:
         """From now on the attempts are of another store; what is left of the old one is of no use."""
@@ -162,9 +161,9 @@ class Reporter:
         if items:
             await self._send("progress", partial(self._progress, self.store), items)
 
-    async def _send_results(self, store: str, results: list[TaskResult]) -> None:
+    async def _send_results(self, store: str, results: list[Result]) -> None:
         if results:
-            await self._send("result", partial(self._task_results, store), results)
+            await self._send("result", partial(report, self._profile, store), results)
             crash.at("worker.confirmed")
             if store == self.store:
                 self._confirmed(results)
@@ -185,12 +184,3 @@ class Reporter:
             items=items,
         )
         return Outgoing.of(progress)
-
-    def _task_results(self, store: str, results: tuple[TaskResult, ...]) -> Outgoing:
-        ended = TaskResults(
-            worker=self._profile.name,
-            incarnation=self._profile.incarnation,
-            store=store,
-            results=results,
-        )
-        return Outgoing.of(ended)

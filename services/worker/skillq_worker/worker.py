@@ -26,7 +26,6 @@ from skillq.messages import (
     Outcome,
     Stop,
     TaskAssignment,
-    TaskResult,
     WorkerProfile,
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
@@ -35,6 +34,7 @@ from skillq_worker.executor import Executor, attempt
 from skillq_worker.lease import Trust, heartbeats
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
+from skillq_worker.results import Result, result
 from skillq_worker.slots import Attempt, Slots
 
 GOODBYE_SECONDS = 5.0
@@ -171,7 +171,7 @@ class Worker:
 
     def _hand_back_unstarted(self) -> None:
         for one in self._slots.take_back_all():
-            self._reporter.ended(_unfinished(one, Outcome.RETURNED, _LEAVING))
+            self._reporter.ended(result(one, Outcome.RETURNED, error=_LEAVING))
 
     # --- heartbeats
 
@@ -289,7 +289,7 @@ class Worker:
         while len(self._seen) > _REMEMBERED + len(self._held):
             self._seen.popitem(last=False)
         if self.is_draining:
-            self._reporter.ended(_unfinished(name, Outcome.RETURNED, _LEAVING))
+            self._reporter.ended(result(name, Outcome.RETURNED, error=_LEAVING))
         else:
             self._slots.add(name, task)
 
@@ -298,20 +298,19 @@ class Worker:
         run, id, number = name
         if name in self._held or self._seen.get((run, id)) != number:
             return
-        result = self._memory.get(name)
-        self._reporter.ended(
-            result or _unfinished(name, Outcome.LOST, "its result was lost on the way")
-        )
+        told = self._memory.get(name)
+        lost = "its result was lost on the way"
+        self._reporter.ended(told or result(name, Outcome.LOST, error=lost))
 
     async def _attempt(self, name: Attempt, task: TaskAssignment) -> None:
         run, id, number = name
         self._reporter.started(name, self._clock())
         self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
         crash.at("worker.started")
-        result = await attempt(self._executor, task, self._clock)
+        ended = await attempt(self._executor, task, self._clock)
         crash.at("worker.finished")
-        self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=result.outcome)
-        self._reporter.ended(result)
+        self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
+        self._reporter.ended(ended)
 
     def _abort(self, attempts: Sequence[Attempt]) -> None:
         for one in attempts:
@@ -324,21 +323,17 @@ class Worker:
         """Give those to others that have not begun."""
         for one in attempts:
             if self._slots.take_back(one):
-                self._reporter.ended(_unfinished(one, Outcome.RETURNED, "another worker is idle"))
+                idle = "another worker is idle"
+                self._reporter.ended(result(one, Outcome.RETURNED, error=idle))
 
-    def _forget(self, confirmed: Sequence[TaskResult]) -> None:
-        for result in confirmed:
-            self._held.pop(_name(result), None)
-            self._memory.add(result)
+    def _forget(self, confirmed: Sequence[Result]) -> None:
+        for one in confirmed:
+            self._held.pop(one.attempt, None)
+            self._memory.add(one)
 
 
 def _name(of: AttemptRef) -> Attempt:
     return of.run, of.id, of.attempt
-
-
-def _unfinished(name: Attempt, outcome: Outcome, reason: str) -> TaskResult:
-    run, id, number = name
-    return TaskResult(run=run, id=id, attempt=number, outcome=outcome, error=reason)
 
 
 async def _cancel(

@@ -5,30 +5,33 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from skillq.clock import steady_clock
+from skillq.clock import Clock, steady_clock
 from skillq.messages import (
     Outcome,
     TaskAssignment,
     TaskResult,
     TaskResults,
     decode,
-    encode,
 )
-from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor, attempt
-from tests.unit.worker.boss import order
+from skillq_worker import Handlers, executor
+from skillq_worker.executor import Executor, HandlerExecutor
+from skillq_worker.results import report
+from tests.unit.worker.boss import order, who
 
 clock = steady_clock()
 
 
-async def made(handlers: Handlers, task: TaskAssignment) -> TaskResult:
+async def attempt(way: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
     """The result of an attempt, as the manager reads it."""
-    with HandlerExecutor(handlers) as executor:
-        result = await attempt(executor, task, clock)
-    sent = encode(TaskResults(worker="ada", incarnation="1", results=(result,)))
-    read = decode(sent)
+    ended = await executor.attempt(way, task, clock)
+    read = decode(report(who(), "store", [ended]).body)
     assert isinstance(read, TaskResults)
     return read.results[0]
+
+
+async def made(handlers: Handlers, task: TaskAssignment) -> TaskResult:
+    with HandlerExecutor(handlers) as executor:
+        return await attempt(executor, task, clock)
 
 
 async def call(

@@ -11,9 +11,9 @@ import pytest
 
 from skillq.messages import Outcome, TaskResult
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor, attempt
+from skillq_worker.executor import HandlerExecutor
 from tests.unit.worker.boss import SECONDS, order, until
-from tests.unit.worker.calls import clock
+from tests.unit.worker.calls import attempt, clock
 
 
 @contextmanager

@@ -13,13 +13,13 @@ from skillq.messages import (
     Outcome,
     Progress,
     TaskAssignment,
-    TaskResult,
     TaskResults,
     decode,
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker.reporter import Reporter
+from skillq_worker.results import Result, result
 from tests.simulation.loop import VirtualLoop
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
@@ -79,8 +79,8 @@ def begun() -> asyncio.Event:
     return event
 
 
-def success(id: str) -> TaskResult:
-    return TaskResult(run="default", id=id, attempt=1, outcome=Outcome.SUCCEEDED)
+def success(id: str) -> Result:
+    return result(("default", id, 1), Outcome.SUCCEEDED)
 
 
 Story = Callable[[Reporter, asyncio.Event], Coroutine[Any, Any, None]]
@@ -140,7 +140,7 @@ def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> Non
 
 def test_what_is_handed_back_does_not_wait() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.ended(success("a").model_copy(update={"outcome": Outcome.RETURNED}))
+        reporter.ended(result(("default", "a", 1), Outcome.RETURNED))
 
     assert heard_of(story) == [(0.0, ["a"])]
 
