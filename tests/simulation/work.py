@@ -10,6 +10,7 @@ from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq_manager.core.model import TaskKey
+from skillq_worker.executor import Cancel, Done, in_task
 from skillq_worker.failing import TaskFailed
 
 
@@ -79,7 +80,10 @@ class ScriptedExecutor:
         self._die = die
         self.types = types
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
+    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
+        return in_task(self._work(task), done)
+
+    async def _work(self, task: TaskAssignment) -> JsonValue:
         key = task.run, task.id
         execution, script, end = self._works.begin(key, task.attempt, self._profile)
         await asyncio.sleep(script.seconds)

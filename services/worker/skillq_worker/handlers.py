@@ -142,8 +142,8 @@ class Handlers:
     def types(self) -> tuple[str, ...]:
         return tuple(self._handlers)
 
-    def __getitem__(self, task_type: str) -> Handler:
-        return self._handlers[task_type]
+    def get(self, task_type: str) -> Handler | None:
+        return self._handlers.get(task_type)
 
     def _register(self, task_type: str, function: Function, process: bool) -> Function:
         try:

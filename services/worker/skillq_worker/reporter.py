@@ -62,6 +62,7 @@ class Reporter:
         self._profile = profile
         self._confirmed = confirmed
         self._all_begun = all_begun
+        self._loop = asyncio.get_running_loop()  # once: to ask takes a system call
         self._results: list[Result] = []
         self._since = 0.0  # by the loop's clock: when the first of them ended
         # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
@@ -75,13 +76,12 @@ class Reporter:
 
     def started(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        loop = asyncio.get_running_loop()
-        self._starts[attempt] = at, loop.time()
-        self._set_timer(loop)
+        self._starts[attempt] = at, self._loop.time()
+        self._set_timer()
 
     def ended(self, result: Result) -> None:
         if not self._results:
-            self._since = asyncio.get_running_loop().time()
+            self._since = self._loop.time()
             self._wake()
         self._results.append(result)
         self._starts.pop(result.attempt, None)
@@ -133,11 +133,11 @@ class Reporter:
         handed_back = (result.outcome is Outcome.RETURNED for result in self._results)
         return bool(self._results) and not any(handed_back)
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self) -> None:
         if self._starts and not self._waits and not self._due:
             self._waits = True
             _, began = next(iter(self._starts.values()))
-            loop.call_at(began + _BRIEF_SECONDS, self._tell_starts)
+            self._loop.call_at(began + _BRIEF_SECONDS, self._tell_starts)
 
     def _tell_starts(self) -> None:
         self._waits, self._due = False, True
@@ -148,16 +148,15 @@ class Reporter:
         self._news.set()
 
     async def _send_starts(self) -> None:
-        loop = asyncio.get_running_loop()
         items: list[ProgressItem] = []
         for name, (at, began) in list(self._starts.items()):
-            if began + _BRIEF_SECONDS > loop.time():
+            if began + _BRIEF_SECONDS > self._loop.time():
                 break  # it may end yet
             run, id, number = name
             items.append(ProgressItem(run=run, id=id, attempt=number, at=at))
             del self._starts[name]
         self._due = False
-        self._set_timer(loop)
+        self._set_timer()
         if items:
             await self._send("progress", partial(self._progress, self.store), items)
 

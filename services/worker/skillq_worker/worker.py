@@ -30,8 +30,9 @@ from skillq.messages import (
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
 from skillq_worker.attachment import Attachment
-from skillq_worker.executor import Executor, attempt
+from skillq_worker.executor import Executor
 from skillq_worker.lease import Trust, heartbeats
+from skillq_worker.making import Making
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
 from skillq_worker.results import Result, result
@@ -75,7 +76,7 @@ class Worker:
         self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
         self._trust = Trust(profile.lease, clock)
-        self._slots = Slots(profile.slots, self._attempt, self._trust.may_begin)
+        self._slots = Slots(profile.slots, self._begin, self._trust.may_begin)
         self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
@@ -136,7 +137,7 @@ class Worker:
 
     async def _attach(self) -> None:
         await self._attachment.attach()
-        self._trust.confirmed(self._clock())
+        self._confirmed(self._clock())
 
     async def _drain(self) -> None:
         self._hand_back_unstarted()
@@ -186,7 +187,11 @@ class Worker:
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
             else:
-                self._trust.confirmed(sent_at)
+                self._confirmed(sent_at)
+
+    def _confirmed(self, sent_at: float) -> None:
+        self._trust.confirmed(sent_at)
+        self._slots.fill()
 
     def _heartbeat_parts(self) -> list[Outgoing]:
         refs = [AttemptRef(run=run, id=id, attempt=number) for run, id, number in self._held]
@@ -280,11 +285,12 @@ class Worker:
     def _accept(self, task: TaskAssignment) -> None:
         key = (task.run, task.id)
         name = _name(task)
-        if self._seen.get(key, 0) >= task.attempt:
+        if (newest := self._seen.get(key, 0)) >= task.attempt:
             self._report_again(name)  # sent twice, or overtaken
             return
         self._seen[key] = task.attempt
-        self._seen.move_to_end(key)
+        if newest:
+            self._seen.move_to_end(key)
         self._held[name] = None
         while len(self._seen) > _REMEMBERED + len(self._held):
             self._seen.popitem(last=False)
@@ -302,15 +308,21 @@ class Worker:
         lost = "its result was lost on the way"
         self._reporter.ended(told or result(name, Outcome.LOST, error=lost))
 
-    async def _attempt(self, name: Attempt, task: TaskAssignment) -> None:
+    def _begin(self, name: Attempt, task: TaskAssignment) -> Making:
+        making = Making(self._executor, name, task, self._clock, self._over)
         run, id, number = name
-        self._reporter.started(name, self._clock())
+        self._reporter.started(name, making.began_at)
         self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
         crash.at("worker.started")
-        ended = await attempt(self._executor, task, self._clock)
-        crash.at("worker.finished")
-        self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
-        self._reporter.ended(ended)
+        return making
+
+    def _over(self, making: Making, ended: Result | None) -> None:
+        if ended is not None:
+            run, id, _ = ended.attempt
+            crash.at("worker.finished")
+            self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
+            self._reporter.ended(ended)
+        self._slots.over(making.attempt, making)
 
     def _abort(self, attempts: Sequence[Attempt]) -> None:
         for one in attempts:

@@ -13,6 +13,7 @@ from skillq.messages import (
     Inquiry,
     RunStatus,
     Submission,
+    TaskAssignment,
     TaskEvent,
     TaskEvents,
     TaskStatus,
@@ -21,6 +22,7 @@ from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager.core.commands import Command, Event, Submitted
+from skillq_worker.executor import Cancel, Done, in_task
 from tests.factories import task
 from tests.unit.manager.ear import listening, put
 from tests.unit.manager.hands import Count
@@ -110,7 +112,10 @@ class Large:
 
     types = None
 
-    async def execute(self, task: object) -> str:
+    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
+        return in_task(self._work(), done)
+
+    async def _work(self) -> str:
         return "x" * 200_000
 
 

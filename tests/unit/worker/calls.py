@@ -1,5 +1,6 @@
 """One attempt with a handler, as a worker makes it."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -13,18 +14,34 @@ from skillq.messages import (
     TaskResults,
     decode,
 )
-from skillq_worker import Handlers, executor
+from skillq_worker import Handlers
 from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.results import report
+from skillq_worker.making import Making
+from skillq_worker.results import Result, report
 from tests.unit.worker.boss import order, who
 
 clock = steady_clock()
 
 
-async def attempt(way: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
-    """The result of an attempt, as the manager reads it."""
-    ended = await executor.attempt(way, task, clock)
-    read = decode(report(who(), "store", [ended]).body)
+def begin(
+    executor: Executor, task: TaskAssignment, clock: Clock
+) -> tuple[Making, asyncio.Future[Result | None]]:
+    ended: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
+    name = task.run, task.id, task.attempt
+    return Making(executor, name, task, clock, lambda _, end: ended.set_result(end)), ended
+
+
+async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
+    """The result of an attempt, as the manager reads it; who is cancelled calls it off."""
+    making, ended = begin(executor, task, clock)
+    try:
+        result = await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        making.cancel()
+        assert await ended is None, "no result of what was called off"
+        raise
+    assert result is not None, "nobody has called it off"
+    read = decode(report(who(), "store", [result]).body)
     assert isinstance(read, TaskResults)
     return read.results[0]
 

@@ -18,6 +18,7 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq_worker.executor import Cancel, Done, in_task
 from skillq_worker.reporter import Reporter
 from skillq_worker.results import Result, result
 from tests.simulation.loop import VirtualLoop
@@ -31,7 +32,10 @@ class OneTurn:
 
     types = None
 
-    async def execute(self, task: TaskAssignment) -> str:
+    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
+        return in_task(self._work(task), done)
+
+    async def _work(self, task: TaskAssignment) -> str:
         await asyncio.sleep(0)
         return task.id
 
