@@ -18,12 +18,38 @@ from skillq_worker.outputs import as_output
 from skillq_worker.processes import Processes
 from skillq_worker.threads import on_thread
 
-Done = Callable[[JsonValue, BaseException | None], object]
-Cancel = Callable[[], object]
+Cancel = Callable[[], bool]
 
 
 class NoHandler(Exception):
     """Raised for a task of a type that nothing here takes."""
+
+
+class Job(Protocol):
+    """A task to be done, and who hears of it."""
+
+    @property
+    def task(self) -> TaskAssignment: ...
+
+    def done(self, output: JsonValue, error: BaseException | None) -> None:
+        """Hear how it ended: on the worker's loop, once, and not before `begin` has returned.
+
+        The error is TaskFailed where the work said no, NoHandler where nobody could begin it, CancelledError
+        where it was called off, and else whatever the work raised.
+        """
+        ...
+
+    def next(self) -> "Job | None":
+        """It has ended, and this one has its slot now: for executors that do not wait until the worker has heard.
+
+        On any thread, at most once, and never of a job that was called off. What cannot begin there is left alone:
+        the worker begins it when it is `done` with this one.
+        """
+        ...
+
+    def begun(self, cancel: Cancel) -> None:
+        """It was the next one, and has begun there."""
+        ...
 
 
 class Executor(Protocol):
@@ -32,22 +58,17 @@ class Executor(Protocol):
     @property
     def types(self) -> tuple[str, ...] | None: ...
 
-    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
-        """Begin the work, and return what calls it off.
-
-        `done` hears once how it ended, on this loop, and not before this returns: the output, or an error.
-        That is TaskFailed where the work said no, NoHandler where nobody could begin it, CancelledError
-        where it was called off, and else whatever the work raised.
-        """
+    def begin(self, job: Job) -> Cancel:
+        """Begin it, and return what calls it off, and says whether it had not ended."""
         ...
 
 
-def in_task(work: Coroutine[Any, Any, JsonValue], done: Done) -> Cancel:
-    """Do work that is a coroutine of ours, on this loop; for `Executor.begin`."""
+def in_task(work: Coroutine[Any, Any, JsonValue], job: Job) -> Cancel:
+    """Do a job that is a coroutine of ours, on this loop."""
 
     def over(task: asyncio.Task[JsonValue]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        done(None if error else task.result(), error)
+        job.done(None if error else task.result(), error)
 
     task = asyncio.create_task(work, name="attempt")
     task.add_done_callback(over)
@@ -77,14 +98,26 @@ class HandlerExecutor:
     def types(self) -> tuple[str, ...]:
         return self._handlers.types
 
-    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
-        handler = self._handlers.get(task.task_type)
+    def begin(self, job: Job) -> Cancel:
+        handler = self._handlers.get(job.task.task_type)
         if handler is None:
-            return in_task(_refuse(task), done)
+            return in_task(_refuse(job.task), job)
         if handler.is_async:
-            return self._loop.begin(partial(_work, handler, task), done)
+            return self._loop.begin(_Errand(self, handler, job))
         make = self._in_process if handler.process else self._on_thread
-        return in_task(make(handler, task), done)
+        return in_task(make(handler, job.task), job)
+
+    def follow(self, job: Job) -> "_Errand | None":
+        """On the users' loop: what begins there in the place of a job that has ended."""
+        following = job.next()
+        if following is None:
+            return None
+        handler = self._handlers.get(following.task.task_type)
+        if handler is None or not handler.is_async:
+            return None
+        errand = _Errand(self, handler, following)
+        following.begun(partial(self._loop.call_off, errand))
+        return errand
 
     async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
         arguments = await on_thread(partial(handler.arguments, task))
@@ -103,6 +136,24 @@ async def _refuse(task: TaskAssignment) -> JsonValue:
     raise NoHandler(f"no handler for the type {task.task_type!r}")
 
 
-async def _work(handler: Handler, task: TaskAssignment) -> JsonValue:
-    """Validating arguments and writing the output run users' code, too: their models, their generators."""
-    return as_output(await handler.function(**handler.arguments(task)))
+class _Errand:
+    """See `skillq_worker.loops.Errand`."""
+
+    __slots__ = ("_executor", "_handler", "_job", "task")
+
+    def __init__(self, executor: HandlerExecutor, handler: Handler, job: Job) -> None:
+        self._executor = executor
+        self._handler = handler
+        self._job = job
+        self.task: asyncio.Task[None] | None = None
+
+    async def work(self) -> JsonValue:
+        """Validating arguments and writing the output run users' code, too: their models, their generators."""
+        handler = self._handler
+        return as_output(await handler.function(**handler.arguments(self._job.task)))
+
+    def done(self, output: JsonValue, error: BaseException | None) -> None:
+        self._job.done(output, error)
+
+    def next(self) -> "_Errand | None":
+        return self._executor.follow(self._job)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import structlog
 from pydantic import JsonValue
@@ -18,67 +19,86 @@ from skillq_worker.slots import Attempt
 log = structlog.get_logger()
 
 
-class Making:
-    """An attempt that has begun.
+@dataclass(frozen=True, slots=True)
+class Shop:
+    """What an attempt needs of its worker."""
 
-    `ended` hears once that it is over: with the result, or with None where it was called off.
-    """
+    executor: Executor
+    clock: Clock
+    next: "Callable[[], Making | None]"  # for the slot of one that has ended; on any thread
+    begun: "Callable[[Making], object]"
+    over: "Callable[[Making, Result | None], object]"  # without a result where it was called off
+
+
+class Making:
+    """One attempt. `following` has its slot after it; see `skillq_worker.executor.Job`."""
 
     __slots__ = (
         "_cancel",
-        "_clock",
-        "_ended",
+        "_ended_at",
         "_is_called_off",
         "_is_late",
+        "_shop",
         "_timer",
         "attempt",
         "began_at",
+        "following",
         "task",
     )
 
-    def __init__(
-        self,
-        executor: Executor,
-        attempt: Attempt,
-        task: TaskAssignment,
-        clock: Clock,
-        ended: "Callable[[Making, Result | None], object]",
-    ) -> None:
+    def __init__(self, shop: Shop, attempt: Attempt, task: TaskAssignment) -> None:
         self.attempt = attempt
         self.task = task
-        self.began_at = clock()
-        self._clock = clock
-        self._ended = ended
+        self.began_at = shop.clock()
+        self.following: Making | None = None
+        self._shop = shop
+        self._ended_at: float | None = None
         self._is_called_off = self._is_late = False
+        self._cancel: Cancel | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._cancel: Cancel | None = executor.begin(task, self._done)
-        if task.timeout is not None:
+
+    def begin(self) -> None:
+        """Begin it, or take note that it has begun."""
+        if self._cancel is None:
+            self._cancel = self._shop.executor.begin(self)
+        if self.task.timeout is not None:
             # On this loop, not on the users': they may block theirs.
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(task.timeout, self._expire)
+            left = self.began_at + self.task.timeout - self._shop.clock()
+            self._timer = asyncio.get_running_loop().call_later(left, self._expire)
+        self._shop.begun(self)
 
     def cancel(self) -> None:
         self._is_called_off = True
         self._call_off()
 
     def _expire(self) -> None:
-        self._is_late = True
-        self._call_off()
+        self._is_late = self._call_off()
 
-    def _call_off(self) -> None:
-        if self._cancel is not None:
-            self._cancel()
+    def _call_off(self) -> bool:
+        return self._cancel is not None and self._cancel()
 
-    def _done(self, output: JsonValue, error: BaseException | None) -> None:
-        self._cancel = None  # it knows us
+    # --- for its executor
+
+    def begun(self, cancel: Cancel) -> None:
+        self._cancel = cancel
+
+    def next(self) -> "Making | None":
+        self._ended_at = self._shop.clock()
+        self.following = self._shop.next()
+        return self.following
+
+    def done(self, output: JsonValue, error: BaseException | None) -> None:
+        self._cancel = None  # which knows us: a cycle
         if self._timer is not None:
             self._timer.cancel()
         if self._is_called_off:
-            self._ended(self, None)
+            self._shop.over(self, None)
         elif error is None:
-            self._ended(self, self._result(Outcome.SUCCEEDED, output))
+            self._shop.over(self, self._result(Outcome.SUCCEEDED, output))
         else:
-            self._ended(self, self._failure(error))
+            self._shop.over(self, self._failure(error))
+
+    # --- its result
 
     def _failure(self, error: BaseException) -> Result:
         if isinstance(error, NoHandler):
@@ -112,5 +132,5 @@ class Making:
             error=error,
             error_types=types,
             started_at=self.began_at,
-            finished_at=self._clock(),
+            finished_at=self._ended_at or self._shop.clock(),
         )

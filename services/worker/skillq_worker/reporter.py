@@ -8,6 +8,7 @@ from typing import TypeVar
 import structlog
 
 from skillq import crash, topology
+from skillq.clock import Clock
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import (
@@ -57,16 +58,16 @@ class Reporter:
         profile: WorkerProfile,
         confirmed: Callable[[Sequence[Result]], None],
         all_begun: asyncio.Event,
+        clock: Clock,
     ) -> None:
         self._transport = transport
         self._profile = profile
         self._confirmed = confirmed
         self._all_begun = all_begun
-        self._loop = asyncio.get_running_loop()  # once: to ask takes a system call
+        self._clock = clock
         self._results: list[Result] = []
-        self._since = 0.0  # by the loop's clock: when the first of them ended
-        # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
-        self._starts: dict[Attempt, tuple[float, float]] = {}
+        self._since = 0.0  # when the first of them ended
+        self._starts: dict[Attempt, float] = {}  # of what has not ended, and was not told
         self._waits = False  # a timer runs for the first of them
         self._due = False  # it has run out
         self._news = asyncio.Event()
@@ -76,12 +77,12 @@ class Reporter:
 
     def started(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        self._starts[attempt] = at, self._loop.time()
+        self._starts[attempt] = at
         self._set_timer()
 
     def ended(self, result: Result) -> None:
         if not self._results:
-            self._since = self._loop.time()
+            self._since = result.ended_at or self._clock()
             self._wake()
         self._results.append(result)
         self._starts.pop(result.attempt, None)
@@ -116,7 +117,7 @@ class Reporter:
         """
         if self._may_hold():
             try:
-                async with asyncio.timeout_at(self._since + _HOLD_SECONDS):
+                async with asyncio.timeout(self._since + _HOLD_SECONDS - self._clock()):
                     await self._all_begun.wait()
             except TimeoutError:
                 return
@@ -136,8 +137,8 @@ class Reporter:
     def _set_timer(self) -> None:
         if self._starts and not self._waits and not self._due:
             self._waits = True
-            _, began = next(iter(self._starts.values()))
-            self._loop.call_at(began + _BRIEF_SECONDS, self._tell_starts)
+            brief = next(iter(self._starts.values())) + _BRIEF_SECONDS - self._clock()
+            asyncio.get_running_loop().call_later(brief, self._tell_starts)
 
     def _tell_starts(self) -> None:
         self._waits, self._due = False, True
@@ -149,8 +150,9 @@ class Reporter:
 
     async def _send_starts(self) -> None:
         items: list[ProgressItem] = []
-        for name, (at, began) in list(self._starts.items()):
-            if began + _BRIEF_SECONDS > self._loop.time():
+        now = self._clock()
+        for name, at in list(self._starts.items()):
+            if at + _BRIEF_SECONDS > now:
                 break  # it may end yet
             run, id, number = name
             items.append(ProgressItem(run=run, id=id, attempt=number, at=at))

@@ -14,6 +14,7 @@ from skillq_worker.slots import Attempt
 class Result(NamedTuple):
     attempt: Attempt
     outcome: Outcome
+    ended_at: float | None  # where it had begun
     body: bytes  # as a `TaskResult` is written
 
 
@@ -41,7 +42,7 @@ def result(
         "finished_at": finished_at,
     }
     # What is no number is null, as models write it: JSON has no word for it.
-    return Result(attempt, outcome, to_json(fields, inf_nan_mode="null"))
+    return Result(attempt, outcome, finished_at, to_json(fields, inf_nan_mode="null"))
 
 
 def report(worker: WorkerProfile, store: str, results: Sequence[Result]) -> Outgoing:

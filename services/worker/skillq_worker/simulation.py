@@ -5,7 +5,7 @@ import asyncio
 from pydantic import JsonValue
 
 from skillq.messages import SPECIALTY_BONUS, TaskAssignment, WorkerProfile
-from skillq_worker.executor import Cancel, Done, in_task
+from skillq_worker.executor import Cancel, Job, in_task
 from skillq_worker.failing import TaskFailed
 
 
@@ -19,8 +19,8 @@ class Simulation:
         self._specialties = frozenset(profile.specialties)
         self._time_scale = time_scale
 
-    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
-        return in_task(self._work(task), done)
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         seconds = task.difficulty / task.priority * self._time_scale

@@ -3,38 +3,48 @@
 import asyncio
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import Protocol
+from contextlib import suppress
+from typing import Generic, Protocol, Self, TypeVar
 
 from skillq.messages import TaskAssignment
 
 Attempt = tuple[str, str, int]  # run, id, attempt
 
 
-class Running(Protocol):
-    """An attempt that has begun."""
+class Making(Protocol):
+    """An attempt that has a slot. `following` has it after this one, and may have begun already."""
+
+    attempt: Attempt
+    following: Self | None
+
+    def begin(self) -> None: ...
 
     def cancel(self) -> object: ...
 
 
-class Slots:
-    """Begins what waits, as many at a time as there are slots. Whoever begins one says when it is `over`.
+M = TypeVar("M", bound=Making)
 
-    Nothing is begun while `may_begin` is not set. `all_begun` is set while none wait.
+
+class Slots(Generic[M]):
+    """Begins what waits, as many at a time as there are slots; each says when it is `over`.
+
+    Nothing is begun unless it `may_begin`. `all_begun` is set while none wait.
     """
 
     def __init__(
         self,
         count: int,
-        begin: Callable[[Attempt, TaskAssignment], Running],
-        may_begin: asyncio.Event,
+        make: Callable[[Attempt, TaskAssignment], M],
+        may_begin: Callable[[], bool],
     ) -> None:
         self._count = count
-        self._begin = begin
+        self._make = make
         self._may_begin = may_begin
+        # Any thread may `take` one. Whoever gets one out of it, by one call, has it.
         self._waiting: OrderedDict[Attempt, TaskAssignment] = OrderedDict()
-        self._running: dict[Attempt, Running] = {}  # but for those that were aborted
+        self._running: dict[Attempt, M] = {}  # but for those that were aborted
         self._busy = 0  # slots; an attempt that was aborted has its own until it is over
-        self._is_filling = False
+        self._is_filling = self._is_closed = False
         self._one_is_over = asyncio.Event()
         self.all_begun = asyncio.Event()
         self.all_begun.set()
@@ -60,8 +70,11 @@ class Slots:
         return there
 
     def take_back_all(self) -> list[Attempt]:
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting = []
+        with suppress(KeyError):
+            while True:
+                attempt, _ = self._waiting.popitem(last=False)
+                waiting.append(attempt)
         self._note_begun()
         return waiting
 
@@ -75,9 +88,13 @@ class Slots:
             running.cancel()
         return running is not None
 
-    def over(self, attempt: Attempt, running: Running) -> None:
-        if self._running.get(attempt) is running:
-            del self._running[attempt]
+    def over(self, one: M) -> None:
+        if self._running.get(one.attempt) is one:
+            del self._running[one.attempt]
+        if one.following is not None:
+            self._begin(one.following)
+            self._note_begun()
+            return
         self._busy -= 1
         self._one_is_over.set()
         self._fill()
@@ -90,10 +107,20 @@ class Slots:
 
     async def close(self) -> None:
         """End all."""
+        self._is_closed = True
         self.take_back_all()
         for attempt in list(self._running):
             self.abort(attempt)
         await self.finished()
+
+    def take(self) -> M | None:
+        """The next that waits, for a slot that is free, or whose attempt has ended; on any thread."""
+        if not self._may_begin():
+            return None
+        try:
+            return self._make(*self._waiting.popitem(last=False))
+        except KeyError:
+            return None
 
     def fill(self) -> None:
         """Begin what may begin, in the next turn of the loop: all of this one has been heard then."""
@@ -103,11 +130,16 @@ class Slots:
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._waiting and self._busy < self._count and self._may_begin.is_set():
-            attempt, task = self._waiting.popitem(last=False)
+        while self._busy < self._count and (one := self.take()) is not None:
             self._busy += 1
-            self._running[attempt] = self._begin(attempt, task)
+            self._begin(one)
         self._note_begun()
+
+    def _begin(self, one: M) -> None:
+        self._running[one.attempt] = one
+        one.begin()
+        if self._is_closed:
+            one.cancel()
 
     def _note_begun(self) -> None:
         if not self._waiting:

@@ -32,7 +32,7 @@ from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in
 from skillq_worker.attachment import Attachment
 from skillq_worker.executor import Executor
 from skillq_worker.lease import Trust, heartbeats
-from skillq_worker.making import Making
+from skillq_worker.making import Making, Shop
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
 from skillq_worker.results import Result, result
@@ -68,16 +68,17 @@ class Worker:
     ) -> None:
         self._transport = transport
         self._profile = profile
-        self._executor = executor
         self._clock = clock
         self._grace = grace
-        self._held: dict[Attempt, None] = {}  # accepted, and its result not confirmed
+        # Accepted, and its result not confirmed; by name, as that object: another store may give the same name.
+        self._held: dict[Attempt, Attempt] = {}
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
         self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
         self._trust = Trust(profile.lease, clock)
-        self._slots = Slots(profile.slots, self._begin, self._trust.may_begin)
-        self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun)
+        self._slots = Slots(profile.slots, self._make, self._trust.is_good)
+        self._shop = Shop(executor, clock, self._slots.take, self._begun, self._over)
+        self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun, clock)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
         self._attachment = Attachment(transport, profile, clock)
@@ -291,7 +292,7 @@ class Worker:
         self._seen[key] = task.attempt
         if newest:
             self._seen.move_to_end(key)
-        self._held[name] = None
+        self._held[name] = name
         while len(self._seen) > _REMEMBERED + len(self._held):
             self._seen.popitem(last=False)
         if self.is_draining:
@@ -308,13 +309,21 @@ class Worker:
         lost = "its result was lost on the way"
         self._reporter.ended(told or result(name, Outcome.LOST, error=lost))
 
-    def _begin(self, name: Attempt, task: TaskAssignment) -> Making:
-        making = Making(self._executor, name, task, self._clock, self._over)
-        run, id, number = name
-        self._reporter.started(name, making.began_at)
-        self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
+    # --- attempts
+
+    def _make(self, name: Attempt, task: TaskAssignment) -> Making:
+        """On any thread, as all of a slot that goes from one to the next."""
         crash.at("worker.started")
-        return making
+        return Making(self._shop, name, task)
+
+    def _begun(self, making: Making) -> None:
+        run, id, number = making.attempt
+        if self._held.get(making.attempt) is not making.attempt:
+            log.info(Log.ATTEMPT_ABORTED, task=(run, id), attempt=number)
+            making.cancel()  # it was called off before we heard that it had begun
+            return
+        self._reporter.started(making.attempt, making.began_at)
+        self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
 
     def _over(self, making: Making, ended: Result | None) -> None:
         if ended is not None:
@@ -322,7 +331,7 @@ class Worker:
             crash.at("worker.finished")
             self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
             self._reporter.ended(ended)
-        self._slots.over(making.attempt, making)
+        self._slots.over(making)
 
     def _abort(self, attempts: Sequence[Attempt]) -> None:
         for one in attempts:

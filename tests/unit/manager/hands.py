@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from skillq.messages import (
     TaskAssignment,
 )
-from skillq_worker.executor import Cancel, Done, in_task
+from skillq_worker.executor import Cancel, Job, in_task
 
 
 class Count:
@@ -21,8 +21,8 @@ class Count:
         if not held:
             self._go_on.set()
 
-    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
-        return in_task(self._work(task), done)
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         self.begun.append(task.id)

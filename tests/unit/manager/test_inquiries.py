@@ -13,7 +13,6 @@ from skillq.messages import (
     Inquiry,
     RunStatus,
     Submission,
-    TaskAssignment,
     TaskEvent,
     TaskEvents,
     TaskStatus,
@@ -22,7 +21,7 @@ from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager.core.commands import Command, Event, Submitted
-from skillq_worker.executor import Cancel, Done, in_task
+from skillq_worker.executor import Cancel, Job, in_task
 from tests.factories import task
 from tests.unit.manager.ear import listening, put
 from tests.unit.manager.hands import Count
@@ -112,8 +111,8 @@ class Large:
 
     types = None
 
-    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
-        return in_task(self._work(), done)
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(), job)
 
     async def _work(self) -> str:
         return "x" * 200_000

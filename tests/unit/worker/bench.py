@@ -10,7 +10,7 @@ from skillq.clock import steady_clock
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq.transport import Transport
 from skillq.transport.memory import MemoryTransport
-from skillq_worker.executor import Cancel, Done, Executor, in_task
+from skillq_worker.executor import Cancel, Executor, Job, in_task
 from skillq_worker.worker import Worker
 from tests.unit.worker.boss import Boss, until
 
@@ -29,8 +29,8 @@ class Bench:
         self._ends: dict[tuple[str, int], asyncio.Event] = {}
         self._at_once = False
 
-    def begin(self, task: TaskAssignment, done: Done) -> Cancel:
-        return in_task(self._work(task), done)
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         key = (task.id, task.attempt)

@@ -16,7 +16,7 @@ from skillq.messages import (
 )
 from skillq_worker import Handlers
 from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.making import Making
+from skillq_worker.making import Making, Shop
 from skillq_worker.results import Result, report
 from tests.unit.worker.boss import order, who
 
@@ -26,9 +26,16 @@ clock = steady_clock()
 def begin(
     executor: Executor, task: TaskAssignment, clock: Clock
 ) -> tuple[Making, asyncio.Future[Result | None]]:
+    """An attempt that has begun, and is followed by none; and what it will have come to."""
     ended: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
-    name = task.run, task.id, task.attempt
-    return Making(executor, name, task, clock, lambda _, end: ended.set_result(end)), ended
+
+    def over(_: Making, result: Result | None) -> None:
+        ended.set_result(result)
+
+    shop = Shop(executor, clock, next=lambda: None, begun=lambda _: None, over=over)
+    making = Making(shop, (task.run, task.id, task.attempt), task)
+    making.begin()
+    return making, ended
 
 
 async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:

@@ -11,10 +11,18 @@ from tests.unit.worker.boss import order
 A, B, C = (("default", id, 1) for id in "abc")
 
 
-class Running:
+class Making:
     """An attempt that goes on until the test says that it is over."""
 
+    following: "Making | None" = None
     is_cancelled = False
+
+    def __init__(self, attempt: Attempt, begun: list[Attempt]) -> None:
+        self.attempt = attempt
+        self._begun = begun
+
+    def begin(self) -> None:
+        self._begun.append(self.attempt)
 
     def cancel(self) -> None:
         self.is_cancelled = True
@@ -25,18 +33,20 @@ class Bench:
 
     def __init__(self) -> None:
         self.begun: list[Attempt] = []
-        self.running: list[Running] = []
-        self.may_begin = asyncio.Event()
-        self.may_begin.set()
-        self.slots = Slots(1, self._begin, self.may_begin)
+        self.makings: list[Making] = []
+        self.may_begin = True
+        self.slots = Slots(1, self._make, lambda: self.may_begin)
 
-    def _begin(self, attempt: Attempt, task: TaskAssignment) -> Running:
-        self.begun.append(attempt)
-        self.running.append(Running())
-        return self.running[-1]
+    def _make(self, attempt: Attempt, task: TaskAssignment) -> Making:
+        self.makings.append(Making(attempt, self.begun))
+        return self.makings[-1]
 
-    def over(self, attempt: Attempt) -> None:
-        self.slots.over(attempt, self.running[self.begun.index(attempt)])
+    def over(self, number: int) -> None:
+        self.slots.over(self.makings[number])
+
+    def passes_on(self, number: int) -> None:
+        """An attempt has ended, and its slot goes to the next; nobody has heard that."""
+        self.makings[number].following = self.slots.take()
 
 
 @pytest.fixture
@@ -54,23 +64,23 @@ async def bench() -> Bench:
 
 async def test_an_attempt_waits_until_a_slot_is_free(bench: Bench) -> None:
     assert not bench.slots.all_begun.is_set()
-    bench.over(A)
+    bench.over(0)
     assert bench.begun == [A, B]
     assert bench.slots.all_begun.is_set()
 
 
 async def test_what_was_aborted_keeps_its_slot_until_it_is_over(bench: Bench) -> None:
     assert bench.slots.abort(A)
-    assert bench.running[0].is_cancelled
+    assert bench.makings[0].is_cancelled
     await asyncio.sleep(0)
     assert bench.begun == [A]
     assert (bench.slots.running, bench.slots.free) == (1, 0)
-    bench.over(A)
+    bench.over(0)
     assert bench.begun == [A, B]
 
 
 async def test_what_is_over_or_was_aborted_cannot_be_aborted(bench: Bench) -> None:
-    bench.over(A)
+    bench.over(0)
     assert not bench.slots.abort(A)
     assert bench.slots.abort(B)
     assert not bench.slots.abort(B)
@@ -81,15 +91,15 @@ async def test_an_attempt_that_ends_late_leaves_one_of_the_same_number_alone(ben
     assert bench.slots.take_back(B)
     assert bench.slots.abort(A)
     bench.slots.add(A, order("a"))
-    bench.over(A)
+    bench.over(0)
     assert bench.begun == [A, A]
     assert bench.slots.abort(A)
-    assert bench.running[1].is_cancelled
+    assert bench.makings[1].is_cancelled
 
 
 async def test_what_is_taken_back_in_the_turn_in_which_it_came_never_begins(bench: Bench) -> None:
     assert bench.slots.take_back(B)
-    bench.over(A)
+    bench.over(0)
     bench.slots.add(C, order("c"))
     assert bench.slots.take_back(C)
     await asyncio.sleep(0)
@@ -97,10 +107,10 @@ async def test_what_is_taken_back_in_the_turn_in_which_it_came_never_begins(benc
 
 
 async def test_nothing_begins_until_it_may(bench: Bench) -> None:
-    bench.may_begin.clear()
-    bench.over(A)
+    bench.may_begin = False
+    bench.over(0)
     assert bench.begun == [A]
-    bench.may_begin.set()
+    bench.may_begin = True
     bench.slots.fill()
     await asyncio.sleep(0)
     assert bench.begun == [A, B]
@@ -122,10 +132,41 @@ async def test_where_all_are_taken_back_none_waits(bench: Bench) -> None:
 async def test_who_closes_waits_until_all_that_ran_is_over(bench: Bench) -> None:
     closing = asyncio.create_task(bench.slots.close())
     await asyncio.sleep(0)
-    assert bench.running[0].is_cancelled
+    assert bench.makings[0].is_cancelled
     assert bench.slots.all_begun.is_set()
     await asyncio.sleep(0)
     assert not closing.done()
-    bench.over(A)
+    bench.over(0)
     await asyncio.wait_for(closing, 5)
     assert bench.begun == [A]
+
+
+async def test_a_slot_goes_to_what_waits_for_it_when_its_attempt_has_ended_elsewhere(
+    bench: Bench,
+) -> None:
+    bench.slots.add(C, order("c"))
+    bench.passes_on(0)
+    assert not bench.slots.take_back(B), "it has begun"
+    bench.over(0)
+    assert bench.begun == [A, B]
+    assert not bench.slots.all_begun.is_set()
+    bench.passes_on(1)
+    assert not bench.slots.all_begun.is_set(), "nobody has heard it"
+    bench.over(1)
+    assert bench.begun == [A, B, C]
+    assert bench.slots.all_begun.is_set()
+    assert bench.slots.running == 1
+    bench.over(2)
+    assert bench.slots.running == 0
+
+
+async def test_who_closes_ends_what_has_begun_elsewhere_too(bench: Bench) -> None:
+    bench.passes_on(0)
+    closing = asyncio.create_task(bench.slots.close())
+    await asyncio.sleep(0)
+    bench.over(0)
+    assert bench.makings[1].is_cancelled
+    await asyncio.sleep(0)
+    assert not closing.done()
+    bench.over(1)
+    await asyncio.wait_for(closing, 5)
