@@ -5,12 +5,16 @@ from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from random import Random
 
 from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq_manager.core.model import TaskKey
+from skillq_worker.executor import Cancel, Job
 from skillq_worker.failing import TaskFailed
+
+_UNHEARD_SECONDS = 0.02
 
 
 class End(Enum):
@@ -77,9 +81,38 @@ class ScriptedExecutor:
         self._works = works
         self._profile = profile
         self._die = die
+        self._unheard: dict[Job, asyncio.Task[JsonValue]] = {}  # that have ended
+        self._chance = Random(f"executor {profile.incarnation}")
         self.types = types
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
+    def begin(self, job: Job) -> Cancel:
+        doing = asyncio.create_task(self._work(job.task))
+        doing.add_done_callback(lambda _: self._over(doing, job))
+
+        def cancel() -> bool:
+            return job not in self._unheard and doing.cancel()
+
+        return cancel
+
+    def _over(self, doing: asyncio.Task[JsonValue], job: Job) -> None:
+        """What has its place begins at once, as with users' handlers; and a little later the worker hears of it."""
+        if doing.cancelled():
+            job.done(None, asyncio.CancelledError())
+            return
+        following = job.next()
+        if following is not None:
+            following.begun(self.begin(following))
+        self._unheard[job] = doing
+        asyncio.get_running_loop().call_later(_UNHEARD_SECONDS * self._chance.random(), self._hear)
+
+    def _hear(self) -> None:
+        while self._unheard:
+            job, doing = next(iter(self._unheard.items()))
+            del self._unheard[job]
+            error = doing.exception()
+            job.done(None if error else doing.result(), error)
+
+    async def _work(self, task: TaskAssignment) -> JsonValue:
         key = task.run, task.id
         execution, script, end = self._works.begin(key, task.attempt, self._profile)
         await asyncio.sleep(script.seconds)

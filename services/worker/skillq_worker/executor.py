@@ -1,27 +1,55 @@
-"""Runs one attempt. Users' code runs on a loop and on threads of its own, never on the worker's.
+"""Does the work of attempts. Users' code runs on a loop and on threads of its own, never on the worker's.
 
 Whatever it does to them, the worker's heartbeats go on.
 """
 
 import asyncio
 import threading
-from contextlib import nullcontext
+from collections.abc import Callable, Coroutine
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
-import structlog
 from pydantic import JsonValue
 
-from skillq.clock import Clock
-from skillq.logs import Log
-from skillq.messages import Outcome, TaskAssignment, TaskResult
-from skillq_worker.failing import Failure, failure, types_of
-from skillq_worker.handlers import Handler, Handlers, as_output
+from skillq.messages import TaskAssignment
+from skillq_worker.handlers import Handler, Handlers
 from skillq_worker.loops import UsersLoop
-from skillq_worker.processes import FailedElsewhere, Processes
+from skillq_worker.outputs import as_output
+from skillq_worker.processes import Processes
 from skillq_worker.threads import on_thread
 
-log = structlog.get_logger()
+Cancel = Callable[[], bool]
+
+
+class NoHandler(Exception):
+    """Raised for a task of a type that nothing here takes."""
+
+
+class Job(Protocol):
+    """A task to be done, and who hears of it."""
+
+    @property
+    def task(self) -> TaskAssignment: ...
+
+    def done(self, output: JsonValue, error: BaseException | None) -> None:
+        """Hear how it ended: on the worker's loop, once, and not before `begin` has returned.
+
+        The error is TaskFailed where the work said no, NoHandler where nobody could begin it, CancelledError
+        where it was called off, and else whatever the work raised.
+        """
+        ...
+
+    def next(self) -> "Job | None":
+        """It has ended, and this one has its slot now: for executors that do not wait until the worker has heard.
+
+        On any thread, at most once, and never of a job that was called off. What cannot begin there is left alone:
+        the worker begins it when it is `done` with this one.
+        """
+        ...
+
+    def begun(self, cancel: Cancel) -> None:
+        """It was the next one, and has begun there."""
+        ...
 
 
 class Executor(Protocol):
@@ -30,14 +58,21 @@ class Executor(Protocol):
     @property
     def types(self) -> tuple[str, ...] | None: ...
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
-        """Return the task's output.
-
-        Raises:
-            TaskFailed: the work said no.
-            Exception: whatever the work raised; the attempt has failed.
-        """
+    def begin(self, job: Job) -> Cancel:
+        """Begin it, and return what calls it off, and says whether it had not ended."""
         ...
+
+
+def in_task(work: Coroutine[Any, Any, JsonValue], job: Job) -> Cancel:
+    """Do a job that is a coroutine of ours, on this loop."""
+
+    def over(task: asyncio.Task[JsonValue]) -> None:
+        error = asyncio.CancelledError() if task.cancelled() else task.exception()
+        job.done(None if error else task.result(), error)
+
+    task = asyncio.create_task(work, name="attempt")
+    task.add_done_callback(over)
+    return task.cancel
 
 
 class HandlerExecutor:
@@ -63,17 +98,32 @@ class HandlerExecutor:
     def types(self) -> tuple[str, ...]:
         return self._handlers.types
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
-        handler = self._handlers[task.task_type]
-
-        # Validating arguments and writing the output run users' code, too: their models, their generators.
-        async def work() -> JsonValue:
-            return as_output(await handler.function(**handler.arguments(task)))
-
+    def begin(self, job: Job) -> Cancel:
+        handler = self._handlers.get(job.task.task_type)
+        if handler is None:
+            return in_task(_refuse(job.task), job)
         if handler.is_async:
-            return await self._loop.run(work)
-        if handler.process:
-            return await self._in_process(handler, task)
+            return self._loop.begin(_Errand(self, handler, job))
+        make = self._in_process if handler.process else self._on_thread
+        return in_task(make(handler, job.task), job)
+
+    def follow(self, job: Job) -> "_Errand | None":
+        """On the users' loop: what begins there in the place of a job that has ended."""
+        following = job.next()
+        if following is None:
+            return None
+        handler = self._handlers.get(following.task.task_type)
+        if handler is None or not handler.is_async:
+            return None
+        errand = _Errand(self, handler, following)
+        following.begun(partial(self._loop.call_off, errand))
+        return errand
+
+    async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
+        arguments = await on_thread(partial(handler.arguments, task))
+        return await self._processes.call(handler.function, arguments)
+
+    async def _on_thread(self, handler: Handler, task: TaskAssignment) -> JsonValue:
         cancelled = threading.Event()
         arguments = partial(handler.arguments, task, cancelled)
         try:
@@ -81,58 +131,29 @@ class HandlerExecutor:
         finally:
             cancelled.set()  # whoever still runs is not waited for
 
-    async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
-        arguments = await on_thread(partial(handler.arguments, task))
-        return await self._processes.call(handler.function, arguments)
+
+async def _refuse(task: TaskAssignment) -> JsonValue:
+    raise NoHandler(f"no handler for the type {task.task_type!r}")
 
 
-async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
-    """Make one attempt; whatever happens becomes a result."""
-    started_at = clock()
-    outcome, output, error, error_types = await _outcome(executor, task)
-    # Not validated: it is all ours, but for the output, which was checked where it was made.
-    return TaskResult.model_construct(
-        run=task.run,
-        id=task.id,
-        attempt=task.attempt,
-        outcome=outcome,
-        output=output,
-        error=error,
-        error_types=error_types,
-        started_at=started_at,
-        finished_at=clock(),
-    )
+class _Errand:
+    """See `skillq_worker.loops.Errand`."""
 
+    __slots__ = ("_executor", "_handler", "_job", "task")
 
-async def _outcome(
-    executor: Executor, task: TaskAssignment
-) -> tuple[Outcome, JsonValue, str | None, tuple[str, ...]]:
-    if (types := executor.types) is not None and task.task_type not in types:
-        return Outcome.REFUSED, None, f"no handler for the type {task.task_type!r}", ()
-    limit = None if task.timeout is None else asyncio.timeout(task.timeout)
-    try:
-        async with limit or nullcontext():
-            return Outcome.SUCCEEDED, await executor.execute(task), None, ()
-    except FailedElsewhere as error:
-        return _failed(task, error.failure)
-    except asyncio.CancelledError as error:
-        if (current := asyncio.current_task()) is None or current.cancelling():
-            raise  # it is we who are told to give it up
-        return Outcome.FAILED, None, "the handler cancelled itself", types_of(error)
-    except Exception as error:  # noqa: BLE001 - users' code may raise anything; it fails the attempt
-        if limit is not None and limit.expired():
-            return Outcome.TIMED_OUT, None, f"took longer than {task.timeout:g} s", types_of(error)
-        return _failed(task, failure(error))
+    def __init__(self, executor: HandlerExecutor, handler: Handler, job: Job) -> None:
+        self._executor = executor
+        self._handler = handler
+        self._job = job
+        self.task: asyncio.Task[None] | None = None
 
+    async def work(self) -> JsonValue:
+        """Validating arguments and writing the output run users' code, too: their models, their generators."""
+        handler = self._handler
+        return as_output(await handler.function(**handler.arguments(self._job.task)))
 
-def _failed(
-    task: TaskAssignment, failure: Failure
-) -> tuple[Outcome, JsonValue, str, tuple[str, ...]]:
-    if failure.trace is not None:
-        log.warning(
-            Log.HANDLER_RAISED,
-            task=(task.run, task.id),
-            attempt=task.attempt,
-            exception=failure.trace,
-        )
-    return Outcome.FAILED, None, failure.text, failure.types
+    def done(self, output: JsonValue, error: BaseException | None) -> None:
+        self._job.done(output, error)
+
+    def next(self) -> "_Errand | None":
+        return self._executor.follow(self._job)

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 from skillq.forms import one_line
 from skillq.messages import shorten
-from skillq_worker.handlers import OutputError, PayloadError
+from skillq_worker.handlers import PayloadError
+from skillq_worker.outputs import OutputError
 
 _MAX_ERROR = 2000
 _MAX_LINES, _MAX_LINE = 200, 1000  # of a traceback

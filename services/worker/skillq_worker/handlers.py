@@ -20,7 +20,6 @@ A task's payload is validated against the signature; what is returned is the tas
 
 import importlib
 import inspect
-import json
 import os
 import sys
 import threading
@@ -30,16 +29,11 @@ from types import ModuleType
 from typing import Any, NotRequired, Required, TypeVar, get_type_hints, overload
 
 from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
-from pydantic_core import to_jsonable_python
 from typing_extensions import TypedDict  # pydantic takes typing's only from Python 3.12 on
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.messages import MAX_LABELS, MAX_PAYLOAD_BYTES, TaskAssignment, explain, shorten, slug
-from skillq.packing import check_readable
-
-# Made once: it takes longer to make than to use.
-_encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+from skillq.messages import MAX_LABELS, TaskAssignment, explain, slug
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -89,10 +83,6 @@ class PayloadError(Exception):
     """Raised when a task's payload does not fit its handler's signature."""
 
 
-class OutputError(Exception):
-    """Raised when what a handler returned cannot be a task's output."""
-
-
 @dataclass(frozen=True, slots=True)
 class Handler:
     """A user's function, with the model its payload is validated against."""
@@ -118,27 +108,6 @@ class Handler:
         if self.context is not None:
             arguments[self.context] = Context.of(task, cancelled)
         return arguments
-
-
-def as_output(value: object) -> JsonValue:
-    """What a handler returned, as JSON that every reader can read.
-
-    Raises:
-        OutputError: it cannot be written as JSON, or is too large.
-    """
-    try:
-        output: JsonValue = to_jsonable_python(value)
-        body = _encode(output).encode()
-        check_readable(body)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise OutputError(
-            f"the handler returned what cannot be written as JSON: {one_line(shorten(str(error), 300))}"
-        ) from error
-    if len(body) > MAX_PAYLOAD_BYTES:
-        raise OutputError(
-            f"the output is {len(body)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: return a reference instead"
-        )
-    return output
 
 
 class Handlers:
@@ -173,8 +142,8 @@ class Handlers:
     def types(self) -> tuple[str, ...]:
         return tuple(self._handlers)
 
-    def __getitem__(self, task_type: str) -> Handler:
-        return self._handlers[task_type]
+    def get(self, task_type: str) -> Handler | None:
+        return self._handlers.get(task_type)
 
     def _register(self, task_type: str, function: Function, process: bool) -> Function:
         try:

@@ -21,7 +21,7 @@ log = structlog.get_logger()
 
 
 class Trust:
-    """Trusts one's own lease no longer than the manager does. `may_begin` is set while it is good for a start."""
+    """Trusts one's own lease no longer than the manager does. `may_begin` is set until it is known to be too old."""
 
     def __init__(self, lease: Lease, clock: Clock) -> None:
         self._lease = lease
@@ -36,6 +36,11 @@ class Trust:
         if not self.may_begin.is_set():
             log.info(Log.LEASE_RENEWED)
         self.may_begin.set()
+
+    def is_good(self) -> bool:
+        """For a start; by the clock, on any thread: ours may stand still, and not know that it is too old."""
+        silence = self._clock() - self._confirmed_at
+        return self.may_begin.is_set() and silence < self._lease.fence_after
 
     async def watch(self, fenced: Callable[[float], None], lost: Callable[[], None]) -> None:
         """Say once when nothing may begin any more, after so many seconds of silence; and when all is another's."""

@@ -1,12 +1,18 @@
-"""Users' coroutines on one loop in a thread of its own, and what passes between that loop and the worker's."""
+"""Users' coroutines on one loop in a thread of its own, and what passes between that loop and the worker's.
+
+To cross to the other loop and back takes longer than a short task does. So what is handed over together crosses
+together; and what has ended is followed there, at once, by what waited for its slot. The worker hears of that a
+little later. See docs/adr/0018-what-waits-follows-where-another-has-ended.md.
+"""
 
 import asyncio
 import threading
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from contextlib import suppress
+from contextvars import copy_context
 from functools import partial
-from typing import Any, Generic, Self, TypeVar
+from typing import Generic, Protocol, Self, TypeVar
 
 import structlog
 
@@ -18,56 +24,110 @@ _ENDED = (
     "mend it, and start this worker anew"
 )
 _LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
+_LOOK_SECONDS = 0.002  # between looks at what has ended, while each is followed by another
 
 T = TypeVar("T")
+Item = TypeVar("Item")
 
 log = structlog.get_logger()
 
 
+class Errand(Protocol[T]):
+    """What is to be done on the users' loop."""
+
+    task: asyncio.Task[None] | None  # there, from its begin on
+
+    async def work(self) -> T: ...
+
+    def done(self, output: T | None, error: BaseException | None) -> None:
+        """Hear once how it ended, on the loop of who began it."""
+        ...
+
+    def next(self) -> "Errand[T] | None":
+        """On the users' loop: it has ended, and this one begins there in its place."""
+        ...
+
+
 class UsersLoop(Generic[T]):
-    """Runs coroutines of type T for the loop on which it is entered."""
+    """Does errands for the loop on which it is entered."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
         # A daemon: code that blocks it must not keep the process from leaving.
         self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
-        self._waiting: set[asyncio.Future[T]] = set()
+        self._errands: set[Errand[T]] = set()  # that have not ended
         self._is_leaving = self._is_ending = self._has_ended = False
+        self._is_sending = False
+        self._is_watched = False  # the worker looks by itself at what has ended
 
     def __enter__(self) -> Self:
-        self._home = asyncio.get_running_loop()
-        self._there = _Line(self._home, self._loop)
-        self._back = _Line(self._loop, self._home)
+        self._home, self._abroad = _Side(asyncio.get_running_loop()), _Side(self._loop)
+        self._there = _Line(self._abroad, self._arrive)
+        self._back = _Line(self._home, self._return)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._is_leaving = True
-        _call(self._loop, self._loop.stop)
+        self._abroad.call(self._loop.stop)
         self._thread.join(_LEAVE_SECONDS)
 
-    async def run(self, work: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """What the coroutine returns. Who is cancelled meanwhile does not wait until it has ended."""
+    def begin(self, errand: Errand[T]) -> Callable[[], bool]:
+        """Begin it, and return what calls it off."""
+        self._errands.add(errand)
         if self._has_ended:
-            raise RuntimeError("the loop of all handlers has ended")
-        future: asyncio.Future[T] = self._home.create_future()
-        errand = _Errand(work, future)
-        self._waiting.add(future)
-        self._there.hand(partial(self._begin, errand))
-        try:
-            return await future
-        except asyncio.CancelledError:
-            self._there.hand(errand.cancel)
-            raise
-        finally:
-            self._waiting.discard(future)
+            self._home.loop.call_soon(self._end)
+        else:
+            self._send(errand)
+        return partial(self.call_off, errand)
+
+    def call_off(self, errand: Errand[T]) -> bool:
+        """Whether it had not ended. Nobody waits until it has."""
+        if not self._claim(errand):
+            return False
+        self._send(errand)
+        self._home.loop.call_soon(errand.done, None, asyncio.CancelledError())
+        return True
+
+    def _send(self, errand: Errand[T]) -> None:
+        """All of one turn together."""
+        self._there.put(errand)
+        if not self._is_sending:
+            self._is_sending = True
+            self._home.loop.call_soon(self._wake_there)
+
+    def _wake_there(self) -> None:
+        self._is_sending = False
+        self._there.wake()
+
+    def _return(self, end: "_End[T]") -> None:
+        errand, output, error, is_followed = end
+        if is_followed and not self._is_watched:
+            self._is_watched = True
+            self._home.loop.call_later(_LOOK_SECONDS, self._look)
+        errand.done(output, error)
+
+    def _look(self) -> None:
+        self._is_watched = False  # before the look: what is put after it wakes us
+        self._back.take()
 
     def _end(self) -> None:
         """Users' code has ended the loop: nothing that was handed over will be heard of."""
         self._has_ended = True
-        for future in self._waiting:
-            if not future.done():
-                future.set_exception(RuntimeError("the loop of all handlers has ended"))
+        self._back.take()
+        for errand in list(self._errands):
+            if self._claim(errand):
+                errand.done(None, RuntimeError("the loop of all handlers has ended"))
+
+    # --- on both threads
+
+    def _claim(self, errand: Errand[T]) -> bool:
+        """Whoever is first, the one that ends it or the one that calls it off, says what becomes of it."""
+        try:
+            self._errands.remove(errand)
+        except KeyError:
+            return False
+        return True
 
     # --- on the other thread
 
@@ -80,71 +140,76 @@ class UsersLoop(Generic[T]):
                 self._is_ending = True  # it runs once more, to cancel what is left on it
                 if not self._is_leaving:
                     log.warning(Log.HANDLERS_ENDED, reason=_ENDED)
-                _call(self._home, self._end)  # at once: to close it may take for ever
+                self._home.call(self._end)  # at once: to close it may take for ever
 
-    def _begin(self, errand: "_Errand[T]") -> None:
-        # It may have been called off on the way.
-        if not errand.future.done() and not self._is_ending:
-            errand.task = self._loop.create_task(self._run(errand))
+    def _arrive(self, errand: Errand[T]) -> None:
+        """It comes once to begin, and once more when it was called off, maybe on its way."""
+        if errand.task is not None:
+            errand.task.cancel()
+        elif errand in self._errands and not self._is_ending:
+            self._begin(errand)
 
-    async def _run(self, errand: "_Errand[T]") -> None:
-        tell: Callable[[], object]
+    def _begin(self, errand: Errand[T]) -> None:
+        # Not by the loop's task factory: an eager one would run it within the last step of another.
+        context = self._abroad.context.copy()
+        errand.task = asyncio.Task(self._run(errand), loop=self._loop, context=context)
+
+    async def _run(self, errand: Errand[T]) -> None:
         try:
             output = await errand.work()
-        except asyncio.CancelledError:
-            tell = errand.future.cancel
+        except asyncio.CancelledError as error:
+            self._over(errand, None, error)
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop of all handlers
-            tell = partial(errand.future.set_exception, ordinary(error))
+            self._over(errand, None, ordinary(error))
         else:
-            tell = partial(errand.future.set_result, output)
-        self._back.hand(partial(errand.tell, tell))
+            self._over(errand, output, None)
+
+    def _over(self, errand: Errand[T], output: T | None, error: BaseException | None) -> None:
+        if self._is_ending or not self._claim(errand):
+            return
+        following = errand.next()
+        if following is not None:
+            self._errands.add(following)  # before the worker can hear of it, and call it off
+            self._begin(following)
+        self._back.put((errand, output, error, following is not None))
+        if following is None or not self._is_watched:  # seen after the put: see `_look`
+            self._back.wake()  # not in the next turn of this loop: users' code may block it before
 
 
-class _Errand(Generic[T]):
-    __slots__ = ("future", "task", "work")
-
-    def __init__(
-        self, work: Callable[[], Coroutine[Any, Any, T]], future: asyncio.Future[T]
-    ) -> None:
-        self.work = work
-        self.future = future  # the worker's
-        self.task: asyncio.Task[None] | None = None  # the other loop's, from its begin on
-
-    def cancel(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
-
-    def tell(self, tell: Callable[[], object]) -> None:
-        if not self.future.done():  # or nobody waits for it any more
-            tell()
+_End = tuple[Errand[T], T | None, BaseException | None, bool]
 
 
-class _Line:
-    """Hands calls from one loop to another, in their order.
+class _Side:
+    """A loop, and the context of all that is called on it from elsewhere: none of a handler's, which would pass it on."""
 
-    Those of one turn of the loop go together: to wake another thread takes longer than all the rest.
-    """
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self.context = copy_context()
 
-    def __init__(self, here: asyncio.AbstractEventLoop, there: asyncio.AbstractEventLoop) -> None:
-        self._here = here
+    def call(self, call: Callable[[], object]) -> None:
+        """From any thread; not where the loop has been closed: then nobody waits there any more."""
+        with suppress(RuntimeError):
+            self.loop.call_soon_threadsafe(call, context=self.context)
+
+
+class _Line(Generic[Item]):
+    """Carries items to another loop, in their order; those that are there when it looks are taken together."""
+
+    def __init__(self, there: _Side, take: Callable[[Item], object]) -> None:
         self._there = there
-        self._calls: deque[Callable[[], object]] = deque()
+        self._take = take
+        self._items: deque[Item] = deque()
         self._is_waking = False
 
-    def hand(self, call: Callable[[], object]) -> None:
-        self._calls.append(call)
+    def put(self, item: Item) -> None:
+        self._items.append(item)
+
+    def wake(self) -> None:
         if not self._is_waking:
             self._is_waking = True
-            with suppress(RuntimeError):  # it is closed, and so nobody waits there
-                self._here.call_soon(_call, self._there, self._take)
+            self._there.call(self.take)
 
-    def _take(self) -> None:
-        self._is_waking = False  # before the last look: what comes after it wakes again
-        while self._calls:
-            self._calls.popleft()()
-
-
-def _call(loop: asyncio.AbstractEventLoop, call: Callable[[], object]) -> None:
-    """On that loop, if it has not been closed: then nobody waits there any more."""
-    with suppress(RuntimeError):
-        loop.call_soon_threadsafe(call)
+    def take(self) -> None:
+        self._is_waking = False  # before the look: what comes after it wakes again
+        for _ in range(len(self._items)):
+            self._take(self._items.popleft())

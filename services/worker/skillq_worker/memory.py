@@ -2,9 +2,7 @@
 
 from collections import OrderedDict
 
-from pydantic_core import to_json
-
-from skillq.messages import TaskResult
+from skillq_worker.results import Result
 from skillq_worker.slots import Attempt
 
 _MAX_RESULTS = 10_000
@@ -15,22 +13,20 @@ class Memory:
     """The newest results, as many as fit."""
 
     def __init__(self) -> None:
-        self._results: OrderedDict[Attempt, tuple[TaskResult, int]] = OrderedDict()
+        self._results: OrderedDict[Attempt, Result] = OrderedDict()
         self._bytes = 0
 
-    def add(self, result: TaskResult) -> None:
-        size = len(to_json(result.output))  # all else is short
-        key = (result.run, result.id, result.attempt)
-        _, before = self._results.pop(key, (result, 0))
-        self._results[key] = result, size
-        self._bytes += size - before
+    def add(self, result: Result) -> None:
+        if (before := self._results.pop(result.attempt, None)) is not None:
+            self._bytes -= len(before.body)
+        self._results[result.attempt] = result
+        self._bytes += len(result.body)
         while self._bytes > _MAX_BYTES or len(self._results) > _MAX_RESULTS:
-            _, (_, size) = self._results.popitem(last=False)
-            self._bytes -= size
+            _, oldest = self._results.popitem(last=False)
+            self._bytes -= len(oldest.body)
 
-    def get(self, attempt: Attempt) -> TaskResult | None:
-        found = self._results.get(attempt)
-        return None if found is None else found[0]
+    def get(self, attempt: Attempt) -> Result | None:
+        return self._results.get(attempt)
 
     def clear(self) -> None:
         self._results.clear()

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from skillq_worker.failing import Failure, TaskFailed, failure
-from skillq_worker.handlers import as_output
+from skillq_worker.outputs import as_output
 from skillq_worker.threads import on_thread
 
 # Spawned: a fork would copy the threads' locks, but not the threads.

@@ -8,18 +8,18 @@ from typing import TypeVar
 import structlog
 
 from skillq import crash, topology
+from skillq.clock import Clock
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import (
     Outcome,
     Progress,
     ProgressItem,
-    TaskResult,
-    TaskResults,
     WorkerProfile,
 )
 from skillq.packing import pack
 from skillq.transport import Outgoing, Transport
+from skillq_worker.results import Result, report
 from skillq_worker.slots import Attempt
 
 _FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
@@ -56,17 +56,18 @@ class Reporter:
         self,
         transport: Transport,
         profile: WorkerProfile,
-        confirmed: Callable[[Sequence[TaskResult]], None],
+        confirmed: Callable[[Sequence[Result]], None],
         all_begun: asyncio.Event,
+        clock: Clock,
     ) -> None:
         self._transport = transport
         self._profile = profile
         self._confirmed = confirmed
         self._all_begun = all_begun
-        self._results: list[TaskResult] = []
-        self._since = 0.0  # by the loop's clock: when the first of them ended
-        # When, by the worker's clock and by the loop's; of what has not ended, and was not told.
-        self._starts: dict[Attempt, tuple[float, float]] = {}
+        self._clock = clock
+        self._results: list[Result] = []
+        self._since = 0.0  # when the first of them ended
+        self._starts: dict[Attempt, float] = {}  # of what has not ended, and was not told
         self._waits = False  # a timer runs for the first of them
         self._due = False  # it has run out
         self._news = asyncio.Event()
@@ -76,16 +77,15 @@ class Reporter:
 
     def started(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        loop = asyncio.get_running_loop()
-        self._starts[attempt] = at, loop.time()
-        self._set_timer(loop)
+        self._starts[attempt] = at
+        self._set_timer()
 
-    def ended(self, result: TaskResult) -> None:
+    def ended(self, result: Result) -> None:
         if not self._results:
-            self._since = asyncio.get_running_loop().time()
+            self._since = result.ended_at or self._clock()
+            self._wake()
         self._results.append(result)
-        self._starts.pop((result.run, result.id, result.attempt), None)
-        self._wake()
+        self._starts.pop(result.attempt, None)
 
     def change_store(self, store: str) -> None:
         """From now on the attempts are of another store; what is left of the old one is of no use."""
@@ -117,7 +117,7 @@ class Reporter:
         """
         if self._may_hold():
             try:
-                async with asyncio.timeout_at(self._since + _HOLD_SECONDS):
+                async with asyncio.timeout(self._since + _HOLD_SECONDS - self._clock()):
                     await self._all_begun.wait()
             except TimeoutError:
                 return
@@ -134,11 +134,11 @@ class Reporter:
         handed_back = (result.outcome is Outcome.RETURNED for result in self._results)
         return bool(self._results) and not any(handed_back)
 
-    def _set_timer(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _set_timer(self) -> None:
         if self._starts and not self._waits and not self._due:
             self._waits = True
-            _, began = next(iter(self._starts.values()))
-            loop.call_at(began + _BRIEF_SECONDS, self._tell_starts)
+            brief = next(iter(self._starts.values())) + _BRIEF_SECONDS - self._clock()
+            asyncio.get_running_loop().call_later(brief, self._tell_starts)
 
     def _tell_starts(self) -> None:
         self._waits, self._due = False, True
@@ -149,22 +149,22 @@ class Reporter:
         self._news.set()
 
     async def _send_starts(self) -> None:
-        loop = asyncio.get_running_loop()
         items: list[ProgressItem] = []
-        for name, (at, began) in list(self._starts.items()):
-            if began + _BRIEF_SECONDS > loop.time():
+        now = self._clock()
+        for name, at in list(self._starts.items()):
+            if at + _BRIEF_SECONDS > now:
                 break  # it may end yet
             run, id, number = name
             items.append(ProgressItem(run=run, id=id, attempt=number, at=at))
             del self._starts[name]
         self._due = False
-        self._set_timer(loop)
+        self._set_timer()
         if items:
             await self._send("progress", partial(self._progress, self.store), items)
 
-    async def _send_results(self, store: str, results: list[TaskResult]) -> None:
+    async def _send_results(self, store: str, results: list[Result]) -> None:
         if results:
-            await self._send("result", partial(self._task_results, store), results)
+            await self._send("result", partial(report, self._profile, store), results)
             crash.at("worker.confirmed")
             if store == self.store:
                 self._confirmed(results)
@@ -185,12 +185,3 @@ class Reporter:
             items=items,
         )
         return Outgoing.of(progress)
-
-    def _task_results(self, store: str, results: tuple[TaskResult, ...]) -> Outgoing:
-        ended = TaskResults(
-            worker=self._profile.name,
-            incarnation=self._profile.incarnation,
-            store=store,
-            results=results,
-        )
-        return Outgoing.of(ended)

@@ -5,6 +5,7 @@ import asyncio
 from pydantic import JsonValue
 
 from skillq.messages import SPECIALTY_BONUS, TaskAssignment, WorkerProfile
+from skillq_worker.executor import Cancel, Job, in_task
 from skillq_worker.failing import TaskFailed
 
 
@@ -18,7 +19,10 @@ class Simulation:
         self._specialties = frozenset(profile.specialties)
         self._time_scale = time_scale
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
+
+    async def _work(self, task: TaskAssignment) -> JsonValue:
         seconds = task.difficulty / task.priority * self._time_scale
         await asyncio.sleep(seconds)
         missing = [name for name in task.requires if name not in self._specialties]

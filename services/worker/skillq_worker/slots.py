@@ -2,48 +2,66 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import Callable, Coroutine
-from typing import Any
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Generic, Protocol, Self, TypeVar
 
 from skillq.messages import TaskAssignment
 
 Attempt = tuple[str, str, int]  # run, id, attempt
 
 
-class Slots:
-    """A slot makes one attempt after the other, in one asyncio task, as long as any wait.
+class Making(Protocol):
+    """An attempt that has a slot. `following` has it after this one, and may have begun already."""
 
-    Nothing is begun while `may_begin` is not set. `all_begun` is set while none wait.
+    attempt: Attempt
+    following: Self | None
+
+    def begin(self) -> None: ...
+
+    def cancel(self) -> object: ...
+
+
+M = TypeVar("M", bound=Making)
+
+
+class Slots(Generic[M]):
+    """Begins what waits, as many at a time as there are slots; each says when it is `over`.
+
+    Nothing is begun unless it `may_begin`. `all_begun` is set while none wait.
     """
 
     def __init__(
         self,
         count: int,
-        make: Callable[[Attempt, TaskAssignment], Coroutine[Any, Any, None]],
-        may_begin: asyncio.Event,
+        make: Callable[[Attempt, TaskAssignment], M],
+        may_begin: Callable[[], bool],
     ) -> None:
         self._count = count
         self._make = make
         self._may_begin = may_begin
+        # Any thread may `take` one. Whoever gets one out of it, by one call, has it.
         self._waiting: OrderedDict[Attempt, TaskAssignment] = OrderedDict()
-        self._running: dict[Attempt, asyncio.Task[None]] = {}
-        self._busy: set[asyncio.Task[None]] = set()
+        self._running: dict[Attempt, M] = {}  # but for those that were aborted
+        self._busy = 0  # slots; an attempt that was aborted has its own until it is over
+        self._is_filling = self._is_closed = False
+        self._one_is_over = asyncio.Event()
         self.all_begun = asyncio.Event()
         self.all_begun.set()
 
     @property
     def running(self) -> int:
-        return len(self._running)
+        return self._busy
 
     @property
     def free(self) -> int:
         """Slots for which nothing is there."""
-        return max(0, self._count - len(self._running) - len(self._waiting))
+        return max(0, self._count - self._busy - len(self._waiting))
 
     def add(self, attempt: Attempt, task: TaskAssignment) -> None:
         self._waiting[attempt] = task
         self.all_begun.clear()
-        self._fill()
+        self.fill()
 
     def take_back(self, attempt: Attempt) -> bool:
         """Forget an attempt that has not begun; False where it has, or is not there."""
@@ -52,8 +70,11 @@ class Slots:
         return there
 
     def take_back_all(self) -> list[Attempt]:
-        waiting = list(self._waiting)
-        self._waiting.clear()
+        waiting = []
+        with suppress(KeyError):
+            while True:
+                attempt, _ = self._waiting.popitem(last=False)
+                waiting.append(attempt)
         self._note_begun()
         return waiting
 
@@ -61,50 +82,65 @@ class Slots:
         """End an attempt, begun or not; False where it is not there."""
         if self.take_back(attempt):
             return True
-        slot = self._running.get(attempt)
-        return slot is not None and slot.cancel()
+        # Out of the way: one of another store may come, with this one's number.
+        running = self._running.pop(attempt, None)
+        if running is not None:
+            running.cancel()
+        return running is not None
+
+    def over(self, one: M) -> None:
+        if self._running.get(one.attempt) is one:
+            del self._running[one.attempt]
+        if one.following is not None:
+            self._begin(one.following)
+            self._note_begun()
+            return
+        self._busy -= 1
+        self._one_is_over.set()
+        self._fill()
 
     async def finished(self) -> None:
-        """Wait until nothing runs any more of what runs now."""
-        if self._running:
-            await asyncio.wait(self._running.values())
+        """Wait until nothing runs any more."""
+        while self._busy:
+            self._one_is_over.clear()
+            await self._one_is_over.wait()
 
     async def close(self) -> None:
         """End all."""
+        self._is_closed = True
         self.take_back_all()
-        slots = list(self._busy)
-        for slot in slots:
-            slot.cancel()
-        await asyncio.gather(*slots, return_exceptions=True)
+        for attempt in list(self._running):
+            self.abort(attempt)
+        await self.finished()
+
+    def take(self) -> M | None:
+        """The next that waits, for a slot that is free, or whose attempt has ended; on any thread."""
+        if not self._may_begin():
+            return None
+        try:
+            return self._make(*self._waiting.popitem(last=False))
+        except KeyError:
+            return None
+
+    def fill(self) -> None:
+        """Begin what may begin, in the next turn of the loop: all of this one has been heard then."""
+        if not self._is_filling:
+            self._is_filling = True
+            asyncio.get_running_loop().call_soon(self._fill)
+
+    def _fill(self) -> None:
+        self._is_filling = False
+        while self._busy < self._count and (one := self.take()) is not None:
+            self._busy += 1
+            self._begin(one)
+        self._note_begun()
+
+    def _begin(self, one: M) -> None:
+        self._running[one.attempt] = one
+        one.begin()
+        if self._is_closed:
+            one.cancel()
 
     def _note_begun(self) -> None:
         if not self._waiting:
             self.all_begun.set()
-
-    def _fill(self) -> None:
-        if self._waiting and len(self._busy) < self._count:
-            slot = asyncio.create_task(self._work(), name="slot")
-            self._busy.add(slot)
-            slot.add_done_callback(self._over)
-
-    def _over(self, slot: asyncio.Task[None]) -> None:
-        """It found nothing more, or an attempt was aborted, and the slot with it."""
-        self._busy.discard(slot)
-        self._fill()
-
-    async def _work(self) -> None:
-        slot = asyncio.current_task()
-        assert slot is not None  # noqa: S101 - this is a coroutine
-        while self._waiting:
-            if not self._may_begin.is_set():
-                await self._may_begin.wait()
-                continue  # they may have been taken back meanwhile
-            attempt, task = self._waiting.popitem(last=False)
-            self._note_begun()
-            self._running[attempt] = slot
-            try:
-                await self._make(attempt, task)
-            finally:
-                # An attempt of another store may have this one's number, and its place.
-                if self._running.get(attempt) is slot:
-                    del self._running[attempt]

@@ -26,15 +26,16 @@ from skillq.messages import (
     Outcome,
     Stop,
     TaskAssignment,
-    TaskResult,
     WorkerProfile,
 )
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
 from skillq_worker.attachment import Attachment
-from skillq_worker.executor import Executor, attempt
+from skillq_worker.executor import Executor
 from skillq_worker.lease import Trust, heartbeats
+from skillq_worker.making import Making, Shop
 from skillq_worker.memory import Memory
 from skillq_worker.reporter import Reporter, publish_until_confirmed
+from skillq_worker.results import Result, result
 from skillq_worker.slots import Attempt, Slots
 
 GOODBYE_SECONDS = 5.0
@@ -67,16 +68,17 @@ class Worker:
     ) -> None:
         self._transport = transport
         self._profile = profile
-        self._executor = executor
         self._clock = clock
         self._grace = grace
-        self._held: dict[Attempt, None] = {}  # accepted, and its result not confirmed
+        # Accepted, and its result not confirmed; by name, as that object: another store may give the same name.
+        self._held: dict[Attempt, Attempt] = {}
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
         self._memory = Memory()
         self._abort_on_lost_lease = abort_on_lost_lease
         self._trust = Trust(profile.lease, clock)
-        self._slots = Slots(profile.slots, self._attempt, self._trust.may_begin)
-        self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun)
+        self._slots = Slots(profile.slots, self._make, self._trust.is_good)
+        self._shop = Shop(executor, clock, self._slots.take, self._begun, self._over)
+        self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun, clock)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
         self._attachment = Attachment(transport, profile, clock)
@@ -136,7 +138,7 @@ class Worker:
 
     async def _attach(self) -> None:
         await self._attachment.attach()
-        self._trust.confirmed(self._clock())
+        self._confirmed(self._clock())
 
     async def _drain(self) -> None:
         self._hand_back_unstarted()
@@ -171,7 +173,7 @@ class Worker:
 
     def _hand_back_unstarted(self) -> None:
         for one in self._slots.take_back_all():
-            self._reporter.ended(_unfinished(one, Outcome.RETURNED, _LEAVING))
+            self._reporter.ended(result(one, Outcome.RETURNED, error=_LEAVING))
 
     # --- heartbeats
 
@@ -186,7 +188,11 @@ class Worker:
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
             else:
-                self._trust.confirmed(sent_at)
+                self._confirmed(sent_at)
+
+    def _confirmed(self, sent_at: float) -> None:
+        self._trust.confirmed(sent_at)
+        self._slots.fill()
 
     def _heartbeat_parts(self) -> list[Outgoing]:
         refs = [AttemptRef(run=run, id=id, attempt=number) for run, id, number in self._held]
@@ -280,16 +286,17 @@ class Worker:
     def _accept(self, task: TaskAssignment) -> None:
         key = (task.run, task.id)
         name = _name(task)
-        if self._seen.get(key, 0) >= task.attempt:
+        if (newest := self._seen.get(key, 0)) >= task.attempt:
             self._report_again(name)  # sent twice, or overtaken
             return
         self._seen[key] = task.attempt
-        self._seen.move_to_end(key)
-        self._held[name] = None
+        if newest:
+            self._seen.move_to_end(key)
+        self._held[name] = name
         while len(self._seen) > _REMEMBERED + len(self._held):
             self._seen.popitem(last=False)
         if self.is_draining:
-            self._reporter.ended(_unfinished(name, Outcome.RETURNED, _LEAVING))
+            self._reporter.ended(result(name, Outcome.RETURNED, error=_LEAVING))
         else:
             self._slots.add(name, task)
 
@@ -298,20 +305,33 @@ class Worker:
         run, id, number = name
         if name in self._held or self._seen.get((run, id)) != number:
             return
-        result = self._memory.get(name)
-        self._reporter.ended(
-            result or _unfinished(name, Outcome.LOST, "its result was lost on the way")
-        )
+        told = self._memory.get(name)
+        lost = "its result was lost on the way"
+        self._reporter.ended(told or result(name, Outcome.LOST, error=lost))
 
-    async def _attempt(self, name: Attempt, task: TaskAssignment) -> None:
-        run, id, number = name
-        self._reporter.started(name, self._clock())
-        self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
+    # --- attempts
+
+    def _make(self, name: Attempt, task: TaskAssignment) -> Making:
+        """On any thread, as all of a slot that goes from one to the next."""
         crash.at("worker.started")
-        result = await attempt(self._executor, task, self._clock)
-        crash.at("worker.finished")
-        self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=result.outcome)
-        self._reporter.ended(result)
+        return Making(self._shop, name, task)
+
+    def _begun(self, making: Making) -> None:
+        run, id, number = making.attempt
+        if self._held.get(making.attempt) is not making.attempt:
+            log.info(Log.ATTEMPT_ABORTED, task=(run, id), attempt=number)
+            making.cancel()  # it was called off before we heard that it had begun
+            return
+        self._reporter.started(making.attempt, making.began_at)
+        self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
+
+    def _over(self, making: Making, ended: Result | None) -> None:
+        if ended is not None:
+            run, id, _ = ended.attempt
+            crash.at("worker.finished")
+            self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
+            self._reporter.ended(ended)
+        self._slots.over(making)
 
     def _abort(self, attempts: Sequence[Attempt]) -> None:
         for one in attempts:
@@ -324,21 +344,17 @@ class Worker:
         """Give those to others that have not begun."""
         for one in attempts:
             if self._slots.take_back(one):
-                self._reporter.ended(_unfinished(one, Outcome.RETURNED, "another worker is idle"))
+                idle = "another worker is idle"
+                self._reporter.ended(result(one, Outcome.RETURNED, error=idle))
 
-    def _forget(self, confirmed: Sequence[TaskResult]) -> None:
-        for result in confirmed:
-            self._held.pop(_name(result), None)
-            self._memory.add(result)
+    def _forget(self, confirmed: Sequence[Result]) -> None:
+        for one in confirmed:
+            self._held.pop(one.attempt, None)
+            self._memory.add(one)
 
 
 def _name(of: AttemptRef) -> Attempt:
     return of.run, of.id, of.attempt
-
-
-def _unfinished(name: Attempt, outcome: Outcome, reason: str) -> TaskResult:
-    run, id, number = name
-    return TaskResult(run=run, id=id, attempt=number, outcome=outcome, error=reason)
 
 
 async def _cancel(

@@ -7,6 +7,7 @@ from pydantic import JsonValue
 from skillq.messages import (
     TaskAssignment,
 )
+from skillq_worker.executor import Cancel, Job, in_task
 
 
 class Count:
@@ -20,7 +21,10 @@ class Count:
         if not held:
             self._go_on.set()
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
+
+    async def _work(self, task: TaskAssignment) -> JsonValue:
         self.begun.append(task.id)
         await self._go_on.wait()
         return task.id

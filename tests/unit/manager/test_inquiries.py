@@ -21,6 +21,7 @@ from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager.core.commands import Command, Event, Submitted
+from skillq_worker.executor import Cancel, Job, in_task
 from tests.factories import task
 from tests.unit.manager.ear import listening, put
 from tests.unit.manager.hands import Count
@@ -110,7 +111,10 @@ class Large:
 
     types = None
 
-    async def execute(self, task: object) -> str:
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(), job)
+
+    async def _work(self) -> str:
         return "x" * 200_000
 
 

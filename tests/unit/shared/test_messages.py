@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from skillq import messages as m
 from skillq.errors import MalformedMessage
-from skillq_worker.handlers import as_output
+from skillq_worker.outputs import as_output
 from tests.factories import budget, connect, submission, task
 
 # --- any message -----------------------------------------------------------------------------

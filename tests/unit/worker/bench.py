@@ -10,7 +10,7 @@ from skillq.clock import steady_clock
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq.transport import Transport
 from skillq.transport.memory import MemoryTransport
-from skillq_worker.executor import Executor
+from skillq_worker.executor import Cancel, Executor, Job, in_task
 from skillq_worker.worker import Worker
 from tests.unit.worker.boss import Boss, until
 
@@ -29,7 +29,10 @@ class Bench:
         self._ends: dict[tuple[str, int], asyncio.Event] = {}
         self._at_once = False
 
-    async def execute(self, task: TaskAssignment) -> JsonValue:
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
+
+    async def _work(self, task: TaskAssignment) -> JsonValue:
         key = (task.id, task.attempt)
         self.begun.append(key)
         self.busy += 1

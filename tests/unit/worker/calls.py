@@ -1,34 +1,61 @@
 """One attempt with a handler, as a worker makes it."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
 from pydantic import JsonValue
 
-from skillq.clock import steady_clock
+from skillq.clock import Clock, steady_clock
 from skillq.messages import (
     Outcome,
     TaskAssignment,
     TaskResult,
     TaskResults,
     decode,
-    encode,
 )
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor, attempt
-from tests.unit.worker.boss import order
+from skillq_worker.executor import Executor, HandlerExecutor
+from skillq_worker.making import Making, Shop
+from skillq_worker.results import Result, report
+from tests.unit.worker.boss import order, who
 
 clock = steady_clock()
 
 
-async def made(handlers: Handlers, task: TaskAssignment) -> TaskResult:
-    """The result of an attempt, as the manager reads it."""
-    with HandlerExecutor(handlers) as executor:
-        result = await attempt(executor, task, clock)
-    sent = encode(TaskResults(worker="ada", incarnation="1", results=(result,)))
-    read = decode(sent)
+def begin(
+    executor: Executor, task: TaskAssignment, clock: Clock
+) -> tuple[Making, asyncio.Future[Result | None]]:
+    """An attempt that has begun, and is followed by none; and what it will have come to."""
+    ended: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
+
+    def over(_: Making, result: Result | None) -> None:
+        ended.set_result(result)
+
+    shop = Shop(executor, clock, next=lambda: None, begun=lambda _: None, over=over)
+    making = Making(shop, (task.run, task.id, task.attempt), task)
+    making.begin()
+    return making, ended
+
+
+async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
+    """The result of an attempt, as the manager reads it; who is cancelled calls it off."""
+    making, ended = begin(executor, task, clock)
+    try:
+        result = await asyncio.shield(ended)
+    except asyncio.CancelledError:
+        making.cancel()
+        assert await ended is None, "no result of what was called off"
+        raise
+    assert result is not None, "nobody has called it off"
+    read = decode(report(who(), "store", [result]).body)
     assert isinstance(read, TaskResults)
     return read.results[0]
+
+
+async def made(handlers: Handlers, task: TaskAssignment) -> TaskResult:
+    with HandlerExecutor(handlers) as executor:
+        return await attempt(executor, task, clock)
 
 
 async def call(

@@ -14,14 +14,12 @@ from pydantic import BaseModel
 from skillq.logs import Log
 from skillq.messages import (
     Outcome,
-    TaskResults,
-    encode,
 )
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor, attempt
+from skillq_worker.executor import HandlerExecutor
 from skillq_worker.failing import TaskFailed
 from tests.unit.worker.boss import order
-from tests.unit.worker.calls import call, clock, complaint, made, returned
+from tests.unit.worker.calls import attempt, call, clock, complaint, made, returned
 
 # --- what goes wrong -------------------------------------------------------------------------
 
@@ -83,7 +81,6 @@ async def test_whatever_a_handler_raises_fails_its_task_and_the_next_one_runs(
     assert failed.outcome is Outcome.FAILED
     assert said in (failed.error or "")
     assert len(failed.error or "") <= 2000
-    encode(TaskResults(worker="ada", incarnation="1", results=(failed,)))
     assert well.outcome is Outcome.SUCCEEDED
 
 

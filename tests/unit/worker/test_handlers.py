@@ -4,17 +4,22 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import date
+from enum import StrEnum
 from pathlib import Path
+from unittest.mock import patch
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from pydantic import BaseModel
 
 from skillq.errors import UsageError
 from skillq.messages import (
     MAX_PAYLOAD_BYTES,
 )
-from skillq_worker import Context, Handlers
+from skillq_worker import Context, Handlers, outputs
 from skillq_worker.handlers import load_handlers
+from skillq_worker.outputs import OutputError, as_output
 from tests.unit.worker.boss import order
 from tests.unit.worker.calls import complaint, made, returned
 
@@ -167,6 +172,53 @@ async def test_an_output_of_256_kib_is_kept_and_one_byte_more_fails_the_task() -
 
 async def test_the_size_of_an_output_is_counted_in_bytes() -> None:
     assert "are allowed" in await complaint(lambda: "é" * (MAX_PAYLOAD_BYTES // 2))
+
+
+async def test_the_size_of_an_output_is_counted_as_json_in_python_writes_it() -> None:
+    """As every release has: 1e-06 takes six bytes with its comma, where others write 1e-6."""
+    assert "are allowed" in await complaint(lambda: [1e-06] * 45_000)
+
+
+class Colour(StrEnum):
+    RED = "red"
+
+
+class Word(str):
+    __slots__ = ()
+
+
+LEAVES = (
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(st.characters(codec=None))
+    | st.binary()
+    | st.sampled_from(
+        [Colour.RED, Word("a"), Word("\ud800"), "NaN", "x" * 999, "x" * 1000, 2**63, -(2**63), 1j]
+    )
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda some: st.lists(some) | st.tuples(some) | st.dictionaries(st.text() | st.floats(), some),
+)
+
+
+@given(VALUES)
+def test_a_quick_look_at_an_output_says_what_a_close_look_says(value: object) -> None:
+    def said() -> str:
+        try:
+            output = as_output(value)
+        except OutputError as error:
+            return str(error)
+        return f"{type(output)} {output!r}"
+
+    quick = said()
+    with (
+        patch.object(outputs, "_is_plain", lambda _: False),
+        patch.object(outputs, "_is_surely_readable", lambda _: False),
+    ):
+        assert said() == quick
 
 
 async def test_a_generator_s_items_are_the_output() -> None:

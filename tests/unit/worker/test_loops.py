@@ -11,9 +11,9 @@ import pytest
 
 from skillq.messages import Outcome, TaskResult
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor, attempt
+from skillq_worker.executor import HandlerExecutor
 from tests.unit.worker.boss import SECONDS, order, until
-from tests.unit.worker.calls import clock
+from tests.unit.worker.calls import attempt, begin, clock
 
 
 @contextmanager
@@ -87,10 +87,9 @@ async def test_what_is_called_off_in_the_turn_in_which_it_was_handed_over_never_
         begun.append(n)
 
     with handling(note) as executor:
-        called_off = making(executor, "note", n=1)
-        asyncio.get_running_loop().call_soon(called_off.cancel)  # behind its first step
-        with pytest.raises(asyncio.CancelledError):
-            await called_off
+        called_off, ended = begin(executor, order(task_type="note", payload={"n": 1}), clock)
+        called_off.cancel()
+        assert await ended is None
         await making(executor, "note", n=2)
     assert begun == [2]
 
@@ -132,13 +131,11 @@ async def test_an_end_that_comes_when_its_attempt_was_called_off_does_no_harm() 
         return "well"
 
     with handling(quick) as executor:
-        called_off = making(executor, "quick")
-        await asyncio.sleep(0)
-        await asyncio.sleep(0)
+        called_off, over = begin(executor, order(task_type="quick"), clock)
+        await asyncio.sleep(0)  # it is handed over
         ended.wait(SECONDS)  # blocks us, as nothing should
         called_off.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await called_off
+        assert await over is None
         assert (await making(executor, "quick")).output == "well"
 
 

@@ -2,17 +2,18 @@
 
 import pytest
 
-from skillq.messages import Outcome, TaskResult
-from skillq_worker import memory
+from skillq.messages import Outcome
+from skillq_worker import memory, results
 from skillq_worker.memory import Memory
+from skillq_worker.results import Result
 
 
-def result(id: str, output: str | None = None) -> TaskResult:
-    return TaskResult(run="r", id=id, attempt=1, outcome=Outcome.SUCCEEDED, output=output)
+def result(id: str, output: str | None = None) -> Result:
+    return results.result(("r", id, 1), Outcome.SUCCEEDED, output=output)
 
 
 def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(memory, "_MAX_BYTES", 1200)
     kept = Memory()
     for id in "abc":
         kept.add(result(id, "x" * 400))
@@ -24,7 +25,7 @@ def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_same_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_BYTES", 1000)
+    monkeypatch.setattr(memory, "_MAX_BYTES", 1200)
     kept = Memory()
     kept.add(result("a", "x" * 400))
     for _ in range(5):

@@ -13,9 +13,10 @@ import structlog
 from skillq.clock import steady_clock
 from skillq.logs import Log
 from skillq.messages import Outcome, TaskResult
-from skillq_worker.executor import HandlerExecutor, attempt
+from skillq_worker.executor import HandlerExecutor
 from skillq_worker.handlers import load_handlers
 from tests.unit.worker.boss import order, until
+from tests.unit.worker.calls import attempt
 
 pytestmark = pytest.mark.timeout(60)
 

@@ -13,13 +13,14 @@ from skillq.messages import (
     Outcome,
     Progress,
     TaskAssignment,
-    TaskResult,
     TaskResults,
     decode,
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from skillq_worker.executor import Cancel, Job, in_task
 from skillq_worker.reporter import Reporter
+from skillq_worker.results import Result, result
 from tests.simulation.loop import VirtualLoop
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
@@ -31,7 +32,10 @@ class OneTurn:
 
     types = None
 
-    async def execute(self, task: TaskAssignment) -> str:
+    def begin(self, job: Job) -> Cancel:
+        return in_task(self._work(job.task), job)
+
+    async def _work(self, task: TaskAssignment) -> str:
         await asyncio.sleep(0)
         return task.id
 
@@ -72,6 +76,13 @@ class Heard(MemoryTransport):
         self.times.append(asyncio.get_running_loop().time())
 
 
+START = 1000.0  # by the worker's clock
+
+
+def clock() -> float:
+    return START + asyncio.get_running_loop().time()
+
+
 def begun() -> asyncio.Event:
     """No attempt waits for a slot."""
     event = asyncio.Event()
@@ -79,8 +90,8 @@ def begun() -> asyncio.Event:
     return event
 
 
-def success(id: str) -> TaskResult:
-    return TaskResult(run="default", id=id, attempt=1, outcome=Outcome.SUCCEEDED)
+def success(id: str) -> Result:
+    return result(("default", id, 1), Outcome.SUCCEEDED, finished_at=clock())
 
 
 Story = Callable[[Reporter, asyncio.Event], Coroutine[Any, Any, None]]
@@ -92,7 +103,7 @@ def heard_of(story: Story, heard: Heard | None = None) -> list[tuple[float, list
 
     async def whole() -> None:
         all_begun = asyncio.Event()
-        reporter = Reporter(heard, who("ada"), lambda _: None, all_begun)
+        reporter = Reporter(heard, who("ada"), lambda _: None, all_begun, clock)
         running = asyncio.create_task(reporter.run())
         await story(reporter, all_begun)
         await reporter.flushed()
@@ -113,6 +124,15 @@ def test_results_wait_10_ms_for_others_while_attempts_wait_for_a_slot() -> None:
             reporter.ended(success(id))
 
     assert heard_of(story) == [(0.013, list("abcd")), (0.025, list("efgh"))]
+
+
+def test_they_wait_from_when_they_ended_not_from_when_that_was_heard() -> None:
+    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+        ended = success("a")
+        await asyncio.sleep(0.002)
+        reporter.ended(ended)
+
+    assert heard_of(story) == [(0.01, ["a"])]
 
 
 def test_results_wait_no_longer_than_until_the_last_attempt_has_a_slot() -> None:
@@ -140,7 +160,7 @@ def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> Non
 
 def test_what_is_handed_back_does_not_wait() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.ended(success("a").model_copy(update={"outcome": Outcome.RETURNED}))
+        reporter.ended(result(("default", "a", 1), Outcome.RETURNED))
 
     assert heard_of(story) == [(0.0, ["a"])]
 
@@ -149,7 +169,7 @@ def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
     heard = Heard()
 
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.started(("default", "a", 1), 1.0)
+        reporter.started(("default", "a", 1), clock())
         await asyncio.sleep(0.05)
 
     heard_of(story, heard)
@@ -160,7 +180,7 @@ def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
 def test_results_do_not_wait_for_as_long_as_others_end_turn_by_turn() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         all_begun.set()
-        reporter.started(("default", "long", 1), 1.0)
+        reporter.started(("default", "long", 1), clock())
         for n in range(100):
             reporter.ended(success(f"t{n}"))
             await asyncio.sleep(0)
@@ -174,21 +194,24 @@ def test_starts_are_told_only_of_what_goes_on_however_much_else_begins_meanwhile
     heard = Heard()
 
     async def story() -> None:
-        reporter = Reporter(heard, who("ada"), lambda _: None, begun())
+        reporter = Reporter(heard, who("ada"), lambda _: None, begun(), clock)
         running = asyncio.create_task(reporter.run())
-        reporter.started(("default", "long", 1), 7.0)
-        for n in range(8):  # 5 ms each, by a clock of its own
-            reporter.started(("default", f"brief-{n}", 1), 8.0)
+        reporter.started(("default", "long", 1), clock())
+        for n in range(8):  # 5 ms each
+            reporter.started(("default", f"brief-{n}", 1), clock())
             await asyncio.sleep(0.005)
             reporter.ended(success(f"brief-{n}"))
-        reporter.started(("default", "next", 1), 9.0)
+        reporter.started(("default", "next", 1), clock())
         await asyncio.sleep(1.0)
         running.cancel()
 
     loop = VirtualLoop(Random(1))  # type: ignore[abstract]
     loop.run_until_complete(story())
     told = [item for m in heard.messages if isinstance(m, Progress) for item in m.items]
-    assert [(item.id, item.at) for item in told] == [("long", 7.0), ("next", 9.0)]
+    assert [(item.id, round(item.at - START, 3)) for item in told] == [
+        ("long", 0.0),
+        ("next", 0.04),
+    ]
 
 
 @pytest.fixture
@@ -205,7 +228,7 @@ async def published() -> AsyncIterator[tuple[Reporter, list[str]]]:
     wire.fails = note
     async with MemoryTransport(broker) as manager, wire:
         await manager.declare(topology.MANAGER)
-        reporter = Reporter(wire, who("ada"), lambda _: None, begun())
+        reporter = Reporter(wire, who("ada"), lambda _: None, begun(), clock)
         running = asyncio.create_task(reporter.run())
         await asyncio.sleep(0)
         yield reporter, keys
@@ -217,7 +240,7 @@ async def test_what_ends_alone_is_told_in_the_next_turn(
     published: tuple[Reporter, list[str]],
 ) -> None:
     reporter, keys = published
-    reporter.started(("default", "a", 1), 0.0)
+    reporter.started(("default", "a", 1), clock())
     reporter.ended(success("a"))
     await asyncio.sleep(0)  # wakes it
     await asyncio.sleep(0)
@@ -226,8 +249,8 @@ async def test_what_ends_alone_is_told_in_the_next_turn(
 
 async def test_what_goes_on_keeps_no_result_back(published: tuple[Reporter, list[str]]) -> None:
     reporter, keys = published
-    reporter.started(("default", "long", 1), 0.0)
-    reporter.started(("default", "a", 1), 0.0)
+    reporter.started(("default", "long", 1), clock())
+    reporter.started(("default", "a", 1), clock())
     reporter.ended(success("a"))
     for _ in range(10):
         await asyncio.sleep(0)

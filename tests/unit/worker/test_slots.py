@@ -1,4 +1,4 @@
-"""Slots say when nothing waits for one any more."""
+"""Slots: what begins when, and when nothing waits for one any more."""
 
 import asyncio
 
@@ -11,43 +11,162 @@ from tests.unit.worker.boss import order
 A, B, C = (("default", id, 1) for id in "abc")
 
 
+class Making:
+    """An attempt that goes on until the test says that it is over."""
+
+    following: "Making | None" = None
+    is_cancelled = False
+
+    def __init__(self, attempt: Attempt, begun: list[Attempt]) -> None:
+        self.attempt = attempt
+        self._begun = begun
+
+    def begin(self) -> None:
+        self._begun.append(self.attempt)
+
+    def cancel(self) -> None:
+        self.is_cancelled = True
+
+
+class Bench:
+    """One slot, and what has begun in it."""
+
+    def __init__(self) -> None:
+        self.begun: list[Attempt] = []
+        self.makings: list[Making] = []
+        self.may_begin = True
+        self.slots = Slots(1, self._make, lambda: self.may_begin)
+
+    def _make(self, attempt: Attempt, task: TaskAssignment) -> Making:
+        self.makings.append(Making(attempt, self.begun))
+        return self.makings[-1]
+
+    def over(self, number: int) -> None:
+        self.slots.over(self.makings[number])
+
+    def passes_on(self, number: int) -> None:
+        """An attempt has ended, and its slot goes to the next; nobody has heard that."""
+        self.makings[number].following = self.slots.take()
+
+
 @pytest.fixture
-async def slots() -> Slots:
-    """One slot, in which an attempt goes on until the test ends; another one waits for it."""
-    may_begin = asyncio.Event()
-    may_begin.set()
-
-    async def make(attempt: Attempt, task: TaskAssignment) -> None:
-        await asyncio.Event().wait()
-
-    slots = Slots(1, make, may_begin)
-    slots.add(A, order("a"))
+async def bench() -> Bench:
+    """An attempt has begun; another one waits for it."""
+    bench = Bench()
+    bench.slots.add(A, order("a"))
     await asyncio.sleep(0)
-    assert slots.all_begun.is_set()
-    slots.add(B, order("b"))
+    assert bench.slots.all_begun.is_set()
+    bench.slots.add(B, order("b"))
     await asyncio.sleep(0)
-    return slots
+    assert bench.begun == [A]
+    return bench
 
 
-async def test_an_attempt_waits_until_a_slot_is_free(slots: Slots) -> None:
-    assert not slots.all_begun.is_set()
-    assert slots.abort(A)
-    await asyncio.wait_for(slots.all_begun.wait(), 5)
+async def test_an_attempt_waits_until_a_slot_is_free(bench: Bench) -> None:
+    assert not bench.slots.all_begun.is_set()
+    bench.over(0)
+    assert bench.begun == [A, B]
+    assert bench.slots.all_begun.is_set()
 
 
-async def test_an_attempt_that_is_taken_back_waits_no_more(slots: Slots) -> None:
-    slots.add(C, order("c"))
-    assert slots.take_back(C)
-    assert not slots.all_begun.is_set()
-    assert slots.take_back(B)
-    assert slots.all_begun.is_set()
+async def test_what_was_aborted_keeps_its_slot_until_it_is_over(bench: Bench) -> None:
+    assert bench.slots.abort(A)
+    assert bench.makings[0].is_cancelled
+    await asyncio.sleep(0)
+    assert bench.begun == [A]
+    assert (bench.slots.running, bench.slots.free) == (1, 0)
+    bench.over(0)
+    assert bench.begun == [A, B]
 
 
-async def test_where_all_are_taken_back_none_waits(slots: Slots) -> None:
-    assert slots.take_back_all() == [B]
-    assert slots.all_begun.is_set()
+async def test_what_is_over_or_was_aborted_cannot_be_aborted(bench: Bench) -> None:
+    bench.over(0)
+    assert not bench.slots.abort(A)
+    assert bench.slots.abort(B)
+    assert not bench.slots.abort(B)
 
 
-async def test_where_all_has_ended_none_waits(slots: Slots) -> None:
-    await slots.close()
-    assert slots.all_begun.is_set()
+async def test_an_attempt_that_ends_late_leaves_one_of_the_same_number_alone(bench: Bench) -> None:
+    """Another store's: it numbers attempts from 1 again."""
+    assert bench.slots.take_back(B)
+    assert bench.slots.abort(A)
+    bench.slots.add(A, order("a"))
+    bench.over(0)
+    assert bench.begun == [A, A]
+    assert bench.slots.abort(A)
+    assert bench.makings[1].is_cancelled
+
+
+async def test_what_is_taken_back_in_the_turn_in_which_it_came_never_begins(bench: Bench) -> None:
+    assert bench.slots.take_back(B)
+    bench.over(0)
+    bench.slots.add(C, order("c"))
+    assert bench.slots.take_back(C)
+    await asyncio.sleep(0)
+    assert bench.begun == [A]
+
+
+async def test_nothing_begins_until_it_may(bench: Bench) -> None:
+    bench.may_begin = False
+    bench.over(0)
+    assert bench.begun == [A]
+    bench.may_begin = True
+    bench.slots.fill()
+    await asyncio.sleep(0)
+    assert bench.begun == [A, B]
+
+
+async def test_an_attempt_that_is_taken_back_waits_no_more(bench: Bench) -> None:
+    bench.slots.add(C, order("c"))
+    assert bench.slots.take_back(C)
+    assert not bench.slots.all_begun.is_set()
+    assert bench.slots.take_back(B)
+    assert bench.slots.all_begun.is_set()
+
+
+async def test_where_all_are_taken_back_none_waits(bench: Bench) -> None:
+    assert bench.slots.take_back_all() == [B]
+    assert bench.slots.all_begun.is_set()
+
+
+async def test_who_closes_waits_until_all_that_ran_is_over(bench: Bench) -> None:
+    closing = asyncio.create_task(bench.slots.close())
+    await asyncio.sleep(0)
+    assert bench.makings[0].is_cancelled
+    assert bench.slots.all_begun.is_set()
+    await asyncio.sleep(0)
+    assert not closing.done()
+    bench.over(0)
+    await asyncio.wait_for(closing, 5)
+    assert bench.begun == [A]
+
+
+async def test_a_slot_goes_to_what_waits_for_it_when_its_attempt_has_ended_elsewhere(
+    bench: Bench,
+) -> None:
+    bench.slots.add(C, order("c"))
+    bench.passes_on(0)
+    assert not bench.slots.take_back(B), "it has begun"
+    bench.over(0)
+    assert bench.begun == [A, B]
+    assert not bench.slots.all_begun.is_set()
+    bench.passes_on(1)
+    assert not bench.slots.all_begun.is_set(), "nobody has heard it"
+    bench.over(1)
+    assert bench.begun == [A, B, C]
+    assert bench.slots.all_begun.is_set()
+    assert bench.slots.running == 1
+    bench.over(2)
+    assert bench.slots.running == 0
+
+
+async def test_who_closes_ends_what_has_begun_elsewhere_too(bench: Bench) -> None:
+    bench.passes_on(0)
+    closing = asyncio.create_task(bench.slots.close())
+    await asyncio.sleep(0)
+    bench.over(0)
+    assert bench.makings[1].is_cancelled
+    await asyncio.sleep(0)
+    assert not closing.done()
+    bench.over(1)
+    await asyncio.wait_for(closing, 5)

@@ -1,0 +1,47 @@
+"""Results are written without models, as models would write them."""
+
+import math
+from typing import Any
+
+import hypothesis.strategies as st
+from hypothesis import given
+
+from skillq.messages import Outcome, TaskResult, TaskResults, encode
+from skillq_worker.results import report, result
+from tests.unit.worker.boss import who
+
+TEXT = st.text()
+MOMENTS = st.none() | st.floats(0, 2e9)
+OUTPUTS = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
+    lambda some: st.lists(some) | st.dictionaries(TEXT, some),
+)
+RESULTS = st.fixed_dictionaries(
+    {
+        "outcome": st.sampled_from(Outcome),
+        "output": OUTPUTS,
+        "error": st.none() | TEXT,
+        "error_types": st.lists(TEXT).map(tuple),
+        "started_at": MOMENTS,
+        "finished_at": MOMENTS,
+    }
+)
+
+
+@given(st.lists(RESULTS))
+def test_a_report_is_written_as_its_model_would_be(fields: list[dict[str, Any]]) -> None:
+    worker = who()
+    models = tuple(
+        TaskResult.model_construct(run="r", id=f"t{n}", attempt=n, **one)
+        for n, one in enumerate(fields)
+    )
+    written = [result(("r", f"t{n}", n), **one) for n, one in enumerate(fields)]
+    sent = report(worker, "store", written)
+    ended = TaskResults(
+        worker=worker.name, incarnation=worker.incarnation, store="store", results=models
+    )
+    assert (sent.body, sent.type) == (encode(ended), ended.type)
+
+
+def test_what_is_no_number_is_null() -> None:
+    assert b'"output":null' in result(("r", "a", 1), Outcome.SUCCEEDED, output=math.nan).body
