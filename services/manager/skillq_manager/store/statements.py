@@ -1,14 +1,15 @@
 """Every statement that writes, once, for both databases.
 
-They work on many rows at a time. SQLite is fastest when it is handed row after row (`executemany`), PostgreSQL
-when it gets all rows in one statement, as one array per column. In a template `{rows}`, `{from_rows}` and
-`{and_rows}` stand for where the rows come from, `:name` for a value of the row.
+They work on many rows at a time: PostgreSQL gets them as one array per column, SQLite as values, some at a time.
+In a template `{rows}`, `{from_rows}` and `{and_rows}` stand for where the rows come from, `:name` for a value of
+the row.
 """
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection
@@ -31,6 +32,7 @@ _TYPES = {
     "retry_at": "double precision",
 }
 
+_TOGETHER = 50  # rows in one statement of SQLite; more are no faster
 
 _PARTS = {
     "this": "WHERE tasks.run = :run AND tasks.id = :id",
@@ -53,39 +55,55 @@ class Statement:
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
         """Execute for all rows; return how many were written."""
         if connection.dialect.name == "sqlite":
-            return connection.exec_driver_sql(_for_sqlite(self), list(rows)).rowcount
+            return self._run_in_parts(connection, rows)
         arrays = tuple(map(list, zip(*rows, strict=True)))
         return connection.exec_driver_sql(_for_postgresql(self), arrays).rowcount
 
+    def _run_in_parts(self, connection: Connection, rows: Sequence[Row]) -> int:
+        """Python's lock is free while a part is written; row by row, it would be asked for each time."""
+        whole = len(rows) - len(rows) % _TOGETHER
+        parts = [
+            tuple(chain.from_iterable(rows[at : at + _TOGETHER]))
+            for at in range(0, whole, _TOGETHER)
+        ]
+        written = 0
+        for values, size in ((parts, _TOGETHER), (list(rows[whole:]), 1)):
+            if values:
+                written += connection.exec_driver_sql(_for_sqlite(self, size), values).rowcount
+        return written
+
 
 @cache
-def _for_sqlite(statement: Statement) -> str:
-    place = {name: f"?{n}" for n, name in enumerate(statement.columns.split(), 1)}
-    filled = statement.template.format(
-        rows=f"VALUES ({', '.join(place.values())})",
-        from_rows="",
-        and_rows="",
-        in_order="",
-        **_PARTS,
-    )
-    return re.sub(r":(\w+)", lambda found: place[found[1]], filled)
+def _for_sqlite(statement: Statement, size: int) -> str:
+    names = statement.columns.split()
+    row = f"({', '.join('?' for _ in names)})"
+    values = f"VALUES {', '.join([row] * size)}"
+    columns = [f"column{n} AS {name}" for n, name in enumerate(names, 1)]
+    if "{in_order}" in statement.template:
+        columns.append("row_number() OVER () AS nth")
+    given = f"(SELECT {', '.join(columns)} FROM ({values})) AS given"  # noqa: S608 (names of ours)
+    return _filled(statement, values, given)
 
 
 @cache
 def _for_postgresql(statement: Statement) -> str:
     names = statement.columns.split()
+    arrays = ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(names, 1))
+    given = f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, nth)"
+    values = ", ".join(f"given.{name}" for name in names)
+    rows = f"SELECT {values} FROM {given}"  # noqa: S608 (likewise)
+    return _filled(statement, rows, given)
+
+
+def _filled(statement: Statement, rows: str, given: str) -> str:
     filled = statement.template.format(
-        rows="SELECT <values> FROM <rows>",
-        from_rows="FROM <rows>",
-        and_rows=", <rows>",
+        rows=rows,
+        from_rows=f"FROM {given}",
+        and_rows=f", {given}",
         in_order="ORDER BY given.nth",
         **_PARTS,
     )
-    arrays = ", ".join(f"${n}::{_TYPES.get(name, 'text')}[]" for n, name in enumerate(names, 1))
-    rows = f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, nth)"
-    values = ", ".join(f"given.{name}" for name in names)
-    filled = re.sub(r":(\w+)", r"given.\1", filled)
-    return filled.replace("<rows>", rows).replace("<values>", values)
+    return re.sub(r"(?<!:):(\w+)", r"given.\1", filled)  # not the casts
 
 
 OPEN_RUN = Statement(
