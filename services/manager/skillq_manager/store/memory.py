@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, cast
 from uuid import uuid4
 
 from skillq.messages import TaskStatus, WorkerProfile
@@ -27,6 +27,8 @@ from skillq_manager.store.base import (
 )
 
 _PAGE = 1000
+
+_Place = tuple[TaskStatus, int]  # where a task is, and its last attempt
 
 
 @dataclass(slots=True)
@@ -116,7 +118,7 @@ class MemoryStore:
 
     async def refilled(self, wanted: c.Refill) -> c.Refilled:
         rows = [row for row in self._rows if self._shelf_of(row) == wanted.need]
-        rows = sorted((row for row in rows if _place(row) >= wanted.start), key=_place)
+        rows = sorted((row for row in rows if _rank(row) >= wanted.start), key=_rank)
         first = self._live_rows(rows[: wanted.limit])
         return c.Refilled(wanted.need, first, len(first) == wanted.limit)
 
@@ -137,13 +139,15 @@ class MemoryStore:
 
     def _body(self, key: TaskKey) -> Body:
         task = self._tasks[key].task
+        if not task.depends_on:
+            return Body(task, {})
         return Body(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
 
     # --- before anything is written
 
     def _check(self, commands: Sequence[c.Command]) -> None:
         """See that all of it fits, one after the other."""
-        now: dict[TaskKey, tuple[TaskStatus, int]] = {}
+        now: dict[TaskKey, _Place] = {}
         last_seq = self._rows[-1].seq if self._rows else -1
         for command in commands:
             if isinstance(command, c.AddTask):
@@ -151,15 +155,14 @@ class MemoryStore:
                     raise StoreConflict(f"task {command.key} or number {command.seq} is there")
                 last_seq = command.seq
                 now[command.key] = command.status, 0
-            elif isinstance(command, fences.Move):
-                now[command.key] = self._checked(command, now)
+            elif type(command) in fences.FROM:
+                move = cast(fences.Move, command)
+                now[move.key] = self._checked(move, now.get(move.key) or self._place(move.key))
 
-    def _checked(
-        self, command: fences.Move, now: Mapping[TaskKey, tuple[TaskStatus, int]]
-    ) -> tuple[TaskStatus, int]:
-        status, attempt = now.get(command.key) or self._place(command.key)
+    def _checked(self, command: fences.Move, place: _Place) -> _Place:
+        status, attempt = place
         needed = fences.attempt_before(command)
-        if status not in fences.FROM[type(command)] or needed not in {None, attempt}:
+        if status not in fences.FROM[type(command)] or needed not in (None, attempt):
             raise StoreConflict(
                 f"{type(command).__name__} does not fit task {command.key}: "
                 f"it is {status}, its last attempt is {attempt}"
@@ -167,7 +170,7 @@ class MemoryStore:
         after = command.attempt if isinstance(command, c.Assign) else attempt
         return fences.status_after(command) or status, after
 
-    def _place(self, key: TaskKey) -> tuple[TaskStatus, int]:
+    def _place(self, key: TaskKey) -> _Place:
         row = self._tasks.get(key)
         if row is None:
             raise StoreConflict(f"there is no task {key}")
@@ -336,7 +339,7 @@ def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
     )
 
 
-def _place(row: TaskRow) -> Place:
+def _rank(row: TaskRow) -> Place:
     return (-row.task.priority, row.seq)
 
 
