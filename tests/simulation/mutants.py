@@ -6,7 +6,6 @@ from typing import Any
 from unittest.mock import patch
 
 from skillq.messages import (
-    Progress,
     TaskAssignment,
     TaskResult,
     TaskResults,
@@ -70,11 +69,9 @@ def _no_recall(self: Recalls, worker: WorkerEntry, idle: object) -> None:
 class TakesAnyAttempt(State):
     """A worker's result is taken for the attempt that it has, whatever number it bears."""
 
-    def _reported(self, ref: Any, event: TaskResults | Progress) -> TaskEntry | None:
+    def _reported(self, ref: Any, speaker: WorkerEntry | None) -> TaskEntry | None:
         task = self.tasks.live.get((ref.run, ref.id))
-        if task is None or task.worker is None:
-            return None
-        return task if task.worker is self.fleet.current(event.worker, event.incarnation) else None
+        return task if task is not None and task.worker is speaker is not None else None
 
 
 class TakesFromTheDead(State):

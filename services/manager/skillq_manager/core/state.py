@@ -157,28 +157,30 @@ class State:
             self.tasks.assign(*match)
 
     def _results(self, event: TaskResults) -> None:
+        speaker = self._speaker(event)
         for result in event.results:
-            task = self._reported(result, event)
-            if task is None or task.worker is None:
+            task = self._reported(result, speaker)
+            if task is None or speaker is None:
                 self._turn.out.append(c.Stale(result, event.worker, event.incarnation))
                 continue
             if result.outcome is Outcome.REFUSED:
-                self.fleet.refuse(task.worker, task.need.type)
+                self.fleet.refuse(speaker, task.need.type)
             if result.outcome in _HANDED_BACK:
-                self.fleet.hands_back(task.worker, task)
+                self.fleet.hands_back(speaker, task)
             if result.started_at is not None and result.outcome in _DONE:
                 self._learn(task.need.type, result)
-            self.tasks.end(task, task.worker, result.outcome, reason=result.error, result=result)
+            self.tasks.end(task, speaker, result.outcome, reason=result.error, result=result)
 
     def _learn(self, task_type: str, result: TaskResult) -> None:
         if self.lookahead.learn(task_type, result.started_at, result.finished_at):
             self.board.reconsider()
 
     def _progress(self, event: Progress) -> None:
+        speaker = self._speaker(event)
         for item in event.items:
-            task = self._reported(item, event)
-            if task is not None and task.worker is not None:
-                self.tasks.start(task, task.worker, item.at or self._turn.now)
+            task = self._reported(item, speaker)
+            if task is not None and speaker is not None:
+                self.tasks.start(task, speaker, item.at or self._turn.now)
 
     def _undeliverable(self, event: c.Undeliverable) -> None:
         task = self.tasks.live.get((event.attempt.run, event.attempt.id))
@@ -188,21 +190,22 @@ class State:
                 task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=given_up
             )
 
-    def _reported(self, ref: AttemptRef, event: TaskResults | Progress) -> TaskEntry | None:
+    def _speaker(self, event: TaskResults | Progress) -> WorkerEntry | None:
+        """Who says it; None: nobody who is there, or of attempts that another store has numbered."""
         if event.store != self._turn.store:
             return None
-        return self._current(ref, event.worker, event.incarnation)
+        return self.fleet.current(event.worker, event.incarnation)
+
+    def _reported(self, ref: AttemptRef, speaker: WorkerEntry | None) -> TaskEntry | None:
+        """The task, if this is its current attempt, and this worker's."""
+        task = self.tasks.live.get((ref.run, ref.id))
+        if task is None or task.worker is not speaker or task.attempt != ref.attempt:
+            return None
+        return None if speaker is None else task
 
     def is_current(self, ref: AttemptRef, worker: str, incarnation: str) -> bool:
         """Whether this attempt is still this worker's."""
-        return self._current(ref, worker, incarnation) is not None
-
-    def _current(self, ref: AttemptRef, worker: str, incarnation: str) -> TaskEntry | None:
-        """The task, if this is its current attempt, by this start of this worker."""
-        task = self.tasks.live.get((ref.run, ref.id))
-        if task is None or task.worker is None or task.attempt != ref.attempt:
-            return None
-        return task if task.worker is self.fleet.current(worker, incarnation) else None
+        return self._reported(ref, self.fleet.current(worker, incarnation)) is not None
 
     # --- why a task waits
 

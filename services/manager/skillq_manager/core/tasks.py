@@ -19,6 +19,7 @@ from skillq_manager.core.turn import Turn
 _AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 _TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
+_DONE = retry.Verdict(TaskStatus.SUCCEEDED)
 _LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
@@ -187,7 +188,7 @@ class Tasks:
         self, task: TaskEntry, outcome: Outcome, result: TaskResult | None
     ) -> retry.Verdict:
         if outcome is Outcome.SUCCEEDED:
-            return retry.Verdict(TaskStatus.SUCCEEDED)
+            return _DONE
         task.failures += outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
         task.losses += outcome is Outcome.LOST
         return retry.decide(
@@ -335,7 +336,8 @@ class Tasks:
 
     def _close(self, task: TaskEntry) -> None:
         self._leave(task)
-        self.resolve(task.key, task.status)
+        if task.key in self.dependents:
+            self.resolve(task.key, task.status)
 
     def _leave(self, task: TaskEntry) -> None:
         run = task.key[0]
