@@ -1,6 +1,7 @@
 """Commands into messages: at most one per routing key and round, cut to fit."""
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -55,6 +56,8 @@ class Outbox:
         self._feed = feed
         self._is_current = is_current
         self._may_assign = may_assign
+        self._news: deque[tuple[str, Outgoing]] = deque()
+        self._is_telling = False
         self._pending: set[asyncio.Task[None]] = set()
 
     def news(self, decided: c.Decided) -> list[News]:
@@ -220,8 +223,17 @@ class Outbox:
         self._tell(key, [Outgoing.of(event, persistent=False)])
 
     def _tell(self, key: str, messages: Iterable[Outgoing]) -> None:
-        for message in messages:
-            self._spawn(self._tell_one(key, message))
+        self._news.extend((key, message) for message in messages)
+        if not self._is_telling:
+            self._is_telling = True
+            self._spawn(self._tell_all())
+
+    async def _tell_all(self) -> None:
+        try:
+            while self._news:
+                await self._tell_one(*self._news.popleft())
+        finally:
+            self._is_telling = False
 
     async def _tell_one(self, key: str, message: Outgoing) -> None:
         try:

@@ -8,6 +8,7 @@ its consumer, channel or process goes away is delivered again with `redelivered`
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
+from itertools import count
 from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
@@ -29,6 +30,14 @@ _HEADER_OVERHEAD = 16
 
 HeaderValue = str | int
 
+_USUAL_HEADERS: Mapping[str, HeaderValue] = {"schema_version": SCHEMA_VERSION}
+_OURS, _numbers = uuid4().hex, count(1)  # no other process has that name
+
+
+def _new_id() -> str:
+    """As good as a random one, and made of no system call."""
+    return f"{_OURS}-{next(_numbers)}"
+
 
 @dataclass(frozen=True, slots=True)
 class Outgoing:
@@ -36,10 +45,8 @@ class Outgoing:
 
     body: bytes
     type: str
-    headers: Mapping[str, HeaderValue] = field(
-        default_factory=lambda: {"schema_version": SCHEMA_VERSION}
-    )
-    message_id: str = field(default_factory=lambda: uuid4().hex)
+    headers: Mapping[str, HeaderValue] = field(default_factory=lambda: _USUAL_HEADERS)
+    message_id: str = field(default_factory=_new_id)
     persistent: bool = True
 
     @classmethod
@@ -266,7 +273,7 @@ async def park(transport: Transport, consumer: Consumer, delivery: Delivery, rea
             KEY_HEADER: delivery.routing_key,
             AT_HEADER: int(steady_clock()()),
         },
-        delivery.message_id or uuid4().hex,
+        delivery.message_id or _new_id(),
     )
     await transport.publish(DEAD_LETTERS, delivery.queue, copy)
     await consumer.ack([delivery])
