@@ -1,6 +1,6 @@
 """A submission that a client has handed in: its messages, and what it has heard of it since. No I/O."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from uuid import uuid4
@@ -32,7 +32,7 @@ from skillq.packing import check_readable
 from skillq.transport.base import Outgoing
 
 _TITLE: TypeAdapter[str] = TypeAdapter(Title)
-_ROOM_BYTES = MAX_MESSAGE_BYTES - 2048  # of a message, for its tasks
+ROOM_BYTES = MAX_MESSAGE_BYTES - 2048  # of a message, for its tasks
 
 OnEvent = Callable[[TaskEvent], None]
 News = TaskEvents | RunEvent | Standing
@@ -169,22 +169,42 @@ def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None)
     Raises:
         UsageError: they can never all be done, or no messages can carry them.
     """
-    name = _name(run)
+    briefs = write(tasks)
+    id = uuid4().hex
+    return Handed(id, _name(run), messages(id, run, briefs), dict.fromkeys(briefs), on_event)
+
+
+def write(tasks: Sequence[Task]) -> dict[str, bytes]:
+    """Each task as JSON, by its id, in their order.
+
+    Raises:
+        UsageError: they can never all be done, or no message can carry one of them.
+    """
+    if not tasks:
+        raise UsageError("there are no tasks; hand in one at least")
     check_tasks(tasks)
-    parts = list(_cut(tasks))
+    return {task.id: _brief(task) for task in tasks}
+
+
+def messages(id: str, run: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
+    """The submission `id` of tasks that have been written, in as many messages as it needs.
+
+    Raises:
+        UsageError: they are too many, or `run` makes no name.
+    """
+    name = _name(run)
+    parts = list(_cut(briefs.values()))
     if len(parts) > MAX_PARTS:
         raise UsageError(
-            f"{len(tasks)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
+            f"{len(briefs)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
             "submit them in several, or let payloads refer to what is elsewhere"
         )
-    id = uuid4().hex
-    messages = [
+    return [
         Outgoing(
             encode_submission(id, name, run, part, part=number, parts=len(parts)), "submission"
         )
         for number, part in enumerate(parts, 1)
     ]
-    return Handed(id, name, messages, dict.fromkeys(task.id for task in tasks), on_event)
 
 
 def _name(run: str) -> str:
@@ -194,21 +214,13 @@ def _name(run: str) -> str:
         raise UsageError(f"run {run!r}: {explain(error)}") from error
 
 
-def _cut(tasks: Sequence[Task]) -> Iterator[list[bytes]]:
-    """As few parts as hold them all, in order, each task as JSON."""
-    if not tasks:
-        raise UsageError("there are no tasks; hand in one at least")
+def _cut(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """As few parts as hold them all, in order."""
     part: list[bytes] = []
     size = 0
-    for task in tasks:
-        brief = _brief(task)
+    for brief in briefs:
         its_size = len(brief) + 1  # and a comma
-        if its_size > _ROOM_BYTES:
-            raise UsageError(
-                f"task {task.id}: is {its_size} bytes, and a message holds {_ROOM_BYTES}; "
-                "depend on fewer tasks, or on one that depends on them"
-            )
-        if part and (size + its_size > _ROOM_BYTES or len(part) == MAX_TASKS):
+        if part and (size + its_size > ROOM_BYTES or len(part) == MAX_TASKS):
             yield part
             part, size = [], 0
         part.append(brief)
@@ -226,4 +238,9 @@ def _brief(task: Task) -> bytes:
         raise UsageError(
             f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"
         ) from error
+    if len(body) >= ROOM_BYTES:
+        raise UsageError(
+            f"task {task.id}: is {len(body)} bytes, and a message holds {ROOM_BYTES - 1}; "
+            "depend on fewer tasks, or on one that depends on them"
+        )
     return body

@@ -2,14 +2,24 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from dataclasses import dataclass
 from itertools import islice
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
+from uuid import uuid4
 
 from skillq.clock import Clock
+from skillq.convoy import Convoy
 from skillq.errors import SkillqError, TransportError, UsageError
-from skillq.handed import Handed, News, hand_in
+from skillq.handed import ROOM_BYTES, News, messages, write
 from skillq.messages import (
     MAX_INQUIRED,
     TERMINAL,
@@ -20,11 +30,13 @@ from skillq.messages import (
     Task,
     TaskEvent,
     TaskEvents,
+    slug,
 )
 from skillq.transport import Outgoing
 
 SILENCE_SECONDS = 15.0  # then events may have been missed: the manager is asked
 _BATCH = 1000  # tasks in one submission
+_JOINT_BYTES = ROOM_BYTES // 2  # of tasks of several calls that go in one submission
 _AHEAD = 10_000  # tasks of an endless iterable that may be on their way
 
 
@@ -79,15 +91,30 @@ class Results:
         return self._arrived.popleft()
 
 
-@dataclass(slots=True)
-class _Part:
-    """A submission of which something is missing."""
+@dataclass(eq=False, slots=True)
+class _Call:
+    """Tasks that were handed in together, as JSON, by id."""
 
-    handed: Handed
+    briefs: dict[str, bytes]
     results: Results
+    part: "_Part | None" = None  # that it goes with, once it does
+    is_dropped: bool = False
+
+
+@dataclass(eq=False, slots=True)
+class _Part:
+    """A submission of which something is missing: of one call, or of several that came at about the same time."""
+
+    id: str
+    calls: Sequence[_Call]
+    missing: dict[str, None]  # tasks whose end we have not heard of, in order
     heard_at: float
     store: str = ""
     asked: int = 0
+
+    @property
+    def briefs(self) -> dict[str, bytes]:
+        return {id: brief for call in self.calls for id, brief in call.briefs.items()}
 
 
 class OpenRun:
@@ -101,12 +128,14 @@ class OpenRun:
         clock: Clock,
     ) -> None:
         self._run = run
+        self._name = slug(run)
         self._publish = publish
         self._inquire = inquire
         self._clock = clock
         self._parts: dict[str, _Part] = {}  # by submission
-        self._part_of: dict[str, _Part] = {}  # by task
-        self._asking: set[asyncio.Task[None]] = set()
+        self._call_of: dict[str, _Call] = {}  # by task
+        self._errands: set[asyncio.Task[None]] = set()
+        self._convoy = Convoy(self._publish_calls)
 
     # --- handing in
 
@@ -148,26 +177,57 @@ class OpenRun:
 
     async def _hand_in(self, tasks: Sequence[Task], results: Results) -> None:
         for task in tasks:
-            if task.id in self._part_of:
+            if task.id in self._call_of:
                 raise UsageError(f"task {task.id}: is on its way; wait until it has ended")
-        handed = hand_in(self._run, tasks)
-        part = _Part(handed, results, self._clock())
+        call = _Call(write(tasks), results)
         # Before it is published: results may be faster than the broker's confirm.
-        self._parts[handed.id] = part
-        self._part_of.update(dict.fromkeys(handed.missing, part))
-        results.missing += len(handed.missing)
+        self._call_of.update(dict.fromkeys(call.briefs, call))
+        results.missing += len(call.briefs)
+        share = max(len(tasks) / _BATCH, sum(map(len, call.briefs.values())) / _JOINT_BYTES)
         try:
-            for message in handed.messages:
-                await self._publish(message)
+            # What depends on others could make a circle with what it knows nothing of.
+            if share >= 1 or any(task.depends_on for task in tasks):
+                await self._publish_calls([call])
+            else:
+                await self._convoy.put(call, share)
         except BaseException:
-            self._drop(part)
+            self._drop(call)
             raise
 
-    def _drop(self, part: _Part) -> None:
-        self._parts.pop(part.handed.id, None)
-        for id in part.handed.missing:
-            self._part_of.pop(id, None)
-        part.results.missing -= len(part.handed.missing)
+    async def _publish_calls(self, calls: Sequence[_Call]) -> None:
+        """As one submission: for the broker and the manager, one is as much work as a thousand tasks in it are."""
+        calls = [call for call in calls if not call.is_dropped]
+        if not calls:
+            return  # nobody waits for them any more
+        missing = dict.fromkeys(id for call in calls for id in call.briefs)
+        part = _Part(uuid4().hex, calls, missing, self._clock())
+        self._parts[part.id] = part
+        for call in calls:
+            call.part = part
+        try:
+            await self._publish_part(part)
+        except BaseException:
+            self._parts.pop(part.id, None)
+            raise
+
+    async def _publish_part(self, part: _Part) -> None:
+        for message in messages(part.id, self._run, part.briefs):
+            await self._publish(message)
+
+    def _drop(self, call: _Call) -> None:
+        call.is_dropped = True
+        missing = [id for id in call.briefs if self._call_of.get(id) is call]
+        for id in missing:
+            del self._call_of[id]
+        call.results.missing -= len(missing)
+        if (part := call.part) is not None:
+            self._found(part, missing)
+
+    def _found(self, part: _Part, ids: Iterable[str]) -> None:
+        for id in ids:
+            part.missing.pop(id, None)
+        if not part.missing:
+            self._parts.pop(part.id, None)
 
     # --- hearing
 
@@ -187,35 +247,54 @@ class OpenRun:
         for event in events:
             if event.status not in TERMINAL:
                 continue
-            part = self._part_of.pop(event.id, None)
-            if part is None:
-                continue
-            part.heard_at = now
-            part.results.put(event)
-            missing = part.handed.missing
-            missing.pop(event.id, None)
-            if not missing:
-                self._parts.pop(part.handed.id, None)
+            call = self._call_of.get(event.id)
+            if call is None or call.part is None:
+                continue  # not of ours, or another's of the same name
+            del self._call_of[event.id]
+            call.part.heard_at = now
+            call.results.put(event)
+            self._found(call.part, (event.id,))
 
     def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
         part.heard_at = self._clock()
         if answer.status is RunStatus.REFUSED:
-            self._fail(part, UsageError(answer.reason or "the manager refuses the submission"))
+            self._refused(part, UsageError(answer.reason or "the manager refuses the submission"))
             return
         part.store = answer.store
         if isinstance(answer, RunEvent) and answer.known:
             self._ask(part)  # some may have ended long ago, and nobody tells of it again
 
+    def _refused(self, part: _Part, error: UsageError) -> None:
+        """Whose fault it was is seen when each call goes alone; none of them has been taken in."""
+        if len(part.calls) == 1:
+            self._fail(part, error)
+        elif self._parts.pop(part.id, None) is not None:
+            for call in part.calls:
+                call.part = None
+            self._spawn(self._publish_apart(part.calls), "apart")
+
+    async def _publish_apart(self, calls: Sequence[_Call]) -> None:
+        for call in calls:
+            try:
+                await self._publish_calls([call])
+            except SkillqError as error:
+                self._fail_call(call, error)
+
     def _fail(self, part: _Part, error: Exception) -> None:
-        self._drop(part)
-        part.results.fail(error)
+        for call in {self._call_of[id] for id in part.missing}:
+            self._fail_call(call, error)
+
+    def _fail_call(self, call: _Call, error: Exception) -> None:
+        self._drop(call)
+        call.results.fail(error)
 
     def close(self, error: Exception) -> None:
         """Nothing more will be heard."""
-        for part in list(self._parts.values()):
-            self._fail(part, error)
-        for asking in self._asking:
-            asking.cancel()
+        self._convoy.close(error)
+        for call in set(self._call_of.values()):
+            self._fail_call(call, error)
+        for errand in self._errands:
+            errand.cancel()
 
     # --- asking
 
@@ -228,13 +307,16 @@ class OpenRun:
 
     def _ask(self, part: _Part) -> None:
         part.heard_at = self._clock()
-        asking = asyncio.create_task(self._ask_all(part), name="inquiry")
-        self._asking.add(asking)
-        asking.add_done_callback(self._asking.discard)
+        self._spawn(self._ask_all(part), "inquiry")
+
+    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        errand = asyncio.create_task(work, name=name)
+        self._errands.add(errand)
+        errand.add_done_callback(self._errands.discard)
 
     async def _ask_all(self, part: _Part) -> None:
         try:
-            for page in _batches(list(part.handed.missing), MAX_INQUIRED):
+            for page in _batches(list(part.missing), MAX_INQUIRED):
                 if not await self._ask_page(part, page):
                     return
         except SkillqError as error:
@@ -244,16 +326,18 @@ class OpenRun:
     async def _ask_page(self, part: _Part, page: Sequence[str]) -> bool:
         """Whether to go on."""
         part.asked += 1
-        id, run = part.handed.id, part.handed.run
         answers = await self._inquire(
             Inquiry(
-                submission_id=id, number=part.asked, run=run, store=part.store, tasks=tuple(page)
+                submission_id=part.id,
+                number=part.asked,
+                run=self._name,
+                store=part.store,
+                tasks=tuple(page),
             )
         )
         for answer in answers:
             if answer.status is RunStatus.UNKNOWN:
-                for message in part.handed.messages:
-                    await self._publish(message)
+                await self._publish_part(part)
                 return False
             self._hear_answer(part, answer)
             self._see(answer.tasks)
@@ -263,7 +347,7 @@ class OpenRun:
     def _give_up(self, part: _Part, page: Sequence[str], answers: Sequence[Standing]) -> None:
         """Where the run has ended, what the manager did not tell of a task it cannot tell."""
         is_over = any(answer.status is RunStatus.COMPLETED for answer in answers)
-        lost = [id for id in page if id in part.handed.missing]
+        lost = [id for id in page if id in part.missing]
         if is_over and lost:
             reason = f"task {lost[0]}: its run has ended, and the manager does not know it any more"
             self._fail(part, SkillqError(reason))

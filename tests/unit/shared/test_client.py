@@ -263,7 +263,7 @@ async def test_what_is_too_large_for_a_message_comes_in_parts_of_one_submission(
 async def test_what_would_come_in_too_many_parts_is_refused_in_one_line_before_any_is_sent(
     desk: Desk, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 50)
+    monkeypatch.setattr("skillq.handed.ROOM_BYTES", 50)
     with pytest.raises(UsageError) as caught:
         await client.submit("run", [task(str(n)) for n in range(65)])
     assert str(caught.value) == (

@@ -9,6 +9,7 @@ from skillq import open_run
 from skillq.client import Client, OpenRun
 from skillq.errors import SkillqError, UsageError
 from skillq.messages import RunStatus, TaskStatus
+from skillq.transport import Outgoing
 from tests.unit.shared.desk import Desk, task
 
 
@@ -161,3 +162,154 @@ async def test_a_run_without_a_name_is_refused(client: Client) -> None:
     with pytest.raises(UsageError, match="makes no name"):
         async with client.open("?"):
             pass
+
+
+# --- calls that come at about the same time
+
+
+@pytest.fixture
+def road(desk: Desk, client: Client, monkeypatch: pytest.MonkeyPatch) -> "Road":
+    return Road(client, monkeypatch)
+
+
+class Road:
+    """To the broker. While it is closed, a submission is on its way."""
+
+    def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._open = asyncio.Event()
+        self._open.set()
+        self._go = client._say
+        monkeypatch.setattr(client, "_say", self._say)
+
+    def close(self) -> None:
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def _say(self, message: Outgoing) -> None:
+        await self._open.wait()
+        await self._go(message)
+
+
+async def turns() -> None:
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_what_is_handed_in_while_something_is_on_its_way_goes_together(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    road.close()
+    first = asyncio.create_task(run.result(task("a")))
+    await turns()
+    others = [asyncio.create_task(run.result(task(id))) for id in "bc"]
+    await turns()
+    road.open()
+    await turns()
+    await desk.receive()
+    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["b", "c"]]
+    await desk.end("nightly-1", "c", "a", "b")
+    assert [ended.id for ended in await asyncio.gather(first, *others)] == ["a", "b", "c"]
+
+
+async def test_where_several_are_refused_together_each_is_judged_alone(
+    desk: Desk, run: OpenRun
+) -> None:
+    waiting = [asyncio.create_task(run.result(task(id))) for id in "abc"]
+    together = await desk.take()
+    assert [t.id for t in together.tasks] == ["a", "b", "c"]
+    id = together.submission_id
+    await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="b is another")
+    desk.taken.clear()
+    while len(desk.taken) < 3:
+        await desk.receive()
+    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["b"], ["c"]]
+    id = desk.taken[1].submission_id
+    await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="b is another")
+    await desk.end("nightly-1", "a", "c")
+    with pytest.raises(UsageError, match="b is another"):
+        await waiting[1]
+    assert [(await waiting[n]).id for n in (0, 2)] == ["a", "c"]
+
+
+async def test_what_was_given_up_before_it_went_is_not_handed_in(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    road.close()
+    first = asyncio.create_task(run.submit([task("a")]))
+    await turns()
+    given_up, other = (asyncio.create_task(run.submit([task(id)])) for id in "bc")
+    await turns()
+    given_up.cancel()
+    await turns()
+    road.open()
+    await asyncio.gather(first, other)
+    await desk.receive()
+    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["c"]]
+    await run.submit([task("b")])
+    assert [t.id for t in (await desk.take()).tasks] == ["b"]
+
+
+async def test_what_depends_on_other_tasks_goes_alone(desk: Desk, run: OpenRun) -> None:
+    calls = ([task("a", depends_on=("b",))], [task("b", depends_on=("a",))], [task("c")])
+    await asyncio.gather(*(run.submit(call) for call in calls))
+    await desk.receive()
+    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["b"], ["c"]]
+
+
+async def test_together_they_are_no_more_than_one_submission_takes(
+    desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_run, "_BATCH", 4)
+    monkeypatch.setattr(open_run, "_JOINT_BYTES", 1000)
+    heavy = task("h", payload={"text": "x" * 900})
+    calls = ([task("a"), task("b")], [task("c"), task("d")], [task("e")], [heavy])
+    await asyncio.gather(*(run.submit(call) for call in calls))
+    while len(desk.taken) < 3:
+        await desk.receive()
+    sizes = [[t.id for t in taken.tasks] for taken in desk.taken]
+    assert sizes == [["a", "b", "c", "d"], ["e"], ["h"]]
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_has_ended_is_not_spoilt_by_what_went_with_it(desk: Desk, run: OpenRun) -> None:
+    one, other = await asyncio.gather(run.submit([task("a")]), run.submit([task("b")]))
+    await desk.accept(await desk.take())
+    await desk.end("nightly-1", "a")
+    await desk.answer(await desk.question(), RunStatus.COMPLETED)
+    with pytest.raises(SkillqError, match=r"task b: .* does not know it any more"):
+        await anext(other)
+    assert [ended.id async for ended in one] == ["a"]
+
+
+async def test_an_end_that_is_told_before_a_task_is_handed_in_is_not_its_own(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    road.close()
+    first = asyncio.create_task(run.submit([task("a")]))
+    await turns()
+    second = asyncio.create_task(run.result(task("b")))
+    await turns()
+    await desk.end("nightly-1", "b")
+    await turns()
+    road.open()
+    await first
+    await desk.receive()
+    assert [t.id for t in desk.taken[-1].tasks] == ["b"]
+    assert not second.done()
+    await desk.end("nightly-1", "b")
+    assert (await second).id == "b"
+
+
+async def test_who_waits_for_their_turn_when_the_run_is_closed_is_told(
+    client: Client, road: Road
+) -> None:
+    road.close()
+    async with client.open("Nightly 1") as run:
+        waiting = [asyncio.create_task(run.submit([task("a")]))]
+        await turns()
+        waiting.append(asyncio.create_task(run.submit([task("b")])))
+        await turns()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert ["was closed" in str(outcome) for outcome in outcomes] == [True, True]

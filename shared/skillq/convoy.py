@@ -1,0 +1,72 @@
+"""What comes while something is under way goes together, as the next load."""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+
+
+class _Load(Generic[Item]):
+    def __init__(self) -> None:
+        self.items: list[Item] = []
+        self.room = 1.0
+        self.arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def fail(self, error: Exception) -> None:
+        if not self.arrived.done():
+            self.arrived.set_exception(error)
+            self.arrived.exception()  # perhaps nobody waits for it any more
+
+
+class Convoy(Generic[Item]):
+    """`carry` is given one load after the other, each when the one before has arrived.
+
+    No time is waited for more: what comes alone goes alone, and loads grow with the traffic, as a group commit does.
+    """
+
+    def __init__(self, carry: Callable[[list[Item]], Awaitable[None]]) -> None:
+        self._carry = carry
+        self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their first items
+        self._current: _Load[Item] | None = None
+        self._moving: asyncio.Task[None] | None = None
+
+    async def put(self, item: Item, share: float) -> None:
+        """Return when it has arrived. `share` is how much of a load it takes, at most 1.
+
+        Raises:
+            Exception: what `carry` has raised, of its load or of one before it.
+        """
+        if not self._loads or self._loads[-1].room < share:
+            self._loads.append(_Load())
+        load = self._loads[-1]
+        load.items.append(item)
+        load.room -= share
+        if self._moving is None:
+            self._moving = asyncio.create_task(self._move(), name="convoy")
+        # Others are on it: who gives up waiting does not stop it.
+        await asyncio.shield(load.arrived)
+
+    def close(self, error: Exception) -> None:
+        """Carry nothing more; who waits is told."""
+        if self._moving is not None:
+            self._moving.cancel()
+        self._fail(error)
+
+    async def _move(self) -> None:
+        try:
+            while self._loads:
+                self._current = load = self._loads.popleft()
+                await self._carry(load.items)
+                load.arrived.set_result(None)
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
+            self._fail(error)  # all: the next would wait as long for the same
+        finally:
+            self._moving = None
+
+    def _fail(self, error: Exception) -> None:
+        loads, self._loads = self._loads, deque()
+        for load in (self._current, *loads):
+            if load is not None:
+                load.fail(error)
