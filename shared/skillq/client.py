@@ -15,9 +15,8 @@ from skillq.errors import (
     SkillqError,
     TransportError,
     Unreachable,
-    UsageError,
 )
-from skillq.handed import Handed, News, OnEvent, Receipt, hand_in
+from skillq.handed import Handed, News, OnEvent, Receipt, hand_in, title_of
 from skillq.messages import (
     Inquiry,
     RunEvent,
@@ -114,7 +113,7 @@ class Client:
             UsageError: the run's name makes no name.
             Unreachable: there was no manager yet that would have made the exchanges.
         """
-        keys = keys_of(_name(run))
+        keys = keys_of(slug(title_of(run)))
         events = await self._patiently(lambda: self._transport.subscribe(topology.EVENTS, keys))
 
         async def heard() -> list[News]:
@@ -218,13 +217,6 @@ class Client:
                         "start one: skillq manager"
                     ) from error
                 await asyncio.sleep(_RETRY_SECONDS)
-
-
-def _name(run: str) -> str:
-    try:
-        return slug(run)
-    except ValueError as error:
-        raise UsageError(f"run {run!r}: makes no name; use letters a-z and digits") from error
 
 
 async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[News]:

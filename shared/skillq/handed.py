@@ -169,9 +169,9 @@ def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None)
     Raises:
         UsageError: they can never all be done, or no messages can carry them.
     """
-    briefs = write(tasks)
+    title, briefs = title_of(run), write(tasks)
     id = uuid4().hex
-    return Handed(id, _name(run), messages(id, run, briefs), dict.fromkeys(briefs), on_event)
+    return Handed(id, slug(title), messages(id, title, briefs), dict.fromkeys(briefs), on_event)
 
 
 def write(tasks: Sequence[Task]) -> dict[str, bytes]:
@@ -180,19 +180,20 @@ def write(tasks: Sequence[Task]) -> dict[str, bytes]:
     Raises:
         UsageError: they can never all be done, or no message can carry one of them.
     """
-    if not tasks:
-        raise UsageError("there are no tasks; hand in one at least")
     check_tasks(tasks)
-    return {task.id: _brief(task) for task in tasks}
+    briefs = {task.id: _brief(task) for task in tasks}
+    if not briefs:
+        raise UsageError("there are no tasks; hand in one at least")
+    return briefs
 
 
-def messages(id: str, run: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
+def messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
     """The submission `id` of tasks that have been written, in as many messages as it needs.
 
     Raises:
-        UsageError: they are too many, or `run` makes no name.
+        UsageError: they are too many.
     """
-    name = _name(run)
+    name = slug(title)
     parts = list(_cut(briefs.values()))
     if len(parts) > MAX_PARTS:
         raise UsageError(
@@ -201,15 +202,20 @@ def messages(id: str, run: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
         )
     return [
         Outgoing(
-            encode_submission(id, name, run, part, part=number, parts=len(parts)), "submission"
+            encode_submission(id, name, title, part, part=number, parts=len(parts)), "submission"
         )
         for number, part in enumerate(parts, 1)
     ]
 
 
-def _name(run: str) -> str:
+def title_of(run: str) -> str:
+    """A run's title, as messages have it.
+
+    Raises:
+        UsageError: it makes no name, or none that is short enough.
+    """
     try:
-        return slug(_TITLE.validate_python(run))
+        return _TITLE.validate_python(run)
     except ValidationError as error:
         raise UsageError(f"run {run!r}: {explain(error)}") from error
 

@@ -19,7 +19,7 @@ from uuid import uuid4
 from skillq.clock import Clock
 from skillq.convoy import Convoy
 from skillq.errors import SkillqError, TransportError, UsageError
-from skillq.handed import ROOM_BYTES, News, messages, write
+from skillq.handed import ROOM_BYTES, News, messages, title_of, write
 from skillq.messages import (
     MAX_INQUIRED,
     TERMINAL,
@@ -127,8 +127,8 @@ class OpenRun:
         inquire: Callable[[Inquiry], Awaitable[Sequence[Standing]]],
         clock: Clock,
     ) -> None:
-        self._run = run
-        self._name = slug(run)
+        self._title = title_of(run)
+        self._name = slug(self._title)
         self._publish = publish
         self._inquire = inquire
         self._clock = clock
@@ -211,7 +211,7 @@ class OpenRun:
             raise
 
     async def _publish_part(self, part: _Part) -> None:
-        for message in messages(part.id, self._run, part.briefs):
+        for message in messages(part.id, self._title, part.briefs):
             await self._publish(message)
 
     def _drop(self, call: _Call) -> None:

@@ -146,7 +146,7 @@ tasks:
         ("f", "failed", None),
     ]
     assert done["d"]["reason"] == "payload: words is missing (and 1 more)"
-    assert done["e"]["reason"] == "RuntimeError: SystemExit: whatever I do"
+    assert done["e"]["reason"] == "SystemExit: whatever I do"
     assert done["f"]["reason"] == "dependency e failed"
 
 

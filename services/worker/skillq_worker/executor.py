@@ -12,6 +12,7 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment
+from skillq_worker.failing import HandlerFailed, failure
 from skillq_worker.handlers import Handler, Handlers
 from skillq_worker.loops import UsersLoop
 from skillq_worker.outputs import as_output
@@ -35,7 +36,7 @@ class Job(Protocol):
         """Hear how it ended: on the worker's loop, once, and not before `begin` has returned.
 
         The error is TaskFailed where the work said no, NoHandler where nobody could begin it, CancelledError
-        where it was called off, and else whatever the work raised.
+        where it was called off, HandlerFailed or else whatever the work raised.
         """
         ...
 
@@ -68,7 +69,7 @@ def in_task(work: Coroutine[Any, Any, JsonValue], job: Job) -> Cancel:
 
     def over(task: asyncio.Task[JsonValue]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        job.done(None if error else task.result(), error)
+        job.done(task.result() if error is None else None, error)
 
     task = asyncio.create_task(work, name="attempt")
     task.add_done_callback(over)
@@ -127,9 +128,17 @@ class HandlerExecutor:
         cancelled = threading.Event()
         arguments = partial(handler.arguments, task, cancelled)
         try:
-            return await on_thread(lambda: as_output(handler.function(**arguments())))
+            return await on_thread(lambda: _output(handler.function, arguments))
         finally:
             cancelled.set()  # whoever still runs is not waited for
+
+
+def _output(function: Callable[..., object], arguments: Callable[[], dict[str, Any]]) -> JsonValue:
+    try:
+        return as_output(function(**arguments()))
+    except BaseException as error:  # noqa: BLE001 - SystemExit, too, is one attempt's failure
+        failed = failure(error)
+    raise HandlerFailed(failed)  # here, so that it does not hold what they raised
 
 
 async def _refuse(task: TaskAssignment) -> JsonValue:
@@ -150,7 +159,13 @@ class _Errand:
     async def work(self) -> JsonValue:
         """Validating arguments and writing the output run users' code, too: their models, their generators."""
         handler = self._handler
-        return as_output(await handler.function(**handler.arguments(self._job.task)))
+        try:
+            return as_output(await handler.function(**handler.arguments(self._job.task)))
+        except asyncio.CancelledError:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as in `_output`
+            failed = failure(error)
+        raise HandlerFailed(failed)
 
     def done(self, output: JsonValue, error: BaseException | None) -> None:
         self._job.done(output, error)

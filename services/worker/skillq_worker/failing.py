@@ -18,6 +18,14 @@ class TaskFailed(Exception):
     """Raised by work that says no; the message is all there is to say."""
 
 
+class HandlerFailed(Exception):
+    """Raised for what users' code raised. To tell of that runs their code, too: it was done where theirs ran."""
+
+    def __init__(self, failure: "Failure") -> None:
+        super().__init__(failure.text)
+        self.failure = failure
+
+
 class Failure(NamedTuple):
     text: str
     types: tuple[str, ...]  # the class of an error and its bases, by name
@@ -34,9 +42,12 @@ def failure(error: BaseException) -> Failure:
 
 def _trace(error: BaseException) -> str:
     """The traceback as it may be logged, from the first frame on that is not ours."""
-    lines = "".join(
-        traceback.format_exception(type(error), error, _from_users(error.__traceback__))
-    )
+    try:
+        lines = "".join(
+            traceback.format_exception(type(error), error, _from_users(error.__traceback__))
+        )
+    except BaseException:  # noqa: BLE001 - as in `said`; and Python reads more of some errors than they have
+        return "its traceback cannot be read"
     readable = lines.rstrip().encode(errors="backslashreplace").decode().split("\n")
     return "\n".join(shorten(one_line(line), _MAX_LINE) for line in readable[-_MAX_LINES:])
 

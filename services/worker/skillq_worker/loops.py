@@ -153,6 +153,12 @@ class UsersLoop(Generic[T]):
         # Not by the loop's task factory: an eager one would run it within the last step of another.
         context = self._abroad.context.copy()
         errand.task = asyncio.Task(self._run(errand), loop=self._loop, context=context)
+        errand.task.add_done_callback(partial(self._has_ended_there, errand), context=context)
+
+    def _has_ended_there(self, errand: Errand[T], task: asyncio.Task[None]) -> None:
+        """Users' code may cancel all there is on its loop: what had not taken its first step has not run at all."""
+        if task.cancelled():
+            self._over(errand, None, asyncio.CancelledError())
 
     async def _run(self, errand: Errand[T]) -> None:
         try:
@@ -211,5 +217,9 @@ class _Line(Generic[Item]):
 
     def take(self) -> None:
         self._is_waking = False  # before the look: what comes after it wakes again
-        for _ in range(len(self._items)):
-            self._take(self._items.popleft())
+        try:
+            for _ in range(len(self._items)):
+                self._take(self._items.popleft())
+        except BaseException:
+            self.wake()  # for those after it
+            raise

@@ -11,8 +11,7 @@ from skillq.clock import Clock
 from skillq.logs import Log
 from skillq.messages import Outcome, TaskAssignment
 from skillq_worker.executor import Cancel, Executor, NoHandler
-from skillq_worker.failing import Failure, failure, types_of
-from skillq_worker.processes import FailedElsewhere
+from skillq_worker.failing import Failure, HandlerFailed, failure, said, types_of
 from skillq_worker.results import Result, result
 from skillq_worker.slots import Attempt
 
@@ -43,6 +42,7 @@ class Making:
         "attempt",
         "began_at",
         "following",
+        "has_begun",
         "task",
     )
 
@@ -51,6 +51,7 @@ class Making:
         self.task = task
         self.began_at = shop.clock()
         self.following: Making | None = None
+        self.has_begun = False
         self._shop = shop
         self._ended_at: float | None = None
         self._is_called_off = self._is_late = False
@@ -59,8 +60,9 @@ class Making:
 
     def begin(self) -> None:
         """Begin it, or take note that it has begun."""
-        if self._cancel is None:
-            self._cancel = self._shop.executor.begin(self)
+        if not self.has_begun:
+            self.began_at = self._shop.clock()
+            self.begun(self._shop.executor.begin(self))
         if self.task.timeout is not None:
             # On this loop, not on the users': they may block theirs.
             left = self.began_at + self.task.timeout - self._shop.clock()
@@ -80,6 +82,7 @@ class Making:
     # --- for its executor
 
     def begun(self, cancel: Cancel) -> None:
+        self.has_begun = True
         self._cancel = cancel
 
     def next(self) -> "Making | None":
@@ -102,12 +105,12 @@ class Making:
 
     def _failure(self, error: BaseException) -> Result:
         if isinstance(error, NoHandler):
-            return self._result(Outcome.REFUSED, error=str(error))
-        if isinstance(error, FailedElsewhere):
-            return self._failed(error.failure)
+            return self._result(Outcome.REFUSED, error=said(error))
         if self._is_late:
-            said = f"took longer than {self.task.timeout:g} s"
-            return self._result(Outcome.TIMED_OUT, error=said, types=types_of(TimeoutError()))
+            late = f"took longer than {self.task.timeout:g} s"
+            return self._result(Outcome.TIMED_OUT, error=late, types=types_of(TimeoutError()))
+        if isinstance(error, HandlerFailed):
+            return self._failed(error.failure)
         if isinstance(error, asyncio.CancelledError):
             return self._failed(Failure("the handler cancelled itself", types_of(error)))
         return self._failed(failure(error))

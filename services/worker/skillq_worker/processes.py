@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
-from skillq_worker.failing import Failure, TaskFailed, failure
+from skillq_worker.failing import Failure, HandlerFailed, TaskFailed, failure
 from skillq_worker.outputs import as_output
 from skillq_worker.threads import on_thread
 
@@ -25,14 +25,6 @@ _CONTEXT = get_context("spawn")
 _LOOK_SECONDS = 0.5  # a process of its own may keep the line of one that has died open
 _BEGUN = None
 _TERMINATE_SECONDS = 2.0  # what a process has to clean up, before it is killed
-
-
-class FailedElsewhere(Exception):
-    """Raised here for what a function raised in its process: not every exception can be sent."""
-
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.text)
-        self.failure = failure
 
 
 class _DiedIdle(Exception):
@@ -54,7 +46,7 @@ class Processes:
         """The function's output. Who is cancelled meanwhile ends its process.
 
         Raises:
-            FailedElsewhere: what it raised.
+            HandlerFailed: it raised something; not every exception can be sent.
             TaskFailed: its process died.
         """
         process = self._take()
@@ -71,7 +63,7 @@ class Processes:
             raise
         self._idle.append(process)
         if isinstance(ended, Failure):
-            raise FailedElsewhere(ended)
+            raise HandlerFailed(ended)
         return ended.value
 
     def _take(self) -> "_Process":

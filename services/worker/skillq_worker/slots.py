@@ -15,7 +15,9 @@ class Making(Protocol):
     """An attempt that has a slot. `following` has it after this one, and may have begun already."""
 
     attempt: Attempt
+    task: TaskAssignment
     following: Self | None
+    has_begun: bool
 
     def begin(self) -> None: ...
 
@@ -91,10 +93,16 @@ class Slots(Generic[M]):
     def over(self, one: M) -> None:
         if self._running.get(one.attempt) is one:
             del self._running[one.attempt]
-        if one.following is not None:
-            self._begin(one.following)
+        following, one.following = (
+            one.following,
+            None,
+        )  # whoever keeps one is not to keep all after it
+        if following is not None and (following.has_begun or self._may_begin()):
+            self._begin(following)
             self._note_begun()
             return
+        if following is not None:
+            self._put_back(following)
         self._busy -= 1
         self._one_is_over.set()
         self._fill()
@@ -118,9 +126,10 @@ class Slots(Generic[M]):
         if not self._may_begin():
             return None
         try:
-            return self._make(*self._waiting.popitem(last=False))
+            attempt, task = self._waiting.popitem(last=False)
         except KeyError:
             return None
+        return self._make(attempt, task)
 
     def fill(self) -> None:
         """Begin what may begin, in the next turn of the loop: all of this one has been heard then."""
@@ -140,6 +149,12 @@ class Slots(Generic[M]):
         one.begin()
         if self._is_closed:
             one.cancel()
+
+    def _put_back(self, one: M) -> None:
+        """It was to begin here, and we have stood still since: it waits again, before all others."""
+        self._waiting[one.attempt] = one.task
+        self._waiting.move_to_end(one.attempt, last=False)
+        self.all_begun.clear()
 
     def _note_begun(self) -> None:
         if not self._waiting:

@@ -354,3 +354,15 @@ async def test_what_can_be_no_submission_is_refused_in_one_line(
 def test_a_client_s_name_makes_its_routing_key() -> None:
     with pytest.raises(ValueError, match="no letter"):
         Client(MemoryTransport(MemoryBroker()), name="…")
+
+
+def test_a_run_that_is_named_by_a_number_is_named_by_its_digits() -> None:
+    (message,) = hand_in(2024, [task("a")]).messages  # type: ignore[arg-type]
+    read = decode(message.body)
+    assert isinstance(read, Submission)
+    assert (read.run, read.run_title) == ("2024", "2024")
+
+
+def test_tasks_that_can_be_read_but_once_are_not_taken_for_none_that_were_handed_in() -> None:
+    with pytest.raises(UsageError, match="there are no tasks"):
+        hand_in("run", (task(id) for id in "ab"))  # type: ignore[arg-type]

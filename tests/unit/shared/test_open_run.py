@@ -159,7 +159,7 @@ async def test_who_waits_when_the_run_is_closed_is_told(desk: Desk, client: Clie
 
 
 async def test_a_run_without_a_name_is_refused(client: Client) -> None:
-    with pytest.raises(UsageError, match="makes no name"):
+    with pytest.raises(UsageError, match="no letter a-z or digit to make a name from"):
         async with client.open("?"):
             pass
 

@@ -49,6 +49,21 @@ class Leaving(Exception):
         raise SystemExit(3)
 
 
+class Nothing(Exception):
+    """As an `ExceptionGroup` of one's own may be that has a length."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+class Secretive(Exception):
+    @property
+    def __notes__(self) -> list[str]:  # type: ignore[override]
+        raise SystemExit(3)
+
+
+ODD_PLACE: Any = ("f.x", 1, "3", "text")  # Python's own traceback fails at it
+
 ERRORS = [
     (ValueError("no such page"), "ValueError: no such page"),
     (KeyError("page"), "KeyError: 'page'"),
@@ -62,6 +77,9 @@ ERRORS = [
     (Unspeakable(), "Unspeakable: what it says cannot be read"),
     (Mute(), "Mute: what it says cannot be read"),
     (Leaving(), "Leaving: what it says cannot be read"),
+    (Nothing("at all"), "Nothing: at all"),
+    (Secretive("closed"), "Secretive: closed"),
+    (SyntaxError("odd", ODD_PLACE), "SyntaxError: odd"),
     (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
     (ValueError("x" * 1_000_000), "ValueError: xxx"),
 ]
@@ -101,7 +119,7 @@ def leave() -> None:
     [
         (stumble, "ValueError: no such page", "in stumble"),
         (stumble_async, "ValueError: no such page", "in stumble_async"),
-        (leave, "RuntimeError: SystemExit: enough", "in leave"),
+        (leave, "SystemExit: enough", "in leave"),
     ],
 )
 async def test_what_a_handler_raises_is_logged_once_with_the_traceback(
@@ -115,6 +133,21 @@ async def test_what_a_handler_raises_is_logged_once_with_the_traceback(
     assert entry["exception"].splitlines()[-1] == last
     assert frame in entry["exception"]
     assert "skillq_worker" not in entry["exception"], "users' frames alone"
+
+
+async def test_what_users_errors_say_is_asked_where_their_code_runs() -> None:
+    """It may take as long as it likes."""
+    asked: list[threading.Thread] = []
+
+    class Slow(Exception):
+        def __str__(self) -> str:
+            asked.append(threading.current_thread())
+            return "slow"
+
+    for sync in (True, False):
+        assert await complaint(raising(Slow(), sync=sync)) == "Slow: slow"
+    assert asked
+    assert threading.current_thread() not in asked
 
 
 def needy(path: str) -> None: ...

@@ -30,6 +30,7 @@ class Relay:
         self.begun: list[Job] = []
         self.called_off: list[str] = []
         self._ended: list[Job] = []
+        self.leaves = False  # to the worker what is to follow
 
     def begin(self, job: Job) -> Cancel:
         self.begun.append(job)
@@ -46,7 +47,7 @@ class Relay:
         job = self.begun[number]
         self._ended.append(job)
         following = job.next()
-        if following is not None:
+        if following is not None and not self.leaves:
             following.begun(self.begin(following))
         return following
 
@@ -147,6 +148,53 @@ async def test_what_failed_in_time_has_not_timed_out_though_that_was_heard_too_l
     assert (result.outcome, result.error) == (Outcome.FAILED, "ValueError: no such page")
 
 
+async def test_the_time_of_what_began_unheard_is_counted_from_its_begin(
+    boss: Boss, relay: Relay
+) -> None:
+    async with working(boss, relay):
+        await boss.assign(order("a"), order("b", timeout=1000.0))
+        await until(lambda: relay.begun)
+        relay.end(0)
+        relay.begun[1].began_at -= 999.99  # type: ignore[attr-defined]
+        relay.hear(0)
+        await until(lambda: relay.called_off == ["b"])
+        results = await boss.has_results(2)
+    assert [result.outcome for result in results] == [Outcome.SUCCEEDED, Outcome.TIMED_OUT]
+
+
+async def test_nothing_is_told_of_what_was_called_off_before_it_was_heard_to_have_begun(
+    boss: Boss, relay: Relay
+) -> None:
+    async with working(boss, relay) as (one, _):
+        await boss.assign(order("a"), order("b"), order("c"))
+        await until(lambda: relay.begun)
+        relay.end(0)
+        await boss.cancel(ref("b"))
+        await until(lambda: ("default", "b", 1) not in one._held)
+        relay.hear(0)
+        await until(lambda: relay.ids == ["a", "b", "c"])
+        await boss.hears(Progress)
+    assert {item.id for said in boss.all(Progress) for item in said.items} == {"c"}
+
+
+async def test_what_is_told_of_a_sync_handler_counts_from_when_it_begins(
+    boss: Boss, relay: Relay
+) -> None:
+    async with working(boss, relay):
+        await boss.assign(order("a"), order("b"))
+        await until(lambda: relay.begun)
+        relay.leaves = True
+        relay.end(0)
+        await asyncio.sleep(0.05)
+        relay.hear(0)
+        await until(lambda: len(relay.begun) == 2)
+        relay.end(1)
+        relay.hear(1)
+        a, b = await boss.has_results(2)
+    assert a.finished_at and b.started_at  # noqa: PT018
+    assert b.started_at - a.finished_at > 0.04
+
+
 async def test_what_has_begun_unheard_is_not_handed_back(boss: Boss, relay: Relay) -> None:
     async with working(boss, relay) as (one, running):
         await boss.assign(order("a"), order("b"), order("c"))
@@ -230,7 +278,7 @@ class Works:
         self.busy = self.most_busy = 0
         self.free = threading.Event()
         self.handlers = Handlers()
-        for function in (self.nap, self.sync, self.block, self.wreck):
+        for function in (self.nap, self.sync, self.block, self.wreck, self.sweep, self.odd):
             self.handlers.task(function)
 
     async def nap(self, name: str, seconds: float = 0.0) -> str:
@@ -247,6 +295,18 @@ class Works:
 
     async def block(self) -> None:
         self.free.wait(SECONDS)
+
+    async def sweep(self, name: str) -> None:
+        while name not in self.begun:  # noqa: ASYNC110 - on its own loop, as users would
+            await asyncio.sleep(0)
+        for task in asyncio.all_tasks() - {asyncio.current_task()}:
+            task.cancel()
+
+    async def odd(self) -> None:
+        def fail(*_: object, **__: object) -> asyncio.Task[None]:
+            raise RuntimeError("no tasks any more")
+
+        asyncio.get_running_loop().set_task_factory(fail)  # type: ignore[arg-type]
 
     async def wreck(self) -> None:
         asyncio.get_running_loop().call_soon(sys.exit)
@@ -319,6 +379,30 @@ async def test_what_has_ended_is_told_though_the_next_one_blocks_its_loop_and_th
     told = boss.outcomes
     assert told.pop("block") is Outcome.TIMED_OUT
     assert set(told.values()) == {Outcome.SUCCEEDED}
+
+
+async def test_when_users_code_cancels_all_there_is_each_attempt_still_has_an_outcome() -> None:
+    """Of a row of short ones there is nearly always one that has not taken its first step."""
+    works = Works()
+    with HandlerExecutor(works.handlers) as executor:
+        async with Boss(who(slots=2)) as boss, working(boss, executor) as (one, _):
+            tasks = [job(f"t{n}") for n in range(500)]
+            tasks[1] = order("sweep", task_type="sweep", payload={"name": "t100"})
+            await boss.assign(*tasks)
+            results = await boss.has_results(500)
+            assert one._slots.running == 0
+    failed = {result.error for result in results if result.outcome is Outcome.FAILED}
+    assert failed == {"the handler cancelled itself"}
+
+
+async def test_attempts_are_not_made_by_a_task_factory_of_users() -> None:
+    """One of theirs may run it within the last step of another."""
+    works = Works()
+    with HandlerExecutor(works.handlers) as executor:
+        async with Boss(who(slots=1)) as boss, working(boss, executor):
+            await boss.assign(order("odd", task_type="odd"), *(job(f"t{n}") for n in range(9)))
+            await boss.has_results(10)
+    assert set(boss.outcomes.values()) == {Outcome.SUCCEEDED}
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

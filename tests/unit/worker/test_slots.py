@@ -1,12 +1,13 @@
 """Slots: what begins when, and when nothing waits for one any more."""
 
 import asyncio
+import threading
 
 import pytest
 
 from skillq.messages import TaskAssignment
 from skillq_worker.slots import Attempt, Slots
-from tests.unit.worker.boss import order
+from tests.unit.worker.boss import order, until
 
 A, B, C = (("default", id, 1) for id in "abc")
 
@@ -15,13 +16,15 @@ class Making:
     """An attempt that goes on until the test says that it is over."""
 
     following: "Making | None" = None
-    is_cancelled = False
+    is_cancelled = has_begun = False
 
-    def __init__(self, attempt: Attempt, begun: list[Attempt]) -> None:
+    def __init__(self, attempt: Attempt, task: TaskAssignment, begun: list[Attempt]) -> None:
         self.attempt = attempt
+        self.task = task
         self._begun = begun
 
     def begin(self) -> None:
+        self.has_begun = True
         self._begun.append(self.attempt)
 
     def cancel(self) -> None:
@@ -29,16 +32,16 @@ class Making:
 
 
 class Bench:
-    """One slot, and what has begun in it."""
+    """Slots, and what has begun in them."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: int = 1) -> None:
         self.begun: list[Attempt] = []
         self.makings: list[Making] = []
         self.may_begin = True
-        self.slots = Slots(1, self._make, lambda: self.may_begin)
+        self.slots = Slots(slots, self._make, lambda: self.may_begin)
 
     def _make(self, attempt: Attempt, task: TaskAssignment) -> Making:
-        self.makings.append(Making(attempt, self.begun))
+        self.makings.append(Making(attempt, task, self.begun))
         return self.makings[-1]
 
     def over(self, number: int) -> None:
@@ -46,7 +49,9 @@ class Bench:
 
     def passes_on(self, number: int) -> None:
         """An attempt has ended, and its slot goes to the next; nobody has heard that."""
-        self.makings[number].following = self.slots.take()
+        following = self.makings[number].following = self.slots.take()
+        if following is not None:
+            following.has_begun = True
 
 
 @pytest.fixture
@@ -170,3 +175,62 @@ async def test_who_closes_ends_what_has_begun_elsewhere_too(bench: Bench) -> Non
     assert not closing.done()
     bench.over(1)
     await asyncio.wait_for(closing, 5)
+
+
+async def test_what_has_begun_elsewhere_leaves_one_of_the_same_number_alone() -> None:
+    bench = Bench(slots=2)
+    for attempt in (A, B):
+        bench.slots.add(attempt, order(attempt[1]))
+        await asyncio.sleep(0)
+    assert bench.slots.abort(A)
+    bench.over(1)
+    bench.slots.add(A, order("a"))
+    await asyncio.sleep(0)
+    assert bench.begun == [A, B, A]
+    bench.over(0)
+    assert bench.slots.abort(A)
+    assert bench.makings[2].is_cancelled
+
+
+async def test_what_was_to_follow_and_has_not_begun_when_it_may_not_any_more_waits_first(
+    bench: Bench,
+) -> None:
+    """A sync handler's: it begins when the worker hears of it, which may have stood still meanwhile."""
+    bench.slots.add(C, order("c"))
+    bench.makings[0].following = bench.slots.take()
+    bench.may_begin = False
+    bench.over(0)
+    assert bench.begun == [A]
+    assert not bench.slots.all_begun.is_set()
+    assert (bench.slots.running, bench.slots.free) == (0, 0)
+    bench.may_begin = True
+    bench.slots.fill()
+    await asyncio.sleep(0)
+    assert bench.begun == [A, B]
+
+
+async def test_who_keeps_an_attempt_does_not_keep_those_after_it(bench: Bench) -> None:
+    bench.passes_on(0)
+    bench.over(0)
+    assert bench.makings[0].following is None
+
+
+async def test_none_is_lost_that_begins_elsewhere_while_all_are_taken_back() -> None:
+    bench = Bench()
+    bench.may_begin = False
+    ids = [("default", str(n), 1) for n in range(20_000)]
+    for attempt in ids:
+        bench.slots.add(attempt, order("a"))
+    bench.may_begin = True
+    begun: list[Attempt] = []
+
+    def take() -> None:
+        while (one := bench.slots.take()) is not None:
+            begun.append(one.attempt)
+
+    thread = threading.Thread(target=take)
+    thread.start()
+    await until(lambda: begun)
+    taken_back = bench.slots.take_back_all()
+    thread.join()
+    assert begun + taken_back == ids
