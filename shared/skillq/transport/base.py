@@ -5,6 +5,7 @@ message to one consumer, at most `prefetch` unacknowledged at a time; what is no
 its consumer, channel or process goes away is delivered again with `redelivered` set.
 """
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
@@ -31,12 +32,22 @@ _HEADER_OVERHEAD = 16
 HeaderValue = str | int
 
 _USUAL_HEADERS: Mapping[str, HeaderValue] = {"schema_version": SCHEMA_VERSION}
-_OURS, _numbers = uuid4().hex, count(1)  # no other process has that name
+_numbers = count(1)
+_ours = ""
+
+
+def _become_another() -> None:
+    global _ours  # noqa: PLW0603 - one a process
+    _ours = uuid4().hex
+
+
+_become_another()
+os.register_at_fork(after_in_child=_become_another)
 
 
 def _new_id() -> str:
     """As good as a random one, and made of no system call."""
-    return f"{_OURS}-{next(_numbers)}"
+    return f"{_ours}-{next(_numbers)}"
 
 
 @dataclass(frozen=True, slots=True)

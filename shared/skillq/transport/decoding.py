@@ -19,6 +19,7 @@ from skillq.transport.frames import index_of
 _DELIVER = index_of(Basic.Deliver)
 _DELIVERED = struct.Struct(">Q?")  # tag, and whether it was delivered before
 _FLAGS = struct.Struct(">12xH")  # behind class, weight and size of the body
+_MORE_FLAGS = 1  # follow
 _MAX_SHORT = 255
 
 
@@ -49,6 +50,16 @@ def read_delivery(
     )
 
 
+def read_return(method: bytes, header: bytes) -> tuple[str, str, str]:
+    """Exchange, routing key and message id of a message that came back."""
+    at = len(_DELIVER) + 2  # behind the reply's code
+    at += 1 + method[at]
+    told = Told()
+    told.read(method, at, _ADDRESS)
+    told.read_properties(header)
+    return told.found["exchange"], told.found["routing key"], told.found.get("message_id", "")
+
+
 class Told:
     """What was found in the fields of a message, by their names."""
 
@@ -58,7 +69,11 @@ class Told:
 
     def read_properties(self, header: bytes) -> None:
         try:
-            self.read(header, _FLAGS.size, _present(*_FLAGS.unpack_from(header)))
+            (flags,) = _FLAGS.unpack_from(header)
+            if flags & _MORE_FLAGS:
+                self.complaints.append("its properties are more than there are")
+                return
+            self.read(header, _FLAGS.size, _present(flags))
         except (struct.error, IndexError):
             self.complaints.append("its properties end too soon")
         if self.complaints and (headers := self.found.get("headers")):

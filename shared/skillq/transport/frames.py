@@ -55,7 +55,8 @@ class Lane:
             self._parts.append(payload)
             self._missing -= len(payload)
         if self._missing <= 0:
-            self.take_message(self._method, self._header, b"".join(self._parts))
+            body, self._parts = b"".join(self._parts), []  # not kept until the next one
+            self.take_message(self._method, self._header, body)
         return True
 
     def take_answer(self, index: bytes, payload: bytes) -> bool:
@@ -74,6 +75,10 @@ class FrameReader(asyncio.StreamReader):
         self.lanes: dict[int, Lane] = {}
         self._rest = b""
         self._fed_at = time.monotonic()
+
+    def at_eof(self) -> bool:
+        """Never: the driver would end without a reason, where to read on fails with one."""
+        return False
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # as transports call it
         left = self._sort(self._rest + data)

@@ -1,5 +1,6 @@
 """Whatever bytes come as properties or as a routing key: a delivery, and a complaint of what is wrong."""
 
+import os
 import struct
 from contextlib import suppress
 
@@ -60,11 +61,27 @@ def test_any_properties_are_read_as_the_driver_reads_them_or_complained_of(
 
 
 @given(st.binary(max_size=400))
+@example(b"\0\x80\xff" + b"\xc3" * 255)  # a message id
 def test_any_bytes_at_all_become_a_delivery_that_can_be_parked(properties: bytes) -> None:
     got = delivered(properties)
     assert all(len(text.encode()) <= 255 for text in (got.type, got.message_id, got.app_id))
     if got.unreadable:
         assert all(isinstance(value, str | int) for value in got.headers.values())
+
+
+def test_more_flags_than_there_are_properties_are_complained_of() -> None:
+    more = struct.pack(">HH", 1 << 5 | 1, 0)
+    assert "more than there are" in delivered(more + b"\4note").unreadable
+
+
+def test_after_a_fork_each_process_has_names_of_its_own() -> None:
+    read, write = os.pipe()
+    if not (child := os.fork()):
+        os.write(write, Outgoing(b"", "note").message_id.encode())
+        os._exit(0)
+    os.waitpid(child, 0)
+    theirs, ours = os.read(read, 100).decode(), Outgoing(b"", "note").message_id
+    assert theirs.partition("-")[0] != ours.partition("-")[0]
 
 
 @given(short, short, st.booleans())

@@ -1,6 +1,7 @@
 """What of the bytes that come is for the lanes, and what is the driver's."""
 
 import asyncio
+import gc
 import struct
 from types import SimpleNamespace
 
@@ -121,6 +122,23 @@ def test_before_any_channel_is_open_the_driver_is_told_nothing_that_did_not_come
         return await reader.read()
 
     assert asyncio.run(run()) == b""
+
+
+async def test_where_the_connection_ends_in_a_frame_the_driver_is_told_so() -> None:
+    """It asks first whether there is more, and where there is none ends without a reason."""
+    reader = FrameReader()
+    reader.feed_data(frame.marshal(heartbeat.Heartbeat(), 0))
+    reader.feed_eof()
+    await reader.read()
+    assert not reader.at_eof()
+    with pytest.raises(asyncio.IncompleteReadError):
+        await reader.readexactly(1)
+
+
+def test_a_lane_keeps_no_message_that_it_has_handed_over() -> None:
+    lane = Kept()
+    read(lane, message(b"one"))
+    assert b"one" not in gc.get_referents(lane._parts)
 
 
 def test_a_frame_that_does_not_end_as_frames_do_is_for_the_driver_to_complain_of() -> None:

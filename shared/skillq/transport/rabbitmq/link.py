@@ -18,12 +18,10 @@ from skillq.transport.address import Address
 from skillq.transport.frames import FrameReader
 from skillq.transport.outages import Outages
 from skillq.transport.rabbitmq.errors import reason_of
-from skillq.transport.rabbitmq.wire import CLOSE_SECONDS, Wire, close_channel
+from skillq.transport.rabbitmq.wire import CLOSE_SECONDS, RPC_SECONDS, Wire, close_channel
 
 _RECONNECT_SECONDS = 1
 _CONNECT_SECONDS = 10.0
-RPC_SECONDS = 10.0
-_CLOSE_SECONDS = 2.0
 
 
 class _Factory(TransportFactory):

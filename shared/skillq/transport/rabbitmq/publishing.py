@@ -14,11 +14,10 @@ from pamqp.commands import Basic
 from pamqp.constants import FRAME_MAX_SIZE
 
 from skillq.transport.base import Outgoing
-from skillq.transport.decoding import Told
+from skillq.transport.decoding import read_return
 from skillq.transport.encoding import Encoder
 from skillq.transport.frames import AROUND, index_of
-from skillq.transport.rabbitmq.link import RPC_SECONDS
-from skillq.transport.rabbitmq.wire import ChannelLane, Wire
+from skillq.transport.rabbitmq.wire import RPC_SECONDS, ChannelLane, Wire
 
 _ACK, _NACK = index_of(Basic.Ack), index_of(Basic.Nack)
 _CONFIRM = struct.Struct(">4xQB")  # how many messages, and what of them
@@ -26,7 +25,9 @@ _MULTIPLE = 1
 
 
 class _Sent(NamedTuple):
-    message_id: str
+    name: tuple[
+        str, str, str
+    ]  # exchange, key, and message id: by these it is known if it comes back
     until: float
     confirmed: asyncio.Future[bool]
 
@@ -48,24 +49,27 @@ class Publisher(ChannelLane):
 
     def publish(self, exchange: str, key: str, message: Outgoing) -> asyncio.Future[bool]:
         """Whether some queue took it, once the broker says so."""
-        message_id = self._publish(exchange, key, message, mandatory=True)
+        name = self._publish(exchange, key, message, mandatory=True)
         confirmed: asyncio.Future[bool] = self._loop.create_future()
         until = self._loop.time() + RPC_SECONDS
         self._count += 1
-        self._sent[self._count] = _Sent(message_id, until, confirmed)
+        self._sent[self._count] = _Sent(name, until, confirmed)
         if self._timer is None:
             self._timer = self._loop.call_at(until, self._expire)
         return confirmed
 
-    def _publish(self, exchange: str, key: str, message: Outgoing, *, mandatory: bool) -> str:
-        """Send it; return its id, by which it is known if it comes back."""
+    def _publish(
+        self, exchange: str, key: str, message: Outgoing, *, mandatory: bool
+    ) -> tuple[str, str, str]:
+        if self.ended or self.wire.is_closing:
+            raise amqp.AMQPConnectionError("the connection to the broker was lost")
         if not message.message_id:
             message = replace(message, message_id=uuid4().hex)
         number = self.channel.number
         self.wire.send(
             self._encoder.publish(number, self._room, exchange, key, message, mandatory=mandatory)
         )
-        return message.message_id
+        return exchange, key, message.message_id
 
     def take_answer(self, index: bytes, payload: bytes) -> bool:
         if index not in (_ACK, _NACK):
@@ -77,10 +81,9 @@ class Publisher(ChannelLane):
 
     def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """One came back; its confirm comes later."""
-        told = Told()
-        told.read_properties(header)
+        name = read_return(method, header)
         for sent in self._sent.values():
-            if sent.message_id == told.found.get("message_id") and not sent.confirmed.done():
+            if sent.name == name and not sent.confirmed.done():
                 sent.confirmed.set_result(False)
                 return
 
@@ -99,10 +102,14 @@ class Publisher(ChannelLane):
 
     def _expire(self) -> None:
         """Give up what was not confirmed in time. One timer for all costs less than one for each."""
+        self._timer = None
+        # Confirms may be there that we have not read, if we have stood still: after the next look at the socket.
+        self._loop.call_soon(self._loop.call_soon, self._give_up)
+
+    def _give_up(self) -> None:
         now = self._loop.time()
         late = [*takewhile(lambda number: self._sent[number].until <= now, self._sent)]
         self._settle(late, TimeoutError())
-        self._timer = None
-        if self._sent:
+        if self._sent and self._timer is None:
             first = next(iter(self._sent.values()))
             self._timer = self._loop.call_at(first.until, self._expire)

@@ -14,8 +14,8 @@ from skillq.transport.base import Delivery
 from skillq.transport.consuming import Session
 from skillq.transport.decoding import read_delivery
 from skillq.transport.frames import index_of
-from skillq.transport.rabbitmq.link import RPC_SECONDS, Link
-from skillq.transport.rabbitmq.wire import ChannelLane, Wire
+from skillq.transport.rabbitmq.link import Link
+from skillq.transport.rabbitmq.wire import RPC_SECONDS, ChannelLane, Wire
 
 _GET_EMPTY = index_of(Basic.GetEmpty)
 
@@ -90,8 +90,14 @@ class ChannelBrowser(ChannelLane):
         with self._translated(self._queue):
             self._answer = asyncio.get_running_loop().create_future()
             self._ask(Basic.Get(queue=self._queue))
-            async with asyncio.timeout(RPC_SECONDS):
-                return await self._answer
+            try:
+                async with asyncio.timeout(RPC_SECONDS):
+                    return await self._answer
+            except TimeoutError:
+                self.ended = (
+                    True  # what comes yet would be taken for the answer to the next question
+                )
+                raise
 
     async def remove(self, delivery: Delivery) -> None:
         with self._translated(self._queue):
@@ -99,9 +105,17 @@ class ChannelBrowser(ChannelLane):
             self._ask(Basic.Ack(tag))
 
     def _ask(self, method: Frame) -> None:
+        self.check()
+        self.send(method)
+
+    def check(self) -> None:
+        """Refuse where the channel has ended: to close it would say nothing.
+
+        Raises:
+            ChannelInvalidStateError: it has.
+        """
         if self.ended:
             raise ChannelInvalidStateError("the channel is closed")
-        self.send(method)
 
     def take_answer(self, index: bytes, payload: bytes) -> bool:
         if index != _GET_EMPTY:

@@ -25,9 +25,10 @@ from skillq.transport.consuming import KeptConsumer, Session
 from skillq.transport.encoding import Encoder
 from skillq.transport.outages import Outages
 from skillq.transport.rabbitmq.errors import reason_of, translated
-from skillq.transport.rabbitmq.link import RPC_SECONDS, Link
+from skillq.transport.rabbitmq.link import Link
 from skillq.transport.rabbitmq.publishing import Publisher
 from skillq.transport.rabbitmq.sessions import ChannelBrowser, Find, begin_session
+from skillq.transport.rabbitmq.wire import RPC_SECONDS
 
 _SUBSCRIPTION_PREFETCH = 1000
 _WORKER_QUEUES = worker_queue("")
@@ -48,6 +49,7 @@ class RabbitTransport:
         self._encoder = Encoder(app_id, None if self._address.external else self._address.user)
         self._publishers: dict[bool, Publisher] = {}  # by whether they confirm
         self._opening = asyncio.Lock()
+        self._failures = 0  # to open one
 
     async def __aenter__(self) -> Self:
         deadline = time.monotonic() + self._connect_timeout
@@ -121,25 +123,40 @@ class RabbitTransport:
 
     async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         with translated(f"publish {key} to {exchange}"):
-            publisher = await self._publisher(confirms=True)
+            while (publisher := await self._publisher(confirms=True)).wire.is_full:
+                await publisher.wire.drain()
+            # Nothing is awaited between: it may end while we wait.
             if not await publisher.publish(exchange, key, message):
                 raise Unroutable(f"no queue takes {key} from exchange {exchange}")
 
     async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
         with translated(f"publish {key} to {exchange}"):
             publisher = await self._publisher(confirms=False)
+            if publisher.wire.is_full:
+                raise TransportError("the broker takes nothing at present")
             publisher.tell(exchange, key, message)
         if publisher.wire.crowded:
             await asyncio.sleep(0)
 
     async def _publisher(self, *, confirms: bool) -> Publisher:
         link = self._link(_PUBLISH)
+        failures = self._failures
         async with self._opening:  # even if it is open: who has waited for that goes first
             publisher = self._publishers.get(confirms)
             if publisher is None or publisher.ended:
-                publisher = Publisher(*await link.channel(confirms=confirms), self._encoder)
-                self._publishers[confirms] = publisher
+                if self._failures != failures:
+                    raise TransportError("no channel could be opened")  # in all the time we waited
+                publisher = self._publishers[confirms] = await self._open(link, confirms=confirms)
         return publisher
+
+    async def _open(self, link: Link, *, confirms: bool) -> Publisher:
+        try:
+            # The driver asks for confirms without end.
+            async with asyncio.timeout(RPC_SECONDS):
+                return Publisher(*await link.channel(confirms=confirms), self._encoder)
+        except Exception:
+            self._failures += 1
+            raise
 
     async def consume(
         self,
@@ -211,6 +228,7 @@ class RabbitTransport:
             await browser.close()
             raise
         with self._browsing(queue):
+            browser.check()
             await channel.close()  # the answer to it says that what was acknowledged is gone
 
     @contextmanager

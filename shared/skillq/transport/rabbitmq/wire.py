@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 from typing import Any
 
+from aio_pika.exceptions import CONNECTION_EXCEPTIONS
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel
 from pamqp import frame
@@ -14,7 +15,9 @@ from skillq.transport.frames import FrameReader, Lane
 from skillq.transport.rabbitmq.errors import translated
 
 CLOSE_SECONDS = 2.0
+RPC_SECONDS = 10.0
 _CROWD = 100
+_MOST_BYTES = 16 * 1024 * 1024  # that wait to be written: a broker that has an alarm reads nothing
 
 
 class Wire:
@@ -30,11 +33,31 @@ class Wire:
         """Whether so much waits to be written that the loop should have a turn."""
         return self._following is not None and len(self._following) >= _CROWD
 
+    @property
+    def is_full(self) -> bool:
+        """Whether the broker is so slow that nothing more should be written now."""
+        size: int = self._writer.transport.get_write_buffer_size()
+        return size > _MOST_BYTES
+
+    async def drain(self) -> None:
+        """Wait until it has read what was written.
+
+        Raises:
+            TimeoutError: it does not.
+            OSError: the connection was lost.
+        """
+        async with asyncio.timeout(RPC_SECONDS):
+            await self._writer.drain()
+
+    @property
+    def is_closing(self) -> bool:
+        return self._writer.is_closing()
+
     def send(self, frames: bytes) -> None:
         """Write at once; what follows in the same turn of the loop is written together after it."""
         if self._following is not None:
             self._following.append(frames)
-        elif not self._writer.is_closing():
+        elif not self.is_closing:
             self._writer.write(frames)
             self._following = []
             asyncio.get_running_loop().call_soon(self._send_following)
@@ -70,7 +93,8 @@ class ChannelLane(Lane):
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         self.ended = True
         reason = None if closing.cancelled() else closing.exception()
-        if not isinstance(reason, Exception):  # the driver cancels what it had on a dead connection
+        # The driver cancels what it had on a dead connection, or says nothing of why.
+        if not isinstance(reason, CONNECTION_EXCEPTIONS):
             reason = amqp.AMQPConnectionError("the connection to the broker was lost")
         self.closed(reason)
 
