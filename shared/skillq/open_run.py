@@ -142,6 +142,8 @@ class OpenRun:
     async def submit(self, tasks: Sequence[Task]) -> Results:
         """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
 
+        What comes while something is on its way goes together, as the next submission.
+
         Raises:
             UsageError: no broker could carry them, or one of them was handed in here and has not ended.
             Unreachable: there was no manager yet that would have made the queues.

@@ -346,3 +346,20 @@ async def test_what_a_view_has_shown_does_not_change_afterwards(store: Store) ->
     again = await everything(store, [(RUN, "a")])
     await store.commit([assign("a"), add(2, "b")])
     assert shown == again
+
+
+@pytest.mark.parametrize("number", [49, 50, 51, 99, 100, 101, 150])
+async def test_of_any_number_of_attempts_each_is_written_and_one_that_is_elsewhere_stops_all(
+    store: Store, number: int
+) -> None:
+    """SQLite takes fifty at a time."""
+    ids = [f"t{n}" for n in range(number)]
+    await store.commit([add(n, id) for n, id in enumerate(ids, 1)])
+    await store.commit([assign(id) for id in ids])
+    await store.commit([end(ids[-1])])
+    with pytest.raises(StoreConflict):
+        await store.commit([end(id) for id in ids])
+    await store.commit([end(id) for id in ids[:-1]])
+    found = await store.run(RUN)
+    assert found is not None
+    assert found.counts == {SUCCEEDED: number}

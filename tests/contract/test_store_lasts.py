@@ -249,6 +249,15 @@ async def test_a_file_that_is_no_database_is_named(tmp_path: Path) -> None:
     assert file.read_text().startswith("not a database")
 
 
+async def test_a_python_whose_sqlite_is_too_old_is_told_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    monkeypatch.setattr(sqlite3, "sqlite_version", "3.31.1")
+    said = await refusal(f"sqlite:///{tmp_path}/skillq.db", UsageError)
+    assert "is 3.31.1, and skillq needs 3.33 or newer; use another Python, or PostgreSQL" in said
+
+
 async def test_a_database_of_another_program_is_left_alone(tmp_path: Path) -> None:
     file = tmp_path / "other.db"
     with sqlite3.connect(file) as other:

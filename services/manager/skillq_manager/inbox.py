@@ -55,16 +55,20 @@ class Intake:
         return bool(self.deliveries or self.submissions or self.events or self.retries)
 
     def beyond(self, room: int) -> "Intake":
-        """Take out, in their order, the submissions that come after those with so many tasks."""
+        """Take out, in their order, the submissions that come after those with so many tasks.
+
+        And the inquiries after them: they may ask about those.
+        """
         late = Intake()
         deliveries, self.deliveries = self.deliveries, []
         for consumer, arrivals in deliveries:
             now: list[Arrived] = []
             then: list[Arrived] = []
             for one in arrivals:
-                size = len(one.message.tasks) if isinstance(one.message, Submission) else 0
-                (then if size and room <= 0 else now).append(one)
-                room -= size
+                is_late = room <= 0 and isinstance(one.message, Submission | Inquiry)
+                (then if is_late else now).append(one)
+                if isinstance(one.message, Submission):
+                    room -= len(one.message.tasks)
             self.deliveries.append((consumer, now))
             if then:
                 late.deliveries.append((consumer, then))

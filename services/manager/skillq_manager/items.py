@@ -89,8 +89,6 @@ def task_events(decided: c.Decided) -> Iterator[Told]:
             yield _event(added, added.task.type, added.status, 0)
     for again in decided.of(c.Reopen):
         yield _event(again, again.task_type, again.status, again.attempt, reason="sent again")
-    for moved in decided.of(c.SetStatus):
-        yield _event(moved, moved.task_type, moved.status, moved.attempt, reason=moved.reason)
     for began in decided.of(c.Start):
         yield _event(began, began.task_type, TaskStatus.RUNNING, began.attempt, began.worker)
     for end in decided.of(c.EndAttempt):
@@ -104,6 +102,9 @@ def task_events(decided: c.Decided) -> Iterator[Told]:
             reason=end.reason,
             output=output,
         )
+    # What an attempt's end leads to, and what is called off, comes after it.
+    for moved in decided.of(c.SetStatus):
+        yield _event(moved, moved.task_type, moved.status, moved.attempt, reason=moved.reason)
     for gave in decided.of(c.Assign):
         yield _event(gave, gave.task_type, TaskStatus.ASSIGNED, gave.attempt, gave.worker)
 

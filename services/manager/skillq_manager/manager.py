@@ -337,7 +337,8 @@ class Manager:
         """Write; meanwhile, prepare what is to be told of it."""
         committing = asyncio.create_task(self.store.commit(decided.all), name="commit")
         try:
-            await asyncio.sleep(0)  # until the disk is at work
+            for _ in range(2):  # until the disk is at work, or the database server
+                await asyncio.sleep(0)
             return self._outbox.news(decided)
         finally:
             await committing

@@ -231,7 +231,11 @@ class Outbox:
     async def _tell_all(self) -> None:
         try:
             while self._news:
-                await self._tell_one(*self._news.popleft())
+                key, message = self._news.popleft()
+                try:
+                    await self._tell_one(key, message)
+                except Exception as error:  # noqa: BLE001 - it holds up none of those after it
+                    log.warning(Log.NOT_CONFIRMED, key=key, error=repr(error))
         finally:
             self._is_telling = False
 

@@ -1,5 +1,6 @@
 """The board chooses what a walk over all tasks and all workers would choose."""
 
+import random
 from collections import Counter
 from collections.abc import Callable
 
@@ -292,3 +293,68 @@ class ManyClassesBoards(Boards):
 @pytest.mark.parametrize("machine", [Boards, ArrivalBoards, ManyClassesBoards])
 def test_the_board_chooses_as_a_walk_over_all_would(machine: type[Boards]) -> None:
     run_state_machine_as_test(machine, settings=budget(100, stateful_step_count=40))
+
+
+class Few:
+    """Few needs and many priorities: the most urgent task of a need changes while nobody is free to be given it."""
+
+    def __init__(self, seed: int) -> None:
+        self.chance = random.Random(seed)
+        self.lookahead = Lookahead(LookaheadPolicy(most=self.chance.choice([0, 1, 3])))
+        for known in TYPES[: self.chance.randint(0, 2)]:
+            self.lookahead.learn(known, 0.0, 0.01)
+        self.board = Board(BestFit(), self.lookahead)
+        self.naive = Naive(BestFit(), self.lookahead)
+        self.types = TYPES[: self.chance.randint(2, 4)]
+        self.urgency = self.chance.choice([3, 5, 20, 50])
+        self.given: list[tuple[TaskEntry, WorkerEntry]] = []
+        for number in range(1, self.chance.randint(2, 5)):
+            self._join(number)
+
+    def _join(self, number: int) -> None:
+        some = self.chance.sample(self.types, self.chance.randint(1, len(self.types)))
+        worker = worker_entry(
+            number,
+            self.chance.randint(1, 10),
+            f"w{number}",
+            types=self.chance.choice([None, some]),
+            slots=self.chance.choice([1, 1, 1, 2]),
+        )
+        self.naive.workers.append(worker)
+        self.board.join(worker)
+
+    def step(self, number: int) -> None:
+        what = self.chance.random()
+        if what < 0.5:
+            wanted = need(self.chance.choice(self.types), self.chance.choice([1, 1, 5, 10]))
+            task = task_entry(number, wanted, self.chance.randint(1, self.urgency))
+            self.board.add(task)
+            self.naive.tasks.append(task)
+        elif what < 0.65 and self.naive.tasks:
+            self.board.discard(self.naive.tasks.pop(self.chance.randrange(len(self.naive.tasks))))
+        elif self.given:
+            task, worker = self.given.pop(self.chance.randrange(len(self.given)))
+            self.lookahead.drop(worker, task)
+            self.board.freed(worker)
+
+    def match(self) -> bool:
+        """Whether there was one; both have to say the same."""
+        match = self.board.next_match()
+        assert match == self.naive.next_match()
+        if match is None:
+            return False
+        task, worker = match
+        self.naive.tasks.remove(task)
+        self.lookahead.take(worker, task)
+        self.given.append(match)
+        self.board.freed(worker)
+        return True
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_among_few_needs_and_many_priorities_the_board_chooses_as_a_walk_would(seed: int) -> None:
+    few = Few(seed)
+    for number in range(200):
+        few.step(number)
+        while few.chance.random() < 0.7 and few.match():
+            pass

@@ -58,6 +58,24 @@ def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
     assert work_off(do) == names(5, 5) + names(5) + names(10, 10)
 
 
+def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_other() -> None:
+    head, crowd, needs = 5, 100, 6
+    do = ShelfDriver(head, crowd=crowd)
+    batches = [
+        [task(f"{kind}-{n}", type=f"kind {kind}") for n in range(crowd + 2)]
+        for kind in range(needs)
+    ]
+    for batch in batches:
+        for of in batch:
+            do(submission(of))
+        do(cancel())
+        assert do.state.is_idle
+    for n in range(crowd):
+        for kind in range(needs):
+            do(submission(task(f"again-{kind}-{n}", type=f"kind {kind}")))
+    assert do.state.board.waiting <= crowd + 2 * head * needs
+
+
 def test_all_are_done_in_the_order_of_their_priorities_then_of_submission(do: ShelfDriver) -> None:
     fill(do, 10)
     fill(do, 10, 10, priority=5)

@@ -32,7 +32,7 @@ async def office() -> AsyncIterator[Office]:
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few tasks at most fit into one message."""
-    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 110)
+    monkeypatch.setattr("skillq.handed.ROOM_BYTES", 110)
 
 
 @pytest.fixture

@@ -53,6 +53,7 @@ class Desk:
         head: int = 0,
     ) -> None:
         self.store = store or MemoryStore()
+        self._broker = broker
         self._manager_transport = MemoryTransport(broker)
         self._transport = MemoryTransport(broker)
         self.manager = Manager(
@@ -130,7 +131,13 @@ class Desk:
             worker=who.name, incarnation=who.incarnation, store=self.store.id, results=(result,)
         )
         await self.say(f"result.{who.name}", message)
-        await self.until(lambda: self.row(id).attempts[attempt - 1].outcome)
+        await self.until(lambda: self.row(id).attempts[attempt - 1].outcome and self._is_done)
+
+    @property
+    def _is_done(self) -> bool:
+        """All that was reported has been dealt with, to the end."""
+        reports = self._broker._queues[topology.MANAGER_REPORTS]
+        return not any(consumer._unacked for consumer in reports.consumers)
 
     def row(self, id: str) -> Any:
         return self.store._tasks["default", id]

@@ -141,9 +141,9 @@ class Plant:
     async def hand(
         self, title: str, skill: int = 5, executor: Executor | None = None, **more: Any
     ) -> Hand:
-        """A worker, joined."""
+        """A worker, joined, and all that follows from it is done."""
         hand = await self.arriving(title, skill, executor, **more)
-        await until(lambda: self.entry(hand.profile) is not None)
+        await until(lambda: self.entry(hand.profile) is not None and self._is_done)
         return hand
 
     async def arriving(
@@ -161,6 +161,13 @@ class Plant:
 
     def entry(self, profile: WorkerProfile) -> object:
         return self.manager.state.fleet.current(profile.name, profile.incarnation)
+
+    @property
+    def _is_done(self) -> bool:
+        """The manager has sent all that followed from what it has heard."""
+        reports = self.broker._queues[topology.MANAGER_REPORTS]
+        unheard = any(consumer._unacked for consumer in reports.consumers)
+        return not unheard and not self.manager._outbox._pending
 
     # --- clients and strangers
 

@@ -17,7 +17,9 @@ from skillq.messages import (
     Submission,
     Task,
     TaskStatus,
+    encode_submission,
 )
+from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
 from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
@@ -59,7 +61,6 @@ async def test_a_submission_in_parts_is_answered_once_and_done() -> None:
     ("bad", "reason"),
     [
         (task("x", depends_on=("nowhere",)), "task x depends on nowhere"),
-        (task("0"), "task 0: two tasks have this id"),
         (task("old", difficulty=9), "task old is already in run default with another definition"),
         (task("9", depends_on=("0",)), "depends on itself"),
     ],
@@ -71,11 +72,25 @@ async def test_one_bad_task_has_all_parts_refused_and_none_of_them_done(
     async with Plant() as plant:
         await plant.hand("Ada")
         await plant.complete(task("old"))
-        some = [t for t in both_ways() if t.id != bad.id or bad.id == "0"]
+        some = [t for t in both_ways() if t.id != bad.id]
         with pytest.raises(UsageError, match=reason):
             await plant.complete(*some, bad)
         assert await stored(plant) == ["old"]
         assert waiting(plant) == 0
+
+
+async def test_where_two_parts_have_one_task_all_are_refused() -> None:
+    briefs = [task(id).brief() for id in "aba"]
+    parts = [
+        encode_submission("s", "default", "default", [brief], part=number, parts=3)
+        for number, brief in enumerate(briefs, 1)
+    ]
+    async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
+        await put(plant, [Outgoing(part, "submission") for part in parts])
+        await until(lambda: ear.answers(RunStatus.REFUSED))
+        (answer,) = ear.answers(RunStatus.REFUSED)
+        assert "task a: two tasks have this id" in str(answer.reason)
+        assert await stored(plant) == []
 
 
 @pytest.mark.usefixtures("cut")
@@ -223,7 +238,7 @@ async def test_who_asks_a_leaving_manager_for_more_work_is_told_to_ask_again(
 async def test_a_manager_does_not_leave_while_a_submission_is_on_its_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq.handed._ROOM_BYTES", 110)
+    monkeypatch.setattr("skillq.handed.ROOM_BYTES", 110)
     async with Plant(stop_when_done=True) as plant:
         await plant.hand("Ada")
         messages = hand_in("second", tasks(10)).messages

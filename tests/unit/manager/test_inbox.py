@@ -87,6 +87,8 @@ async def test_of_very_many_new_tasks_a_round_takes_some_and_what_has_ended_wait
         for n in range(4):
             few = submission(*(task(f"{n}-{i}") for i in range(3)), run=f"run {n}")
             await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.of(few))
+            asked = Inquiry(submission_id=few.submission_id, number=1, run=few.run)
+            await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.of(asked))
         await transport.publish(topology.REPORTS, "result.ada", Outgoing.of(report(ADA)))
         queues = (topology.MANAGER_SUBMISSIONS, topology.MANAGER_REPORTS)
         pumps = [
@@ -100,9 +102,11 @@ async def test_of_very_many_new_tasks_a_round_takes_some_and_what_has_ended_wait
             intake = await inbox.take(None)
             rounds.append([one.message for _, there in intake.deliveries for one in there])
         await _cancel(pumps)
-    assert [_said(message) for message in rounds[0]] == ["run-0", "run-1", "result"]
-    assert [_said(message) for message in rounds[1]] == ["run-2", "run-3"]
-    assert len(rounds) == 2
+    said = [[_said(message) for message in one] for one in rounds]
+    assert said[0] == ["run-0", "inquiry", "run-1", "result"], (
+        "nobody asks before who is asked about"
+    )
+    assert said[1:] == [["inquiry", "run-2", "inquiry", "run-3"], ["inquiry"]]
 
 
 def _said(message: Message | None) -> str:

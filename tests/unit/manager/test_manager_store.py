@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import pytest
 
 import skillq_manager.manager as module
-from skillq import client
-from skillq.messages import Task, TaskStatus
+from skillq import client, topology
+from skillq.messages import Task, TaskEvents, TaskStatus
 from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command, EndAttempt
 from skillq_manager.store.base import (
@@ -19,6 +19,7 @@ from skillq_manager.store.base import (
 )
 from skillq_manager.store.memory import MemoryStore
 from tests.unit.manager.desk import Desk, refused
+from tests.unit.manager.ear import listening
 from tests.unit.manager.plant import Plant
 
 TASKS = [Task(id=id, difficulty=1) for id in "abc"]
@@ -97,6 +98,21 @@ async def test_while_the_store_is_away_commands_and_submissions_are_answered_wit
             refused(await desk.http.post(f"/api/{path}", json={}), 503)
         refused(await desk.http.get("/metrics"), 503)
         store.is_away = False
+
+
+async def test_nothing_is_told_of_what_was_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.01)
+    error = StoreFailed("the disk is full")
+    async with (
+        Plant(store=MoodyStore(1, error, after=False)) as plant,
+        listening(plant, topology.EVENTS) as ear,
+    ):
+        await plant.hand("Ada")
+        result = await (await plant.client()).complete("run", TASKS[:1])
+        assert result.counts == {TaskStatus.SUCCEEDED: 1}
+        heard = [one for one in ear.heard if isinstance(one, TaskEvents)]
+    told = [event.status for one in heard for event in one.events]
+    assert told.count(TaskStatus.SUCCEEDED) == 1
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not written", "written"])

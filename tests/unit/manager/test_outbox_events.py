@@ -16,10 +16,13 @@ from skillq.messages import (
     WorkerEventKind,
     decode,
 )
+from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import RunRow
+from tests.contract.decisions import add, end
 from tests.factories import profile, submission, task
 from tests.unit.manager.office import Office, said
+from tests.unit.worker.boss import until
 
 
 async def test_the_queue_of_a_worker_that_connects_is_declared(office: Office) -> None:
@@ -104,6 +107,37 @@ async def test_every_move_of_a_task_is_told_with_what_belongs_to_it(
     assert message.events == (
         TaskEvent.model_validate({"id": "a", "attempt": 2, "at": 9.0} | told),
     )
+
+
+async def test_what_is_called_off_in_the_turn_in_which_it_came_back_is_told_last_as_cancelled(
+    office: Office,
+) -> None:
+    """Clients keep the last event of each task."""
+    added = add(1)
+    back = end(added, Outcome.RETURNED, TaskStatus.READY)
+    cancelled = c.SetStatus(added.key, "task", TaskStatus.CANCELLED, "called off", 1, 301.0)
+    await office.send(back, cancelled)
+    told = [event.status for m in await said(office.events) for event in m.events]  # type: ignore[union-attr]
+    assert told == [TaskStatus.READY, TaskStatus.CANCELLED]
+
+
+async def test_one_event_that_cannot_be_told_holds_up_none_after_it(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    telling = office.wire.tell
+    failures = [ValueError("a name too long for a key")]
+
+    async def tell(exchange: str, key: str, message: Outgoing) -> None:
+        if failures:
+            raise failures.pop()
+        await telling(exchange, key, message)
+
+    monkeypatch.setattr(office.wire, "tell", tell)
+    lost = c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0)
+    await office.hand_over(c.Decided([lost, lost]))
+    await until(lambda: not office.outbox._pending)
+    (event,) = await said(office.events)
+    assert isinstance(event, WorkerEvent)
 
 
 async def test_an_answer_tells_who_submitted(office: Office) -> None:

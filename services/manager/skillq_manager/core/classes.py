@@ -239,7 +239,8 @@ class Tier:
         """The first candidate has another rank than it had; whether it goes first all the same."""
         self.ranks[source] = rank
         heapreplace(self.candidates, (rank, source.id, source))
-        return self.candidates[0][2] is source
+        # An older candidate of the same source may be there, with a rank that does not count any more.
+        return self.candidates[0][0] is rank and self.candidates[0][2] is source
 
     def drop(self) -> None:
         """The first candidate brings nothing."""

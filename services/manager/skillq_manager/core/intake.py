@@ -30,6 +30,9 @@ class Intake:
         self._turn = turn
         self._tasks = tasks
         self._kinds: dict[tuple[Any, ...], _Kind] = {}  # what tasks of one shape ask for
+        self._needs: dict[
+            Need, Need
+        ] = {}  # one object for all that are equal: shapes may be as many as tasks
         self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
         self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
         self._crowded: dict[WorkerEntry, None] = {}  # likewise: have more than slots
@@ -131,7 +134,9 @@ class Intake:
         if kind is None:
             if len(self._kinds) >= _REMEMBERED:
                 self._kinds.clear()
-            kind = self._kinds[shape] = Need.of(task), Terms.of(task)
+                self._needs.clear()
+            need = Need.of(task)
+            kind = self._kinds[shape] = self._needs.setdefault(need, need), Terms.of(task)
         return kind
 
     def _is_free(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> bool:

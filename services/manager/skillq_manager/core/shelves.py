@@ -53,6 +53,8 @@ class Shelves:
             tasks = cls.last(self.head + 1, self.head)
             if tasks:
                 cls.horizon = min(tasks[0].place, cls.horizon or tasks[0].place)
-            cls.room = max(self.room, len(cls.heap) - len(tasks) + self.head)
+            # Where it has no more that can go, it is not asked again for each task that comes.
+            stay = len(cls.heap) - len(tasks) if len(tasks) <= self.head else 0
+            cls.room = max(self.room, stay + self.head)
             yield from tasks
         self.full.clear()

@@ -125,8 +125,9 @@ class SqlStore:
         missing = [key for key in wanted if key not in there]
         if not missing:
             return there
+        # Payloads, and outputs of what they depend on: they may be large.
         return there | await self._database.read(
-            lambda connection: reading.bodies(connection, missing), brief=len(missing) <= FEW
+            lambda connection: reading.bodies(connection, missing)
         )
 
     # --- Views

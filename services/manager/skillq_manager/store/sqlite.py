@@ -26,6 +26,7 @@ PREFIX = "sqlite:///"
 READERS = 3
 BUSY_SECONDS = 10.0  # somebody looks into the file with another program
 
+_OLDEST = (3, 33)  # that knows UPDATE … FROM
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = FULL",  # what was committed outlives a power cut, too
@@ -63,6 +64,11 @@ class Sqlite:
             raise
 
     def _open(self) -> None:
+        if sqlite3.sqlite_version_info < _OLDEST:
+            raise UsageError(
+                f"the SQLite of this Python is {sqlite3.sqlite_version}, and skillq needs "
+                f"{'.'.join(map(str, _OLDEST))} or newer; use another Python, or PostgreSQL"
+            )
         try:
             self._connection = self._writing.connect()
             _check_ours(self._connection, self._file)
@@ -100,18 +106,18 @@ class Sqlite:
                 return work(self._own())
 
         if brief:
-            with translated(str(self._file)):
-                return work(self._here())
+            with translated(str(self._file)), _glance(self._here()) as connection:
+                return work(connection)
         return await self._on(self._writer, job)
 
     async def look(self, work: Work[T]) -> T:
         def job() -> T:
-            with translated(str(self._file)), self._reading.connect() as connection:
-                connection.exec_driver_sql("BEGIN")
-                try:
-                    return work(connection)
-                finally:
-                    connection.exec_driver_sql("ROLLBACK")
+            with (
+                translated(str(self._file)),
+                self._reading.connect() as own,
+                _glance(own) as connection,
+            ):
+                return work(connection)
 
         return await self._on(self._readers, job)
 
@@ -170,6 +176,16 @@ def _transaction(connection: Connection) -> Iterator[Connection]:
         with suppress(DBAPIError):  # SQLite itself rolls back after some errors
             connection.exec_driver_sql("ROLLBACK")
         raise
+
+
+@contextmanager
+def _glance(connection: Connection) -> Iterator[Connection]:
+    """All that is read is of one moment."""
+    connection.exec_driver_sql("BEGIN")
+    try:
+        yield connection
+    finally:
+        connection.exec_driver_sql("ROLLBACK")
 
 
 def _check_ours(connection: Connection, file: Path) -> None:
