@@ -152,13 +152,13 @@ class UsersLoop(Generic[T]):
     def _begin(self, errand: Errand[T]) -> None:
         # Not by the loop's task factory: an eager one would run it within the last step of another.
         context = self._abroad.context.copy()
-        errand.task = asyncio.Task(self._run(errand), loop=self._loop, context=context)
-        errand.task.add_done_callback(partial(self._has_ended_there, errand), context=context)
+        errand.task = task = _Run(self._run(errand), loop=self._loop, context=context)
+        task.cancelled_early = self._cancelled_early
 
-    def _has_ended_there(self, errand: Errand[T], task: asyncio.Task[None]) -> None:
-        """Users' code may cancel all there is on its loop: what had not taken its first step has not run at all."""
-        if task.cancelled():
-            self._over(errand, None, asyncio.CancelledError())
+    def _cancelled_early(self, task: asyncio.Task[None]) -> None:
+        for errand in list(self._errands):
+            if errand.task is task:
+                self._over(errand, None, asyncio.CancelledError())
 
     async def _run(self, errand: Errand[T]) -> None:
         try:
@@ -180,6 +180,21 @@ class UsersLoop(Generic[T]):
         self._back.put((errand, output, error, following is not None))
         if following is None or not self._is_watched:  # seen after the put: see `_look`
             self._back.wake()  # not in the next turn of this loop: users' code may block it before
+
+
+class _Run(asyncio.Task[None]):
+    """Users' code may cancel all there is on its loop. Nothing runs of what has not taken its first step by then.
+
+    A callback for each task would cost more than to make one.
+    """
+
+    __slots__ = ("cancelled_early",)
+
+    cancelled_early: Callable[[asyncio.Task[None]], None]
+
+    def cancel(self, msg: str | None = None) -> bool:
+        self.add_done_callback(self.cancelled_early)  # else it has said itself how it ended
+        return super().cancel(msg)
 
 
 _End = tuple[Errand[T], T | None, BaseException | None, bool]
