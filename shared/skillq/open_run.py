@@ -223,11 +223,11 @@ class OpenRun:
             del self._call_of[id]
         call.results.missing -= len(missing)
         if (part := call.part) is not None:
-            self._found(part, missing)
+            for id in missing:
+                self._found(part, id)
 
-    def _found(self, part: _Part, ids: Iterable[str]) -> None:
-        for id in ids:
-            part.missing.pop(id, None)
+    def _found(self, part: _Part, id: str) -> None:
+        del part.missing[id]
         if not part.missing:
             self._parts.pop(part.id, None)
 
@@ -255,7 +255,7 @@ class OpenRun:
             del self._call_of[event.id]
             call.part.heard_at = now
             call.results.put(event)
-            self._found(call.part, (event.id,))
+            self._found(call.part, event.id)
 
     def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
         part.heard_at = self._clock()
