@@ -34,7 +34,7 @@ FSYNC = "__exit__ (contextlib.py"  # of the store's transaction: it waits for th
 # The first that occurs in a stack, from the outside, says which step it is.
 STEPS = {
     "manager": {
-        "_read (skillq_manager/sorting": "parse: read messages",
+        "pump (skillq_manager/inbox": "parse: read messages",
         "_with_known (skillq_manager": "parse: look up what is known",
         "State.handle": "decide",
         "Batch.__init__": "commit: make rows",
@@ -44,9 +44,9 @@ STEPS = {
         "Sqlite.read": "read: bodies, runs",
         "SqlStore.bodies": "read: bodies, runs",
         "_send_assignments": "assignments: make and dump",
-        "_task_event": "events: make",
-        "_send_events": "events: dump and send",
-        "_complete_event": "events: dump and send",
+        "Outbox.news": "events: make and dump",
+        "_tell_all (skillq": "events: send",
+        "_complete_event": "events: make and dump",
         "RabbitTransport.publish": "publish, confirm",
         "_send_following (skillq": "publish, confirm",
         "feed_data (skillq": "receive",
@@ -73,10 +73,10 @@ STEPS = {
     },
     "client": {
         "_task (contenders/skillq": "make the task",
-        "_size (skillq/handed": "hand in: measure, check",
-        "check_tasks": "hand in: measure, check",
-        "hand_in": "hand in: make and dump",
+        "write (skillq/handed": "hand in: check and write",
+        "messages (skillq/handed": "hand in: put together",
         "RabbitTransport.publish": "publish, confirm",
+        "_hand_in (skillq": "hand in: around it",
         "decode (skillq": "hear: read messages",
         "hear (skillq": "hear: who waits for it",
         "__anext__ (skillq": "give results out",
