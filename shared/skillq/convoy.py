@@ -28,16 +28,19 @@ class Convoy(Generic[Item]):
 
     def __init__(self, carry: Callable[[list[Item]], Awaitable[None]]) -> None:
         self._carry = carry
-        self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their first items
+        self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their items
         self._current: _Load[Item] | None = None
         self._moving: asyncio.Task[None] | None = None
+        self._closed: Exception | None = None
 
     async def put(self, item: Item, share: float) -> None:
-        """Return when it has arrived. `share` is how much of a load it takes, at most 1.
+        """Return when it has arrived. `share` is how much of a load it takes, at most 1: then it goes alone.
 
         Raises:
-            Exception: what `carry` has raised, of its load or of one before it.
+            Exception: what `carry` has raised, of its load or of one before it; or why it was closed.
         """
+        if self._closed is not None:
+            raise self._closed
         if not self._loads or self._loads[-1].room < share:
             self._loads.append(_Load())
         load = self._loads[-1]
@@ -49,7 +52,8 @@ class Convoy(Generic[Item]):
         await asyncio.shield(load.arrived)
 
     def close(self, error: Exception) -> None:
-        """Carry nothing more; who waits is told."""
+        """Carry nothing more; who waits is told, and who comes."""
+        self._closed = error
         if self._moving is not None:
             self._moving.cancel()
         self._fail(error)
@@ -63,7 +67,7 @@ class Convoy(Generic[Item]):
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
             self._fail(error)  # all: the next would wait as long for the same
         finally:
-            self._moving = None
+            self._moving = self._current = None
 
     def _fail(self, error: Exception) -> None:
         loads, self._loads = self._loads, deque()

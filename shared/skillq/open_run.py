@@ -93,28 +93,28 @@ class Results:
 
 @dataclass(eq=False, slots=True)
 class _Call:
-    """Tasks that were handed in together, as JSON, by id."""
+    """Tasks that were handed in together, as JSON, by id. `OpenRun` knows it by each that is missing."""
 
     briefs: dict[str, bytes]
     results: Results
-    part: "_Part | None" = None  # that it goes with, once it does
-    is_dropped: bool = False
+    missing: dict[str, None]  # tasks whose end we have not heard of, in order
+    part: "_Part | None" = None  # that it went with, once it has
 
 
 @dataclass(eq=False, slots=True)
 class _Part:
-    """A submission of which something is missing: of one call, or of several that came at about the same time."""
+    """A submission: of one call, or of several that came at about the same time."""
 
     id: str
-    calls: Sequence[_Call]
-    missing: dict[str, None]  # tasks whose end we have not heard of, in order
+    calls: dict[_Call, None]  # of which something is missing
+    is_joint: bool
     heard_at: float
     store: str = ""
     asked: int = 0
 
     @property
-    def briefs(self) -> dict[str, bytes]:
-        return {id: brief for call in self.calls for id, brief in call.briefs.items()}
+    def missing(self) -> list[str]:
+        return [id for call in self.calls for id in call.missing]
 
 
 class OpenRun:
@@ -181,55 +181,54 @@ class OpenRun:
         for task in tasks:
             if task.id in self._call_of:
                 raise UsageError(f"task {task.id}: is on its way; wait until it has ended")
-        call = _Call(write(tasks), results)
+        briefs = write(tasks)
+        call = _Call(briefs, results, dict.fromkeys(briefs))
         # Before it is published: results may be faster than the broker's confirm.
-        self._call_of.update(dict.fromkeys(call.briefs, call))
-        results.missing += len(call.briefs)
-        share = max(len(tasks) / _BATCH, sum(map(len, call.briefs.values())) / _JOINT_BYTES)
+        self._call_of.update(dict.fromkeys(briefs, call))
+        results.missing += len(briefs)
+        share = max(len(briefs) / _BATCH, sum(map(len, briefs.values())) / _JOINT_BYTES)
+        # What depends on others could make a circle with what it knows nothing of.
+        alone = share >= 1 or any(task.depends_on for task in tasks)
         try:
-            # What depends on others could make a circle with what it knows nothing of.
-            if share >= 1 or any(task.depends_on for task in tasks):
-                await self._publish_calls([call])
-            else:
-                await self._convoy.put(call, share)
+            await self._convoy.put(call, 1.0 if alone else share)
         except BaseException:
             self._drop(call)
             raise
 
     async def _publish_calls(self, calls: Sequence[_Call]) -> None:
         """As one submission: for the broker and the manager, one is as much work as a thousand tasks in it are."""
-        calls = [call for call in calls if not call.is_dropped]
-        if not calls:
-            return  # nobody waits for them any more
-        missing = dict.fromkeys(id for call in calls for id in call.briefs)
-        part = _Part(uuid4().hex, calls, missing, self._clock())
+        wanted = [
+            call for call in calls if call.missing
+        ]  # of others nobody waits for a result any more
+        if not wanted:
+            return
+        part = _Part(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())
         self._parts[part.id] = part
-        for call in calls:
+        for call in wanted:
             call.part = part
-        try:
-            await self._publish_part(part)
-        except BaseException:
-            self._parts.pop(part.id, None)
-            raise
+        await self._publish_part(part)
 
     async def _publish_part(self, part: _Part) -> None:
-        for message in messages(part.id, self._title, part.briefs):
+        briefs = {id: brief for call in part.calls for id, brief in call.briefs.items()}
+        if not briefs:
+            return  # all has ended meanwhile
+        for message in messages(part.id, self._title, briefs):
             await self._publish(message)
 
     def _drop(self, call: _Call) -> None:
-        call.is_dropped = True
-        missing = [id for id in call.briefs if self._call_of.get(id) is call]
-        for id in missing:
+        """Nobody waits for what is missing of it; once is enough, twice does no harm."""
+        for id in call.missing:
             del self._call_of[id]
-        call.results.missing -= len(missing)
-        if (part := call.part) is not None:
-            for id in missing:
-                self._found(part, id)
+        call.results.missing -= len(call.missing)
+        call.missing.clear()
+        self._leave(call)
 
-    def _found(self, part: _Part, id: str) -> None:
-        del part.missing[id]
-        if not part.missing:
-            self._parts.pop(part.id, None)
+    def _leave(self, call: _Call) -> None:
+        part, call.part = call.part, None
+        if part is not None:
+            del part.calls[call]
+            if not part.calls:
+                self._parts.pop(part.id, None)
 
     # --- hearing
 
@@ -252,10 +251,11 @@ class OpenRun:
             call = self._call_of.get(event.id)
             if call is None or call.part is None:
                 continue  # not of ours, or another's of the same name
-            del self._call_of[event.id]
             call.part.heard_at = now
+            del self._call_of[event.id], call.missing[event.id]
             call.results.put(event)
-            self._found(call.part, event.id)
+            if not call.missing:
+                self._leave(call)
 
     def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
         part.heard_at = self._clock()
@@ -268,33 +268,29 @@ class OpenRun:
 
     def _refused(self, part: _Part, error: UsageError) -> None:
         """Whose fault it was is seen when each call goes alone; none of them has been taken in."""
-        if len(part.calls) == 1:
-            self._fail(part, error)
-        elif self._parts.pop(part.id, None) is not None:
-            for call in part.calls:
-                call.part = None
-            self._spawn(self._publish_apart(part.calls), "apart")
+        for call in list(part.calls):
+            if part.is_joint:
+                self._leave(call)
+                self._spawn(self._publish_apart(call), "apart")
+            else:
+                self._fail(call, error)
 
-    async def _publish_apart(self, calls: Sequence[_Call]) -> None:
-        for call in calls:
-            try:
-                await self._publish_calls([call])
-            except SkillqError as error:
-                self._fail_call(call, error)
+    async def _publish_apart(self, call: _Call) -> None:
+        try:
+            await self._convoy.put(call, 1.0)
+        except Exception as error:  # noqa: BLE001 - whoever waits hears of it
+            self._fail(call, error)
 
-    def _fail(self, part: _Part, error: Exception) -> None:
-        for call in {self._call_of[id] for id in part.missing}:
-            self._fail_call(call, error)
-
-    def _fail_call(self, call: _Call, error: Exception) -> None:
-        self._drop(call)
-        call.results.fail(error)
+    def _fail(self, call: _Call, error: Exception) -> None:
+        if call.missing:
+            self._drop(call)
+            call.results.fail(error)
 
     def close(self, error: Exception) -> None:
         """Nothing more will be heard."""
         self._convoy.close(error)
         for call in set(self._call_of.values()):
-            self._fail_call(call, error)
+            self._fail(call, error)
         for errand in self._errands:
             errand.cancel()
 
@@ -318,12 +314,13 @@ class OpenRun:
 
     async def _ask_all(self, part: _Part) -> None:
         try:
-            for page in _batches(list(part.missing), MAX_INQUIRED):
+            for page in _batches(part.missing, MAX_INQUIRED):
                 if not await self._ask_page(part, page):
                     return
         except SkillqError as error:
             if not isinstance(error, TransportError):
-                self._fail(part, error)
+                for call in list(part.calls):
+                    self._fail(call, error)
 
     async def _ask_page(self, part: _Part, page: Sequence[str]) -> bool:
         """Whether to go on."""
@@ -349,10 +346,11 @@ class OpenRun:
     def _give_up(self, part: _Part, page: Sequence[str], answers: Sequence[Standing]) -> None:
         """Where the run has ended, what the manager did not tell of a task it cannot tell."""
         is_over = any(answer.status is RunStatus.COMPLETED for answer in answers)
-        lost = [id for id in page if id in part.missing]
-        if is_over and lost:
-            reason = f"task {lost[0]}: its run has ended, and the manager does not know it any more"
-            self._fail(part, SkillqError(reason))
+        for id in page if is_over else ():
+            call = self._call_of.get(id)
+            if call is not None and call.part is part:
+                reason = f"task {id}: its run has ended, and the manager does not know it any more"
+                self._fail(call, SkillqError(reason))
 
 
 Item = TypeVar("Item")
@@ -376,5 +374,7 @@ async def listen(run: OpenRun, batch: Callable[[], Awaitable[Sequence[News]]]) -
             for one in news:
                 run.hear(one)
             run.ask_about_silence()
-    except SkillqError as error:
-        run.close(error)
+    except Exception as error:
+        run.close(error)  # whatever it is: nothing more will be heard
+        if not isinstance(error, SkillqError):
+            raise

@@ -31,6 +31,9 @@ from skillq_manager.store.base import RunRow, Store
 
 _RETRY_SECONDS = 1.0
 
+_RANKS = {"running": 0, "blocked": 1, "ready": 2, "assigned": 4}
+_ENDED_RANK = 3  # of all others
+
 News = tuple[str, Sequence[Outgoing]]  # messages, and their routing key
 
 log = structlog.get_logger()
@@ -66,7 +69,7 @@ class Outbox:
         for run, task_type, item in task_events(decided):
             by_key.setdefault((run, task_type, item["status"]), []).append(item)
         found: list[News] = []
-        for (run, task_type, status), items in by_key.items():
+        for (run, task_type, status), items in sorted(by_key.items(), key=_rank):
             messages, _ = pack(partial(events, run, task_type), items)
             key = f"task.{run}.{slug(task_type)}.{status}"
             found.append((key, [message for message, _ in messages]))
@@ -249,6 +252,12 @@ class Outbox:
         task = asyncio.get_running_loop().create_task(work)
         self._pending.add(task)
         task.add_done_callback(self._pending.discard)
+
+
+def _rank(of: tuple[tuple[str, str, str], object]) -> int:
+    """In one turn, a task can go through these in this order only: clients keep what they hear last."""
+    (_, _, status), _ = of
+    return _RANKS.get(status, _ENDED_RANK)
 
 
 def _worker_event(command: c.SaveWorker) -> WorkerEvent:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment
-from skillq_worker.failing import HandlerFailed, failure
+from skillq_worker.failing import HandlerFailed, failure, told
 from skillq_worker.handlers import Handler, Handlers
 from skillq_worker.loops import UsersLoop
 from skillq_worker.outputs import as_output
@@ -121,24 +121,16 @@ class HandlerExecutor:
         return errand
 
     async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
-        arguments = await on_thread(partial(handler.arguments, task))
+        arguments = await on_thread(lambda: told(partial(handler.arguments, task)))
         return await self._processes.call(handler.function, arguments)
 
     async def _on_thread(self, handler: Handler, task: TaskAssignment) -> JsonValue:
         cancelled = threading.Event()
         arguments = partial(handler.arguments, task, cancelled)
         try:
-            return await on_thread(lambda: _output(handler.function, arguments))
+            return await on_thread(lambda: told(lambda: as_output(handler.function(**arguments()))))
         finally:
             cancelled.set()  # whoever still runs is not waited for
-
-
-def _output(function: Callable[..., object], arguments: Callable[[], dict[str, Any]]) -> JsonValue:
-    try:
-        return as_output(function(**arguments()))
-    except BaseException as error:  # noqa: BLE001 - SystemExit, too, is one attempt's failure
-        failed = failure(error)
-    raise HandlerFailed(failed)  # here, so that it does not hold what they raised
 
 
 async def _refuse(task: TaskAssignment) -> JsonValue:
@@ -163,7 +155,7 @@ class _Errand:
             return as_output(await handler.function(**handler.arguments(self._job.task)))
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - as in `_output`
+        except BaseException as error:  # noqa: BLE001 - as in `told`
             failed = failure(error)
         raise HandlerFailed(failed)
 

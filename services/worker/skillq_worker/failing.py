@@ -1,8 +1,9 @@
 """What an attempt's failure says, fit for a message: a result that cannot be sent would never be counted."""
 
 import traceback
+from collections.abc import Callable
 from types import TracebackType
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from skillq.forms import one_line
 from skillq.messages import shorten
@@ -12,6 +13,9 @@ from skillq_worker.outputs import OutputError
 _MAX_ERROR = 2000
 _MAX_LINES, _MAX_LINE = 200, 1000  # of a traceback
 _RUNNERS = {"skillq_worker", "asyncio", "concurrent"}  # packages between the worker and users' code
+
+
+T = TypeVar("T")
 
 
 class TaskFailed(Exception):
@@ -33,7 +37,14 @@ class Failure(NamedTuple):
 
 
 def failure(error: BaseException) -> Failure:
-    """Our own errors say all there is to say; those of users' code are named, too."""
+    """Our own errors say all there is to say; those of users' code are named, too. It never raises."""
+    try:
+        return _failure(error)
+    except BaseException:  # noqa: BLE001 - all that is asked of an error may be users' code
+        return Failure("the handler raised what cannot be told of", ("Exception",))
+
+
+def _failure(error: BaseException) -> Failure:
     ours = isinstance(error, TaskFailed | PayloadError | OutputError)
     text = said(error) if ours else f"{type(error).__name__}: {said(error)}"
     text = shorten(text.encode(errors="backslashreplace").decode(), _MAX_ERROR)
@@ -46,7 +57,7 @@ def _trace(error: BaseException) -> str:
         lines = "".join(
             traceback.format_exception(type(error), error, _from_users(error.__traceback__))
         )
-    except BaseException:  # noqa: BLE001 - as in `said`; and Python reads more of some errors than they have
+    except BaseException:  # noqa: BLE001 - and Python reads more of some errors than they have
         return "its traceback cannot be read"
     readable = lines.rstrip().encode(errors="backslashreplace").decode().split("\n")
     return "\n".join(shorten(one_line(line), _MAX_LINE) for line in readable[-_MAX_LINES:])
@@ -60,6 +71,19 @@ def _from_users(frames: TracebackType | None) -> TracebackType | None:
 
 def _package(frames: TracebackType) -> str:
     return str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0]
+
+
+def told(work: Callable[[], T]) -> T:
+    """Do it, where users' code may run.
+
+    Raises:
+        HandlerFailed: it raised something.
+    """
+    try:
+        return work()
+    except BaseException as error:  # noqa: BLE001 - SystemExit, too, is one attempt's failure
+        failed = failure(error)
+    raise HandlerFailed(failed)  # here, so that it does not hold what they raised
 
 
 def types_of(error: BaseException) -> tuple[str, ...]:

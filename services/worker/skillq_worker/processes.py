@@ -105,7 +105,7 @@ class _Process:
     def call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> "_Output | Failure":
         has_begun = False
         try:
-            self._line.send((function, arguments))
+            self._send(function, arguments)
             has_begun = self._next() is _BEGUN
             ended: _Output | Failure = self._next()
         except (EOFError, OSError) as error:
@@ -115,6 +115,18 @@ class _Process:
             raise TaskFailed(f"its process {_how(self._process.exitcode or 0)}") from error
         self._was_used = True
         return ended
+
+    def _send(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
+        """Raise what the line does, and HandlerFailed where something cannot be sent."""
+        try:
+            self._line.send((function, arguments))
+        except (EOFError, OSError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - to write objects of users runs their code
+            failed = failure(error)
+        else:
+            return
+        raise HandlerFailed(failed)
 
     def _next(self) -> Any:
         """What it says next.

@@ -151,7 +151,12 @@ class Slots(Generic[M]):
             one.cancel()
 
     def _put_back(self, one: M) -> None:
-        """It was to begin here, and we have stood still since: it waits again, before all others."""
+        """It was to begin here, and we have stood still since: it waits again, before all others.
+
+        Nothing may begin now, so nobody takes it away meanwhile.
+        """
+        if one.attempt in self._waiting:
+            return  # another store's, of the same name: ours is nobody's any more
         self._waiting[one.attempt] = one.task
         self._waiting.move_to_end(one.attempt, last=False)
         self.all_begun.clear()

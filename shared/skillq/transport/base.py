@@ -42,7 +42,8 @@ def _become_another() -> None:
 
 
 _become_another()
-os.register_at_fork(after_in_child=_become_another)
+if hasattr(os, "register_at_fork"):  # clients run where there is no fork, too
+    os.register_at_fork(after_in_child=_become_another)
 
 
 def _new_id() -> str:

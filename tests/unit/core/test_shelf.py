@@ -76,6 +76,13 @@ def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_ot
     assert do.state.board.waiting <= crowd + 2 * head * needs
 
 
+def test_what_cannot_be_left_to_the_store_keeps_nothing_else_here(do: ShelfDriver) -> None:
+    fill(do, HEAD + 1, deadline=1000.0)
+    fill(do, 100, 10, priority=5)
+    assert do.state.board.waiting <= 3 * HEAD + 1
+    assert len(do.state.tasks.live) <= 3 * HEAD + 1
+
+
 def test_all_are_done_in_the_order_of_their_priorities_then_of_submission(do: ShelfDriver) -> None:
     fill(do, 10)
     fill(do, 10, 10, priority=5)

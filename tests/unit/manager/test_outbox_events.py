@@ -19,7 +19,7 @@ from skillq.messages import (
 from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import RunRow
-from tests.contract.decisions import add, end
+from tests.contract.decisions import add, end, start
 from tests.factories import profile, submission, task
 from tests.unit.manager.office import Office, said
 from tests.unit.worker.boss import until
@@ -119,6 +119,17 @@ async def test_what_is_called_off_in_the_turn_in_which_it_came_back_is_told_last
     await office.send(back, cancelled)
     told = [event.status for m in await said(office.events) for event in m.events]  # type: ignore[union-attr]
     assert told == [TaskStatus.READY, TaskStatus.CANCELLED]
+
+
+async def test_what_came_back_in_the_turn_in_which_it_began_is_told_last_as_ready(
+    office: Office,
+) -> None:
+    x, y = add(1), add(2)
+    await office.send(start(x), end(x, Outcome.RETURNED, TaskStatus.READY), y)
+    told = [event for m in await said(office.events) for event in m.events]  # type: ignore[union-attr]
+    assert [event.status for event in told if event.id == "1"] == ["running", "ready"]
+    await office.send(y)
+    assert await said(office.events), "and so on"
 
 
 async def test_one_event_that_cannot_be_told_holds_up_none_after_it(

@@ -107,3 +107,16 @@ async def test_when_it_is_closed_who_waits_is_told(road: Road, convoy: Convoy[st
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [str(one) for one in outcomes] == ["closed"] * 2
     assert road.loads == [["a"]]
+
+
+async def test_who_comes_when_it_is_closed_is_told_though_nothing_had_gone_yet(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    first = asyncio.create_task(convoy.put("a", 0.1))
+    await asyncio.sleep(0)
+    convoy.close(TransportError("closed"))
+    with pytest.raises(TransportError, match="closed"):
+        await first
+    with pytest.raises(TransportError, match="closed"):
+        await convoy.put("b", 0.1)
+    assert not road.loads

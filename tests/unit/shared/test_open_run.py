@@ -7,7 +7,7 @@ import pytest
 
 from skillq import open_run
 from skillq.client import Client, OpenRun
-from skillq.errors import SkillqError, UsageError
+from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus, TaskStatus
 from skillq.transport import Outgoing
 from tests.unit.shared.desk import Desk, task
@@ -176,6 +176,7 @@ class Road:
     """To the broker. While it is closed, a submission is on its way."""
 
     def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.fails = False
         self._open = asyncio.Event()
         self._open.set()
         self._go = client._say
@@ -188,6 +189,8 @@ class Road:
         self._open.set()
 
     async def _say(self, message: Outgoing) -> None:
+        if self.fails:
+            raise TransportError("the bridge is out")
         await self._open.wait()
         await self._go(message)
 
@@ -313,3 +316,121 @@ async def test_who_waits_for_their_turn_when_the_run_is_closed_is_told(
         await turns()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert ["was closed" in str(outcome) for outcome in outcomes] == [True, True]
+
+
+async def test_where_some_of_what_is_refused_had_ended_elsewhere_all_others_are_judged_alone(
+    desk: Desk, run: OpenRun
+) -> None:
+    """The end of a task of the same name, of another definition, may be told before the refusal."""
+    waiting = [asyncio.create_task(run.result(task(id))) for id in "abc"]
+    id = (await desk.take()).submission_id
+    await desk.end("nightly-1", "b")
+    await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="b is another")
+    desk.taken.clear()
+    while len(desk.taken) < 2:
+        await desk.receive()
+    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["c"]]
+    await desk.end("nightly-1", "a", "c")
+    assert [(await one).id for one in waiting] == ["a", "b", "c"]
+    assert not run._parts
+
+
+async def test_a_call_that_was_refused_alone_names_the_reason_though_a_part_of_it_has_ended(
+    desk: Desk, run: OpenRun
+) -> None:
+    results = await run.submit([task("a"), task("b")])
+    id = (await desk.take()).submission_id
+    await desk.end("nightly-1", "a")
+    await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="no room")
+    assert (await anext(results)).id == "a"
+    with pytest.raises(UsageError, match="no room"):
+        await anext(results)
+
+
+async def test_a_run_that_was_closed_takes_nothing_more(desk: Desk, client: Client) -> None:
+    async with client.open("Nightly 1") as run:
+        pass
+    with pytest.raises(SkillqError, match="was closed"):
+        await run.result(task("a"))
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_of_many_that_went_together_each_that_is_lost_is_told_to_its_own(
+    desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(open_run, "MAX_INQUIRED", 2)
+    a, b, c = (asyncio.create_task(run.result(task(id))) for id in "abc")
+    await desk.accept(await desk.take())
+    asked = await desk.question()
+    assert asked.tasks == ("a", "b")
+    await desk.answer(asked, RunStatus.COMPLETED, "b")
+    asked = await desk.question()
+    assert asked.tasks == ("c",)
+    await desk.answer(asked, RunStatus.COMPLETED, "c")
+    with pytest.raises(SkillqError, match="task a: its run has ended"):
+        await a
+    assert [(await one).id for one in (b, c)] == ["b", "c"]
+    assert not run._parts
+
+
+async def test_what_could_not_be_handed_in_leaves_nothing_and_may_come_again(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    road.fails = True
+    calls = [asyncio.create_task(run.submit([task(id)])) for id in "abc"]
+    outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert [type(outcome) for outcome in outcomes] == [Unreachable] * 3
+    assert not run._parts
+    road.fails = False
+    again = [asyncio.create_task(run.result(task(id))) for id in "abc"]
+    await desk.take()
+    await desk.end("nightly-1", *"abc")
+    assert [(await one).id for one in again] == ["a", "b", "c"]
+
+
+async def test_who_gives_up_on_the_way_is_missed_by_nobody_and_may_hand_in_again(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    road.close()
+    given_up, other = (asyncio.create_task(run.result(task(id))) for id in "ab")
+    await turns()
+    given_up.cancel()
+    await turns()
+    road.open()
+    together = await desk.take()
+    assert [t.id for t in together.tasks] == ["a", "b"]
+    again = asyncio.create_task(run.result(task("a")))
+    await desk.take()
+    await desk.end("nightly-1", "a", "b")
+    assert (await other).id == "b"
+    assert (await again).id == "a"
+    assert not run._parts
+
+
+@pytest.mark.usefixtures("impatient")
+async def test_what_nobody_has_is_handed_in_again_without_what_is_given_up(
+    desk: Desk, run: OpenRun
+) -> None:
+    waiting = [asyncio.create_task(run.result(task(id))) for id in "abc"]
+    first = await desk.take()
+    waiting[0].cancel()
+    await desk.end("nightly-1", "b")
+    await desk.answer(await desk.question(), RunStatus.UNKNOWN)
+    again = await desk.take()
+    assert (again.submission_id, [t.id for t in again.tasks]) == (first.submission_id, ["c"])
+    await desk.end("nightly-1", "c")
+    assert (await waiting[2]).id == "c"
+
+
+async def test_a_defect_while_results_are_heard_ends_no_wait_in_silence(
+    desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(news: object) -> None:
+        raise KeyError("a defect")
+
+    waiting = asyncio.create_task(run.result(task("a")))
+    await desk.take()
+    monkeypatch.setattr(run, "hear", fail)
+    await desk.end("nightly-1", "a")
+    with pytest.raises(KeyError):
+        await waiting

@@ -219,6 +219,24 @@ async def test_what_is_not_confirmed_in_time_is_given_up_and_later_ones_are_not(
     assert outcomes(*unheard) == ["TimeoutError"] * 2
 
 
+async def test_what_is_published_while_others_are_given_up_puts_nobody_s_time_off(
+    publish: Publish, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "RPC_SECONDS", 0.3)
+    early = publish()
+    await asyncio.sleep(0.05)
+    second = publish()
+    await asyncio.sleep(0.24)
+    later = []
+    while not early.done():
+        later.append(publish())
+        await asyncio.sleep(0)
+    await asyncio.wait([second])
+    assert not later[-1].done()
+    await asyncio.wait(later)
+    assert set(outcomes(early, second, *later)) == {"TimeoutError"}
+
+
 async def test_a_confirm_that_is_there_counts_though_we_have_stood_still(
     broker: Broker, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -368,10 +386,28 @@ async def test_while_the_broker_reads_nothing_no_more_is_written_than_so_much(
         await transport.tell("x", "k", NOTE)
     with pytest.raises(TransportError, match="did not answer in time"):
         await transport.publish("x", "k", NOTE)
-    publishing = asyncio.create_task(transport.publish("x", "k", NOTE))
+    waiting = [asyncio.create_task(transport.publish("x", key, NOTE)) for key in "abc"]
     await turns()
     assert len(broker.writes) == before
     broker.read()
+    waiting.append(asyncio.create_task(transport.publish("x", "late", NOTE)))
     await turns()
-    broker.says(commands.Basic.Ack(1))
-    await publishing
+    await turns()
+    keys = [one.routing_key for _, one in broker.frames if isinstance(one, commands.Basic.Publish)]
+    assert keys[1:] == ["a", "b", "c", "late"]
+    broker.says(commands.Basic.Ack(4, multiple=True))
+    await asyncio.gather(*waiting)
+
+
+async def test_what_waits_to_be_written_in_this_turn_counts_too(
+    transport: RabbitTransport, connection: Connection, broker: Broker
+) -> None:
+    connection.opens.set()
+    large = Outgoing(b"x" * 2**20, "note")
+    publishing = [asyncio.create_task(transport.publish("x", "k", large)) for _ in range(40)]
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert sum(map(len, broker.writes)) + broker.wire._unsent < 18 * 2**20
+    for task in publishing:
+        task.cancel()
+    await asyncio.gather(*publishing, return_exceptions=True)

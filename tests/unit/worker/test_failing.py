@@ -56,6 +56,16 @@ class Nothing(Exception):
         return False
 
 
+class Endless(str):
+    def __format__(self, _: str) -> str:
+        raise Babbling
+
+
+class Babbling(Exception):
+    def __str__(self) -> str:
+        return Endless()
+
+
 class Secretive(Exception):
     @property
     def __notes__(self) -> list[str]:  # type: ignore[override]
@@ -79,6 +89,7 @@ ERRORS = [
     (Leaving(), "Leaving: what it says cannot be read"),
     (Nothing("at all"), "Nothing: at all"),
     (Secretive("closed"), "Secretive: closed"),
+    (Babbling(), "what cannot be told of"),
     (SyntaxError("odd", ODD_PLACE), "SyntaxError: odd"),
     (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
     (ValueError("x" * 1_000_000), "ValueError: xxx"),

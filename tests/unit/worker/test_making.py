@@ -4,6 +4,7 @@ import asyncio
 import contextvars
 import gc
 import threading
+import time
 from collections import Counter
 from typing import Any
 
@@ -54,6 +55,26 @@ async def test_nothing_is_told_of_what_was_called_off_however_it_ends(says: str)
     await asyncio.sleep(0)
     making.cancel()
     assert await ended is None
+
+
+@pytest.mark.parametrize("sync", [True, False])
+async def test_what_fails_since_it_was_called_off_for_its_time_has_timed_out(sync: bool) -> None:
+    handlers = Handlers()
+
+    async def late() -> None:
+        try:
+            await asyncio.sleep(SECONDS)
+        except asyncio.CancelledError:
+            raise ValueError("half done") from None
+
+    def late_sync() -> None:
+        time.sleep(0.05)
+        raise ValueError("half done")
+
+    handlers.task("late")(late_sync if sync else late)
+    with HandlerExecutor(handlers) as executor:
+        result = await attempt(executor, order(task_type="late", timeout=0.02), clock)
+    assert result.outcome is Outcome.TIMED_OUT
 
 
 async def test_a_handler_that_blocks_its_loop_times_out_when_its_time_is_over() -> None:

@@ -209,6 +209,30 @@ async def test_what_was_to_follow_and_has_not_begun_when_it_may_not_any_more_wai
     assert bench.begun == [A, B]
 
 
+async def test_what_has_begun_elsewhere_goes_on_though_nothing_may_begin_any_more(
+    bench: Bench,
+) -> None:
+    bench.passes_on(0)
+    bench.may_begin = False
+    bench.over(0)
+    assert bench.slots.running == 1
+    assert not bench.slots.take_back(B)
+    bench.over(1)
+    assert (bench.slots.running, bench.begun) == (0, [A, B])
+
+
+async def test_what_waits_again_is_not_put_in_place_of_one_of_the_same_name(bench: Bench) -> None:
+    bench.makings[0].following = bench.slots.take()
+    bench.may_begin = False
+    other = order("b", payload={"of": "another store"})
+    bench.slots.add(B, other)
+    bench.over(0)
+    bench.may_begin = True
+    bench.slots.fill()
+    await asyncio.sleep(0)
+    assert bench.makings[-1].task is other
+
+
 async def test_who_keeps_an_attempt_does_not_keep_those_after_it(bench: Bench) -> None:
     bench.passes_on(0)
     bench.over(0)

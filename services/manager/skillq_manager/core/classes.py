@@ -86,7 +86,7 @@ class Class:
         """The last of the tasks that the shelf can take, and what comes after them; none of the first `beside`."""
         self.heap = sorted(self.waiting())
         self.stale = 0
-        return [task for _, _, task in self.heap[beside:][-most:] if task.is_plain]
+        return [task for _, _, task in self.heap[beside:] if task.is_plain][-most:]
 
     def waiting(self) -> list[Waiting]:
         return [entry for entry in self.heap if entry[2].ticket == entry[1]]

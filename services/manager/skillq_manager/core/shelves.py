@@ -53,7 +53,7 @@ class Shelves:
             tasks = cls.last(self.head + 1, self.head)
             if tasks:
                 cls.horizon = min(tasks[0].place, cls.horizon or tasks[0].place)
-            # Where it has no more that can go, it is not asked again for each task that comes.
+            # Where it gave less than was asked for, it has no more that can go: it is not asked for each task that comes.
             stay = len(cls.heap) - len(tasks) if len(tasks) <= self.head else 0
             cls.room = max(self.room, stay + self.head)
             yield from tasks

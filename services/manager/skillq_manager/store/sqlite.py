@@ -185,7 +185,8 @@ def _glance(connection: Connection) -> Iterator[Connection]:
     try:
         yield connection
     finally:
-        connection.exec_driver_sql("ROLLBACK")
+        with suppress(DBAPIError):
+            connection.exec_driver_sql("ROLLBACK")
 
 
 def _check_ours(connection: Connection, file: Path) -> None:

@@ -102,7 +102,6 @@ class Publisher(ChannelLane):
 
     def _expire(self) -> None:
         """Give up what was not confirmed in time. One timer for all costs less than one for each."""
-        self._timer = None
         # Confirms may be there that we have not read, if we have stood still: after the next look at the socket.
         self._loop.call_soon(self._loop.call_soon, self._give_up)
 
@@ -110,6 +109,7 @@ class Publisher(ChannelLane):
         now = self._loop.time()
         late = [*takewhile(lambda number: self._sent[number].until <= now, self._sent)]
         self._settle(late, TimeoutError())
-        if self._sent and self._timer is None:
+        self._timer = None
+        if self._sent:
             first = next(iter(self._sent.values()))
             self._timer = self._loop.call_at(first.until, self._expire)

@@ -123,9 +123,12 @@ class RabbitTransport:
 
     async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         with translated(f"publish {key} to {exchange}"):
-            while (publisher := await self._publisher(confirms=True)).wire.is_full:
+            publisher = await self._publisher(confirms=True)
+            if publisher.wire.is_full:
                 await publisher.wire.drain()
-            # Nothing is awaited between: it may end while we wait.
+                publisher = await self._publisher(
+                    confirms=True
+                )  # it may have ended while we waited
             if not await publisher.publish(exchange, key, message):
                 raise Unroutable(f"no queue takes {key} from exchange {exchange}")
 
@@ -224,12 +227,12 @@ class RabbitTransport:
         browser = ChannelBrowser(channel, wire, queue, self._browsing)
         try:
             yield browser
+            with self._browsing(queue):
+                browser.check()
+                await channel.close()  # the answer to it says that what was acknowledged is gone
         except BaseException:
             await browser.close()
             raise
-        with self._browsing(queue):
-            browser.check()
-            await channel.close()  # the answer to it says that what was acknowledged is gone
 
     @contextmanager
     def _browsing(self, queue: str) -> Iterator[None]:

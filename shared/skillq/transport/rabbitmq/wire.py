@@ -27,6 +27,9 @@ class Wire:
         self.lanes = reader.lanes
         self._writer = writer
         self._following: list[bytes] | None = None
+        self._unsent = 0  # bytes of it
+        self._waiting = 0
+        self._turns = asyncio.Lock()
 
     @property
     def crowded(self) -> bool:
@@ -35,19 +38,29 @@ class Wire:
 
     @property
     def is_full(self) -> bool:
-        """Whether the broker is so slow that nothing more should be written now."""
+        """Whether the broker is so slow that nothing more should be written now, or others wait for that."""
+        return bool(self._waiting) or self._size > _MOST_BYTES
+
+    @property
+    def _size(self) -> int:
         size: int = self._writer.transport.get_write_buffer_size()
-        return size > _MOST_BYTES
+        return size + self._unsent
 
     async def drain(self) -> None:
-        """Wait until it has read what was written.
+        """Wait until it has read what was written; in turn, and each writes before the next one looks.
 
         Raises:
             TimeoutError: it does not.
             OSError: the connection was lost.
         """
-        async with asyncio.timeout(RPC_SECONDS):
-            await self._writer.drain()
+        self._waiting += 1
+        try:
+            async with asyncio.timeout(RPC_SECONDS), self._turns:
+                while self._size > _MOST_BYTES:
+                    await asyncio.sleep(0)
+                    await self._writer.drain()
+        finally:
+            self._waiting -= 1
 
     @property
     def is_closing(self) -> bool:
@@ -57,6 +70,7 @@ class Wire:
         """Write at once; what follows in the same turn of the loop is written together after it."""
         if self._following is not None:
             self._following.append(frames)
+            self._unsent += len(frames)
         elif not self.is_closing:
             self._writer.write(frames)
             self._following = []
@@ -64,6 +78,7 @@ class Wire:
 
     def _send_following(self) -> None:
         following, self._following = self._following, None
+        self._unsent = 0
         if following:
             self.send(b"".join(following))
 
