@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
+from skillq.errors import Unreachable
+
 Item = TypeVar("Item")
 
 
@@ -37,7 +39,8 @@ class Convoy(Generic[Item]):
         """Return when it has arrived. `share` is how much of a load it takes, at most 1: then it goes alone.
 
         Raises:
-            Exception: what `carry` has raised, of its load or of one before it; or why it was closed.
+            Unreachable: `carry` has raised it, of this load or of one before it.
+            Exception: what else it has raised of this load; or why it was closed.
         """
         if self._closed is not None:
             raise self._closed
@@ -62,12 +65,19 @@ class Convoy(Generic[Item]):
         try:
             while self._loads:
                 self._current = load = self._loads.popleft()
-                await self._carry(load.items)
-                load.arrived.set_result(None)
-        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
-            self._fail(error)  # all: the next would wait as long for the same
+                await self._move_one(load)
         finally:
             self._moving = self._current = None
+
+    async def _move_one(self, load: _Load[Item]) -> None:
+        try:
+            await self._carry(load.items)
+        except Unreachable as error:
+            self._fail(error)  # all: the next would wait as long for the same
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
+            load.fail(error)
+        else:
+            load.arrived.set_result(None)
 
     def _fail(self, error: Exception) -> None:
         loads, self._loads = self._loads, deque()

@@ -93,10 +93,8 @@ class Slots(Generic[M]):
     def over(self, one: M) -> None:
         if self._running.get(one.attempt) is one:
             del self._running[one.attempt]
-        following, one.following = (
-            one.following,
-            None,
-        )  # whoever keeps one is not to keep all after it
+        following = one.following
+        one.following = None  # whoever keeps one is not to keep all after it
         if following is not None and (following.has_begun or self._may_begin()):
             self._begin(following)
             self._note_begun()

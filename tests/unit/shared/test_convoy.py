@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from skillq.convoy import Convoy
-from skillq.errors import TransportError
+from skillq.errors import TransportError, Unreachable, UsageError
 
 
 class Road:
@@ -77,17 +77,31 @@ async def test_a_load_takes_no_more_than_it_has_room_for(road: Road, convoy: Con
     assert road.loads == [["a"], ["b", "c"], ["d"]]
 
 
-async def test_when_a_load_is_lost_all_who_wait_hear_why_and_the_next_is_tried(
+async def test_when_nobody_is_there_all_who_wait_hear_so_and_the_next_is_tried(
     road: Road, convoy: Convoy[str]
 ) -> None:
     waiting = await put(convoy, "a", share=1.0) + await put(convoy, "b", "c", share=1.0)
-    road.arrive(TransportError("gone"))
+    road.arrive(Unreachable("gone"))
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [str(one) for one in outcomes] == ["gone"] * 3
     assert road.loads == [["a"]]
     (later,) = await put(convoy, "d")
     road.arrive()
     await later
+
+
+async def test_what_cannot_be_carried_is_no_fault_of_what_waits_behind_it(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    (large,) = await put(convoy, "a", share=1.0)
+    (other,) = await put(convoy, "b")
+    road.arrive(UsageError("too large"))
+    with pytest.raises(UsageError, match="too large"):
+        await large
+    await turns()
+    road.arrive()
+    await other
+    assert road.loads == [["a"], ["b"]]
 
 
 async def test_who_gives_up_waiting_stops_nobody_else(road: Road, convoy: Convoy[str]) -> None:

@@ -30,9 +30,8 @@ class Intake:
         self._turn = turn
         self._tasks = tasks
         self._kinds: dict[tuple[Any, ...], _Kind] = {}  # what tasks of one shape ask for
-        self._needs: dict[
-            Need, Need
-        ] = {}  # one object for all that are equal: shapes may be as many as tasks
+        # One object for all that are equal: shapes may be as many as tasks.
+        self._needs: dict[Need, Need] = {}
         self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
         self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
         self._crowded: dict[WorkerEntry, None] = {}  # likewise: have more than slots
