@@ -99,7 +99,7 @@ async def test_how_long_an_attempt_took_is_counted_to_its_end_not_to_when_that_w
     assert b.finished_at - b.started_at > 0.04
 
 
-async def test_what_was_called_off_before_it_was_heard_to_have_begun_is_ended_then(
+async def test_what_was_called_off_before_it_was_heard_to_have_begun_is_ended_then_and_never_told(
     boss: Boss, relay: Relay
 ) -> None:
     async with working(boss, relay) as (one, _):
@@ -112,10 +112,12 @@ async def test_what_was_called_off_before_it_was_heard_to_have_begun_is_ended_th
         relay.hear(0)
         assert relay.called_off == ["b"]
         await until(lambda: relay.ids == ["a", "b", "c"])
+        await boss.hears(Progress)
         relay.end(2)
         relay.hear(2)
         await boss.has_results(2)
     assert set(boss.outcomes) == {"a", "c"}
+    assert {item.id for said in boss.all(Progress) for item in said.items} == {"c"}
 
 
 async def test_what_is_called_off_when_it_has_ended_is_not_told_and_its_slot_goes_on(
@@ -160,21 +162,6 @@ async def test_the_time_of_what_began_unheard_is_counted_from_its_begin(
         await until(lambda: relay.called_off == ["b"])
         results = await boss.has_results(2)
     assert [result.outcome for result in results] == [Outcome.SUCCEEDED, Outcome.TIMED_OUT]
-
-
-async def test_nothing_is_told_of_what_was_called_off_before_it_was_heard_to_have_begun(
-    boss: Boss, relay: Relay
-) -> None:
-    async with working(boss, relay) as (one, _):
-        await boss.assign(order("a"), order("b"), order("c"))
-        await until(lambda: relay.begun)
-        relay.end(0)
-        await boss.cancel(ref("b"))
-        await until(lambda: ("default", "b", 1) not in one._held)
-        relay.hear(0)
-        await until(lambda: relay.ids == ["a", "b", "c"])
-        await boss.hears(Progress)
-    assert {item.id for said in boss.all(Progress) for item in said.items} == {"c"}
 
 
 async def test_what_is_told_of_a_sync_handler_counts_from_when_it_begins(
