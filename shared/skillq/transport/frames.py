@@ -7,6 +7,7 @@ thousand and cost several times as much through its layers: they go straight bet
 import asyncio
 import struct
 import time
+from abc import ABC, abstractmethod
 
 from pamqp import constants
 from pamqp.base import Frame
@@ -32,7 +33,7 @@ _WITH_CONTENT = {index_of(method) for method in (Basic.Deliver, Basic.GetOk, Bas
 _LAST = {index_of(method) for method in (Channels.Close, Channels.CloseOk)}
 
 
-class Lane:
+class Lane(ABC):
     """What comes on one channel past the driver, put together to messages."""
 
     def __init__(self) -> None:
@@ -63,8 +64,9 @@ class Lane:
         """Take a method that brings no message, unless it is the driver's."""
         return False
 
+    @abstractmethod
     def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
-        raise NotImplementedError
+        """Take a message, whole."""
 
 
 class FrameReader(asyncio.StreamReader):

@@ -1,10 +1,12 @@
 """A client and what it sees of a manager."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
 
-from skillq.client import Client
+from skillq import open_run
+from skillq.client import Client, OpenRun
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from tests.unit.shared.desk import Desk
 
@@ -21,3 +23,14 @@ async def desk() -> AsyncIterator[Desk]:
 async def client(desk: Desk) -> AsyncIterator[Client]:
     async with MemoryTransport(desk.transport._broker) as transport:
         yield Client(transport, patience=0.3)
+
+
+@pytest.fixture
+async def run(desk: Desk, client: Client) -> AsyncIterator[OpenRun]:
+    async with asyncio.timeout(10), client.open("Nightly 1") as run:
+        yield run
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(open_run, "SILENCE_SECONDS", 0.05)

@@ -1,6 +1,7 @@
 """The way to the broker past the driver, on the driver's own connections and channels."""
 
 import asyncio
+from abc import abstractmethod
 from contextlib import suppress
 from typing import Any
 
@@ -101,9 +102,9 @@ class ChannelLane(Lane):
     async def close(self) -> None:
         await close_channel(self.channel)
 
+    @abstractmethod
     def closed(self, reason: Exception) -> None:
         """Nothing comes any more."""
-        raise NotImplementedError
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         self.ended = True
