@@ -197,9 +197,8 @@ class OpenRun:
 
     async def _publish_calls(self, calls: Sequence[_Call]) -> None:
         """As one submission: for the broker and the manager, one is as much work as a thousand tasks in it are."""
-        wanted = [
-            call for call in calls if call.missing
-        ]  # of others nobody waits for a result any more
+        # Of others nobody waits for a result any more.
+        wanted = [call for call in calls if call.missing]
         if not wanted:
             return
         part = _Part(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())

@@ -126,9 +126,8 @@ class RabbitTransport:
             publisher = await self._publisher(confirms=True)
             if publisher.wire.is_full:
                 await publisher.wire.drain()
-                publisher = await self._publisher(
-                    confirms=True
-                )  # it may have ended while we waited
+                # It may have ended while we waited.
+                publisher = await self._publisher(confirms=True)
             if not await publisher.publish(exchange, key, message):
                 raise Unroutable(f"no queue takes {key} from exchange {exchange}")
 
