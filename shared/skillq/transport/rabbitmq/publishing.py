@@ -25,9 +25,8 @@ _MULTIPLE = 1
 
 
 class _Sent(NamedTuple):
-    name: tuple[
-        str, str, str
-    ]  # exchange, key, and message id: by these it is known if it comes back
+    # Exchange, key, and message id: by these it is known if it comes back.
+    name: tuple[str, str, str]
     until: float
     confirmed: asyncio.Future[bool]
 
