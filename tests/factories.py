@@ -145,7 +145,13 @@ def live_row(
         "incarnation": None, "assigned_at": None, "retry_at": None, "need": None,
     }  # fmt: skip
     return LiveRow(
-        run="default", seq=seq, task=of, fingerprint=of.fingerprint(), status=status, **facts | more
+        run="default",
+        id=of.id,
+        seq=seq,
+        like=of,
+        fingerprint=of.fingerprint(),
+        status=status,
+        **facts | more,
     )
 
 
@@ -196,7 +202,7 @@ class Driver:
         """Take over what an earlier manager left."""
         self.state.begin_restore(workers, max((row.seq for row in rows), default=0), self.now)
         for row in rows:
-            self.stored[row.run, row.task.id] = c.Known(row.status, row.fingerprint)
+            self.stored[row.run, row.id] = c.Known(row.status, row.fingerprint)
             self.titles[row.run] = row.run
             self.state.restore([row])
         out = self.state.end_restore()

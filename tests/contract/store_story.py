@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import Any
 
 from pydantic import JsonValue
@@ -27,7 +28,7 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
-from skillq_manager.store.base import Filter, Store
+from skillq_manager.store.base import Body, Filter, Store
 
 RUN = "r"
 SUCCEEDED = TaskStatus.SUCCEEDED
@@ -105,11 +106,28 @@ async def everything(store: Store, keys: Iterable[TaskKey]) -> dict[str, Any]:
         "pages": await pages(store, Filter(limit=7)),
         "tasks": [await store.task(key) for key in keys],
         "workers": await store.workers(),
-        "live": [row async for page in store.load() for row in page],
+        "live": [
+            replace(row, like=whole(row.like, row.id))
+            async for page in store.load()
+            for row in page
+        ],
         "last_seq": await store.last_seq(),
         "known": await store.known(keys),
-        "bodies": await store.bodies(keys),
+        "bodies": {
+            key: (whole_of(key[1], body), body.dependencies)
+            for key, body in (await store.bodies(keys)).items()
+        },
     }
+
+
+def whole(like: Task, id: str, description: str = "", payload: Any = None) -> Task:
+    own = {"id": id, "description": description, "payload": payload or {}}
+    return like.model_copy(update=own)
+
+
+def whole_of(id: str, body: Body) -> Task:
+    """The task that it is of."""
+    return whole(body.like, id, body.description, body.payload)
 
 
 async def pages(store: Store, which: Filter) -> list[Any]:

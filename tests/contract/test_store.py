@@ -26,6 +26,7 @@ from tests.contract.decisions import (
     said,
     start,
 )
+from tests.contract.store_story import whole_of
 from tests.factories import profile, submission, task
 
 
@@ -232,9 +233,10 @@ async def test_a_body_has_the_definition_and_the_outputs_of_its_own_dependencies
     await store.commit([a, b, both, assign(a), assign(b)])
     await store.commit([end(a, result=said(a, output={"x": 1})), end(b, result=said(b))])
     bodies = await store.bodies([both.key, a.key])
-    assert bodies[both.key].task == both.task
+    assert whole_of("3", bodies[both.key]) == both.task
     assert bodies[both.key].dependencies == {"1": {"x": 1}, "2": None}
-    assert bodies[a.key] == (a.task, {})
+    assert whole_of("1", bodies[a.key]) == a.task
+    assert bodies[a.key].dependencies == {}
 
 
 async def test_dependencies_are_those_of_the_same_run(store: Store) -> None:

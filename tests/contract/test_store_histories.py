@@ -24,6 +24,7 @@ from tests.contract.store_story import (
     set_status,
     stale,
     start,
+    whole_of,
     worker,
 )
 
@@ -161,7 +162,7 @@ async def test_thousands_of_keys_are_looked_up_at_once(store: Store) -> None:
     known = await store.known(keys + strangers)
     assert known == {one.key: c.Known(READY, one.fingerprint) for one in adds}
     bodies = await store.bodies(keys)
-    assert [bodies[one.key].task for one in adds] == [one.task for one in adds]
+    assert [whole_of(one.key[1], bodies[one.key]) for one in adds] == [one.task for one in adds]
 
 
 # --- what does not fit is refused, as a whole
@@ -280,7 +281,7 @@ async def test_only_what_has_not_ended_is_loaded_in_order_and_without_payloads(
     await store.commit([end(f"t{n}") for n in range(1, 9001, 2)])
     rows = await _live(store)
     assert [row.seq for row in rows] == [*range(2, 9001, 2), *range(9001, 12_001)]
-    assert not any(row.task.payload for row in rows)
+    assert not any(row.like.payload for row in rows)
     assert (rows[0].worker, rows[0].incarnation, rows[0].assigned_at) == ("ada", "1", 201.0)
     assert (rows[-1].worker, rows[-1].incarnation, rows[-1].assigned_at) == (None, None, None)
     assert await store.last_seq() == 12_000

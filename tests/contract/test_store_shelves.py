@@ -28,7 +28,7 @@ def shelved(seq: int, id: str, need: Need = EASY, **more: Any) -> c.AddTask:
 
 
 def ids(rows: Sequence[LiveTask]) -> list[str]:
-    return [row.task.id for row in rows]
+    return [row.id for row in rows]
 
 
 async def loaded(store: Store, *, shelved: bool) -> list[str]:
@@ -79,7 +79,7 @@ async def test_a_row_from_a_shelf_is_as_one_that_is_loaded(store: Store) -> None
     (row,) = (await store.refilled(c.Refill(HARD, FIRST, 9))).rows
     assert [row] == [row async for page in store.load() for row in page]
     assert await store.on_shelf(RUN, None) == [row]
-    assert (row.status, row.attempt, row.task.priority) == (READY, 0, 7)
+    assert (row.status, row.attempt, row.like.priority) == (READY, 0, 7)
 
 
 async def test_a_task_can_be_put_on_a_shelf_later(store: Store) -> None:

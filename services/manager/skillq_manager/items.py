@@ -28,26 +28,26 @@ _PRIORITY = TaskAssignment.model_fields["priority"].default
 
 def assignment(key: TaskKey, attempt: int, body: Body) -> Fields:
     """What a `TaskAssignment` has, without what is as by default."""
-    task = body.task
+    like = body.like
     item: Fields = {
         "run": key[0],
         "id": key[1],
         "attempt": attempt,
-        "task_type": task.type,
-        "difficulty": task.difficulty,
+        "task_type": like.type,
+        "difficulty": like.difficulty,
     }
-    if task.priority != _PRIORITY:
-        item["priority"] = task.priority
-    if task.description:
-        item["description"] = task.description
-    if task.requires:
-        item["requires"] = task.requires
-    if task.payload:
-        item["payload"] = task.payload
+    if like.priority != _PRIORITY:
+        item["priority"] = like.priority
+    if body.description:
+        item["description"] = body.description
+    if like.requires:
+        item["requires"] = like.requires
+    if body.payload:
+        item["payload"] = body.payload
     if body.dependencies:
         item["dependencies"] = body.dependencies
-    if task.timeout is not None:
-        item["timeout"] = task.timeout
+    if like.timeout is not None:
+        item["timeout"] = like.timeout
     return item
 
 

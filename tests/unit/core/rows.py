@@ -46,8 +46,9 @@ class Row:
         name, incarnation = who(self.worker) if self.worker else (None, None)
         return LiveRow(
             run=run,
+            id=self.task.id,
             seq=self.seq,
-            task=self.task,
+            like=self.task,
             fingerprint=self.fingerprint,
             status=self.status,
             submitted_at=self.opened_at,

@@ -68,7 +68,7 @@ class Keeper:
     @property
     def on_shelf(self) -> set[TaskKey]:
         every, here = self.rows(shelved=True), self.rows(shelved=False)
-        return {(r.run, r.task.id) for r in every} - {(r.run, r.task.id) for r in here}
+        return {(r.run, r.id) for r in every} - {(r.run, r.id) for r in here}
 
     def restore(self, state: State, workers: Iterable[Any], at: float) -> list[c.Command]:
         """What the next manager begins with."""

@@ -34,7 +34,7 @@ def test_a_worker_reads_of_an_assignment_all_that_there_is_to_it(
     expected, items = [], []
     for number, (definition, dependencies, attempt) in enumerate(some):
         task = Task(id=f"t{number}", **definition)
-        items.append(assignment(("run", task.id), attempt, Body(task, dependencies)))
+        items.append(assignment(("run", task.id), attempt, Body.of(task, dependencies)))
         expected.append(
             TaskAssignment(
                 run="run",

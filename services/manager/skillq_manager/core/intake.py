@@ -237,7 +237,7 @@ class Intake:
     def _fetch(self, event: c.CancelRequested) -> None:
         """Take those of them off their shelves."""
         for row in event.shelved:
-            if not self._is_here((row.run, row.task.id)):
+            if not self._is_here((row.run, row.id)):
                 entry = self._entry(row)
                 self._tasks.live[entry.key] = entry
         away = self._turn.shelved
@@ -252,7 +252,7 @@ class Intake:
 
     def refill(self, event: c.Refilled) -> None:
         """The next tasks of a shelf: they have been open all the time."""
-        rows = [row for row in event.rows if not self._is_here((row.run, row.task.id))]
+        rows = [row for row in event.rows if not self._is_here((row.run, row.id))]
         entries = [self._entry(row) for row in rows]
         for entry in entries:
             entry.ready_at = entry.submitted_at
@@ -260,7 +260,7 @@ class Intake:
         horizon = None
         if event.more:
             last = event.rows[-1]
-            horizon = (-last.task.priority, last.seq + 1)
+            horizon = (-last.like.priority, last.seq + 1)
         self._tasks.refill(event.need, entries, horizon)
 
     # --- restored
@@ -270,7 +270,7 @@ class Intake:
         for row in rows:
             entry = self._restored(row)
             if entry.status is TaskStatus.BLOCKED:
-                self._blocked.append((entry, row.task.depends_on))
+                self._blocked.append((entry, row.like.depends_on))
             elif entry.status is TaskStatus.READY and row.retry_at is not None:
                 self._tasks.wait_until(entry, row.retry_at)
             elif entry.status is TaskStatus.READY:
@@ -321,12 +321,12 @@ class Intake:
         return entry
 
     def _entry(self, row: LiveTask) -> TaskEntry:
-        need, terms = self._kind(row.task)
+        need, terms = self._kind(row.like)
         return TaskEntry(
-            key=(row.run, row.task.id),
+            key=(row.run, row.id),
             seq=row.seq,
             need=row.need or need,
-            priority=row.task.priority,
+            priority=row.like.priority,
             terms=terms,
             fingerprint=row.fingerprint,
             submitted_at=row.submitted_at,

@@ -20,10 +20,16 @@ SHELF_PAGE = 10_000  # tasks that are called off at a time
 
 
 class Body(NamedTuple):
-    """What a worker needs of a task beside the decision: its definition, and its dependencies' outputs by id."""
+    """What a worker needs of a task beside the decision."""
 
-    task: Task
-    dependencies: dict[str, JsonValue]
+    like: Task  # in all but its id and its texts
+    description: str
+    payload: dict[str, JsonValue]
+    dependencies: dict[str, JsonValue]  # their outputs, by id
+
+    @classmethod
+    def of(cls, task: Task, dependencies: dict[str, JsonValue]) -> Self:
+        return cls(task, task.description, task.payload, dependencies)
 
 
 @dataclass(slots=True)
@@ -116,8 +122,9 @@ class LiveRow:
     """A task that has not ended, as a manager that starts needs it."""
 
     run: str
+    id: str
     seq: int
-    task: Task  # without its payload and description
+    like: Task  # in all but its id and its texts; it has none
     fingerprint: int
     status: TaskStatus
     submitted_at: float  # or sent again: deadlines count from here

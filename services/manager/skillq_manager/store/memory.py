@@ -139,9 +139,7 @@ class MemoryStore:
 
     def _body(self, key: TaskKey) -> Body:
         task = self._tasks[key].task
-        if not task.depends_on:
-            return Body(task, {})
-        return Body(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
+        return Body.of(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
 
     # --- before anything is written
 
@@ -323,8 +321,9 @@ def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
     holder = beside.holder
     return LiveRow(
         run=row.run,
+        id=row.task.id,
         seq=row.seq,
-        task=without_texts(row.task),
+        like=without_texts(row.task),
         fingerprint=row.fingerprint,
         status=row.status,
         submitted_at=beside.opened_at,

@@ -87,11 +87,12 @@ def known(connection: Connection, keys: Iterable[TaskKey]) -> dict[TaskKey, Know
 def bodies(connection: Connection, keys: Iterable[TaskKey]) -> dict[TaskKey, Body]:
     found: dict[TaskKey, Body] = {}
     for run, ids in _ids_by_run(keys).items():
-        of_run = {id: _task(id, *texts) for id, *texts in _by_key(connection, _BODIES, run, ids)}
-        wanted = {other for task in of_run.values() for other in task.depends_on}
-        outputs = _outputs(connection, run, wanted)
-        for id, task in of_run.items():
-            found[run, id] = Body(task, {other: outputs[other] for other in task.depends_on})
+        rows = _by_key(connection, _BODIES, run, ids)
+        of_run = [(id, _template(terms), *texts) for id, terms, *texts in rows]
+        outputs = _outputs(connection, run, {d for _, like, *_ in of_run for d in like.depends_on})
+        for id, like, description, payload in of_run:
+            values = {other: outputs[other] for other in like.depends_on}
+            found[run, id] = Body(like, description or "", _payload(payload), values)
     return found
 
 
@@ -106,7 +107,7 @@ def _task(id: str, terms: str, description: str | None, payload: str | None = No
         update={
             "id": id,
             "description": description or "",
-            "payload": {} if payload is None else from_json(payload),
+            "payload": _payload(payload),
         }
     )
 
@@ -115,6 +116,10 @@ def _task(id: str, terms: str, description: str | None, payload: str | None = No
 def _template(terms: str) -> Task:
     """A task with these terms: read once for all that have them."""
     return Task.model_validate({"id": "0", **from_json(terms)})
+
+
+def _payload(payload: str | None) -> dict[str, JsonValue]:
+    return {} if payload is None else from_json(payload)
 
 
 def _value(output: str | None) -> JsonValue:
@@ -221,8 +226,9 @@ def _live_row(row: Sequence[Any]) -> LiveRow:
     held = status in fences.HELD
     return LiveRow(
         run,
+        id,
         seq,
-        _template(terms).model_copy(update={"id": id}),
+        _template(terms),
         fingerprint,
         status,
         submitted_at,

@@ -121,7 +121,7 @@ class SqlStore:
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         wanted = list(keys)
-        there = {key: Body(task, {}) for key, task in self._fresh.take(wanted).items()}
+        there = {key: Body.of(task, {}) for key, task in self._fresh.take(wanted).items()}
         missing = [key for key in wanted if key not in there]
         if not missing:
             return there
