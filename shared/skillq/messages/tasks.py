@@ -1,12 +1,14 @@
 """Tasks as users describe them, and what clients send: client → manager."""
 
 from collections.abc import Iterable
+from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from operator import itemgetter
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, model_validator
+from pydantic_core import to_json
 
 from skillq.errors import UsageError
 from skillq.messages.words import (
@@ -63,14 +65,47 @@ class Task(Wire):
         """As JSON, without what is as by default; of a subclass, what a message would have of it."""
         return Task.__pydantic_serializer__.to_json(self, exclude_defaults=True)
 
+    def terms(self) -> str:
+        """As JSON, without what is as by default, its id and its texts: for most, made once for all of their shape."""
+        if self.depends_on:
+            return self._written_terms()
+        shape = self.shape()
+        terms = _terms.get(shape)
+        if terms is None:
+            if len(_terms) >= _REMEMBERED:
+                _terms.clear()
+            terms = _terms[shape] = self._written_terms()
+        return terms
+
+    def _written_terms(self) -> str:
+        # A default that changes in a later release needs a migration that writes the old one down.
+        return Task.__pydantic_serializer__.to_json(
+            self, exclude=_APART, exclude_defaults=True
+        ).decode()
+
     def fingerprint(self) -> int:
-        """A number of 63 bits that stands for this definition; fields of later releases do not change it."""
-        digest = blake2b(self.brief(), digest_size=8).digest()
-        return int.from_bytes(digest) >> 1
+        """A number of 63 bits that stands for all of it but its id; fields of later releases do not change it."""
+        terms = self.terms()
+        if not (self.description or self.payload):
+            return _number_of(terms)
+        texts = to_json([self.description, self.payload], inf_nan_mode="null")
+        return _number(terms.encode() + texts)
 
 
-_ITS_OWN = {"id", "description", "payload", "depends_on"}
+_APART = {"id", "description", "payload"}
+_ITS_OWN = _APART | {"depends_on"}
 _SHAPE = itemgetter(*(name for name in Task.model_fields if name not in _ITS_OWN))
+_REMEMBERED = 4096
+_terms: dict[tuple[Any, ...], str] = {}
+
+
+@lru_cache(_REMEMBERED)
+def _number_of(terms: str) -> int:
+    return _number(terms.encode())
+
+
+def _number(written: bytes) -> int:
+    return int.from_bytes(blake2b(written, digest_size=8).digest()) >> 1
 
 
 def check_tasks(tasks: Iterable[Task]) -> None:

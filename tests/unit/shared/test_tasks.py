@@ -50,9 +50,15 @@ def test_a_payload_is_measured_as_it_arrives() -> None:
 
 
 def test_a_fingerprint_stands_for_the_definition() -> None:
-    assert task("a").fingerprint() == task("a").fingerprint()
-    assert len({task("a").fingerprint(), task("b").fingerprint(), task("a", 2).fingerprint()}) == 3
-    assert 0 <= task("a").fingerprint() < 2**63
+    a: dict[str, Any] = {"description": "Do it", "payload": {"x": 1}, "depends_on": ("b",)}
+    others: list[dict[str, Any]] = [
+        {"difficulty": 2}, {"payload": {"x": 2}}, {"payload": {}}, {"description": "Do"},
+        {"depends_on": ("c",)}, {"depends_on": ()}, {"description": "", "payload": {}, "depends_on": ()},
+    ]  # fmt: skip
+    prints = [task("a", **{"difficulty": 1} | a | other).fingerprint() for other in ({}, *others)]
+    assert len(set(prints)) == len(prints)
+    assert prints[0] == task("a", **{"difficulty": 1} | a).fingerprint()
+    assert all(0 <= number < 2**63 for number in prints)
 
 
 def test_nothing_is_said_against_tasks_that_can_be_done() -> None:

@@ -25,7 +25,6 @@ from skillq_manager.store.base import AttemptRow
 Group = tuple[s.Statement, list[s.Row]]
 _Round = defaultdict[s.Statement, list[s.Row]]
 
-_APART = {"id", "description", "payload"}  # of a task, in columns of their own
 _REMEMBERED = 4096
 _SETS = ("requires", "excluded")  # of a `Need`
 _JUST_ADDED = (0, TaskStatus.READY)  # and nothing else has happened to it in this turn
@@ -99,7 +98,7 @@ class Batch:
             self._shelved.append(row)
         payload = _json(task.payload or None)
         self._definitions.append(
-            (command.seq, terms_of(task), _text(task.description) or None, payload)
+            (command.seq, task.terms(), _text(task.description) or None, payload)
         )
         if not task.depends_on:
             texts = len(task.description) + len(payload or "")
@@ -259,28 +258,6 @@ def _text(text: str | None) -> str | None:
 
 def _json(value: JsonValue) -> str | None:
     return None if value is None else to_json(value).decode()
-
-
-def terms_of(task: Task) -> str:
-    """All but its id and its texts, as JSON: made once for those of one shape that depend on nothing."""
-    if task.depends_on:
-        return _written(task)
-    shape = task.shape()
-    terms = _terms.get(shape)
-    if terms is None:
-        if len(_terms) >= _REMEMBERED:
-            _terms.clear()
-        terms = _terms[shape] = _written(task)
-    return terms
-
-
-_terms: dict[tuple[Any, ...], str] = {}
-
-
-def _written(task: Task) -> str:
-    # A default that changes in a later release needs a migration that writes the old one down.
-    serializer = task.__pydantic_serializer__
-    return serializer.to_json(task, exclude=_APART, exclude_defaults=True).decode()
 
 
 @lru_cache(maxsize=_REMEMBERED)
