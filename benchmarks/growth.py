@@ -1,20 +1,23 @@
 """How throughput grows with workers, and what a backlog costs: tasks/s, the manager's memory and its start.
 
-    python -m benchmarks.growth [--short] [--full] [--huge] [--json FILE] [--plots FOLDER]
+    python -m benchmarks.growth [--short] [--full] [--huge] [--rounds 3] [--json FILE] [--plots FOLDER]
 
 Workers are processes up to eight; more share eight processes. No-op tasks, SQLite, one RabbitMQ. A backlog of tasks
 that wait because nobody can do them yet: those that flow past it, the manager's memory, its start from the file.
-And a backlog of the tasks that its workers do: how fast it is worked off.
+And a backlog of the tasks that its workers do: how fast it is worked off. Medians of rounds, which are interleaved.
 """
 
 import argparse
 import asyncio
+import shutil
 import sqlite3
 import tempfile
 import time
-from contextlib import ExitStack, closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from benchmarks import machine
@@ -26,6 +29,7 @@ from skillq.clock import steady_clock
 from tests.broker import Broker, find_broker
 
 PROCESSES = 8
+FILE = "skillq.db"
 
 
 @dataclass(frozen=True)
@@ -71,13 +75,23 @@ def of_fleet(broker: Broker, workers: int, tasks: int) -> Point:
         return Point(_speed(up, tasks), machine.peak_mib(up.pids[:1]), workers=workers)
 
 
-def of_backlog(broker: Broker, backlog: int, tasks: int) -> Point:
+@contextmanager
+def filled(backlog: int, folders: Path, **more: Any) -> Iterator[Path]:
+    """A folder with a store in which so many tasks wait; it is filled once, and copied for each round."""
+    name = "-".join(map(str, (backlog, *more)))
+    if not (original := folders / name).exists():
+        original.mkdir()
+        asyncio.run(fill(f"sqlite:///{original}/{FILE}", backlog, **more))
+    with tempfile.TemporaryDirectory(prefix="copy-", dir=folders) as folder:
+        shutil.copy(original / FILE, folder)
+        yield Path(folder)
+
+
+def of_backlog(broker: Broker, backlog: int, tasks: int, folders: Path) -> Point:
     """What waits is there before the manager is: tasks of another run, that need more skill than anybody has."""
-    with tempfile.TemporaryDirectory(prefix="skillq-bench-") as folder:
-        url = f"sqlite:///{folder}/skillq.db"
-        asyncio.run(fill(url, backlog, difficulty=10))
+    with filled(backlog, folders, difficulty=10) as folder:
         began = time.monotonic()
-        with running(system(2), broker, {"SKILLQ_STORE_URL": url}) as up:
+        with running(system(2), broker, _store(folder)) as up:
             up.ask("many 1")
             started = time.monotonic() - began
             up.ask("many 200")
@@ -85,15 +99,13 @@ def of_backlog(broker: Broker, backlog: int, tasks: int) -> Point:
             return Point(speed, machine.peak_mib(up.pids[:1]), round(started, 2), backlog=backlog)
 
 
-def of_drained(broker: Broker, backlog: int) -> Point:
+def of_drained(broker: Broker, backlog: int, folders: Path) -> Point:
     """What waits is what the workers do: results per second, by their clocks, until all is done or for a while."""
-    with tempfile.TemporaryDirectory(prefix="skillq-bench-") as folder:
-        url = f"sqlite:///{folder}/skillq.db"
-        asyncio.run(fill(url, backlog, difficulty=1, type="noop", payload={}))
+    with filled(backlog, folders, difficulty=1, type="noop", payload={}) as folder:
         began = steady_clock()()
         with (
-            running(system(2), broker, {"SKILLQ_STORE_URL": url}) as up,
-            closing(sqlite3.connect(f"{folder}/skillq.db")) as file,
+            running(system(2), broker, _store(folder)) as up,
+            closing(sqlite3.connect(folder / FILE)) as file,
         ):
             give_up_at = time.monotonic() + DRAINED_SECONDS
             while time.monotonic() < give_up_at and _done(file) < backlog:
@@ -104,6 +116,10 @@ def of_drained(broker: Broker, backlog: int) -> Point:
             speed = round(count / (last - first), 1)
             peak = machine.peak_mib(up.pids[:1])
             return Point(speed, peak, round(first - began, 2), backlog=backlog)
+
+
+def _store(folder: Path) -> dict[str, str]:
+    return {"SKILLQ_STORE_URL": f"sqlite:///{folder}/{FILE}"}
 
 
 _SPEED = "SELECT min(finished_at), max(finished_at), count(*) FROM tasks WHERE status = 'succeeded'"
@@ -118,42 +134,53 @@ def _speed(up: Running, tasks: int) -> float:
     return round(tasks / float(up.ask(f"many {tasks}")["seconds"]), 1)
 
 
-def measure(size: Size) -> dict[str, list[dict[str, Any]]]:
+def measure(size: Size, rounds: int) -> dict[str, list[dict[str, Any]]]:
     with ExitStack() as stack:
         broker = find_broker()
         stack.callback(broker.stop)
-        fleets, backlogs, drained = [], [], []
-        print(f"{'workers':>10} {'tasks/s':>9} {'manager, MiB':>13}", flush=True)
-        for workers in size.fleets:
-            fleets.append(point := of_fleet(broker, workers, size.tasks))
+        folders = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillq-bench-")))
+
+        def table(title: str, sizes: Sequence[int], of: Callable[[int], Point]) -> list[Any]:
+            points = [[of(one) for one in sizes] for _ in range(rounds)]
             print(
-                f"{workers:10,} {point.tasks_per_second:9,.0f} {point.manager_peak_mib:13,.0f}",
-                flush=True,
+                f"\n{title:>30} {'tasks/s':>24} {'manager, MiB':>13} {'first result after, s':>22}"
             )
-        print(
-            f"\n{'backlog':>10} {'tasks/s':>9} {'manager, MiB':>13} {'first result after, s':>22}",
-            flush=True,
-        )
-        for backlog in size.backlogs:
-            backlogs.append(point := of_backlog(broker, backlog, size.tasks))
-            print(
-                f"{backlog:10,} {point.tasks_per_second:9,.0f} {point.manager_peak_mib:13,.0f}"
-                f" {point.start_seconds:22.1f}",
-                flush=True,
-            )
-        print("\nworked off:", flush=True)
-        for backlog in size.drained:
-            drained.append(point := of_drained(broker, backlog))
-            print(
-                f"{backlog:10,} {point.tasks_per_second:9,.0f} {point.manager_peak_mib:13,.0f}"
-                f" {point.start_seconds:22.1f}",
-                flush=True,
-            )
-    return {
-        "fleets": [asdict(one) for one in fleets],
-        "backlogs": [asdict(one) for one in backlogs],
-        "drained": [asdict(one) for one in drained],
-    }
+            return [
+                _told(one, list(of_one)) for one, of_one in zip(sizes, zip(*points), strict=True)
+            ]
+
+        return {
+            "fleets": table(
+                "workers", size.fleets, lambda workers: of_fleet(broker, workers, size.tasks)
+            ),
+            "backlogs": table(
+                "past a backlog of",
+                size.backlogs,
+                lambda backlog: of_backlog(broker, backlog, size.tasks, folders),
+            ),
+            "drained": table(
+                "a backlog worked off, of",
+                size.drained,
+                lambda backlog: of_drained(broker, backlog, folders),
+            ),
+        }
+
+
+def _told(size: int, points: Sequence[Point]) -> dict[str, Any]:
+    speeds = sorted(point.tasks_per_second for point in points)
+    middle = Point(
+        median(speeds),
+        median(point.manager_peak_mib for point in points),
+        median(point.start_seconds for point in points),
+        points[0].workers,
+        points[0].backlog,
+    )
+    speed = f"{middle.tasks_per_second:,.0f} ({speeds[0]:,.0f} to {speeds[-1]:,.0f})"
+    print(
+        f"{size:30,} {speed:>24} {middle.manager_peak_mib:13,.0f} {middle.start_seconds:22.1f}",
+        flush=True,
+    )
+    return asdict(middle) | {"speeds": speeds}
 
 
 def draw(report: dict[str, Any], folder: Path) -> None:
@@ -185,6 +212,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
+    parser.add_argument("--rounds", type=int, default=3, help="of each, interleaved")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     if options.full:
@@ -192,7 +220,12 @@ def main() -> None:
     if options.huge:
         millions = (MILLION, 10 * MILLION)
         size = replace(size, fleets=(), backlogs=(1_000, *millions), drained=millions)
-    report = {"about": machine.describe(), "tasks": size.tasks, **measure(size)}
+    report = {
+        "about": machine.describe(),
+        "tasks": size.tasks,
+        "rounds": options.rounds,
+        **measure(size, options.rounds),
+    }
     keep(report, options.json)
     if options.plots:
         draw(report, options.plots)

@@ -84,7 +84,8 @@ class Settings(Environment):
     """What every process has that talks to the broker."""
 
     broker_url: BrokerUrl = Field(
-        "amqp://guest:guest@localhost:5672/", description="where RabbitMQ is"
+        "amqp://guest:guest@localhost:5672/",
+        description="where RabbitMQ is; with TLS amqps://…?cafile=FILE",
     )
     connect_timeout: float = Field(
         30.0, ge=0, description="seconds to wait for the broker at start"

@@ -22,7 +22,7 @@ from skillq.topology import (
 from skillq.transport import Consumer, Delivery, Transport
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import Broker, find_broker, free_ports
-from tests.contract.transports import note, texts
+from tests.contract.transports import note, texts, until
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
@@ -65,14 +65,6 @@ async def take(consumer: Consumer, count: int) -> list[Delivery]:
         while len(taken) < count:
             taken += await consumer.batch()
     return taken
-
-
-async def until(holds: Callable[[], bool]) -> None:
-    async with asyncio.timeout(SECONDS):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.02)
 
 
 async def until_done(do: Callable[[], Awaitable[None]]) -> None:

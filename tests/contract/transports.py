@@ -72,6 +72,14 @@ async def take(consumer: Consumer, count: int) -> list[Delivery]:
     return taken
 
 
+async def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
+    async with asyncio.timeout(seconds):
+        while True:
+            if holds():
+                return
+            await asyncio.sleep(0.02)
+
+
 async def send(transport: Transport, *written: str, key: str = "a.b") -> None:
     for text in written:
         await transport.publish(NEWS, key, note(text))

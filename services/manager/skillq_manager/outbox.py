@@ -84,6 +84,7 @@ class Outbox:
             self._send_cancel(recall)
         for key, messages in news:
             self._tell(key, messages)
+        await asyncio.sleep(0)  # they leave now: the rest may take as long as their way
         for saved in decided.of(c.SaveWorker):
             self._send_worker(saved)
         for answer in decided.of(c.Answer):
