@@ -141,13 +141,10 @@ def measure(size: Size, rounds: int) -> dict[str, list[dict[str, Any]]]:
         folders = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillq-bench-")))
 
         def table(title: str, sizes: Sequence[int], of: Callable[[int], Point]) -> list[Any]:
+            columns = f"{'tasks/s':>24} {'manager, MiB':>13} {'first result after, s':>22}"
+            print(f"\n{title:>30} {columns}", flush=True)
             points = [[of(one) for one in sizes] for _ in range(rounds)]
-            print(
-                f"\n{title:>30} {'tasks/s':>24} {'manager, MiB':>13} {'first result after, s':>22}"
-            )
-            return [
-                _told(one, list(of_one)) for one, of_one in zip(sizes, zip(*points), strict=True)
-            ]
+            return [_told(one, [of_all[n] for of_all in points]) for n, one in enumerate(sizes)]
 
         return {
             "fleets": table(
