@@ -1,7 +1,7 @@
 """How attempts have ended, as it is told: written once, when it is known."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 from pydantic_core import to_json
@@ -31,15 +31,17 @@ def result(
     """Not validated: it is all ours, but for the output, which was checked where it was made."""
     run, id, number = attempt
     # A plain word as outcome: twice as fast to write. What is as by default is left out.
-    fields = {"run": run, "id": id, "attempt": number, "outcome": outcome.value}
-    more = {
-        "output": output,
-        "error": error,
-        "error_types": error_types or None,
-        "started_at": started_at,
-        "finished_at": finished_at,
-    }
-    fields |= {name: value for name, value in more.items() if value is not None}
+    fields: dict[str, Any] = {"run": run, "id": id, "attempt": number, "outcome": outcome.value}
+    if output is not None:
+        fields["output"] = output
+    if error is not None:
+        fields["error"] = error
+    if error_types:
+        fields["error_types"] = error_types
+    if started_at is not None:
+        fields["started_at"] = started_at
+    if finished_at is not None:
+        fields["finished_at"] = finished_at
     # What is no number is null, as models write it: JSON has no word for it.
     return Result(attempt, outcome, finished_at, to_json(fields, inf_nan_mode="null"))
 
