@@ -78,7 +78,7 @@ def of_fleet(broker: Broker, workers: int, tasks: int) -> Point:
 @contextmanager
 def filled(backlog: int, folders: Path, **more: Any) -> Iterator[Path]:
     """A folder with a store in which so many tasks wait; it is filled once, and copied for each round."""
-    name = "-".join(map(str, (backlog, *more)))
+    name = f"{backlog}, " + ", ".join(f"{key} {value}" for key, value in more.items())
     if not (original := folders / name).exists():
         original.mkdir()
         asyncio.run(fill(f"sqlite:///{original}/{FILE}", backlog, **more))

@@ -85,7 +85,7 @@ class Settings(Environment):
 
     broker_url: BrokerUrl = Field(
         "amqp://guest:guest@localhost:5672/",
-        description="where RabbitMQ is; with TLS amqps://…?cafile=FILE",
+        description="where RabbitMQ is; with TLS amqps://…, and ?cafile=FILE for an authority of your own",
     )
     connect_timeout: float = Field(
         30.0, ge=0, description="seconds to wait for the broker at start"

@@ -41,11 +41,14 @@ class Door:
     async def enter(
         self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        there, broker = await asyncio.open_connection(host, port)
         self.entered += 1
         self._within.add(writer)
-        await asyncio.gather(_pass_on(reader, broker), _pass_on(there, writer))
-        self._within.discard(writer)
+        try:
+            there, broker = await asyncio.open_connection(host, port)
+            await asyncio.gather(_pass_on(reader, broker), _pass_on(there, writer))
+        finally:
+            writer.close()
+            self._within.discard(writer)
 
 
 async def _pass_on(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
@@ -122,7 +125,7 @@ async def test_a_broker_that_ends_tls_in_good_order_is_found_again(door: Door) -
         published = (transport.publish(NEWS, "a", note(str(n))) for n in range(20))
         outcomes = await asyncio.gather(*published, return_exceptions=True)
         assert all(outcome is None or isinstance(outcome, TransportError) for outcome in outcomes)
-        await until(lambda: door.entered == 2 * connections and transport.connected)
+        await until(lambda: door.entered >= 2 * connections and transport.connected)
         await transport.publish(NEWS, "a", note("after"))
         heard: list[str] = []
         while "after" not in heard:
@@ -137,5 +140,5 @@ async def test_whom_it_cannot_trust_it_does_not_talk_to(
     door: Door, options: str, reason: str
 ) -> None:
     with pytest.raises(Unreachable, match=rf"no RabbitMQ at amqps://localhost:\d+/.*{reason}"):
-        async with through(door.url + options, seconds=0.5):
+        async with through(door.url + options, seconds=0):
             raise AssertionError("it was let in")

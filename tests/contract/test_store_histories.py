@@ -276,12 +276,14 @@ async def test_stale_reports_stay_in_the_history_and_change_nothing(store: Store
 async def test_only_what_has_not_ended_is_loaded_in_order_and_without_payloads(
     store: Store,
 ) -> None:
-    await store.commit([add(n, f"t{n}", payload={"n": n}) for n in range(1, 12_001)])
+    await store.commit(
+        [add(n, f"t{n}", payload={"n": n}, description="x") for n in range(1, 12_001)]
+    )
     await store.commit([assign(f"t{n}") for n in range(1, 9001)])
     await store.commit([end(f"t{n}") for n in range(1, 9001, 2)])
     rows = await _live(store)
     assert [row.seq for row in rows] == [*range(2, 9001, 2), *range(9001, 12_001)]
-    assert not any(row.like.payload for row in rows)
+    assert not any(row.like.payload or row.like.description for row in rows)
     assert (rows[0].worker, rows[0].incarnation, rows[0].assigned_at) == ("ada", "1", 201.0)
     assert (rows[-1].worker, rows[-1].incarnation, rows[-1].assigned_at) == (None, None, None)
     assert await store.last_seq() == 12_000

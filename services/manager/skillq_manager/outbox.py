@@ -84,11 +84,14 @@ class Outbox:
             self._send_cancel(recall)
         for key, messages in news:
             self._tell(key, messages)
-        await asyncio.sleep(0)  # they leave now: the rest may take as long as their way
         for saved in decided.of(c.SaveWorker):
             self._send_worker(saved)
         for answer in decided.of(c.Answer):
             self._tell_run(_answer_event(answer, self._store.id))
+        # All that leaves now: the rest may take as long as its way. In one turn it is handed to the transport, which
+        # writes the first message; in the next, those that came with it.
+        for _ in range(2):
+            await asyncio.sleep(0)
         for complete in decided.of(c.CompleteRun):
             # Before anything else is committed: these counts are of the end, and of nothing that came after.
             row = await self._store.run(complete.run)

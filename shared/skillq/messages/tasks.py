@@ -85,11 +85,10 @@ class Task(Wire):
 
     def fingerprint(self) -> int:
         """A number of 63 bits that stands for all of it but its id; fields of later releases do not change it."""
-        terms = self.terms()
-        if not (self.description or self.payload):
-            return _number_of(terms)
+        if not (self.description or self.payload or self.depends_on):
+            return _number_of(self.terms())
         texts = to_json([self.description, self.payload], inf_nan_mode="null")
-        return _number(terms.encode() + texts)
+        return _number(self.terms().encode() + texts)
 
 
 _APART = {"id", "description", "payload"}
@@ -101,7 +100,7 @@ _terms: dict[tuple[Any, ...], str] = {}
 
 @lru_cache(_REMEMBERED)
 def _number_of(terms: str) -> int:
-    return _number(terms.encode())
+    return _number(terms.encode())  # and no texts
 
 
 def _number(written: bytes) -> int:

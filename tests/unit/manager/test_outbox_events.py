@@ -196,6 +196,28 @@ async def test_nothing_else_is_decided_before_the_tasks_of_a_run_at_its_end_are_
     await sending
 
 
+async def test_all_that_is_told_has_left_before_the_tasks_of_a_run_at_its_end_are_counted(
+    office: Office, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await office.store_tasks(task("a"))
+    told, left_by_then, tell = [], [], office.wire.tell
+
+    async def heard(exchange: str, key: str, message: Outgoing) -> None:
+        told.append(key)
+        await tell(exchange, key, message)
+
+    async def run(name: str) -> RunRow | None:
+        left_by_then.extend(told)
+        return None
+
+    monkeypatch.setattr(office.wire, "tell", heard)
+    monkeypatch.setattr(office.store, "run", run)
+    answer = c.Answer(submission(task("a")), 1, 0, None, 0.0)
+    await office.send(answer, _ENDED, c.CompleteRun("run", 0.0))
+    assert left_by_then == ["task.run.task.succeeded", "run.default.accepted"]
+    assert told == [*left_by_then, "run.run.completed"]
+
+
 async def test_events_that_nobody_hears_or_that_are_not_confirmed_end_nothing(
     office: Office,
 ) -> None:

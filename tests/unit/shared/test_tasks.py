@@ -61,6 +61,12 @@ def test_a_fingerprint_stands_for_the_definition() -> None:
     assert all(0 <= number < 2**63 for number in prints)
 
 
+def test_an_id_is_no_part_of_a_fingerprint_and_those_of_one_shape_have_the_same() -> None:
+    assert task("a").fingerprint() == task("b").fingerprint()
+    assert task("a").terms() is task("b").terms()
+    assert task("a", depends_on=("c",)).terms() != task("a").terms()
+
+
 def test_nothing_is_said_against_tasks_that_can_be_done() -> None:
     m.check_tasks(
         [task("c", depends_on=("a", "elsewhere")), task("a"), task("b", depends_on=("a",))]

@@ -146,7 +146,7 @@ class LiveTask(Protocol):
     @property
     def seq(self) -> int: ...
     @property
-    def like(self) -> Task: ...  # in all but its id and its texts
+    def like(self) -> Task: ...  # but for its id and its texts, which are not to be used
     @property
     def fingerprint(self) -> int: ...
     @property

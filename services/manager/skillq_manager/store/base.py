@@ -22,7 +22,7 @@ SHELF_PAGE = 10_000  # tasks that are called off at a time
 class Body(NamedTuple):
     """What a worker needs of a task beside the decision."""
 
-    like: Task  # in all but its id and its texts
+    like: Task  # but for its id and its texts, which are not to be used
     description: str
     payload: dict[str, JsonValue]
     dependencies: dict[str, JsonValue]  # their outputs, by id
@@ -124,7 +124,7 @@ class LiveRow:
     run: str
     id: str
     seq: int
-    like: Task  # in all but its id and its texts; it has none
+    like: Task  # but for its id and its texts, which are not to be used
     fingerprint: int
     status: TaskStatus
     submitted_at: float  # or sent again: deadlines count from here

@@ -22,6 +22,7 @@ from skillq.transport.rabbitmq.wire import CLOSE_SECONDS, RPC_SECONDS, Wire, clo
 
 _RECONNECT_SECONDS = 1
 _CONNECT_SECONDS = 10.0
+_LEAST_SECONDS = 1.0  # for an attempt that is begun at the deadline: less, and it tells nothing
 
 
 class _Factory(TransportFactory):
@@ -73,7 +74,7 @@ class Link:
         while True:
             link = cls(address, name)
             try:
-                left = max(0.1, deadline - time.monotonic())
+                left = max(_LEAST_SECONDS, deadline - time.monotonic())
                 await link._connection.connect(min(_CONNECT_SECONDS, left))
             except CONNECTION_EXCEPTIONS as error:
                 await link.close()
