@@ -53,7 +53,7 @@ async def test_a_submission_in_parts_is_answered_once_and_done() -> None:
         assert (await plant.complete(*both_ways())).counts == {SUCCEEDED: 10}
         (answer,) = ear.answers(RunStatus.ACCEPTED)
         assert (answer.accepted, answer.known) == (10, 0)
-        assert waiting(plant) == 0
+        await until(lambda: waiting(plant) == 0)
 
 
 @pytest.mark.usefixtures("cut")
@@ -76,7 +76,7 @@ async def test_one_bad_task_has_all_parts_refused_and_none_of_them_done(
         with pytest.raises(UsageError, match=reason):
             await plant.complete(*some, bad)
         assert await stored(plant) == ["old"]
-        assert waiting(plant) == 0
+        await until(lambda: waiting(plant) == 0)
 
 
 async def test_where_two_parts_have_one_task_all_are_refused() -> None:
