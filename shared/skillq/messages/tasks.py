@@ -100,7 +100,7 @@ _terms: dict[tuple[Any, ...], str] = {}
 
 @lru_cache(_REMEMBERED)
 def _number_of(terms: str) -> int:
-    return _number(terms.encode())  # and no texts
+    return _number(terms.encode())
 
 
 def _number(written: bytes) -> int:

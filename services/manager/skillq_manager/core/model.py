@@ -146,7 +146,7 @@ class LiveTask(Protocol):
     @property
     def seq(self) -> int: ...
     @property
-    def like(self) -> Task: ...  # but for its id and its texts, which are not to be used
+    def like(self) -> Task: ...  # but for its id and its texts
     @property
     def fingerprint(self) -> int: ...
     @property

@@ -124,7 +124,7 @@ class LiveRow:
     run: str
     id: str
     seq: int
-    like: Task  # but for its id and its texts, which are not to be used
+    like: Task  # but for its id; without texts
     fingerprint: int
     status: TaskStatus
     submitted_at: float  # or sent again: deadlines count from here
