@@ -22,6 +22,7 @@ from benchmarks import machine
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import keep
 from benchmarks.running import Running, running
+from skillq import garbage
 from skillq.client import Client, OpenRun
 from skillq.messages import Task
 from skillq.transport.rabbitmq import RabbitTransport
@@ -159,6 +160,7 @@ def main() -> None:
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     about = {**machine.describe(), "seconds": size.seconds}
+    garbage.search_rarely()  # as the services do: its pauses are not theirs
     loads: list[Load] = []
     print(HEAD, flush=True)
     with ExitStack() as stack:

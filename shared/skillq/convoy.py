@@ -3,9 +3,12 @@
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 from skillq.errors import Unreachable
+
+PATIENCE_SECONDS = 0.02  # for an answer; whoever gives it may be away
 
 Item = TypeVar("Item")
 
@@ -25,7 +28,8 @@ class _Load(Generic[Item]):
 class Convoy(Generic[Item]):
     """`carry` is given one load after the other, each when the one before has arrived.
 
-    No time is waited for more: what comes alone goes alone, and loads grow with the traffic, as a group commit does.
+    After several items in one load, the next waits until they were `answered`, too, or it is full, as in Nagle's algorithm
+    (RFC 896); but not for long. Loads grow with the traffic, as a group commit does, and what comes alone goes at once.
     """
 
     def __init__(self, carry: Callable[[list[Item]], Awaitable[None]]) -> None:
@@ -33,6 +37,8 @@ class Convoy(Generic[Item]):
         self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their items
         self._current: _Load[Item] | None = None
         self._moving: asyncio.Task[None] | None = None
+        self._held_until = 0.0  # by the loop's clock
+        self._let_go = asyncio.Event()
         self._closed: Exception | None = None
 
     async def put(self, item: Item, share: float) -> None:
@@ -49,10 +55,17 @@ class Convoy(Generic[Item]):
         load = self._loads[-1]
         load.items.append(item)
         load.room -= share
+        if self._is_full:
+            self._let_go.set()
         if self._moving is None:
             self._moving = asyncio.create_task(self._move(), name="convoy")
         # Others are on it: who gives up waiting does not stop it.
         await asyncio.shield(load.arrived)
+
+    def answered(self) -> None:
+        """What has gone last has all the answer that it will have."""
+        self._held_until = 0.0
+        self._let_go.set()
 
     def close(self, error: Exception) -> None:
         """Carry nothing more; who waits is told, and who comes."""
@@ -64,18 +77,37 @@ class Convoy(Generic[Item]):
     async def _move(self) -> None:
         try:
             while self._loads:
+                await self._wait_for_more()
                 self._current = load = self._loads.popleft()
                 await self._move_one(load)
         finally:
             self._moving = self._current = None
 
+    @property
+    def _is_full(self) -> bool:
+        """Whether the next load can take no more."""
+        return len(self._loads) > 1 or self._loads[0].room <= 0
+
+    async def _wait_for_more(self) -> None:
+        if self._is_full or not self._held_until:
+            return
+        self._let_go.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(self._held_until):
+                await self._let_go.wait()
+
     async def _move_one(self, load: _Load[Item]) -> None:
+        is_one_of_many = len(load.items) > 1
+        self._held_until = (
+            asyncio.get_running_loop().time() + PATIENCE_SECONDS if is_one_of_many else 0.0
+        )
         try:
             await self._carry(load.items)
         except Unreachable as error:
             self._fail(error)  # all: the next would wait as long for the same
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
             load.fail(error)
+            self.answered()
         else:
             load.arrived.set_result(None)
 

@@ -134,6 +134,7 @@ class OpenRun:
         self._clock = clock
         self._parts: dict[str, _Part] = {}  # by submission
         self._call_of: dict[str, _Call] = {}  # by task
+        self._latest: _Part | None = None
         self._errands: set[asyncio.Task[None]] = set()
         self._convoy = Convoy(self._publish_calls)
 
@@ -200,9 +201,10 @@ class OpenRun:
         # Of others nobody waits for a result any more.
         wanted = [call for call in calls if call.missing]
         if not wanted:
+            self._convoy.answered()
             return
         part = _Part(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())
-        self._parts[part.id] = part
+        self._parts[part.id] = self._latest = part
         for call in wanted:
             call.part = part
         await self._publish_part(part)
@@ -228,6 +230,11 @@ class OpenRun:
             del part.calls[call]
             if not part.calls:
                 self._parts.pop(part.id, None)
+                self._note_answered(part)
+
+    def _note_answered(self, part: _Part) -> None:
+        if part is self._latest:
+            self._convoy.answered()
 
     # --- hearing
 
@@ -257,6 +264,7 @@ class OpenRun:
                 self._leave(call)
 
     def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
+        self._note_answered(part)
         part.heard_at = self._clock()
         if answer.status is RunStatus.REFUSED:
             self._refused(part, UsageError(answer.reason or "the manager refuses the submission"))

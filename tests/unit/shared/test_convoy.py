@@ -5,6 +5,7 @@ from contextlib import suppress
 
 import pytest
 
+from skillq import convoy as convoys
 from skillq.convoy import Convoy
 from skillq.errors import TransportError, Unreachable, UsageError
 
@@ -14,10 +15,12 @@ class Road:
 
     def __init__(self) -> None:
         self.loads: list[list[str]] = []
+        self.has_left = asyncio.Event()
         self._arrivals: list[asyncio.Future[None]] = []
 
     async def carry(self, items: list[str]) -> None:
         self.loads.append(items)
+        self.has_left.set()
         self._arrivals.append(asyncio.get_running_loop().create_future())
         await self._arrivals[-1]
 
@@ -35,6 +38,12 @@ def road() -> Road:
 @pytest.fixture
 def convoy(road: Road) -> Convoy[str]:
     return Convoy(road.carry)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is waited for until it is there."""
+    monkeypatch.setattr(convoys, "PATIENCE_SECONDS", 1000.0)
 
 
 async def turns() -> None:
@@ -61,6 +70,7 @@ async def test_what_comes_alone_goes_at_once_and_what_comes_meanwhile_goes_toget
     assert not any(one.done() for one in others)
     road.arrive()
     await asyncio.gather(*others)
+    convoy.answered()
     last = await put(convoy, "d")
     road.arrive()
     await asyncio.gather(*last)
@@ -72,6 +82,7 @@ async def test_a_load_takes_no_more_than_it_has_room_for(road: Road, convoy: Con
     waiting += await put(convoy, "b", "c", "d", share=0.4)
     for _ in range(3):
         road.arrive()
+        convoy.answered()
         await turns()
     await asyncio.gather(*waiting)
     assert road.loads == [["a"], ["b", "c"], ["d"]]
@@ -134,3 +145,101 @@ async def test_who_comes_when_it_is_closed_is_told_though_nothing_had_gone_yet(
     with pytest.raises(TransportError, match="closed"):
         await convoy.put("b", 0.1)
     assert not road.loads
+
+
+@pytest.mark.usefixtures("patient")
+async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_together(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    waiting = await put(convoy, "a", "b")
+    waiting += await put(convoy, "c")
+    road.arrive()
+    await turns()
+    waiting += await put(convoy, "d")
+    assert road.loads == [["a", "b"]]
+    assert [one.done() for one in waiting] == [True, True, False, False]
+    convoy.answered()
+    await turns()
+    road.arrive()
+    await asyncio.gather(*waiting)
+    assert road.loads == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_an_answer_may_come_before_what_it_answers_has_arrived(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    first = await put(convoy, "a", "b")
+    convoy.answered()
+    road.arrive()
+    await asyncio.gather(*first)
+    await put(convoy, "c")
+    assert road.loads == [["a", "b"], ["c"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_what_comes_one_after_the_other_waits_for_no_answer(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    for item in "abc":
+        (sent,) = await put(convoy, item)
+        road.arrive()
+        await sent
+    assert road.loads == [["a"], ["b"], ["c"]]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("is_early", [True, False])
+@pytest.mark.parametrize("share", [0.5, 0.6])
+async def test_a_load_that_can_take_no_more_waits_for_no_answer(
+    road: Road, convoy: Convoy[str], share: float, is_early: bool
+) -> None:
+    await put(convoy, "a", "b")
+    await put(convoy, "c", share=0.5)
+    if is_early:
+        await put(convoy, "d", share=share)
+    road.arrive()
+    await turns()
+    if not is_early:
+        assert road.loads == [["a", "b"]]
+        await put(convoy, "d", share=share)
+    assert road.loads[1:] == [["c", "d"] if share == 0.5 else ["c"]]
+
+
+async def test_an_answer_is_not_waited_for_for_ever(road: Road, convoy: Convoy[str]) -> None:
+    first = await put(convoy, "a", "b")
+    road.arrive()
+    await asyncio.gather(*first)
+    road.has_left.clear()
+    (later,) = await put(convoy, "c")
+    async with asyncio.timeout(5):
+        await road.has_left.wait()
+    road.arrive()
+    await later
+    assert road.loads == [["a", "b"], ["c"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    waiting = await put(convoy, "a", "b")
+    waiting += await put(convoy, "c")
+    road.arrive(UsageError("too large"))
+    await turns()
+    road.arrive()
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(one) for one in outcomes] == ["too large", "too large", "None"]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_when_it_is_closed_who_waits_for_an_answer_is_told(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    waiting = await put(convoy, "a", "b")
+    road.arrive()
+    waiting += await put(convoy, "c")
+    convoy.close(TransportError("closed"))
+    outcomes = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [str(one) for one in outcomes] == ["None", "None", "closed"]
+    assert road.loads == [["a", "b"]]

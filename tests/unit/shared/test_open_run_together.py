@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skillq import open_run
+from skillq import convoy, open_run
 from skillq.client import Client, OpenRun
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus
@@ -38,6 +38,12 @@ class Road:
             raise TransportError("the bridge is out")
         await self._open.wait()
         await self._go(message)
+
+
+@pytest.fixture
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer is waited for until it is there."""
+    monkeypatch.setattr(convoy, "PATIENCE_SECONDS", 1000.0)
 
 
 async def turns() -> None:
@@ -279,3 +285,47 @@ async def test_a_defect_while_results_are_heard_ends_no_wait_in_silence(
     await desk.end("nightly-1", "a")
     with pytest.raises(KeyError):
         await waiting
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("heard", ["accepted", "refused", "ended"])
+async def test_after_several_that_went_together_the_next_go_when_these_are_answered(
+    desk: Desk, run: OpenRun, heard: str
+) -> None:
+    together = [asyncio.create_task(run.result(task(id))) for id in "ab"]
+    taken = await desk.take()
+    next_ones = [asyncio.create_task(run.submit([task(id)])) for id in "cd"]
+    await turns()
+    assert not any(one.done() for one in next_ones)
+    if heard == "accepted":
+        await desk.accept(taken)
+    elif heard == "ended":
+        await desk.end("nightly-1", "a", "b")
+    else:
+        id = taken.submission_id
+        await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="a is another")
+    await asyncio.gather(*next_ones)
+    while len(desk.taken) < (4 if heard == "refused" else 2):
+        await desk.receive()
+    assert ["c", "d"] in [[t.id for t in one.tasks] for one in desk.taken]
+    for one in together:
+        one.cancel()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_after_several_of_which_none_was_handed_in_the_next_go_at_once(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    road.close()
+    first = asyncio.create_task(run.submit([task("a")]))
+    await turns()
+    for id in "bc":
+        given_up = asyncio.create_task(run.submit([task(id)]))
+        await turns()
+        given_up.cancel()
+    await turns()
+    road.open()
+    await first
+    await run.submit([task("d")])
+    await desk.receive()
+    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["d"]]
