@@ -4,11 +4,14 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from math import inf
 from typing import Generic, TypeVar
 
 from skillq.errors import Unreachable
 
-PATIENCE_SECONDS = 0.02  # for an answer; whoever gives it may be away
+PATIENCE_SECONDS = 0.02  # for an answer
+LATELY_SECONDS = 1.0  # who has not answered for so long may be away: it is not waited for
+_TINY = 1e-9  # what a sum of shares may be off by
 
 Item = TypeVar("Item")
 
@@ -28,16 +31,18 @@ class _Load(Generic[Item]):
 class Convoy(Generic[Item]):
     """`carry` is given one load after the other, each when the one before has arrived.
 
-    After several items in one load, the next waits until they were `answered`, too, or it is full, as in Nagle's algorithm
-    (RFC 896); but not for long. Loads grow with the traffic, as a group commit does, and what comes alone goes at once.
+    It returns whether several have gone, of which an answer is to come. Then the next load waits for that, too, unless it is
+    full, as in Nagle's algorithm (RFC 896); but not for long. So loads grow with the traffic, as in a group commit, and who puts
+    one item after the other is not held up.
     """
 
-    def __init__(self, carry: Callable[[list[Item]], Awaitable[None]]) -> None:
+    def __init__(self, carry: Callable[[list[Item]], Awaitable[bool]]) -> None:
         self._carry = carry
         self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their items
         self._current: _Load[Item] | None = None
         self._moving: asyncio.Task[None] | None = None
         self._held_until = 0.0  # by the loop's clock
+        self._answered_at = -inf
         self._let_go = asyncio.Event()
         self._closed: Exception | None = None
 
@@ -50,7 +55,7 @@ class Convoy(Generic[Item]):
         """
         if self._closed is not None:
             raise self._closed
-        if not self._loads or self._loads[-1].room < share:
+        if not self._loads or self._loads[-1].room < share - _TINY:
             self._loads.append(_Load())
         load = self._loads[-1]
         load.items.append(item)
@@ -62,10 +67,12 @@ class Convoy(Generic[Item]):
         # Others are on it: who gives up waiting does not stop it.
         await asyncio.shield(load.arrived)
 
-    def answered(self) -> None:
-        """What has gone last has all the answer that it will have."""
-        self._held_until = 0.0
-        self._let_go.set()
+    def answered(self, *, is_latest: bool) -> None:
+        """An answer has come, to the load that went last or to one before it."""
+        self._answered_at = _now()
+        if is_latest:
+            self._held_until = 0.0
+            self._let_go.set()
 
     def close(self, error: Exception) -> None:
         """Carry nothing more; who waits is told, and who comes."""
@@ -86,10 +93,11 @@ class Convoy(Generic[Item]):
     @property
     def _is_full(self) -> bool:
         """Whether the next load can take no more."""
-        return len(self._loads) > 1 or self._loads[0].room <= 0
+        return len(self._loads) > 1 or self._loads[0].room < _TINY
 
     async def _wait_for_more(self) -> None:
-        if self._is_full or not self._held_until:
+        is_away = _now() - self._answered_at > LATELY_SECONDS
+        if is_away or self._is_full or not self._held_until:
             return
         self._let_go.clear()
         with suppress(TimeoutError):
@@ -97,22 +105,25 @@ class Convoy(Generic[Item]):
                 await self._let_go.wait()
 
     async def _move_one(self, load: _Load[Item]) -> None:
-        is_one_of_many = len(load.items) > 1
-        self._held_until = (
-            asyncio.get_running_loop().time() + PATIENCE_SECONDS if is_one_of_many else 0.0
-        )
+        self._held_until = _now() + PATIENCE_SECONDS  # its answer may be here before it has arrived
         try:
-            await self._carry(load.items)
+            are_several = await self._carry(load.items)
         except Unreachable as error:
             self._fail(error)  # all: the next would wait as long for the same
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
             load.fail(error)
-            self.answered()
         else:
             load.arrived.set_result(None)
+            if are_several:
+                return
+        self._held_until = 0.0
 
     def _fail(self, error: Exception) -> None:
         loads, self._loads = self._loads, deque()
         for load in (self._current, *loads):
             if load is not None:
                 load.fail(error)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

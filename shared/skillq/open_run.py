@@ -143,7 +143,8 @@ class OpenRun:
     async def submit(self, tasks: Sequence[Task]) -> Results:
         """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
 
-        What comes while something is on its way goes together, as the next submission.
+        What comes while something is on its way goes together, as the next submission; after several that went together, this
+        may wait 20 ms for the manager's answer to these.
 
         Raises:
             UsageError: no broker could carry them, or one of them was handed in here and has not ended.
@@ -196,18 +197,21 @@ class OpenRun:
             self._drop(call)
             raise
 
-    async def _publish_calls(self, calls: Sequence[_Call]) -> None:
-        """As one submission: for the broker and the manager, one is as much work as a thousand tasks in it are."""
+    async def _publish_calls(self, calls: Sequence[_Call]) -> bool:
+        """As one submission: for the broker and the manager, one is as much work as a thousand tasks in it are.
+
+        Whether it is of several calls.
+        """
         # Of others nobody waits for a result any more.
         wanted = [call for call in calls if call.missing]
         if not wanted:
-            self._convoy.answered()
-            return
+            return False
         part = _Part(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())
         self._parts[part.id] = self._latest = part
         for call in wanted:
             call.part = part
         await self._publish_part(part)
+        return part.is_joint
 
     async def _publish_part(self, part: _Part) -> None:
         briefs = {id: brief for call in part.calls for id, brief in call.briefs.items()}
@@ -230,11 +234,6 @@ class OpenRun:
             del part.calls[call]
             if not part.calls:
                 self._parts.pop(part.id, None)
-                self._note_answered(part)
-
-    def _note_answered(self, part: _Part) -> None:
-        if part is self._latest:
-            self._convoy.answered()
 
     # --- hearing
 
@@ -257,11 +256,16 @@ class OpenRun:
             call = self._call_of.get(event.id)
             if call is None or call.part is None:
                 continue  # not of ours, or another's of the same name
-            call.part.heard_at = now
+            part = call.part
+            part.heard_at = now
             del self._call_of[event.id], call.missing[event.id]
             call.results.put(event)
             if not call.missing:
                 self._leave(call)
+                self._note_answered(part)  # what has ended had been accepted
+
+    def _note_answered(self, part: _Part) -> None:
+        self._convoy.answered(is_latest=part is self._latest)
 
     def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
         self._note_answered(part)

@@ -18,11 +18,12 @@ class Road:
         self.has_left = asyncio.Event()
         self._arrivals: list[asyncio.Future[None]] = []
 
-    async def carry(self, items: list[str]) -> None:
+    async def carry(self, items: list[str]) -> bool:
         self.loads.append(items)
         self.has_left.set()
         self._arrivals.append(asyncio.get_running_loop().create_future())
         await self._arrivals[-1]
+        return len(items) > 1
 
     def arrive(self, error: Exception | None = None) -> None:
         self._arrivals[-1].set_result(None) if error is None else self._arrivals[-1].set_exception(
@@ -40,10 +41,29 @@ def convoy(road: Road) -> Convoy[str]:
     return Convoy(road.carry)
 
 
+class Clock:
+    """The loop's; it may be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._ahead, self._time = 0.0, loop.time
+        monkeypatch.setattr(loop, "time", lambda: self._time() + self._ahead)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
 @pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer is waited for until it is there."""
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)
+
+
+@pytest.fixture
+async def patient(monkeypatch: pytest.MonkeyPatch, convoy: Convoy[str]) -> None:
+    """An answer is waited for until it is there; one has been heard."""
     monkeypatch.setattr(convoys, "PATIENCE_SECONDS", 1000.0)
+    monkeypatch.setattr(convoys, "LATELY_SECONDS", 2000.0)
+    convoy.answered(is_latest=True)
 
 
 async def turns() -> None:
@@ -70,7 +90,7 @@ async def test_what_comes_alone_goes_at_once_and_what_comes_meanwhile_goes_toget
     assert not any(one.done() for one in others)
     road.arrive()
     await asyncio.gather(*others)
-    convoy.answered()
+    convoy.answered(is_latest=True)
     last = await put(convoy, "d")
     road.arrive()
     await asyncio.gather(*last)
@@ -82,7 +102,7 @@ async def test_a_load_takes_no_more_than_it_has_room_for(road: Road, convoy: Con
     waiting += await put(convoy, "b", "c", "d", share=0.4)
     for _ in range(3):
         road.arrive()
-        convoy.answered()
+        convoy.answered(is_latest=True)
         await turns()
     await asyncio.gather(*waiting)
     assert road.loads == [["a"], ["b", "c"], ["d"]]
@@ -158,7 +178,7 @@ async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_togeth
     waiting += await put(convoy, "d")
     assert road.loads == [["a", "b"]]
     assert [one.done() for one in waiting] == [True, True, False, False]
-    convoy.answered()
+    convoy.answered(is_latest=True)
     await turns()
     road.arrive()
     await asyncio.gather(*waiting)
@@ -170,7 +190,7 @@ async def test_an_answer_may_come_before_what_it_answers_has_arrived(
     road: Road, convoy: Convoy[str]
 ) -> None:
     first = await put(convoy, "a", "b")
-    convoy.answered()
+    convoy.answered(is_latest=True)
     road.arrive()
     await asyncio.gather(*first)
     await put(convoy, "c")
@@ -206,30 +226,93 @@ async def test_a_load_that_can_take_no_more_waits_for_no_answer(
     assert road.loads[1:] == [["c", "d"] if share == 0.5 else ["c"]]
 
 
-async def test_an_answer_is_not_waited_for_for_ever(road: Road, convoy: Convoy[str]) -> None:
-    first = await put(convoy, "a", "b")
+@pytest.mark.usefixtures("patient")
+async def test_an_answer_is_waited_for_for_so_long_since_what_it_answers_began_to_go(
+    road: Road, convoy: Convoy[str], clock: Clock
+) -> None:
+    waiting = await put(convoy, "a", "b")
+    clock.advance(999)
+    waiting += await put(convoy, "c", "d")
     road.arrive()
-    await asyncio.gather(*first)
-    road.has_left.clear()
-    (later,) = await put(convoy, "c")
-    async with asyncio.timeout(5):
-        await road.has_left.wait()
+    await turns()
+    assert road.loads == [["a", "b"]]
+    clock.advance(2)
+    await turns()
+    assert road.loads[1:] == [["c", "d"]]
+    clock.advance(1001)
     road.arrive()
-    await later
-    assert road.loads == [["a", "b"], ["c"]]
+    await turns()
+    assert [one.done() for one in waiting] == [True] * 4
+    await put(convoy, "e")
+    assert road.loads[2:] == [["e"]]
 
 
 @pytest.mark.usefixtures("patient")
-async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
+async def test_it_is_waited_for_each_time_that_several_have_gone(
     road: Road, convoy: Convoy[str]
 ) -> None:
-    waiting = await put(convoy, "a", "b")
-    waiting += await put(convoy, "c")
-    road.arrive(UsageError("too large"))
+    for name in "abc":
+        await put(convoy, name + "1", name + "2")
+        road.arrive()
+        await turns()
+        assert road.loads[-1] == [name + "1", name + "2"]
+        await put(convoy, name + "3")
+        assert road.loads[-1] == [name + "1", name + "2"]
+        convoy.answered(is_latest=True)
+        await turns()
+        assert road.loads[-1] == [name + "3"]
+        road.arrive()
+        await turns()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
+    road: Road, convoy: Convoy[str]
+) -> None:
+    await put(convoy, "a", "b")
+    road.arrive()
     await turns()
+    await put(convoy, "c")
+    convoy.answered(is_latest=False)
+    await turns()
+    assert road.loads == [["a", "b"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
+    road: Road, convoy: Convoy[str], clock: Clock
+) -> None:
+    clock.advance(2001)
+    for items in (["a", "b"], ["c", "d"]):
+        await put(convoy, *items)
+        road.arrive()
+        await turns()
+        assert road.loads[-1] == items
+    convoy.answered(is_latest=False)
+    await put(convoy, "e")
+    assert road.loads == [["a", "b"], ["c", "d"]]
+
+
+@pytest.mark.usefixtures("patient")
+async def test_shares_that_make_a_whole_fill_a_load(road: Road, convoy: Convoy[str]) -> None:
+    await put(convoy, "a", "b")
+    await put(convoy, *map(str, range(1000)), share=0.001)
+    road.arrive()
+    await turns()
+    assert [len(load) for load in road.loads] == [2, 1000]
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("error", [UsageError("too large"), Unreachable("gone")])
+async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
+    road: Road, convoy: Convoy[str], error: Exception
+) -> None:
+    waiting = await put(convoy, "a", "b")
+    road.arrive(error)
+    waiting += await put(convoy, "c")
     road.arrive()
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
-    assert [str(one) for one in outcomes] == ["too large", "too large", "None"]
+    assert [str(one) for one in outcomes] == [str(error), str(error), "None"]
 
 
 @pytest.mark.usefixtures("patient")
@@ -242,4 +325,7 @@ async def test_when_it_is_closed_who_waits_for_an_answer_is_told(
     convoy.close(TransportError("closed"))
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [str(one) for one in outcomes] == ["None", "None", "closed"]
+    convoy.answered(is_latest=True)
+    await turns()
     assert road.loads == [["a", "b"]]
+    assert not [one for one in asyncio.all_tasks() if one.get_name() == "convoy"]

@@ -8,6 +8,7 @@ from skillq import convoy, open_run
 from skillq.client import Client, OpenRun
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus
+from skillq.open_run import Results
 from skillq.transport import Outgoing
 from tests.unit.shared.desk import Desk, task
 
@@ -44,6 +45,7 @@ class Road:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is waited for until it is there."""
     monkeypatch.setattr(convoy, "PATIENCE_SECONDS", 1000.0)
+    monkeypatch.setattr(convoy, "LATELY_SECONDS", 1000.0)
 
 
 async def turns() -> None:
@@ -287,45 +289,74 @@ async def test_a_defect_while_results_are_heard_ends_no_wait_in_silence(
         await waiting
 
 
+async def hear_an_answer(desk: Desk, run: OpenRun) -> None:
+    """The manager is there."""
+    first = asyncio.create_task(run.result(task("first")))
+    await desk.accept(await desk.take())
+    await desk.end("nightly-1", "first")
+    await first
+    desk.taken.clear()
+
+
+def ids(desk: Desk) -> list[list[str]]:
+    return [[task.id for task in taken.tasks] for taken in desk.taken]
+
+
 @pytest.mark.usefixtures("patient")
 @pytest.mark.parametrize("heard", ["accepted", "refused", "ended"])
 async def test_after_several_that_went_together_the_next_go_when_these_are_answered(
     desk: Desk, run: OpenRun, heard: str
 ) -> None:
-    together = [asyncio.create_task(run.result(task(id))) for id in "ab"]
+    await hear_an_answer(desk, run)
+    await asyncio.gather(*(run.submit([task(id)]) for id in "ab"))
     taken = await desk.take()
-    next_ones = [asyncio.create_task(run.submit([task(id)])) for id in "cd"]
+    waiting = [asyncio.create_task(run.submit([task(id)])) for id in "cd"]
     await turns()
-    assert not any(one.done() for one in next_ones)
+    assert not any(one.done() for one in waiting)
     if heard == "accepted":
         await desk.accept(taken)
     elif heard == "ended":
-        await desk.end("nightly-1", "a", "b")
+        await desk.end("nightly-1", "a")
     else:
         id = taken.submission_id
         await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="a is another")
-    await asyncio.gather(*next_ones)
-    while len(desk.taken) < (4 if heard == "refused" else 2):
+    await asyncio.gather(*waiting)
+    while ["c", "d"] not in ids(desk):
         await desk.receive()
-    assert ["c", "d"] in [[t.id for t in one.tasks] for one in desk.taken]
-    for one in together:
-        one.cancel()
 
 
 @pytest.mark.usefixtures("patient")
-async def test_after_several_of_which_none_was_handed_in_the_next_go_at_once(
-    desk: Desk, run: OpenRun, road: Road
-) -> None:
-    road.close()
-    first = asyncio.create_task(run.submit([task("a")]))
+async def test_an_answer_to_an_older_submission_lets_nothing_go(desk: Desk, run: OpenRun) -> None:
+    older = asyncio.create_task(run.submit([task("old")]))
+    taken = await desk.take()
+    await hear_an_answer(desk, run)
+    await asyncio.gather(older, *(run.submit([task(id)]) for id in "ab"))
+    waiting = asyncio.create_task(run.submit([task("c")]))
+    await desk.accept(taken)
+    await desk.end("nightly-1", "old")
     await turns()
-    for id in "bc":
-        given_up = asyncio.create_task(run.submit([task(id)]))
+    await desk.receive()
+    assert ids(desk) == [["a", "b"]]
+    waiting.cancel()
+
+
+@pytest.mark.usefixtures("patient")
+@pytest.mark.parametrize("given_up", ["b", "bc"])
+async def test_where_all_but_one_have_given_up_the_next_wait_for_no_answer(
+    desk: Desk, run: OpenRun, road: Road, given_up: str
+) -> None:
+    await hear_an_answer(desk, run)
+    road.close()
+    calls: dict[str, asyncio.Task[Results]] = {}
+    for together in ("a", "bc"):
+        for id in together:
+            calls[id] = asyncio.create_task(run.submit([task(id)]))
         await turns()
-        given_up.cancel()
+    for id in given_up:
+        calls.pop(id).cancel()
     await turns()
     road.open()
-    await first
+    await asyncio.gather(*calls.values())
     await run.submit([task("d")])
     await desk.receive()
-    assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["d"]]
+    assert ids(desk) == [[id] for id in "abcd" if id not in given_up]
