@@ -5,7 +5,6 @@ from contextlib import suppress
 
 import pytest
 
-from skillq import convoy as convoys
 from skillq.convoy import Convoy
 from skillq.errors import TransportError, Unreachable, UsageError
 
@@ -59,10 +58,7 @@ async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-async def patient(monkeypatch: pytest.MonkeyPatch, convoy: Convoy[str]) -> None:
-    """An answer is waited for until it is there; one has been heard."""
-    monkeypatch.setattr(convoys, "PATIENCE_SECONDS", 1000.0)
-    monkeypatch.setattr(convoys, "LATELY_SECONDS", 2000.0)
+async def heard(patient: None, convoy: Convoy[str]) -> None:
     convoy.answered(is_latest=True)
 
 
@@ -167,7 +163,7 @@ async def test_who_comes_when_it_is_closed_is_told_though_nothing_had_gone_yet(
     assert not road.loads
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_together(
     road: Road, convoy: Convoy[str]
 ) -> None:
@@ -185,7 +181,7 @@ async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_togeth
     assert road.loads == [["a", "b"], ["c", "d"]]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_an_answer_may_come_before_what_it_answers_has_arrived(
     road: Road, convoy: Convoy[str]
 ) -> None:
@@ -197,7 +193,7 @@ async def test_an_answer_may_come_before_what_it_answers_has_arrived(
     assert road.loads == [["a", "b"], ["c"]]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_what_comes_one_after_the_other_waits_for_no_answer(
     road: Road, convoy: Convoy[str]
 ) -> None:
@@ -208,7 +204,7 @@ async def test_what_comes_one_after_the_other_waits_for_no_answer(
     assert road.loads == [["a"], ["b"], ["c"]]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("is_early", [True, False])
 @pytest.mark.parametrize("share", [0.5, 0.6])
 async def test_a_load_that_can_take_no_more_waits_for_no_answer(
@@ -226,7 +222,7 @@ async def test_a_load_that_can_take_no_more_waits_for_no_answer(
     assert road.loads[1:] == [["c", "d"] if share == 0.5 else ["c"]]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_an_answer_is_waited_for_for_so_long_since_what_it_answers_began_to_go(
     road: Road, convoy: Convoy[str], clock: Clock
 ) -> None:
@@ -247,7 +243,7 @@ async def test_an_answer_is_waited_for_for_so_long_since_what_it_answers_began_t
     assert road.loads[2:] == [["e"]]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_it_is_waited_for_each_time_that_several_have_gone(
     road: Road, convoy: Convoy[str]
 ) -> None:
@@ -265,7 +261,7 @@ async def test_it_is_waited_for_each_time_that_several_have_gone(
         await turns()
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
     road: Road, convoy: Convoy[str]
 ) -> None:
@@ -278,7 +274,7 @@ async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
     assert road.loads == [["a", "b"]]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
     road: Road, convoy: Convoy[str], clock: Clock
 ) -> None:
@@ -293,16 +289,19 @@ async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
     assert road.loads == [["a", "b"], ["c", "d"]]
 
 
-@pytest.mark.usefixtures("patient")
-async def test_shares_that_make_a_whole_fill_a_load(road: Road, convoy: Convoy[str]) -> None:
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("count", [10, 1000])
+async def test_shares_that_make_a_whole_fill_a_load(
+    road: Road, convoy: Convoy[str], count: int
+) -> None:
     await put(convoy, "a", "b")
-    await put(convoy, *map(str, range(1000)), share=0.001)
+    await put(convoy, *map(str, range(count)), share=1 / count)
     road.arrive()
     await turns()
-    assert [len(load) for load in road.loads] == [2, 1000]
+    assert [len(load) for load in road.loads] == [2, count]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("error", [UsageError("too large"), Unreachable("gone")])
 async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
     road: Road, convoy: Convoy[str], error: Exception
@@ -315,7 +314,7 @@ async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
     assert [str(one) for one in outcomes] == [str(error), str(error), "None"]
 
 
-@pytest.mark.usefixtures("patient")
+@pytest.mark.usefixtures("heard")
 async def test_when_it_is_closed_who_waits_for_an_answer_is_told(
     road: Road, convoy: Convoy[str]
 ) -> None:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skillq import convoy, open_run
+from skillq import open_run
 from skillq.client import Client, OpenRun
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus
@@ -39,13 +39,6 @@ class Road:
             raise TransportError("the bridge is out")
         await self._open.wait()
         await self._go(message)
-
-
-@pytest.fixture
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An answer is waited for until it is there."""
-    monkeypatch.setattr(convoy, "PATIENCE_SECONDS", 1000.0)
-    monkeypatch.setattr(convoy, "LATELY_SECONDS", 1000.0)
 
 
 async def turns() -> None:
