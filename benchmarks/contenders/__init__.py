@@ -156,6 +156,15 @@ CONTENDERS = (
             ),
         )
     ),
+    Contender(
+        "plain aio-pika through a manager",
+        DURABLE,
+        f"{HERE}.managed",
+        "a process between, with SQLite, synchronous=FULL: four messages and two commits for a task; quorum queues",
+        ("aio-pika", "aiormq"),
+        ((f"{HERE}.managed",), (f"{HERE}.managed", "one"), (f"{HERE}.managed", "two")),
+        5,
+    ),
     *(
         Contender(
             "skillq",

@@ -41,8 +41,9 @@ async def work() -> None:
 
 
 class Client:
-    def __init__(self, channel: AbstractChannel) -> None:
+    def __init__(self, channel: AbstractChannel, queue: str) -> None:
         self._channel = channel
+        self._queue = queue
         self._awaited: dict[str, asyncio.Future[bytes]] = {}
 
     async def take(self, message: AbstractIncomingMessage) -> None:
@@ -63,14 +64,14 @@ class Client:
         answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._awaited[id] = answer
         message = aio_pika.Message(b"go", correlation_id=id, reply_to=REPLIES, delivery_mode=_MODE)
-        await self._channel.default_exchange.publish(message, TASKS)
+        await self._channel.default_exchange.publish(message, self._queue)
         return await answer
 
 
 @asynccontextmanager
 async def connect() -> AsyncIterator[Client]:
     async with open_channel() as channel:
-        client = Client(channel)
+        client = Client(channel, TASKS)
         await channel.declare_queue(TASKS, durable=DURABLE)
         replies = await channel.declare_queue(REPLIES, durable=DURABLE)
         await replies.consume(client.take, no_ack=not DURABLE)

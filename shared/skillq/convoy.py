@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from skillq.errors import Unreachable
 
-PATIENCE_SECONDS = 0.02  # for an answer
+PATIENCE_SECONDS = 0.05  # for an answer
 LATELY_SECONDS = 1.0  # who has not answered for so long may be away: it is not waited for
 _TINY = 1e-9  # what a sum of shares may be off by
 
@@ -32,8 +32,8 @@ class Convoy(Generic[Item]):
     """`carry` is given one load after the other, each when the one before has arrived.
 
     It returns whether several have gone, of which an answer is to come. Then the next load waits for that, too, unless it is
-    full, as in Nagle's algorithm (RFC 896); but not for long. So loads grow with the traffic, as in a group commit, and who puts
-    one item after the other is not held up.
+    full, as in Nagle's algorithm (RFC 896); but not for long, and once they are accepted, only as long again as that took. So
+    loads grow with the traffic, as in a group commit, and who puts one item after the other is not held up.
     """
 
     def __init__(self, carry: Callable[[list[Item]], Awaitable[bool]]) -> None:
@@ -41,7 +41,7 @@ class Convoy(Generic[Item]):
         self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their items
         self._current: _Load[Item] | None = None
         self._moving: asyncio.Task[None] | None = None
-        self._held_until = 0.0  # by the loop's clock
+        self._left_at = self._held_until = 0.0  # by the loop's clock
         self._answered_at = -inf
         self._let_go = asyncio.Event()
         self._closed: Exception | None = None
@@ -67,12 +67,21 @@ class Convoy(Generic[Item]):
         # Others are on it: who gives up waiting does not stop it.
         await asyncio.shield(load.arrived)
 
+    def accepted(self, *, is_latest: bool) -> None:
+        """The load that went last, or one before it, has been taken in; what is to come of it is under way."""
+        self._answered_at = now = _now()
+        if is_latest:
+            self._hold_until(min(self._held_until, now + (now - self._left_at)))
+
     def answered(self, *, is_latest: bool) -> None:
-        """An answer has come, to the load that went last or to one before it."""
+        """What was to come has come, of the load that went last or of one before it."""
         self._answered_at = _now()
         if is_latest:
-            self._held_until = 0.0
-            self._let_go.set()
+            self._hold_until(0.0)
+
+    def _hold_until(self, at: float) -> None:
+        self._held_until = at
+        self._let_go.set()
 
     def close(self, error: Exception) -> None:
         """Carry nothing more; who waits is told, and who comes."""
@@ -96,16 +105,18 @@ class Convoy(Generic[Item]):
         return len(self._loads) > 1 or self._loads[0].room < _TINY
 
     async def _wait_for_more(self) -> None:
-        is_away = _now() - self._answered_at > LATELY_SECONDS
-        if is_away or self._is_full or not self._held_until:
-            return
-        self._let_go.clear()
-        with suppress(TimeoutError):
-            async with asyncio.timeout_at(self._held_until):
-                await self._let_go.wait()
+        if _now() - self._answered_at > LATELY_SECONDS:
+            return  # nobody may be there
+        while self._held_until > _now() and not self._is_full:
+            self._let_go.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(self._held_until):
+                    await self._let_go.wait()
 
     async def _move_one(self, load: _Load[Item]) -> None:
-        self._held_until = _now() + PATIENCE_SECONDS  # its answer may be here before it has arrived
+        # Its answer may be here before it has arrived.
+        self._left_at = _now()
+        self._held_until = self._left_at + PATIENCE_SECONDS
         try:
             are_several = await self._carry(load.items)
         except Unreachable as error:

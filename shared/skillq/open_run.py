@@ -144,7 +144,7 @@ class OpenRun:
         """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
 
         What comes while something is on its way goes together, as the next submission; after several that went together, this
-        may wait 20 ms for the manager's answer to these.
+        may wait 50 ms for the manager to take these in and for the first to end.
 
         Raises:
             UsageError: no broker could carry them, or one of them was handed in here and has not ended.
@@ -250,29 +250,30 @@ class OpenRun:
 
     def _see(self, events: Iterable[TaskEvent]) -> None:
         now = self._clock()
+        heard: set[_Part] = set()
         for event in events:
             if event.status not in TERMINAL:
                 continue
             call = self._call_of.get(event.id)
             if call is None or call.part is None:
                 continue  # not of ours, or another's of the same name
-            part = call.part
-            part.heard_at = now
+            call.part.heard_at = now
+            heard.add(call.part)
             del self._call_of[event.id], call.missing[event.id]
             call.results.put(event)
             if not call.missing:
                 self._leave(call)
-                self._note_answered(part)  # what has ended had been accepted
-
-    def _note_answered(self, part: _Part) -> None:
-        self._convoy.answered(is_latest=part is self._latest)
+        if heard:
+            self._convoy.answered(is_latest=self._latest in heard)
 
     def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
-        self._note_answered(part)
+        is_latest = part is self._latest
         part.heard_at = self._clock()
         if answer.status is RunStatus.REFUSED:
+            self._convoy.answered(is_latest=is_latest)
             self._refused(part, UsageError(answer.reason or "the manager refuses the submission"))
             return
+        self._convoy.accepted(is_latest=is_latest)
         part.store = answer.store
         if isinstance(answer, RunEvent) and answer.known:
             self._ask(part)  # some may have ended long ago, and nobody tells of it again

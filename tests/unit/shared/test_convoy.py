@@ -1,6 +1,7 @@
 """What comes while something is under way goes together, as the next load."""
 
 import asyncio
+from collections.abc import Callable
 from contextlib import suppress
 
 import pytest
@@ -275,8 +276,74 @@ async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
 
 
 @pytest.mark.usefixtures("heard")
-async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
+async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_took(
     road: Road, convoy: Convoy[str], clock: Clock
+) -> None:
+    await put(convoy, "a", "b")
+    road.arrive()
+    await turns()
+    await put(convoy, "c")
+    clock.advance(100)
+    convoy.accepted(is_latest=True)
+    clock.advance(99)
+    await turns()
+    await put(convoy, "d")
+    assert road.loads == [["a", "b"]]
+    clock.advance(2)
+    await turns()
+    assert road.loads[1:] == [["c", "d"]]
+
+
+@pytest.mark.usefixtures("heard")
+async def test_what_is_accepted_late_is_waited_for_no_longer_than_otherwise(
+    road: Road, convoy: Convoy[str], clock: Clock
+) -> None:
+    await put(convoy, "a", "b")
+    road.arrive()
+    await turns()
+    await put(convoy, "c")
+    clock.advance(900)
+    convoy.accepted(is_latest=True)
+    await turns()
+    assert road.loads == [["a", "b"]]
+    clock.advance(101)
+    await turns()
+    assert road.loads[1:] == [["c"]]
+
+
+@pytest.mark.usefixtures("heard")
+async def test_what_was_accepted_before_it_has_arrived_and_has_ended_is_not_waited_for(
+    road: Road, convoy: Convoy[str], clock: Clock
+) -> None:
+    await put(convoy, "a", "b")
+    clock.advance(100)
+    convoy.accepted(is_latest=True)
+    convoy.answered(is_latest=True)
+    convoy.accepted(is_latest=True)
+    road.arrive()
+    await turns()
+    await put(convoy, "c")
+    assert road.loads == [["a", "b"], ["c"]]
+
+
+@pytest.mark.usefixtures("heard")
+async def test_that_what_went_before_the_last_load_is_accepted_lets_nothing_go_sooner(
+    road: Road, convoy: Convoy[str], clock: Clock
+) -> None:
+    await put(convoy, "a", "b")
+    road.arrive()
+    await turns()
+    await put(convoy, "c")
+    convoy.accepted(is_latest=False)
+    clock.advance(999)
+    await turns()
+    assert road.loads == [["a", "b"]]
+
+
+@pytest.mark.usefixtures("heard")
+@pytest.mark.parametrize("sign", [Convoy.accepted, Convoy.answered])
+async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
+    road: Road, convoy: Convoy[str], clock: Clock, sign: Callable[..., None]
 ) -> None:
     clock.advance(2001)
     for items in (["a", "b"], ["c", "d"]):
@@ -284,7 +351,7 @@ async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
         road.arrive()
         await turns()
         assert road.loads[-1] == items
-    convoy.answered(is_latest=False)
+    sign(convoy, is_latest=False)
     await put(convoy, "e")
     assert road.loads == [["a", "b"], ["c", "d"]]
 

@@ -301,7 +301,7 @@ async def test_after_several_that_went_together_the_next_go_when_these_are_answe
     desk: Desk, run: OpenRun, heard: str
 ) -> None:
     await hear_an_answer(desk, run)
-    await asyncio.gather(*(run.submit([task(id)]) for id in "ab"))
+    await asyncio.gather(run.submit([task("a"), task("a2")]), run.submit([task("b")]))
     taken = await desk.take()
     waiting = [asyncio.create_task(run.submit([task(id)])) for id in "cd"]
     await turns()
