@@ -10,16 +10,17 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from itertools import cycle
+from typing import Any
 
 import aio_pika
-from aio_pika.abc import AbstractChannel, AbstractIncomingMessage, Arguments
+from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 
 from benchmarks.contenders import aio_pika as plain
 from benchmarks.contenders.setting import REPLIES, URL
 
 SUBMISSIONS, RESULTS = "bench.submissions", "bench.results"
 WORKERS = ("one", "two")
-SAFE: Arguments = {"x-queue-type": "quorum"}
+SAFE: dict[str, Any] = {"x-queue-type": "quorum"}
 
 Take = Callable[[AbstractIncomingMessage], Awaitable[object]]
 
