@@ -200,7 +200,7 @@ class OpenRun:
     async def _publish_calls(self, calls: Sequence[_Call]) -> bool:
         """As one submission: for the broker and the manager, one is as much work as a thousand tasks in it are.
 
-        Whether it is of several calls.
+        Whether it is of several calls of which something is still to come.
         """
         # Of others nobody waits for a result any more.
         wanted = [call for call in calls if call.missing]
@@ -211,7 +211,7 @@ class OpenRun:
         for call in wanted:
             call.part = part
         await self._publish_part(part)
-        return part.is_joint
+        return part.is_joint and bool(part.calls)
 
     async def _publish_part(self, part: _Part) -> None:
         briefs = {id: brief for call in part.calls for id, brief in call.briefs.items()}

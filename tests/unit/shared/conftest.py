@@ -41,3 +41,20 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is waited for until it is there, once one has been heard."""
     monkeypatch.setattr(convoy, "PATIENCE_SECONDS", 1000.0)
     monkeypatch.setattr(convoy, "LATELY_SECONDS", 2000.0)
+
+
+class Clock:
+    """The loop's; it may be put forward."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        loop = asyncio.get_running_loop()
+        self._ahead, self._time = 0.0, loop.time
+        monkeypatch.setattr(loop, "time", lambda: self._time() + self._ahead)
+
+    def advance(self, seconds: float) -> None:
+        self._ahead += seconds
+
+
+@pytest.fixture
+async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    return Clock(monkeypatch)

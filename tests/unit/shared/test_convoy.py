@@ -8,6 +8,7 @@ import pytest
 
 from skillq.convoy import Convoy
 from skillq.errors import TransportError, Unreachable, UsageError
+from tests.unit.shared.conftest import Clock
 
 
 class Road:
@@ -39,23 +40,6 @@ def road() -> Road:
 @pytest.fixture
 def convoy(road: Road) -> Convoy[str]:
     return Convoy(road.carry)
-
-
-class Clock:
-    """The loop's; it may be put forward."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        self._ahead, self._time = 0.0, loop.time
-        monkeypatch.setattr(loop, "time", lambda: self._time() + self._ahead)
-
-    def advance(self, seconds: float) -> None:
-        self._ahead += seconds
-
-
-@pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
 
 
 @pytest.fixture

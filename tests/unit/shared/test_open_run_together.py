@@ -10,6 +10,7 @@ from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus
 from skillq.open_run import Results
 from skillq.transport import Outgoing
+from tests.unit.shared.conftest import Clock
 from tests.unit.shared.desk import Desk, task
 
 
@@ -296,7 +297,7 @@ def ids(desk: Desk) -> list[list[str]]:
 
 
 @pytest.mark.usefixtures("patient")
-@pytest.mark.parametrize("heard", ["accepted", "refused", "ended"])
+@pytest.mark.parametrize("heard", ["accepted", "ended"])
 async def test_after_several_that_went_together_the_next_go_when_these_are_answered(
     desk: Desk, run: OpenRun, heard: str
 ) -> None:
@@ -308,14 +309,46 @@ async def test_after_several_that_went_together_the_next_go_when_these_are_answe
     assert not any(one.done() for one in waiting)
     if heard == "accepted":
         await desk.accept(taken)
-    elif heard == "ended":
-        await desk.end("nightly-1", "a")
     else:
-        id = taken.submission_id
-        await desk.say("nightly-1", RunStatus.REFUSED, submission_id=id, reason="a is another")
+        await desk.end("nightly-1", "a")
     await asyncio.gather(*waiting)
     while ["c", "d"] not in ids(desk):
         await desk.receive()
+
+
+@pytest.mark.usefixtures("patient")
+async def test_once_they_are_accepted_the_next_wait_until_one_of_them_has_ended(
+    desk: Desk, run: OpenRun, clock: Clock
+) -> None:
+    await hear_an_answer(desk, run)
+    older = asyncio.create_task(run.submit([task("old")]))
+    await desk.take()
+    await asyncio.gather(older, *(run.submit([task(id)]) for id in "ab"))
+    taken = await desk.take()
+    waiting = asyncio.create_task(run.submit([task("c")]))
+    clock.advance(100)
+    await desk.accept(taken)
+    await turns()
+    assert not waiting.done()
+    await desk.end("nightly-1", "b", "old")
+    await waiting
+
+
+@pytest.mark.usefixtures("patient")
+async def test_where_all_have_given_up_on_the_way_the_next_wait_for_no_answer(
+    desk: Desk, run: OpenRun, road: Road
+) -> None:
+    await hear_an_answer(desk, run)
+    road.close()
+    calls = [asyncio.create_task(run.submit([task(id)])) for id in "ab"]
+    await turns()
+    for call in calls:
+        call.cancel()
+    await turns()
+    road.open()
+    await run.submit([task("c")])
+    await desk.receive()
+    assert ids(desk) == [["a", "b"], ["c"]]
 
 
 @pytest.mark.usefixtures("patient")
