@@ -107,9 +107,9 @@ class Convoy(Generic[Item]):
     async def _wait_for_more(self) -> None:
         if _now() - self._answered_at > LATELY_SECONDS:
             return  # nobody may be there
-        while self._held_until > _now() and not self._is_full:
-            self._let_go.clear()
-            with suppress(TimeoutError):
+        with suppress(TimeoutError):  # a clock may be coarse: once is enough
+            while self._held_until > _now() and not self._is_full:
+                self._let_go.clear()
                 async with asyncio.timeout_at(self._held_until):
                     await self._let_go.wait()
 
