@@ -47,6 +47,15 @@ async def heard(patient: None, convoy: Convoy[str]) -> None:
     convoy.answered(is_latest=True)
 
 
+@pytest.fixture
+async def held(heard: None, road: Road, convoy: Convoy[str]) -> None:
+    """Of two that went together an answer is to come, and a third waits for it."""
+    await put(convoy, "a", "b")
+    road.arrive()
+    await turns()
+    await put(convoy, "c")
+
+
 async def turns() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
@@ -246,27 +255,19 @@ async def test_it_is_waited_for_each_time_that_several_have_gone(
         await turns()
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("held")
 async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
     road: Road, convoy: Convoy[str]
 ) -> None:
-    await put(convoy, "a", "b")
-    road.arrive()
-    await turns()
-    await put(convoy, "c")
     convoy.answered(is_latest=False)
     await turns()
     assert road.loads == [["a", "b"]]
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("held")
 async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_took(
     road: Road, convoy: Convoy[str], clock: Clock
 ) -> None:
-    await put(convoy, "a", "b")
-    road.arrive()
-    await turns()
-    await put(convoy, "c")
     clock.advance(100)
     convoy.accepted(is_latest=True)
     clock.advance(99)
@@ -278,14 +279,10 @@ async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_too
     assert road.loads[1:] == [["c", "d"]]
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("held")
 async def test_what_is_accepted_late_is_waited_for_no_longer_than_otherwise(
     road: Road, convoy: Convoy[str], clock: Clock
 ) -> None:
-    await put(convoy, "a", "b")
-    road.arrive()
-    await turns()
-    await put(convoy, "c")
     clock.advance(900)
     convoy.accepted(is_latest=True)
     await turns()
@@ -310,14 +307,10 @@ async def test_what_was_accepted_before_it_has_arrived_and_has_ended_is_not_wait
     assert road.loads == [["a", "b"], ["c"]]
 
 
-@pytest.mark.usefixtures("heard")
+@pytest.mark.usefixtures("held")
 async def test_that_what_went_before_the_last_load_is_accepted_lets_nothing_go_sooner(
     road: Road, convoy: Convoy[str], clock: Clock
 ) -> None:
-    await put(convoy, "a", "b")
-    road.arrive()
-    await turns()
-    await put(convoy, "c")
     convoy.accepted(is_latest=False)
     clock.advance(999)
     await turns()
