@@ -9,6 +9,7 @@ And a backlog of the tasks that its workers do: how fast it is worked off. Media
 
 import argparse
 import asyncio
+import os
 import shutil
 import sqlite3
 import tempfile
@@ -84,6 +85,7 @@ def filled(backlog: int, folders: Path, **more: Any) -> Iterator[Path]:
         asyncio.run(fill(f"sqlite:///{original}/{FILE}", backlog, **more))
     with tempfile.TemporaryDirectory(prefix="copy-", dir=folders) as folder:
         shutil.copy(original / FILE, folder)
+        os.sync()  # or the disk is busy with it while commits are measured
         yield Path(folder)
 
 

@@ -2,7 +2,7 @@
 
     python -m benchmarks.wire [--messages 5000] [--rounds 3]
 
-Persistent messages of 300 bytes through a quorum queue, by skillq's transport and by aio-pika as one would write it,
+Messages of 300 bytes, by skillq's transport in each of the ways that a task takes, and by aio-pika as one would write it,
 in turns. CPU is this process's, the broker's left out; a lone message is timed until it is there.
 """
 
@@ -17,7 +17,7 @@ import aio_pika
 from aio_pika.abc import AbstractIncomingMessage
 
 from skillq import topology
-from skillq.transport import Outgoing
+from skillq.transport import Consumer, Outgoing
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import find_broker
 
@@ -30,24 +30,47 @@ Arrived = Callable[[], None]
 Way = Callable[[str, Arrived], AbstractAsyncContextManager[Publish]]
 
 
-@asynccontextmanager
-async def skillq(url: str, arrived: Arrived) -> AsyncIterator[Publish]:
-    async with RabbitTransport(url, app_id="bench", connection_name="bench") as transport:
-        await transport.declare(topology.MANAGER)
-        consumer = await transport.consume(topology.MANAGER_SUBMISSIONS, prefetch=IN_FLIGHT)
+async def submission(transport: RabbitTransport) -> tuple[Consumer, Publish]:
+    consumer = await transport.consume(topology.MANAGER_SUBMISSIONS, prefetch=IN_FLIGHT)
+    return consumer, lambda: transport.publish(
+        topology.SUBMISSIONS, "submit.bench", Outgoing(BODY, "bench")
+    )
 
-        async def take() -> None:
-            while True:
-                deliveries = await consumer.batch()
-                await consumer.ack(deliveries)
-                for _ in deliveries:
-                    arrived()
 
-        taking = asyncio.create_task(take())
-        yield lambda: transport.publish(
-            topology.SUBMISSIONS, "submit.bench", Outgoing(BODY, "bench")
-        )
-        taking.cancel()
+async def assignment(transport: RabbitTransport) -> tuple[Consumer, Publish]:
+    await transport.declare(topology.worker_topology("bench"))
+    consumer = await transport.consume(topology.worker_queue("bench"), prefetch=IN_FLIGHT)
+    return consumer, lambda: transport.publish(
+        topology.COMMANDS, "assignment.bench", Outgoing(BODY, "bench")
+    )
+
+
+async def event(transport: RabbitTransport) -> tuple[Consumer, Publish]:
+    consumer = await transport.subscribe(topology.EVENTS, ["run.bench.*"])
+    return consumer, lambda: transport.tell(
+        topology.EVENTS, "run.bench.accepted", Outgoing(BODY, "bench", persistent=False)
+    )
+
+
+def skillq(begin: Callable[[RabbitTransport], Awaitable[tuple[Consumer, Publish]]]) -> Way:
+    @asynccontextmanager
+    async def way(url: str, arrived: Arrived) -> AsyncIterator[Publish]:
+        async with RabbitTransport(url, app_id="bench", connection_name="bench") as transport:
+            await transport.declare(topology.MANAGER)
+            consumer, publish = await begin(transport)
+
+            async def take() -> None:
+                while True:
+                    deliveries = await consumer.batch()
+                    await consumer.ack(deliveries)
+                    for _ in deliveries:
+                        arrived()
+
+            taking = asyncio.create_task(take())
+            yield publish
+            taking.cancel()
+
+    return way
 
 
 @asynccontextmanager
@@ -109,7 +132,12 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    ways: dict[str, Way] = {"skillq": skillq, "aio-pika": plain}
+    ways: dict[str, Way] = {
+        "skillq: a submission or a result, by a quorum queue": skillq(submission),
+        "skillq: an assignment, by a worker's queue": skillq(assignment),
+        "skillq: an event, without a confirm": skillq(event),
+        "aio-pika, by a quorum queue": plain,
+    }
     figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     broker = find_broker()
     try:
