@@ -207,7 +207,9 @@ def main() -> None:
     parser.add_argument("--short", action="store_true", help="few tasks, few workers")
     parser.add_argument("--full", action="store_true", help="backlogs of 1,000,000, too")
     parser.add_argument(
-        "--huge", action="store_true", help="only backlogs of 1,000, 1,000,000 and 10,000,000: 4 GB"
+        "--huge",
+        action="store_true",
+        help="only backlogs of 1,000, 1,000,000 and 10,000,000: 10 GB",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
