@@ -20,12 +20,23 @@ class _Load(Generic[Item]):
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.room = 1.0
-        self.arrived: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting: list[asyncio.Future[None]] = []
+
+    def arrival(self) -> asyncio.Future[None]:
+        """For one who waits: who gives up cancels it, and stops nobody else."""
+        arrival = asyncio.get_running_loop().create_future()
+        self._waiting.append(arrival)
+        return arrival
+
+    def arrive(self) -> None:
+        for arrival in self._waiting:
+            if not arrival.done():
+                arrival.set_result(None)
 
     def fail(self, error: Exception) -> None:
-        if not self.arrived.done():
-            self.arrived.set_exception(error)
-            self.arrived.exception()  # perhaps nobody waits for it any more
+        for arrival in self._waiting:
+            if not arrival.done():
+                arrival.set_exception(error)
 
 
 class Convoy(Generic[Item]):
@@ -64,8 +75,7 @@ class Convoy(Generic[Item]):
             self._let_go.set()
         if self._moving is None:
             self._moving = asyncio.create_task(self._move(), name="convoy")
-        # Others are on it: who gives up waiting does not stop it.
-        await asyncio.shield(load.arrived)
+        await load.arrival()
 
     def accepted(self, *, is_latest: bool) -> None:
         """The load that went last, or one before it, has been taken in; what is to come of it is under way."""
@@ -124,7 +134,7 @@ class Convoy(Generic[Item]):
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
             load.fail(error)
         else:
-            load.arrived.set_result(None)
+            load.arrive()
             if are_several:
                 return
         self._held_until = 0.0

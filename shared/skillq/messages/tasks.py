@@ -118,8 +118,11 @@ def check_tasks(tasks: Iterable[Task]) -> None:
         if task.id in graph:
             raise UsageError(f"task {task.id}: two tasks have this id; give each its own")
         graph[task.id] = task.depends_on
+    linked = {id: after for id, after in graph.items() if after}
+    if not linked:
+        return
     try:
-        TopologicalSorter({id: after for id, after in graph.items() if after}).prepare()
+        TopologicalSorter(linked).prepare()
     except CycleError as error:
         circle = " → ".join(reversed(error.args[1]))
         raise UsageError(

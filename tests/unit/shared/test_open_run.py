@@ -37,6 +37,16 @@ async def test_results_come_as_they_are_there_and_end_with_the_last(
     assert [ended.id async for ended in results] == ["a"]
 
 
+async def test_several_may_wait_for_the_results_of_one_call(desk: Desk, run: OpenRun) -> None:
+    results = await run.submit([task("a"), task("b")])
+    await desk.accept(await desk.take())
+    impatient, first, second = [asyncio.create_task(anext(results)) for _ in range(3)]
+    await asyncio.sleep(0)
+    impatient.cancel()
+    await desk.end("nightly-1", "a", "b")
+    assert {one.id for one in await asyncio.gather(first, second)} == {"a", "b"}
+
+
 async def test_nothing_handed_in_ends_at_once(run: OpenRun) -> None:
     assert [ended async for ended in await run.submit([])] == []
 
