@@ -54,7 +54,7 @@ class Results:
 
     def __init__(self) -> None:
         self._arrived: deque[TaskEvent] = deque()
-        self._waiting: list[asyncio.Future[None]] = []
+        self._news = asyncio.Event()
         self._error: Exception | None = None
         self.missing = 0
 
@@ -65,17 +65,11 @@ class Results:
     def put(self, event: TaskEvent) -> None:
         self.missing -= 1
         self._arrived.append(event)
-        self._wake()
+        self._news.set()
 
     def fail(self, error: Exception) -> None:
         self._error = error
-        self._wake()
-
-    def _wake(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for news in waiting:
-            if not news.done():
-                news.set_result(None)
+        self._news.set()
 
     def __aiter__(self) -> Self:
         return self
@@ -92,9 +86,8 @@ class Results:
                 raise self._error
             if not self.missing:
                 raise StopAsyncIteration
-            news = asyncio.get_running_loop().create_future()
-            self._waiting.append(news)
-            await news
+            self._news.clear()
+            await self._news.wait()
         return self._arrived.popleft()
 
 
