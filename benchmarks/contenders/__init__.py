@@ -167,6 +167,18 @@ CONTENDERS = (
     ),
     *(
         Contender(
+            "bare sockets through a manager",
+            variant,
+            f"{HERE}.bare",
+            f"the same messages and commits, and as little else as can be: no driver, nobody waits for a confirm; {queues}",
+            ("pamqp",),
+            ((f"{HERE}.bare",), (f"{HERE}.bare", "one"), (f"{HERE}.bare", "two")),
+            5,
+        )
+        for variant, queues in ((DURABLE, "quorum queues"), ("classic queues", "persistent"))
+    ),
+    *(
+        Contender(
             "skillq",
             variant,
             f"{HERE}.skillq",
