@@ -155,7 +155,7 @@ def makespan(policy: Policy, given: Instance, seconds: Sequence[float]) -> float
     """Seconds until the last task has ended."""
     board = Board(policy, Lookahead(LookaheadPolicy(most=0)))
     for i, profile in enumerate(given.workers):
-        board.join(WorkerEntry(profile, Skills.of(profile), i, 0.0))
+        board.join(WorkerEntry(profile, i, 0.0))
     waiting = deque(entries(given.tasks))
     offered = 1 if isinstance(policy, InOrder) else len(waiting)
     running: list[tuple[float, int, TaskEntry, WorkerEntry]] = []

@@ -19,6 +19,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -215,7 +216,7 @@ async def fill(url: str, backlog: int, **more: Any) -> None:
 def _behind(one: c.AddTask, here: Counter[Need]) -> c.AddTask:
     need = Need.of(one.task)
     here[need] += 1
-    return one if here[need] <= HEAD else one._replace(shelf=need)
+    return one if here[need] <= HEAD else replace(one, shelf=need)
 
 
 async def look(url: str) -> float:

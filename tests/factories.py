@@ -25,7 +25,7 @@ from skillq.messages import (
 from skillq_manager.core import commands as c
 from skillq_manager.core.invariants import validate
 from skillq_manager.core.matching import BestFit, Policy
-from skillq_manager.core.model import Need, Skills, TaskEntry, TaskKey, Terms, WorkerEntry
+from skillq_manager.core.model import Need, TaskEntry, TaskKey, Terms, WorkerEntry
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 
@@ -157,7 +157,7 @@ def live_row(
 
 def worker_entry(joined: int, skill: int = 5, title: str = "", **more: Any) -> WorkerEntry:
     who = profile(title or f"w{joined}", skill, **more)
-    return WorkerEntry(who, Skills.of(who), joined, last_seen=0.0)
+    return WorkerEntry(who, joined, last_seen=0.0)
 
 
 # --- a state with a clock --------------------------------------------------------------------

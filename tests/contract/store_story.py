@@ -81,7 +81,7 @@ def end(
 def fail(id: str, attempt: int = 1, **more: Any) -> c.EndAttempt:
     """It failed, and is tried again."""
     ended = end(id, attempt, TaskStatus.READY, Outcome.FAILED, reason=f"no {attempt}", **more)
-    return ended._replace(failures=attempt)
+    return replace(ended, failures=attempt)
 
 
 def stale(id: str, attempt: int = 1, **more: Any) -> c.Stale:

@@ -1,5 +1,6 @@
 """What every store refuses, hands over and shows, held to each other by random histories of the core."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -291,7 +292,7 @@ async def test_only_what_has_not_ended_is_loaded_in_order_and_without_payloads(
 
 async def test_what_was_decided_about_retries_is_loaded(store: Store) -> None:
     await store.commit([add(1, "a"), assign("a")])
-    await store.commit([fail("a")._replace(retry_at=777.0, failures=2, losses=1)])
+    await store.commit([replace(fail("a"), retry_at=777.0, failures=2, losses=1)])
     (row,) = await _live(store)
     assert (row.status, row.retry_at, row.failures, row.losses) == (READY, 777.0, 2, 1)
     assert (row.attempt, row.worker, row.need) == (1, None, None)

@@ -1,6 +1,7 @@
 """What lies on a shelf is not loaded, comes in order, and leaves the shelf with what happens to it."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ def shelved(seq: int, id: str, need: Need = EASY, **more: Any) -> c.AddTask:
         "difficulty": need.difficulty,
         "requires": tuple(need.requires),
     } | more
-    return add(seq, id, **fields)._replace(shelf=need)
+    return replace(add(seq, id, **fields), shelf=need)
 
 
 def ids(rows: Sequence[LiveTask]) -> list[str]:
@@ -116,7 +117,7 @@ async def test_what_is_sent_again_does_not_go_back_to_its_shelf(store: Store) ->
     tasks = [shelved(1, "a"), shelved(2, "b")]
     given_up = end("b", 1, TaskStatus.FAILED, Outcome.FAILED)
     await store.commit([*tasks, set_status("a", CANCELLED), assign("b"), given_up])
-    await store.commit([reopen("a", 0), reopen("b", 1)._replace(status=TaskStatus.BLOCKED)])
+    await store.commit([reopen("a", 0), replace(reopen("b", 1), status=TaskStatus.BLOCKED)])
     assert await store.shelf() == c.Shelf((), {RUN: 1})
     assert await loaded(store, shelved=False) == ["a", "b"]
 

@@ -15,7 +15,7 @@ from skillq.messages import (
 from skillq.transport import Consumer, Delivery
 from skillq_manager.core import commands as c
 from skillq_manager.core.fleet import Fleet
-from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.recall import Recalls
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
@@ -93,7 +93,7 @@ class TakesFromTheDead(State):
         profile = WorkerProfile(
             name=event.worker, title=event.worker, incarnation=event.incarnation, skill=1
         )
-        dead = WorkerEntry(profile, Skills.of(profile), 0, 0.0)
+        dead = WorkerEntry(profile, 0, 0.0)
         self.board.discard(task)
         task.retry_at = None
         task.status = TaskStatus.ASSIGNED

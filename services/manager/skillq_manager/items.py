@@ -10,6 +10,7 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 
 from skillq.messages import (
+    PLAIN,
     SCHEMA_VERSION,
     AttemptRef,
     TaskAssignment,
@@ -18,6 +19,7 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
+from skillq_manager.core.lifecycle import ASSIGNED, READY, RUNNING
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import Body
 
@@ -85,12 +87,12 @@ def task_events(decided: c.Decided) -> Iterator[Told]:
     """What is told of tasks. A new one that is given out at once is not told of as ready: that is over."""
     given = {command.key for command in decided.of(c.Assign)}
     for added in decided.of(c.AddTask):
-        if added.key not in given or added.status is not TaskStatus.READY:
+        if added.key not in given or added.status is not READY:
             yield _event(added, added.task.type, added.status, 0)
     for again in decided.of(c.Reopen):
         yield _event(again, again.task_type, again.status, again.attempt, reason="sent again")
     for began in decided.of(c.Start):
-        yield _event(began, began.task_type, TaskStatus.RUNNING, began.attempt, began.worker)
+        yield _event(began, began.task_type, RUNNING, began.attempt, began.worker)
     for end in decided.of(c.EndAttempt):
         output = end.result.output if end.result else None
         yield _event(
@@ -106,7 +108,7 @@ def task_events(decided: c.Decided) -> Iterator[Told]:
     for moved in decided.of(c.SetStatus):
         yield _event(moved, moved.task_type, moved.status, moved.attempt, reason=moved.reason)
     for gave in decided.of(c.Assign):
-        yield _event(gave, gave.task_type, TaskStatus.ASSIGNED, gave.attempt, gave.worker)
+        yield _event(gave, gave.task_type, ASSIGNED, gave.attempt, gave.worker)
 
 
 def _event(
@@ -120,8 +122,8 @@ def _event(
     output: JsonValue = None,
 ) -> Told:
     run, id = command.key
-    # A plain word as status: twice as fast to write. What is as by default is left out.
-    event: Fields = {"id": id, "status": status.value, "attempt": attempt, "at": command.at}
+    # What is as by default is left out.
+    event: Fields = {"id": id, "status": PLAIN[status], "attempt": attempt, "at": command.at}
     if worker is not None:
         event["worker"] = worker.title
     if reason is not None:

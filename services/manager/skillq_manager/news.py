@@ -9,6 +9,7 @@ from structlog.typing import FilteringBoundLogger
 from skillq.logs import Log
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core.lifecycle import SUCCEEDED
 
 _USUAL = frozenset({c.Assign, c.AddTask, c.Start})
 
@@ -26,7 +27,7 @@ def tell(commands: Iterable[c.Command]) -> None:
 
 def _goes_its_way(command: c.Command) -> bool:
     if type(command) is c.EndAttempt:
-        return command.status is TaskStatus.SUCCEEDED
+        return command.status is SUCCEEDED
     return type(command) in _USUAL
 
 

@@ -1,7 +1,7 @@
 """Commands into messages: at most one per routing key and round, cut to fit."""
 
 import asyncio
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from functools import partial
 from typing import Any
@@ -65,9 +65,9 @@ class Outbox:
 
     def news(self, decided: c.Decided) -> list[News]:
         """What is to be told of tasks once the commands are committed."""
-        by_key: dict[tuple[str, str, str], list[Fields]] = {}
+        by_key: defaultdict[tuple[str, str, str], list[Fields]] = defaultdict(list)
         for run, task_type, item in task_events(decided):
-            by_key.setdefault((run, task_type, item["status"]), []).append(item)
+            by_key[run, task_type, item["status"]].append(item)
         found: list[News] = []
         for (run, task_type, status), items in sorted(by_key.items(), key=_rank):
             messages, _ = pack(partial(events, run, task_type), items)

@@ -15,6 +15,8 @@ from skillq_worker.failing import Failure, HandlerFailed, failure, said, types_o
 from skillq_worker.results import Result, result
 from skillq_worker.slots import Attempt
 
+_SUCCEEDED = Outcome.SUCCEEDED  # to look it up takes as long as much else here
+
 log = structlog.get_logger()
 
 
@@ -97,7 +99,7 @@ class Making:
         if self._is_called_off:
             self._shop.over(self, None)
         elif error is None:
-            self._shop.over(self, self._result(Outcome.SUCCEEDED, output))
+            self._shop.over(self, self._result(_SUCCEEDED, output))
         else:
             self._shop.over(self, self._failure(error))
 

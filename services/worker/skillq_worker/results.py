@@ -1,17 +1,19 @@
 """How attempts have ended, as it is told: written once, when it is known."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 from pydantic import JsonValue
 from pydantic_core import to_json
 
-from skillq.messages import Outcome, TaskResults, WorkerProfile, encode
+from skillq.messages import PLAIN, Outcome, TaskResults, WorkerProfile, encode
 from skillq.transport import Outgoing
 from skillq_worker.slots import Attempt
 
 
-class Result(NamedTuple):
+@dataclass(slots=True)
+class Result:
     attempt: Attempt
     outcome: Outcome
     ended_at: float | None  # where it had begun
@@ -30,8 +32,8 @@ def result(
 ) -> Result:
     """Not validated: it is all ours, but for the output, which was checked where it was made."""
     run, id, number = attempt
-    # A plain word as outcome: twice as fast to write. What is as by default is left out.
-    fields: dict[str, Any] = {"run": run, "id": id, "attempt": number, "outcome": outcome.value}
+    # What is as by default is left out.
+    fields: dict[str, Any] = {"run": run, "id": id, "attempt": number, "outcome": PLAIN[outcome]}
     if output is not None:
         fields["output"] = output
     if error is not None:

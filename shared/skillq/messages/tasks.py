@@ -1,7 +1,6 @@
 """Tasks as users describe them, and what clients send: client → manager."""
 
 from collections.abc import Iterable
-from functools import lru_cache
 from graphlib import CycleError, TopologicalSorter
 from hashlib import blake2b
 from operator import itemgetter
@@ -67,40 +66,45 @@ class Task(Wire):
 
     def terms(self) -> str:
         """As JSON, without what is as by default, its id and its texts: for most, made once for all of their shape."""
-        if self.depends_on:
-            return self._written_terms()
-        shape = self.shape()
-        terms = _terms.get(shape)
-        if terms is None:
-            if len(_terms) >= _REMEMBERED:
-                _terms.clear()
-            terms = _terms[shape] = self._written_terms()
+        terms, _ = self._written()
         return terms
 
-    def _written_terms(self) -> str:
+    def _written(self) -> tuple[str, int]:
+        """Its terms, and a number that stands for them."""
+        # Not by their names: a model looks for each in its class first, and this is asked for each task.
+        fields = self.__dict__
+        if fields["depends_on"]:
+            return self._write()
+        shape = _SHAPE(fields)
+        written = _remembered.get(shape)
+        if written is None:
+            if len(_remembered) >= _MANY:
+                _remembered.clear()
+            written = _remembered[shape] = self._write()
+        return written
+
+    def _write(self) -> tuple[str, int]:
         # A default that changes in a later release needs a migration that writes the old one down.
-        return Task.__pydantic_serializer__.to_json(
+        terms: bytes = Task.__pydantic_serializer__.to_json(
             self, exclude=_APART, exclude_defaults=True
-        ).decode()
+        )
+        return terms.decode(), _number(terms)
 
     def fingerprint(self) -> int:
         """A number of 63 bits that stands for all of it but its id; fields of later releases do not change it."""
-        if not (self.description or self.payload or self.depends_on):
-            return _number_of(self.terms())
+        terms, number = self._written()
+        fields = self.__dict__
+        if not (fields["description"] or fields["payload"] or fields["depends_on"]):
+            return number
         texts = to_json([self.description, self.payload], inf_nan_mode="null")
-        return _number(self.terms().encode() + texts)
+        return _number(terms.encode() + texts)
 
 
 _APART = {"id", "description", "payload"}
 _ITS_OWN = _APART | {"depends_on"}
 _SHAPE = itemgetter(*(name for name in Task.model_fields if name not in _ITS_OWN))
-_REMEMBERED = 4096
-_terms: dict[tuple[Any, ...], str] = {}
-
-
-@lru_cache(_REMEMBERED)
-def _number_of(terms: str) -> int:
-    return _number(terms.encode())
+_MANY = 4096  # shapes
+_remembered: dict[tuple[Any, ...], tuple[str, int]] = {}
 
 
 def _number(written: bytes) -> int:

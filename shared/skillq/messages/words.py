@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from functools import lru_cache
 from typing import Annotated, Any, Final
@@ -80,6 +80,12 @@ class Outcome(StrEnum):
     RETURNED = "returned"  # it never began: handed back, or its message came back; not counted
     LOST = "lost"  # its worker went away
     CANCELLED = "cancelled"
+
+
+# Each as a plain string. `value` is a property in Python, and who writes a string looks twice at one that is not quite one.
+PLAIN: Mapping[TaskStatus | Outcome, str] = {
+    word: str(word.value) for words in (TaskStatus, Outcome) for word in words
+}
 
 
 class Unroutable(StrEnum):

@@ -1,5 +1,7 @@
 """What a worker says it holds is compared with what it should, and the difference is sent."""
 
+from dataclasses import replace
+
 import pytest
 
 from skillq.messages import Heartbeat, Outcome
@@ -110,7 +112,7 @@ def test_an_attempt_that_has_begun_goes_on_when_its_assignment_was_sent_again_an
 def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None:
     do(results(held))
     assert not pick(do(returned(held)), c.EndAttempt)
-    ghost = held._replace(worker=HEIR)
+    ghost = replace(held, worker=HEIR)
     assert do(returned(ghost)) == []
 
 

@@ -1,6 +1,7 @@
 """Whatever happens, in whatever order: the state agrees with itself and with an independent bookkeeper."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
@@ -243,8 +244,8 @@ class Machine(RuleBasedStateMachine):
     ) -> None:
         """Late, foreign, of an attempt that never was, of a lost store, of a task that nobody knows."""
         old = nth(self.assigned, which)
-        changed = old._replace(attempt=old.attempt + attempt)
-        unknown = old._replace(key=(old.key[0], "nobody-knows"))
+        changed = replace(old, attempt=old.attempt + attempt)
+        unknown = replace(old, key=(old.key[0], "nobody-knows"))
         who = nth(self.profiles, whose)
         said = report(who, result(changed, outcome), result(unknown, outcome))
         self.inbox.append(said.model_copy(update={"store": store}))

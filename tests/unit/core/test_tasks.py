@@ -1,5 +1,6 @@
 """Tasks through `State.handle`: taken in, given out, ended, tried again."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -200,9 +201,9 @@ def test_an_attempt_starts_once(do: Driver) -> None:
 
 def test_progress_of_another_attempt_or_worker_or_store_changes_nothing(do: Driver) -> None:
     held = one_assigned(do)
-    other = held._replace(worker=profile("bob"))
+    other = replace(held, worker=profile("bob"))
     elsewhere = progress(held).model_copy(update={"store": "lost"})
-    assert do(progress(held._replace(attempt=2)), progress(other), elsewhere) == []
+    assert do(progress(replace(held, attempt=2)), progress(other), elsewhere) == []
 
 
 def test_a_result_counts_once(do: Driver) -> None:
@@ -214,7 +215,7 @@ def test_a_result_counts_once(do: Driver) -> None:
 
 def test_a_result_of_the_current_attempt_by_another_incarnation_is_stale(do: Driver) -> None:
     held = one_assigned(do)
-    ghost = held._replace(worker=profile(incarnation="0"))
+    ghost = replace(held, worker=profile(incarnation="0"))
     assert [type(command) for command in do(results(ghost))] == [c.Stale]
     assert do.state.is_current(ref(held), "ada", "1")
     assert not do.state.is_current(ref(held), "ada", "0")

@@ -1,6 +1,7 @@
 """What has happened is told to whoever listens, once, in few messages."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
@@ -72,7 +73,7 @@ _ADA = profile("Ada")
 _END = c.EndAttempt(
     ("run", "a"), "ocr", 2, _ADA, Outcome.SUCCEEDED, TaskStatus.SUCCEEDED, None, _DONE, None, 0, 0, 9.0
 )  # fmt: skip
-_ENDED = _END._replace(task_type="task", attempt=1)
+_ENDED = replace(_END, task_type="task", attempt=1)
 MOVES: list[tuple[c.Command, dict[str, object]]] = [
     (
         c.SetStatus(("run", "a"), "ocr", TaskStatus.FAILED, "b failed", 1, 9.0),
@@ -85,7 +86,7 @@ MOVES: list[tuple[c.Command, dict[str, object]]] = [
     (c.Start(("run", "a"), "ocr", 2, _ADA, 9.0), {"status": TaskStatus.RUNNING, "worker": "Ada"}),
     (_END, {"status": TaskStatus.SUCCEEDED, "worker": "Ada", "output": 7}),
     (
-        _END._replace(outcome=Outcome.LOST, status=TaskStatus.READY, reason="lost", result=None),
+        replace(_END, outcome=Outcome.LOST, status=TaskStatus.READY, reason="lost", result=None),
         {"status": TaskStatus.READY, "worker": "Ada", "reason": "lost"},
     ),
     (

@@ -4,6 +4,7 @@ import asyncio
 import io
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 import structlog
@@ -95,7 +96,7 @@ async def test_of_a_long_run_only_what_did_not_succeed_has_a_line(
             [
                 c.AddTask(key, number, "run", task(key[1]), 0, TaskStatus.READY, 0.0),
                 c.Assign(key, "task", 1, EVIL, 0.0),
-                DONE._replace(key=key, status=status),
+                replace(DONE, key=key, status=status),
             ]
         )
     await print_summary(store, "run")

@@ -5,6 +5,7 @@ Events are what happened, commands what the shell has to do: rows to write, mess
 
 from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from skillq.messages import (
@@ -142,9 +143,13 @@ Event = (
 )
 
 # --- commands --------------------------------------------------------------------------------
+#
+# Nobody changes one. They are not frozen, which would make them slow to make, nor named tuples, of which a field is slow
+# to read: there are several for each task, and each is read by the store, the outbox, the log and the tally.
 
 
-class Answer(NamedTuple):
+@dataclass(slots=True)
+class Answer:
     """Tell who submitted: taken, or refused for a reason, as a whole."""
 
     submission: Submission
@@ -154,7 +159,8 @@ class Answer(NamedTuple):
     at: float
 
 
-class Reply(NamedTuple):
+@dataclass(slots=True)
+class Reply:
     """Tell who asked for tasks to be called off or sent again."""
 
     request: str
@@ -162,7 +168,8 @@ class Reply(NamedTuple):
     refused: Mapping[TaskKey, str]
 
 
-class AddTask(NamedTuple):
+@dataclass(slots=True)
+class AddTask:
     key: TaskKey
     seq: int
     run_title: str
@@ -173,7 +180,8 @@ class AddTask(NamedTuple):
     shelf: Need | None = None  # on which it lies from now on
 
 
-class Shelve(NamedTuple):
+@dataclass(slots=True)
+class Shelve:
     """A ready task goes to a shelf: there are many before it."""
 
     key: TaskKey
@@ -181,7 +189,8 @@ class Shelve(NamedTuple):
     priority: int
 
 
-class SetStatus(NamedTuple):
+@dataclass(slots=True)
+class SetStatus:
     """A task moves without an attempt: its dependencies are done, or one of them never will be."""
 
     key: TaskKey
@@ -192,7 +201,8 @@ class SetStatus(NamedTuple):
     at: float
 
 
-class Assign(NamedTuple):
+@dataclass(slots=True)
+class Assign:
     key: TaskKey
     task_type: str
     attempt: int
@@ -200,7 +210,8 @@ class Assign(NamedTuple):
     at: float
 
 
-class Resend(NamedTuple):
+@dataclass(slots=True)
+class Resend:
     """Send an assignment again that its worker does not know of."""
 
     key: TaskKey
@@ -208,7 +219,8 @@ class Resend(NamedTuple):
     worker: WorkerProfile
 
 
-class Start(NamedTuple):
+@dataclass(slots=True)
+class Start:
     key: TaskKey
     task_type: str
     attempt: int
@@ -216,7 +228,8 @@ class Start(NamedTuple):
     at: float
 
 
-class EndAttempt(NamedTuple):
+@dataclass(slots=True)
+class EndAttempt:
     """The current attempt has ended; `status` is what the task is now."""
 
     key: TaskKey
@@ -233,7 +246,8 @@ class EndAttempt(NamedTuple):
     at: float
 
 
-class SetNeed(NamedTuple):
+@dataclass(slots=True)
+class SetNeed:
     """What a task asks of a worker is no longer what its definition says: escalated, relaxed, a worker excluded."""
 
     key: TaskKey
@@ -242,7 +256,8 @@ class SetNeed(NamedTuple):
     at: float
 
 
-class Reopen(NamedTuple):
+@dataclass(slots=True)
+class Reopen:
     """An operator sends a task again that has ended; its budget of attempts is as new."""
 
     key: TaskKey
@@ -252,7 +267,8 @@ class Reopen(NamedTuple):
     at: float
 
 
-class Stale(NamedTuple):
+@dataclass(slots=True)
+class Stale:
     """A result that is not of the current attempt: late, foreign, doubled. It changes nothing."""
 
     result: TaskResult
@@ -260,7 +276,8 @@ class Stale(NamedTuple):
     incarnation: str
 
 
-class Abort(NamedTuple):
+@dataclass(slots=True)
+class Abort:
     """Tell a worker to give up attempts that are not its own any more."""
 
     worker: WorkerProfile
@@ -268,7 +285,8 @@ class Abort(NamedTuple):
     attempts: tuple[AttemptRef, ...]
 
 
-class Recall(NamedTuple):
+@dataclass(slots=True)
+class Recall:
     """Tell a worker to hand attempts back that it has not begun: somebody else is idle."""
 
     worker: WorkerProfile
@@ -276,14 +294,16 @@ class Recall(NamedTuple):
     attempts: tuple[AttemptRef, ...]
 
 
-class SaveWorker(NamedTuple):
+@dataclass(slots=True)
+class SaveWorker:
     profile: WorkerProfile
     event: WorkerEventKind
     reason: str
     at: float
 
 
-class CompleteRun(NamedTuple):
+@dataclass(slots=True)
+class CompleteRun:
     """All tasks of the run have ended; or had ended already, when somebody submitted them once more (`again`)."""
 
     run: str

@@ -15,7 +15,7 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core.leases import LeasePolicy, Verdict, judge
-from skillq_manager.core.model import Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.tasks import Tasks
 from skillq_manager.core.turn import Turn
@@ -130,7 +130,7 @@ class Fleet:
     def restore(self, profiles: Iterable[WorkerProfile]) -> None:
         """Workers that an earlier manager knew: they have their full time to be heard of."""
         for profile in profiles:
-            worker = WorkerEntry(profile, Skills.of(profile), next(self._joined), self._turn.now)
+            worker = WorkerEntry(profile, next(self._joined), self._turn.now)
             self.workers[profile.name] = worker
             self._board.join(worker)
 
@@ -170,7 +170,7 @@ class Fleet:
         changed = worker.profile != profile
         if changed:
             self._board.leave(worker, self._turn.now)
-            worker.profile, worker.skills = profile, Skills.of(profile)
+            worker.become(profile)
             self._board.join(worker)
         if changed or worker.suspect:
             worker.suspect = False
@@ -179,7 +179,7 @@ class Fleet:
             self._tell(worker, WorkerEventKind.CONNECTED, reason)
 
     def _join(self, profile: WorkerProfile) -> WorkerEntry:
-        worker = WorkerEntry(profile, Skills.of(profile), next(self._joined), self._turn.now)
+        worker = WorkerEntry(profile, next(self._joined), self._turn.now)
         self.workers[profile.name] = worker
         self._board.join(worker)
         self._tell(worker, WorkerEventKind.CONNECTED, "")
@@ -221,7 +221,7 @@ class Fleet:
         for task in missing:
             worker.holds[task.key] = worker.holds.pop(task.key)  # it gets there after the others
             task.assigned_at = self._turn.now
-            task.may_wait = len(worker.holds) > worker.profile.slots
+            task.may_wait = len(worker.holds) > worker.slots
             self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
 
     def _is_overdue(self, task: TaskEntry) -> bool:

@@ -6,11 +6,10 @@ from typing import Any
 
 from skillq.messages import MIN_LEVEL, Outcome, Submission, Task, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import check
+from skillq_manager.core.lifecycle import ASSIGNED, BLOCKED, READY, SUCCEEDED, check
 from skillq_manager.core.model import (
     LiveTask,
     Need,
-    Skills,
     TaskEntry,
     TaskKey,
     Terms,
@@ -41,14 +40,13 @@ class Intake:
     def submit(self, event: c.Submitted) -> None:
         """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
         submission, known = event.submission, event.known
-        run = submission.run
-        keys = ((task.id, (run, task.id)) for task in submission.tasks)
-        there = {id: one for id, key in keys if (one := self._known(key, known)) is not None}
+        run, tasks = submission.run, submission.tasks
+        there = self._there([(run, task.id) for task in tasks], known)
         reason = self._refusal(event, there)
         if reason is not None:
             self.refuse(c.Unfit(submission, reason))
             return
-        fresh = [task for task in submission.tasks if task.id not in there]
+        fresh = [task for task in tasks if task.id not in there] if there else tasks
         self._turn.out.append(c.Answer(submission, len(fresh), len(there), None, self._turn.now))
         self._turn.runs[run] = bool(fresh) or self._turn.runs.get(run, False)
         self._turn.titles[run] = submission.run_title
@@ -102,6 +100,12 @@ class Intake:
                 )
         return None
 
+    def _there(self, keys: Sequence[TaskKey], known: _KnownTasks) -> dict[str, c.Known]:
+        """Those that are known, by id: few of very many, so that they are looked for together."""
+        places = (self._tasks.live, self._turn.shelved, self._turn.ended, known)
+        found = set().union(*(place.keys() & keys for place in places if place))
+        return {key[1]: one for key in found if (one := self._known(key, known)) is not None}
+
     def _known(self, key: TaskKey, known: _KnownTasks) -> c.Known | None:
         entry = self._tasks.live.get(key)
         if entry is not None:
@@ -121,7 +125,7 @@ class Intake:
             terms,
             task.fingerprint(),
             self._turn.now,
-            TaskStatus.BLOCKED,
+            BLOCKED,
         )
         self._tasks.open_up(entry)
         return entry
@@ -147,7 +151,7 @@ class Intake:
                 self._tasks.dependents.setdefault(key, []).append(entry)
         if entry.waits_for:
             return False
-        entry.status = check(TaskStatus.BLOCKED, TaskStatus.READY)
+        entry.status = check(BLOCKED, READY)
         return True
 
     def _fail_if_doomed(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
@@ -183,11 +187,11 @@ class Intake:
             return "has not ended"
         if again.key in self._turn.ended or not again.status.is_terminal:
             return "has ended just now; ask again"
-        if again.status is TaskStatus.SUCCEEDED:
+        if again.status is SUCCEEDED:
             return "has succeeded"
         for other in again.task.depends_on:
             status = self._status((again.key[0], other), known)
-            failed = status.is_terminal and status is not TaskStatus.SUCCEEDED
+            failed = status.is_terminal and status is not SUCCEEDED
             if failed and again.task.on_failed_dependency == "fail":
                 return f"depends on {other}, which {status}; send that again first, or with it"
         return None
@@ -195,7 +199,7 @@ class Intake:
     def _is_on_shelf(self, again: c.Again) -> bool:
         if again.key in self._turn.shelved:
             return True
-        was_ready = again.status is TaskStatus.READY and again.key not in self._turn.ended
+        was_ready = again.status is READY and again.key not in self._turn.ended
         return was_ready and self._tasks.has_shelf(again.task)
 
     def _reopen(self, again: c.Again, known: _KnownTasks) -> None:
@@ -208,7 +212,7 @@ class Intake:
             terms=terms,
             fingerprint=again.fingerprint,
             submitted_at=self._turn.now,  # its deadline counts anew
-            status=check(again.status, TaskStatus.BLOCKED),
+            status=check(again.status, BLOCKED),
             attempt=again.attempt,
         )
         self._tasks.open_up(entry)
@@ -269,11 +273,11 @@ class Intake:
         """Take in what an earlier manager left; what no worker of these has is lost, and ready again."""
         for row in rows:
             entry = self._restored(row)
-            if entry.status is TaskStatus.BLOCKED:
+            if entry.status is BLOCKED:
                 self._blocked.append((entry, row.like.depends_on))
-            elif entry.status is TaskStatus.READY and row.retry_at is not None:
+            elif entry.status is READY and row.retry_at is not None:
                 self._tasks.wait_until(entry, row.retry_at)
-            elif entry.status is TaskStatus.READY:
+            elif entry.status is READY:
                 self._tasks.put_on_board(entry)
             else:
                 self._hold_again(entry, row, workers.get(row.worker or ""))
@@ -308,7 +312,7 @@ class Intake:
         if worker is None or worker.incarnation != row.incarnation:
             worker = _ghost(row, self._turn.now)
             self._lost.append((entry, worker))
-        elif entry.status is TaskStatus.ASSIGNED:
+        elif entry.status is ASSIGNED:
             # Who wrote that it is assigned may have died before it could say so.
             self._turn.out.append(c.Resend(entry.key, entry.attempt, worker.profile))
         self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
@@ -350,7 +354,7 @@ def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:
 def _put_in_order(worker: WorkerEntry) -> None:
     """What has begun, then what was given out first: so the worker goes on."""
     held = worker.holds.values()
-    for task in sorted(held, key=lambda t: (t.status is TaskStatus.ASSIGNED, t.assigned_at)):
+    for task in sorted(held, key=lambda t: (t.status is ASSIGNED, t.assigned_at)):
         worker.holds[task.key] = worker.holds.pop(task.key)
         task.may_wait = True
 
@@ -361,4 +365,4 @@ def _ghost(row: LiveTask, now: float) -> WorkerEntry:
     profile = WorkerProfile(
         name=name, title=name, incarnation=row.incarnation or "", skill=MIN_LEVEL
     )
-    return WorkerEntry(profile, Skills.of(profile), 0, now)
+    return WorkerEntry(profile, 0, now)

@@ -80,7 +80,7 @@ def _fleet(state: State) -> None:
 def _load(state: State, worker: WorkerEntry) -> None:
     """Beyond its slots it has at most so many, all of them of known duration, and none that was lost before."""
     policy, name = state.lookahead.policy, worker.name
-    ahead = len(worker.holds) - worker.profile.slots
+    ahead = len(worker.holds) - worker.slots
     most = policy.most if state.board.policy.looks_ahead else 0
     _require(ahead <= most, name, "has", ahead, "attempts more than slots")
     _require((worker in state.board.laden) == (ahead > 0), name, "is miscounted as laden")

@@ -48,7 +48,7 @@ class Lookahead:
     def take(self, worker: WorkerEntry, task: TaskEntry) -> None:
         """The worker has this task from now on."""
         worker.holds[task.key] = task
-        task.may_wait = len(worker.holds) > worker.profile.slots
+        task.may_wait = len(worker.holds) > worker.slots
         task.recalled_at = None
         task.estimate = None if task.losses else self._durations.get(task.need.type)
         self._count(worker, task, 1)
@@ -79,7 +79,7 @@ class Lookahead:
         """
         if worker.suspect or worker.draining or worker.stalled or worker.unknown:
             return False
-        slots = worker.profile.slots
+        slots = worker.slots
         if len(worker.holds) >= slots + self.policy.most:
             return False
         return worker.load < (slots - worker.long) * self.policy.horizon
@@ -87,11 +87,11 @@ class Lookahead:
 
 def waiting(worker: WorkerEntry) -> Iterator[TaskEntry]:
     """The attempts that wait at a worker, the oldest first: it begins them in the order in which it got them."""
-    return islice(worker.holds.values(), worker.profile.slots, None)
+    return islice(worker.holds.values(), worker.slots, None)
 
 
 def is_waiting(task: TaskEntry, worker: WorkerEntry) -> bool:
     """Whether others that the worker has are before it, as far as is known."""
     if task.status is not TaskStatus.ASSIGNED or not task.may_wait:
         return False
-    return all(other is not task for other in islice(worker.holds.values(), worker.profile.slots))
+    return all(other is not task for other in islice(worker.holds.values(), worker.slots))

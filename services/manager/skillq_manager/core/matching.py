@@ -122,7 +122,7 @@ class BestFit:
         return (surplus, spare)
 
     def turn(self, worker: WorkerEntry) -> Order:
-        return (len(worker.holds) / worker.profile.slots, worker.name)
+        return (len(worker.holds) / worker.slots, worker.name)
 
 
 class Arrival:

@@ -40,7 +40,8 @@ class Skills(NamedTuple):
         return cls(profile.skill, frozenset(profile.specialties), types, profile.reserve)
 
 
-class Terms(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Terms:
     """What a task says of its attempts; many tasks share one."""
 
     max_attempts: int
@@ -71,7 +72,6 @@ class Terms(NamedTuple):
 @dataclass(slots=True, eq=False)
 class WorkerEntry:
     profile: WorkerProfile
-    skills: Skills
     joined: int  # place in the order of arrival
     last_seen: float
     suspect: bool = False  # not heard of for a while, or its queue was not there
@@ -82,18 +82,23 @@ class WorkerEntry:
     long: int = 0  # those that will take long
     unknown: int = 0  # those of which nobody knows
     stalled: bool = False  # something was recalled from it, and nothing has ended there since
+    # What its profile says, at hand: it is asked for each task.
+    skills: Skills = field(init=False)
+    name: str = field(init=False)
+    incarnation: str = field(init=False)
+    slots: int = field(init=False)
 
-    @property
-    def name(self) -> str:
-        return self.profile.name
+    def __post_init__(self) -> None:
+        self.become(self.profile)
 
-    @property
-    def incarnation(self) -> str:
-        return self.profile.incarnation
+    def become(self, profile: WorkerProfile) -> None:
+        """From now on it is like that."""
+        self.profile, self.skills = profile, Skills.of(profile)
+        self.name, self.incarnation, self.slots = profile.name, profile.incarnation, profile.slots
 
     @property
     def is_free(self) -> bool:
-        return not (self.suspect or self.draining) and len(self.holds) < self.profile.slots
+        return not (self.suspect or self.draining) and len(self.holds) < self.slots
 
 
 @dataclass(slots=True, eq=False)

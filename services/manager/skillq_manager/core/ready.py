@@ -194,7 +194,7 @@ class Board:
                 tier.put(worker, pool, self.policy.turn(worker))
             else:
                 tier.remove(worker, pool)
-        if len(worker.holds) > worker.profile.slots:
+        if len(worker.holds) > worker.slots:
             self.laden[worker] = None
         elif self.laden:
             self.laden.pop(worker, None)
@@ -366,7 +366,7 @@ class Board:
     def idle_slots(self) -> dict[Pool, int]:
         """How many slots are free, by pool."""
         return {
-            pool: sum(w.profile.slots - len(w.holds) for w in pool.lines[0].turns)
+            pool: sum(w.slots - len(w.holds) for w in pool.lines[0].turns)
             for pool in self._free.open
         }
 

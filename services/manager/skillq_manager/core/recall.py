@@ -48,7 +48,7 @@ class Recalls:
         oldest = next(waiting(worker))
         if self._turn.now - oldest.assigned_at < self._policy.recall_after:
             return
-        newest = islice(reversed(worker.holds.values()), len(worker.holds) - worker.profile.slots)
+        newest = islice(reversed(worker.holds.values()), len(worker.holds) - worker.slots)
         found = tuple(self._found(newest, idle))
         if not found:
             return

@@ -38,6 +38,7 @@ _NO_SHELF = c.Shelf((), {})
 _NOTHING: Mapping[TaskKey, c.Known] = {}
 _DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 _HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
+_REFUSED = Outcome.REFUSED
 
 
 class State:
@@ -163,13 +164,14 @@ class State:
             if task is None or speaker is None:
                 self._turn.out.append(c.Stale(result, event.worker, event.incarnation))
                 continue
-            if result.outcome is Outcome.REFUSED:
+            outcome = result.outcome
+            if outcome is _REFUSED:
                 self.fleet.refuse(speaker, task.need.type)
-            if result.outcome in _HANDED_BACK:
+            if outcome in _HANDED_BACK:
                 self.fleet.hands_back(speaker, task)
-            if result.started_at is not None and result.outcome in _DONE:
+            if result.started_at is not None and outcome in _DONE:
                 self._learn(task.need.type, result)
-            self.tasks.end(task, speaker, result.outcome, reason=result.error, result=result)
+            self.tasks.end(task, speaker, outcome, reason=result.error, result=result)
 
     def _learn(self, task_type: str, result: TaskResult) -> None:
         if self.lookahead.learn(task_type, result.started_at, result.finished_at):
@@ -244,7 +246,7 @@ class State:
         if worker.draining or worker.suspect:
             return "is leaving" if worker.draining else "has not been heard of lately"
         if not worker.is_free:
-            return f"could do it; all of its {worker.profile.slots} slots are taken"
+            return f"could do it; all of its {worker.slots} slots are taken"
         return "could do it, and has a free slot"
 
     def _why(self, task: TaskEntry, now: float) -> str:

@@ -4,11 +4,22 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 
-from skillq.messages import Outcome, Task, TaskResult, TaskStatus, Unroutable
+from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
 from skillq_manager.core.asking import escalated, for_the_best, relaxed
-from skillq_manager.core.lifecycle import check
+from skillq_manager.core.lifecycle import (
+    ASSIGNED,
+    BLOCKED,
+    CANCELLED,
+    DEAD_LETTERED,
+    FAILED,
+    READY,
+    RUNNING,
+    SUCCEEDED,
+    TIMED_OUT,
+    check,
+)
 from skillq_manager.core.lookahead import Lookahead, is_waiting
 from skillq_manager.core.matching import why_unable
 from skillq_manager.core.model import Need, Place, TaskEntry, TaskKey, WorkerEntry
@@ -19,7 +30,8 @@ from skillq_manager.core.turn import Turn
 _AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 _TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
-_DONE = retry.Verdict(TaskStatus.SUCCEEDED)
+_DONE = retry.Verdict(SUCCEEDED)
+_WELL, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
 _LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
@@ -68,7 +80,7 @@ class Tasks:
         if not self._board.arrive(task):
             self._put_away(task)
             return False
-        if task.terms.unroutable is not Unroutable.WAIT:
+        if task.terms.unroutable is not _WAIT:
             self._look_again(task, self._turn.now)
         return True
 
@@ -84,7 +96,7 @@ class Tasks:
 
     def open_shelves(self, shelf: c.Shelf) -> None:
         """Count what an earlier manager has left there; it is fetched when it is wanted."""
-        here = Counter(t.key[0] for t in self.live.values() if t.status is TaskStatus.READY)
+        here = Counter(t.key[0] for t in self.live.values() if t.status is READY)
         for run, ready in shelf.ready.items():
             if ready > here[run]:
                 self.open[run] = self.open.get(run, 0) + ready - here[run]
@@ -102,7 +114,7 @@ class Tasks:
 
     def _add(self, task: TaskEntry) -> None:
         self._board.add(task)
-        if task.terms.unroutable is not Unroutable.WAIT:
+        if task.terms.unroutable is not _WAIT:
             self._look_again(task, self._turn.now)
 
     def _look_again(self, task: TaskEntry, since: float) -> None:
@@ -113,7 +125,7 @@ class Tasks:
     # --- attempts
 
     def assign(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        task.status = check(task.status, TaskStatus.ASSIGNED)
+        task.status = check(task.status, ASSIGNED)
         task.attempt += 1
         self._turn.out.append(
             c.Assign(task.key, task.need.type, task.attempt, worker.profile, self._turn.now)
@@ -134,8 +146,8 @@ class Tasks:
             self.timers.add(since + task.terms.timeout + OVERDUE_SLACK, Kind.OVERDUE, task)
 
     def start(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
-        if task.status is TaskStatus.ASSIGNED:
-            task.status = check(task.status, TaskStatus.RUNNING)
+        if task.status is ASSIGNED:
+            task.status = check(task.status, RUNNING)
             task.began_at = self._turn.now
             self._turn.out.append(
                 c.Start(task.key, task.need.type, task.attempt, worker.profile, at)
@@ -153,12 +165,12 @@ class Tasks:
     ) -> None:
         """The current attempt has ended: the task has, too, or it is ready again (unless `verdict` says)."""
         verdict = verdict or self._verdict(task, outcome, result)
-        if verdict.status is TaskStatus.READY and self._is_late(task):
-            verdict = retry.Verdict(TaskStatus.TIMED_OUT)
+        if verdict.status is READY and self._is_late(task):
+            verdict = retry.Verdict(TIMED_OUT)
         task.status = check(task.status, verdict.status)
         task.worker = None
         self._lookahead.drop(worker, task)
-        worker.stalled = worker.stalled and outcome is Outcome.RETURNED
+        worker.stalled = worker.stalled and outcome is _RETURNED
         self._board.freed(worker)
         retry_at = self._turn.now + verdict.delay if verdict.delay else None
         self._turn.out.append(
@@ -177,7 +189,7 @@ class Tasks:
                 self._turn.now,
             )
         )
-        if task.status.is_terminal:
+        if task.status in TERMINAL:
             self._close(task)
             return
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
@@ -187,7 +199,7 @@ class Tasks:
     def _verdict(
         self, task: TaskEntry, outcome: Outcome, result: TaskResult | None
     ) -> retry.Verdict:
-        if outcome is Outcome.SUCCEEDED:
+        if outcome is _WELL:
             return _DONE
         task.failures += outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
         task.losses += outcome is Outcome.LOST
@@ -255,13 +267,13 @@ class Tasks:
 
     def _stop_late(self, task: TaskEntry) -> None:
         reason = f"its deadline of {task.terms.deadline:g} s is over"
-        self.stop(task, Outcome.TIMED_OUT, TaskStatus.TIMED_OUT, reason)
+        self.stop(task, Outcome.TIMED_OUT, TIMED_OUT, reason)
 
     def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
         """The worker should have ended it, and has not said so; its time counts from when it could begin."""
         if task.may_wait:
             task.may_wait = is_waiting(task, worker)
-            has_begun = task.status is TaskStatus.RUNNING
+            has_begun = task.status is RUNNING
             self._time(task, task.began_at if has_begun else self._turn.now)
             return
         self._abort(task, worker)
@@ -279,7 +291,7 @@ class Tasks:
             why = whys[task.need] = why_unable(list(self._board.kinds), task.need)
         if task.terms.unroutable is Unroutable.REJECT:
             self._board.discard(task)
-            self._set(task, TaskStatus.DEAD_LETTERED, why)
+            self._set(task, DEAD_LETTERED, why)
             self._close(task)
         elif task.terms.unroutable is Unroutable.RELAX:
             self._ask_again(task, relaxed(task.need, self._board.kinds), f"relaxed: {why}")
@@ -321,13 +333,13 @@ class Tasks:
 
     def call_off(self, tasks: Sequence[TaskEntry], reason: str) -> None:
         """End all of these as cancelled, even those that depend on others of them."""
-        blocked = [task for task in tasks if task.status is TaskStatus.BLOCKED]
+        blocked = [task for task in tasks if task.status is BLOCKED]
         for task in blocked:
-            self._set(task, TaskStatus.CANCELLED, reason)
+            self._set(task, CANCELLED, reason)
             self._leave(task)
         for task in tasks:
             if not task.status.is_terminal:
-                self.stop(task, Outcome.CANCELLED, TaskStatus.CANCELLED, reason)
+                self.stop(task, Outcome.CANCELLED, CANCELLED, reason)
         for task in blocked:
             self.resolve(task.key, task.status)
 
@@ -354,20 +366,20 @@ class Tasks:
         while resolved:
             key, status = resolved.pop()
             for dependent in self.dependents.pop(key, ()):
-                if dependent.status is not TaskStatus.BLOCKED:
+                if dependent.status is not BLOCKED:
                     continue  # another dependency has failed it
                 if is_met(status, dependent):
                     dependent.waits_for -= 1
                     self.unblock(dependent)
                     continue
-                self._set(dependent, TaskStatus.FAILED, f"dependency {key[1]} {status}")
+                self._set(dependent, FAILED, f"dependency {key[1]} {status}")
                 self._leave(dependent)
                 resolved.append((dependent.key, dependent.status))
 
     def unblock(self, task: TaskEntry) -> None:
         """It is ready if it waits for nothing more."""
         if not task.waits_for:
-            self._set(task, TaskStatus.READY, None)
+            self._set(task, READY, None)
             self.put_on_board(task)
 
     def _set(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
@@ -379,6 +391,6 @@ class Tasks:
 
 def is_met(dependency: TaskStatus, dependent: TaskEntry) -> bool:
     """Whether a dependency in this status holds its dependent up no longer."""
-    if dependency is TaskStatus.SUCCEEDED:
+    if dependency is SUCCEEDED:
         return True
     return dependency.is_terminal and dependent.terms.runs_anyway

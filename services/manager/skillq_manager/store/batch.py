@@ -7,7 +7,6 @@ what the one before has left.
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from enum import StrEnum
 from functools import lru_cache
 from hashlib import blake2b
 from typing import Any
@@ -15,8 +14,9 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind
+from skillq.messages import PLAIN, TERMINAL, Task, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core.lifecycle import ASSIGNED, READY
 from skillq_manager.core.model import Need, TaskKey
 from skillq_manager.store import fences
 from skillq_manager.store import statements as s
@@ -27,7 +27,7 @@ _Round = defaultdict[s.Statement, list[s.Row]]
 
 _REMEMBERED = 4096
 _SETS = ("requires", "excluded")  # of a `Need`
-_JUST_ADDED = (0, TaskStatus.READY)  # and nothing else has happened to it in this turn
+_JUST_ADDED = (0, READY)  # and nothing else has happened to it in this turn
 _NOBODY = (None, None, None, None)  # has it
 _STATUS = 3  # its place in the row of a new task
 
@@ -87,7 +87,7 @@ class Batch:
     def _add(self, command: c.AddTask) -> None:
         run, id = command.key
         task, status = command.task, command.status
-        word = _word(status)
+        word = PLAIN[status]
         row = [command.seq, run, id, word, task.type, command.fingerprint, command.at, 0, 0, 0]
         if command.shelf is None:
             row += _NOBODY
@@ -139,10 +139,10 @@ class Batch:
         rows, before = self._round(command)
         run, id = command.key
         status = command.status
-        finished_at = command.at if status.is_terminal else None
-        row = (run, id, command.attempt, _word(status), _text(command.reason), finished_at)
+        finished_at = command.at if status in TERMINAL else None
+        row = (run, id, command.attempt, PLAIN[status], _text(command.reason), finished_at)
         rows[s.SET_STATUS].append(row)
-        if status.is_terminal:
+        if status in TERMINAL:
             self.ended_unsent.append(command.key)
         self._leave(command.key, before)
         self.counts[run, status] += 1
@@ -156,21 +156,16 @@ class Batch:
             worker.name,
             worker.incarnation,
         )
-        self.counts[command.key[0], TaskStatus.READY] -= 1
-        if self._is_new(command):
-            # So its row is written once, and not twice in one transaction.
-            row = self._added[command.key]
-            row[_STATUS] = _word(TaskStatus.ASSIGNED)
+        self.counts[command.key[0], READY] -= 1
+        row = self._added.get(command.key)
+        if row is not None and command.attempt == 1 and self._after[command.key] == _JUST_ADDED:
+            # So its row is written once, and not twice in one transaction. All else has a fence to pass.
+            row[_STATUS] = PLAIN[ASSIGNED]
             row[-len(given) :] = given
-            self._after[command.key] = 0, TaskStatus.ASSIGNED
+            self._after[command.key] = 0, ASSIGNED
             return
         rows, _ = self._round(command)
         rows[s.ASSIGN].append((*command.key, *given))
-
-    def _is_new(self, command: c.Assign) -> bool:
-        """Whether it was added in this turn, and this is the first attempt; all else has a fence to pass."""
-        just_added = self._after.get(command.key) == _JUST_ADDED and command.key in self._added
-        return just_added and command.attempt == 1
 
     def _start(self, command: c.Start) -> None:
         rows, _ = self._round(command)
@@ -180,20 +175,20 @@ class Batch:
         rows, _ = self._round(command)
         run, status, result = command.key[0], command.status, command.result
         this = (*command.key, command.attempt)
-        outcome, reason = _word(command.outcome), _text(command.reason)
+        outcome, reason = PLAIN[command.outcome], _text(command.reason)
         started_at = (result.started_at if result else None) or None
         finished_at = (result.finished_at if result else None) or command.at
         spent = command.failures, command.losses
         self.counts[run, status] += 1
-        if status.is_terminal:
+        if status in TERMINAL:
             output = _json(result.output if result else None)
             rows[s.END_TASK].append(
-                (*this, _word(status), outcome, reason, output, started_at, finished_at, *spent)
+                (*this, PLAIN[status], outcome, reason, output, started_at, finished_at, *spent)
             )
             return
         rows[s.KEEP_ENDED].append((*this, started_at, finished_at, outcome, reason))
         rows[s.TRY_AGAIN].append(
-            (*this, _word(status), reason, started_at, command.retry_at, *spent)
+            (*this, PLAIN[status], reason, started_at, command.retry_at, *spent)
         )
 
     def _set_need(self, command: c.SetNeed) -> None:
@@ -203,7 +198,7 @@ class Batch:
     def _reopen(self, command: c.Reopen) -> None:
         rows, before = self._round(command)
         rows[s.KEEP_LAST].append(command.key)
-        rows[s.REOPEN].append((*command.key, command.attempt, _word(command.status), command.at))
+        rows[s.REOPEN].append((*command.key, command.attempt, PLAIN[command.status], command.at))
         self._leave(command.key, before)
         self.counts[command.key[0], command.status] += 1
         self._reopened[command.key[0]] = None
@@ -222,7 +217,7 @@ class Batch:
                 row.assigned_at,
                 row.started_at,
                 row.finished_at,
-                _word(command.result.outcome),
+                PLAIN[command.result.outcome],
                 _text(row.error),
             )
         )
@@ -232,23 +227,13 @@ class Batch:
         self._workers[profile.name] = (
             profile.name,
             profile.model_dump_json(),
-            _word(command.event),
+            command.event.value,
             _text(command.reason),
             command.at,
         )
 
     def _complete(self, command: c.CompleteRun) -> None:
         self._completed[command.run] = command.run, command.at
-
-
-def _word(word: StrEnum) -> str:
-    return _WORDS[word]
-
-
-# Drivers look twice at a string that is not quite one.
-_WORDS: dict[StrEnum, str] = {
-    word: str(word.value) for words in (TaskStatus, Outcome, WorkerEventKind) for word in words
-}
 
 
 def _text(text: str | None) -> str | None:

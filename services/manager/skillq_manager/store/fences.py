@@ -8,17 +8,18 @@ from collections.abc import Mapping
 
 from skillq.messages import TERMINAL, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core.lifecycle import ASSIGNED, BLOCKED, READY, RUNNING
 
 Move = c.Shelve | c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.SetNeed | c.Reopen
 
-WAITING = frozenset({TaskStatus.BLOCKED, TaskStatus.READY})
-HELD = frozenset({TaskStatus.ASSIGNED, TaskStatus.RUNNING})  # a worker has it
+WAITING = frozenset({BLOCKED, READY})
+HELD = frozenset({ASSIGNED, RUNNING})  # a worker has it
 
 # Where a task must be for a command to fit.
 FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
-    c.Shelve: frozenset({TaskStatus.READY}),
+    c.Shelve: frozenset({READY}),
     c.SetStatus: WAITING,
-    c.Assign: frozenset({TaskStatus.READY}),
+    c.Assign: frozenset({READY}),
     c.Start: HELD,
     c.EndAttempt: HELD,
     c.SetNeed: WAITING | HELD,
@@ -43,9 +44,9 @@ def status_after(command: Move) -> TaskStatus | None:
     if isinstance(command, c.EndAttempt):
         return command.status
     if isinstance(command, c.Assign):
-        return TaskStatus.ASSIGNED
+        return ASSIGNED
     if isinstance(command, c.Start):
-        return TaskStatus.RUNNING
+        return RUNNING
     if isinstance(command, c.SetNeed | c.Shelve):
         return None
     return command.status

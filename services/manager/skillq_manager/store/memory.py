@@ -9,8 +9,9 @@ from types import TracebackType
 from typing import Any, Self, cast
 from uuid import uuid4
 
-from skillq.messages import TaskStatus, WorkerProfile
+from skillq.messages import TERMINAL, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
+from skillq_manager.core.lifecycle import ASSIGNED, READY, RUNNING
 from skillq_manager.core.model import Need, Place, TaskKey
 from skillq_manager.store import base, fences
 from skillq_manager.store.base import (
@@ -108,12 +109,12 @@ class MemoryStore:
 
     def _shelf_of(self, row: TaskRow) -> Need | None:
         """On which it is; None: on none."""
-        ready = row.status is TaskStatus.READY
+        ready = row.status is READY
         return self._beside[row.run, row.task.id].shelf if ready else None
 
     async def shelf(self) -> c.Shelf:
         needs = dict.fromkeys(need for row in self._rows if (need := self._shelf_of(row)))
-        counts = {run.run: run.counts[TaskStatus.READY] for run in self._runs.values()}
+        counts = {run.run: run.counts[READY] for run in self._runs.values()}
         return c.Shelf(tuple(needs), {run: n for run, n in counts.items() if n})
 
     async def refilled(self, wanted: c.Refill) -> c.Refilled:
@@ -196,7 +197,7 @@ class MemoryStore:
     def _move(self, row: TaskRow, command: c.SetStatus | c.EndAttempt) -> None:
         self._count(row, command.status)
         row.reason = command.reason
-        if command.status.is_terminal:
+        if command.status in TERMINAL:
             row.finished_at = command.at
 
     def _count(self, row: TaskRow, status: TaskStatus) -> None:
@@ -214,7 +215,7 @@ class MemoryStore:
 
     def _assign(self, command: c.Assign) -> None:
         row, beside, worker = *self._both(command.key), command.worker
-        self._count(row, TaskStatus.ASSIGNED)
+        self._count(row, ASSIGNED)
         row.attempt, row.worker, row.reason = command.attempt, worker.title, None
         row.started_at = None
         beside.holder, beside.retry_at = worker, None
@@ -224,7 +225,7 @@ class MemoryStore:
 
     def _start(self, command: c.Start) -> None:
         row = self._tasks[command.key]
-        self._count(row, TaskStatus.RUNNING)
+        self._count(row, RUNNING)
         row.started_at = command.at
         _attempt(row).started_at = command.at
 
@@ -241,7 +242,7 @@ class MemoryStore:
             attempt.started_at = result.started_at or attempt.started_at
             attempt.finished_at = result.finished_at or command.at
         row.started_at = attempt.started_at
-        if command.status.is_terminal:
+        if command.status in TERMINAL:
             row.output = result.output if result is not None else None
             row.error = command.reason
             row.finished_at = attempt.finished_at

@@ -272,7 +272,7 @@ class WorkerView(BaseModel):
     def of_live(cls, entry: WorkerEntry) -> Self:
         row = WorkerRow(entry.profile, WorkerEventKind.CONNECTED, "", entry.last_seen)
         view = cls.of_row(row)
-        view.running = min(len(entry.holds), entry.profile.slots)
+        view.running = min(len(entry.holds), entry.slots)
         view.waiting = len(entry.holds) - view.running
         view.status = live_status(entry)
         view.refused = sorted(entry.skills.refused)

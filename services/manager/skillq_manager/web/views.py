@@ -142,9 +142,9 @@ async def summary(manager: Manager) -> Summary:
 def _fleet(manager: Manager) -> tuple[Counter[str], Slots]:
     live = manager.state.fleet.workers.values()
     return Counter(map(live_status, live)), Slots(
-        total=sum(worker.profile.slots for worker in live),
-        busy=sum(min(len(worker.holds), worker.profile.slots) for worker in live),
-        free=sum(worker.profile.slots - len(worker.holds) for worker in live if worker.is_free),
+        total=sum(worker.slots for worker in live),
+        busy=sum(min(len(worker.holds), worker.slots) for worker in live),
+        free=sum(worker.slots - len(worker.holds) for worker in live if worker.is_free),
     )
 
 
