@@ -1,10 +1,14 @@
-"""`python -m tests.simulation 300`: run seeds 0 to 299; `17:20`: seeds 17 to 19; `--trace 17`: tell all of one seed."""
+"""`python -m tests.simulation 300`: run seeds 0 to 299; `17:20`: seeds 17 to 19; `--trace 17`: tell all of one seed.
+
+`--bug "ack before commit"`: with a known bug, up to the first seed that shows it.
+"""
 
 import argparse
 import sys
 from os import cpu_count
 
 from tests.simulation.checker import Report, check
+from tests.simulation.mutants import MUTANTS
 from tests.simulation.run import simulate
 from tests.simulation.seeds import replay_command, run_seeds
 
@@ -27,19 +31,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
     parser.add_argument("seeds", nargs="?", type=_seeds, default=range(300))
     parser.add_argument("--trace", type=int, metavar="SEED")
+    parser.add_argument("--bug", choices=MUTANTS)
     parser.add_argument("--jobs", type=int, default=cpu_count() or 1)
     arguments = parser.parse_args()
     total = Report()
     if arguments.trace is not None:
         total.add(_tell(arguments.trace))
     else:
-        for seed, report in zip(
-            arguments.seeds, run_seeds(arguments.seeds, arguments.jobs), strict=True
-        ):
+        reports = run_seeds(arguments.seeds, arguments.jobs, arguments.bug)
+        for seed, report in zip(arguments.seeds, reports, strict=True):
             total.add(report)
             if report.violations:
                 sys.stdout.write(f"{report.violations[0]}   ({replay_command(seed)})\n")
                 sys.stdout.flush()
+                if arguments.bug is not None:
+                    break
     sys.stdout.write("\n".join(total.lines()) + "\n")
     for violation in total.violations[:_MAX_SHOWN]:
         sys.stdout.write(f"VIOLATED {violation}\n")

@@ -2,20 +2,25 @@
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 
 from tests.simulation.checker import Report, check
+from tests.simulation.mutants import run_with
 from tests.simulation.run import simulate
 
 
-def run_seed(seed: int) -> Report:
-    return check(simulate(seed))
+def run_seed(seed: int, bug: str | None = None) -> Report:
+    return check(simulate(seed)) if bug is None else run_with(bug, seed)
 
 
-def run_seeds(seeds: Sequence[int], jobs: int) -> Iterator[Report]:
-    """In processes of their own: a seed is a matter of one core."""
+def run_seeds(seeds: Sequence[int], jobs: int, bug: str | None = None) -> Iterator[Report]:
+    """In processes of their own: a seed is a matter of one core. Who has seen enough does not wait for the others."""
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(run_seed, seeds, chunksize=4)
+        try:
+            yield from pool.map(partial(run_seed, bug=bug), seeds, chunksize=4)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def replay_command(seed: int) -> str:
