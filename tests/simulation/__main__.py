@@ -30,8 +30,9 @@ def _tell(seed: int) -> Report:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
     parser.add_argument("seeds", nargs="?", type=_seeds, default=range(300))
-    parser.add_argument("--trace", type=int, metavar="SEED")
-    parser.add_argument("--bug", choices=MUTANTS)
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--trace", type=int, metavar="SEED")
+    one.add_argument("--bug", choices=MUTANTS)
     parser.add_argument("--jobs", type=int, default=cpu_count() or 1)
     arguments = parser.parse_args()
     total = Report()
@@ -42,10 +43,10 @@ def main() -> int:
         for seed, report in zip(arguments.seeds, reports, strict=True):
             total.add(report)
             if report.violations:
-                sys.stdout.write(f"{report.violations[0]}   ({replay_command(seed)})\n")
-                sys.stdout.flush()
                 if arguments.bug is not None:
                     break
+                sys.stdout.write(f"{report.violations[0]}   ({replay_command(seed)})\n")
+                sys.stdout.flush()
     sys.stdout.write("\n".join(total.lines()) + "\n")
     for violation in total.violations[:_MAX_SHOWN]:
         sys.stdout.write(f"VIOLATED {violation}\n")

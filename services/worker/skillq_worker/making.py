@@ -15,7 +15,7 @@ from skillq_worker.failing import Failure, HandlerFailed, failure, said, types_o
 from skillq_worker.results import Result, result
 from skillq_worker.slots import Attempt
 
-_SUCCEEDED = Outcome.SUCCEEDED  # to look it up takes as long as much else here
+_SUCCEEDED = Outcome.SUCCEEDED  # to look it up for each attempt is slow on Python 3.11
 
 log = structlog.get_logger()
 

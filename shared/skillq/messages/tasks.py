@@ -66,38 +66,35 @@ class Task(Wire):
 
     def terms(self) -> str:
         """As JSON, without what is as by default, its id and its texts: for most, made once for all of their shape."""
-        terms, _ = self._written()
+        if self.depends_on:
+            return self._write()
+        terms, _ = self._shared()
         return terms
 
-    def _written(self) -> tuple[str, int]:
-        """Its terms, and a number that stands for them."""
-        # Not by their names: a model looks for each in its class first, and this is asked for each task.
-        fields = self.__dict__
-        if fields["depends_on"]:
-            return self._write()
-        shape = _SHAPE(fields)
-        written = _remembered.get(shape)
-        if written is None:
+    def _shared(self) -> tuple[str, int]:
+        """Of all of its shape that depend on nothing: their terms, and what stands for them."""
+        shape = self.shape()
+        shared = _remembered.get(shape)
+        if shared is None:
             if len(_remembered) >= _MANY:
                 _remembered.clear()
-            written = _remembered[shape] = self._write()
-        return written
+            terms = self._write()
+            shared = _remembered[shape] = terms, _number(terms.encode())
+        return shared
 
-    def _write(self) -> tuple[str, int]:
+    def _write(self) -> str:
         # A default that changes in a later release needs a migration that writes the old one down.
-        terms: bytes = Task.__pydantic_serializer__.to_json(
+        return Task.__pydantic_serializer__.to_json(
             self, exclude=_APART, exclude_defaults=True
-        )
-        return terms.decode(), _number(terms)
+        ).decode()
 
     def fingerprint(self) -> int:
         """A number of 63 bits that stands for all of it but its id; fields of later releases do not change it."""
-        terms, number = self._written()
-        fields = self.__dict__
-        if not (fields["description"] or fields["payload"] or fields["depends_on"]):
+        if not (self.description or self.payload or self.depends_on):
+            _, number = self._shared()
             return number
         texts = to_json([self.description, self.payload], inf_nan_mode="null")
-        return _number(terms.encode() + texts)
+        return _number(self.terms().encode() + texts)
 
 
 _APART = {"id", "description", "payload"}

@@ -38,7 +38,7 @@ _NO_SHELF = c.Shelf((), {})
 _NOTHING: Mapping[TaskKey, c.Known] = {}
 _DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 _HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
-_REFUSED = Outcome.REFUSED
+_REFUSED = Outcome.REFUSED  # a name, for the reason that those in `lifecycle` have
 
 
 class State:

@@ -31,7 +31,8 @@ _AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 _TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
 _DONE = retry.Verdict(SUCCEEDED)
-_WELL, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
+# Names, for the reason that those in `lifecycle` have.
+_WENT_WELL, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
 _LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
@@ -199,7 +200,7 @@ class Tasks:
     def _verdict(
         self, task: TaskEntry, outcome: Outcome, result: TaskResult | None
     ) -> retry.Verdict:
-        if outcome is _WELL:
+        if outcome is _WENT_WELL:
             return _DONE
         task.failures += outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
         task.losses += outcome is Outcome.LOST
