@@ -105,8 +105,8 @@ class Sqlite:
                 return work(self._own())
 
         if brief:
-            with translated(str(self._file)), _glance(self._here()) as connection:
-                return work(connection)
+            with translated(str(self._file)):
+                return work(self._here())
         return await self._on(self._writer, job)
 
     async def look(self, work: Work[T]) -> T:
