@@ -117,7 +117,8 @@ async def test_what_has_ended_is_told_though_the_next_one_blocks_its_loop_and_th
         async with Boss(who(slots=1)) as boss, working(boss, executor):
             try:
                 quick = [job(f"t{n}") for n in range(before)]
-                await boss.assign(*quick, order("block", task_type="block", timeout=0.2))
+                # Long enough for a slow machine to tell of hundreds before.
+                await boss.assign(*quick, order("block", task_type="block", timeout=2.0))
                 await boss.has_results(before)
                 assert "block" not in boss.outcomes
                 await boss.has_results(before + 1)
