@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from skillq.errors import Unreachable
 
-PATIENCE_SECONDS = 0.1  # for an answer
+PATIENCE_SECONDS = 0.05  # for an answer
 LATELY_SECONDS = 1.0  # who has not answered for so long may be away: it is not waited for
 _TINY = 1e-9  # what a sum of shares may be off by
 

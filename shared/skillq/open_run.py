@@ -144,7 +144,7 @@ class OpenRun:
         """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
 
         What comes while something is on its way goes together, as the next submission; after several that went together, this
-        may wait 100 ms for the manager to take these in and for the first to end.
+        may wait 50 ms for the manager to take these in and for the first to end.
 
         Raises:
             UsageError: no broker could carry them, or one of them was handed in here and has not ended.
