@@ -5,26 +5,25 @@
 writes them into their pages, between their markers. A test fails where they differ from the code.
 """
 
-from collections.abc import Callable, Mapping
+import ast
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic.fields import FieldInfo
 
-from skillq import topology
+from skillq import timings
 from skillq.messages import Lease, TaskStatus
 from skillq.settings import Settings
 from skillq_cli import command, local
 from skillq_cli.settings import ApiSettings
-from skillq_manager import manager, queues, senses
-from skillq_manager.core import tasks
 from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.lifecycle import TRANSITIONS
 from skillq_manager.core.retry import RetryPolicy
 from skillq_manager.settings import ManagerSettings
-from skillq_manager.store import base
 from skillq_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
+_HEADING = "# --- "
 CLASSES = (Settings, ManagerSettings, local.RunSettings, WorkerSettings, ApiSettings)
 
 
@@ -88,25 +87,60 @@ def times() -> str:
         (lease.dead_after, "and then, with `--on-lost-lease abort`, gives up what runs"),
         (policy.resend_after, "an assignment that heartbeats do not name is sent again"),
         (policy.sweep_every, "how often all this is looked at"),
-        (tasks.OVERDUE_SLACK, "what a worker has, after a timeout, to say so itself"),
+        (timings.OVERDUE_SLACK_SECONDS, "what a worker has, after a timeout, to say so itself"),
         (policy.reserve_for, "how long easy work waits until reserved workers take it"),
-        (senses.PROBE_SECONDS, "the manager's messages to itself"),
-        (senses.BLIND_SECONDS, "without one of them, it judges nobody"),
-        (base.LEASE_SECONDS, "a leader's lease"),
-        (manager.RENEW_SECONDS, "how often a leader renews it"),
-        (manager.STAND_BY_SECONDS, "how often the others ask for it"),
-        (queues.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
+        (timings.PROBE_SECONDS, "the manager's messages to itself"),
+        (timings.BLIND_AFTER_SECONDS, "without one of them, it judges nobody"),
+        (timings.LEADER_LEASE_SECONDS, "a leader's lease"),
+        (timings.RENEW_SECONDS, "how often a leader renews it"),
+        (timings.STAND_BY_SECONDS, "how often the others ask for it"),
+        (timings.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
         (again.base, "longest pause after a first failure; it doubles"),
         (again.cap, "longest pause of all"),
-        (topology.WORKER_QUEUE_EXPIRES_SECONDS, "a worker's queue without a worker is deleted"),
+        (timings.WORKER_QUEUE_EXPIRES_SECONDS, "a worker's queue without a worker is deleted"),
     ]
     lines = [f"| {seconds:g} | {meaning} |" for seconds, meaning in rows]
     return "\n".join(["| seconds | |", "|--:|---|", *lines])
 
 
+def all_timings() -> str:
+    """A table of each duration in `skillq.timings`, with its docstring, under the headings of that module."""
+    lines = ["| seconds | name | meaning |", "|--:|---|---|"]
+    group = ""
+    for heading, name, meaning in _documented(Path(timings.__file__).read_text()):
+        if heading != group:
+            group = heading
+            lines.append(f"| | | **{group}** |")
+        lines.append(
+            f"| {getattr(timings, name):g} | `{name.removesuffix('_SECONDS')}` | {meaning} |"
+        )
+    return "\n".join(lines)
+
+
+def _documented(source: str) -> Iterator[tuple[str, str, str]]:
+    """Each duration: the heading above it, its name, its docstring.
+
+    Raises:
+        ValueError: a duration has no docstring.
+    """
+    lines = source.splitlines()
+    statements = ast.parse(source).body
+    for statement, after in zip(statements, [*statements[1:], None], strict=True):
+        match statement:
+            case ast.Assign(targets=[ast.Name(id=name)]) if name.endswith("_SECONDS"):
+                match after:
+                    case ast.Expr(value=ast.Constant(value=str(meaning))):
+                        above = reversed(lines[: statement.lineno])
+                        heading = next(line for line in above if line.startswith(_HEADING))
+                        yield heading.removeprefix(_HEADING), name, meaning
+                    case _:
+                        raise ValueError(f"{name} in skillq/timings.py has no docstring")
+
+
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
     ROOT / "README.md": {"lifecycle": lifecycle, "settings": settings},
     ROOT / "docs" / "guarantees.md": {"times": times},
+    ROOT / "docs" / "protocol.md": {"timings": all_timings},
 }
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from math import inf
 from typing import TypeVar
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import Clock, steady_clock
 from skillq.errors import (
     MalformedMessage,
@@ -33,10 +33,6 @@ from skillq.transport import Consumer, Delivery, Outgoing, Transport
 
 __all__ = ["Client", "OpenRun", "Receipt", "RunResult"]
 
-_RETRY_SECONDS = 0.5
-_ANSWER_SECONDS = 10.0  # for the manager to answer an inquiry
-_SILENCE_SECONDS = 15.0  # then events may have been missed: the manager is asked
-
 Result = TypeVar("Result")
 
 
@@ -60,7 +56,7 @@ class Client:
         transport: Transport,
         *,
         name: str = "client",
-        patience: float = 30.0,
+        patience: float = timings.CONNECT_PATIENCE_SECONDS,
         clock: Clock | None = None,
     ) -> None:
         self._transport = transport
@@ -68,7 +64,9 @@ class Client:
         self._patience = patience
         self._clock = clock or steady_clock()
 
-    async def submit(self, run: str, tasks: Sequence[Task], *, wait: float = 5.0) -> Receipt | None:
+    async def submit(
+        self, run: str, tasks: Sequence[Task], *, wait: float = timings.RECEIPT_SECONDS
+    ) -> Receipt | None:
         """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
 
         Returns the manager's receipt, or None where it has not answered within `wait` seconds.
@@ -135,7 +133,7 @@ class Client:
         key = f"answer.{inquiry.submission_id}"
         events = await self._transport.subscribe(topology.EVENTS, [key])
         try:
-            async with asyncio.timeout(_ANSWER_SECONDS):
+            async with asyncio.timeout(timings.INQUIRY_SECONDS):
                 await self._say(Outgoing.of(inquiry, persistent=False))
                 while not answers or answers[-1].more:
                     news = await _read(events, await events.batch())
@@ -149,7 +147,7 @@ class Client:
     async def _follow(self, handed: Handed, events: Consumer) -> None:
         """Until all is known; or the run has ended, and what we have missed of it nobody tells us."""
         heard_at = self._clock()
-        ask_at = heard_at + _SILENCE_SECONDS
+        ask_at = heard_at + timings.CLIENT_SILENCE_SECONDS
         while not handed.is_over:
             give_up_at = inf if handed.counts is None else heard_at + self._patience
             until = min(ask_at, give_up_at)
@@ -166,7 +164,7 @@ class Client:
                 await self._inquire(handed)
             elif handed.receipt is None or not any(about_us):
                 continue  # what others do in the same run is no answer to us
-            ask_at = self._clock() + _SILENCE_SECONDS
+            ask_at = self._clock() + timings.CLIENT_SILENCE_SECONDS
 
     async def _next(self, events: Consumer, until: float) -> list[News]:
         """What comes next; nothing after a silence."""
@@ -216,7 +214,7 @@ class Client:
                         f"no manager has served this broker for {self._patience:g} s ({error}); "
                         "start one: skillq manager"
                     ) from error
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(timings.CLIENT_RETRY_SECONDS)
 
 
 async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[News]:

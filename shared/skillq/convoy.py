@@ -7,10 +7,9 @@ from contextlib import suppress
 from math import inf
 from typing import Generic, TypeVar
 
+from skillq import timings
 from skillq.errors import Unreachable
 
-PATIENCE_SECONDS = 0.05  # for an answer
-LATELY_SECONDS = 1.0  # who has not answered for so long may be away: it is not waited for
 _TINY = 1e-9  # what a sum of shares may be off by
 
 Item = TypeVar("Item")
@@ -115,7 +114,7 @@ class Convoy(Generic[Item]):
         return len(self._loads) > 1 or self._loads[0].room < _TINY
 
     async def _wait_for_more(self) -> None:
-        if _now() - self._answered_at > LATELY_SECONDS:
+        if _now() - self._answered_at > timings.GROUP_COMMIT_AWAY_SECONDS:
             return  # nobody may be there
         with suppress(TimeoutError):  # a clock may be coarse: once is enough
             while self._held_until > _now() and not self._is_full:
@@ -126,7 +125,7 @@ class Convoy(Generic[Item]):
     async def _move_one(self, load: _Load[Item]) -> None:
         # Its answer may be here before it has arrived.
         self._left_at = _now()
-        self._held_until = self._left_at + PATIENCE_SECONDS
+        self._held_until = self._left_at + timings.GROUP_COMMIT_WAIT_SECONDS
         try:
             are_several = await self._carry(load.items)
         except Unreachable as error:

@@ -16,6 +16,7 @@ from itertools import islice
 from typing import Any, Self, TypeVar
 from uuid import uuid4
 
+from skillq import timings
 from skillq.clock import Clock
 from skillq.convoy import Convoy
 from skillq.errors import SkillqError, TransportError, UsageError
@@ -34,7 +35,6 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 
-SILENCE_SECONDS = 15.0  # then events may have been missed: the manager is asked
 _BATCH = 1000  # tasks in one submission
 _JOINT_BYTES = ROOM_BYTES // 2  # of tasks of several calls that go in one submission
 _AHEAD = 10_000  # tasks of an endless iterable that may be on their way
@@ -310,7 +310,7 @@ class OpenRun:
 
     def ask_about_silence(self) -> None:
         """Ask about all of which nothing was heard for a while."""
-        since = self._clock() - SILENCE_SECONDS
+        since = self._clock() - timings.CLIENT_SILENCE_SECONDS
         for part in list(self._parts.values()):
             if part.heard_at <= since:
                 self._ask(part)
@@ -379,7 +379,7 @@ async def listen(run: OpenRun, batch: Callable[[], Awaitable[Sequence[News]]]) -
     try:
         while True:
             try:
-                async with asyncio.timeout(SILENCE_SECONDS):
+                async with asyncio.timeout(timings.CLIENT_SILENCE_SECONDS):
                     news = await batch()
             except TimeoutError:
                 news = ()

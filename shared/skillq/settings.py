@@ -1,4 +1,4 @@
-"""Settings: the one place where the environment is read.
+"""Settings: the environment is read here, and in `skillq.timings` for the tests.
 
 Every field of a settings class is an option of the command line, `--broker-url`, and a variable,
 `SKILLQ_BROKER_URL`. Secrets may be in a file whose path is in `SKILLQ_BROKER_URL_FILE`.
@@ -13,6 +13,7 @@ from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from skillq import timings
 from skillq.errors import UsageError
 from skillq.wording import plainly, with_value
 
@@ -88,7 +89,9 @@ class Settings(Environment):
         description="where RabbitMQ is; with TLS amqps://…, and ?cafile=FILE for an authority of your own",
     )
     connect_timeout: float = Field(
-        30.0, ge=0, description="seconds to wait for the broker at start"
+        timings.CONNECT_PATIENCE_SECONDS,
+        ge=0,
+        description="seconds to wait for the broker at start",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="least level logged"

@@ -12,6 +12,8 @@
 
 from dataclasses import dataclass, field
 
+from skillq import timings
+
 SUBMISSIONS = "skillq.submissions"
 REPORTS = "skillq.reports"
 COMMANDS = "skillq.commands"
@@ -21,9 +23,6 @@ DEAD_LETTERS = "skillq.dead-letters"  # the exchange and its queue
 MANAGER_SUBMISSIONS = "skillq.manager.submissions"
 MANAGER_REPORTS = "skillq.manager.reports"
 MANAGER_HEARTBEATS = "skillq.manager.heartbeats"
-
-_HEARTBEAT_TTL_SECONDS = 10.0  # an old sign of life is worth nothing
-WORKER_QUEUE_EXPIRES_SECONDS = 600.0
 
 # A broker restart counts as a delivery: so high that it never parks good messages.
 _DELIVERY_LIMIT = 1_000_000
@@ -78,7 +77,7 @@ MANAGER = Topology(
                 "x-queue-type": "classic",
                 "x-max-length": 10_000,
                 "x-overflow": "drop-head",
-                "x-message-ttl": int(_HEARTBEAT_TTL_SECONDS * 1000),
+                "x-message-ttl": int(timings.HEARTBEAT_TTL_SECONDS * 1000),
             },
         ),
         Queue(DEAD_LETTERS, {"x-queue-type": "quorum", "x-delivery-limit": _DELIVERY_LIMIT}),
@@ -108,7 +107,7 @@ def worker_topology(worker: str) -> Topology:
                 queue,
                 {
                     "x-queue-type": "classic",
-                    "x-expires": int(WORKER_QUEUE_EXPIRES_SECONDS * 1000),
+                    "x-expires": int(timings.WORKER_QUEUE_EXPIRES_SECONDS * 1000),
                     "x-dead-letter-exchange": DEAD_LETTERS,
                     "x-dead-letter-routing-key": queue,
                 },

@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import Connection
 
 import skillq_manager.store.postgresql as module
+from skillq import timings
 from skillq_manager.store.base import Filter, StoreFailed
 from skillq_manager.store.database import Work
 from skillq_manager.store.postgresql import Postgresql
@@ -110,7 +111,7 @@ async def test_cancelled_again_and_again_anywhere_the_store_goes_on(store: SqlSt
 async def test_what_does_not_end_is_cut_off_and_the_store_goes_on(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "END_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "DATABASE_END_SECONDS", 0.1)
     begun: list[Any] = []
     task = asyncio.create_task(database(store).read(slow(60, begun)))
     await until(lambda: begun)
@@ -123,7 +124,7 @@ async def test_what_does_not_end_is_cut_off_and_the_store_goes_on(
 async def test_when_all_connections_are_in_use_for_too_long_the_store_has_failed(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "WAIT_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "DATABASE_POOL_SECONDS", 0.1)
     async with SqlStore(postgres_url) as store:
         begun: list[Any] = []
         work = slow(0.8, begun)

@@ -7,11 +7,11 @@ from random import Random
 from types import TracebackType
 from typing import NamedTuple, Self
 
+from skillq import timings
 from skillq.errors import Unreachable
 from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import (
-    LEASE_SECONDS,
     Body,
     Filter,
     LeadershipLost,
@@ -87,7 +87,7 @@ class SimStore:
         elif self._epoch != disk.epoch:
             self._epoch = None  # and what we remember is not what the store has any more
         if self._epoch is not None:
-            disk.expires_at = now + LEASE_SECONDS
+            disk.expires_at = now + timings.LEADER_LEASE_SECONDS
         await self._wait()
         return self._epoch is not None
 

@@ -7,6 +7,7 @@ from urllib.parse import quote, urlsplit
 
 import httpx
 
+from skillq import timings
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.forms import one_line
 from skillq.settings import without_password
@@ -15,8 +16,6 @@ from skillq_cli.settings import ApiSettings
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _MAX_PAGE = 1000
 
-_CONNECT_SECONDS, _SECONDS = 10.0, 10.0
-_LONG_SECONDS = 120.0  # many tasks in one request take a manager several decisions
 
 Json = Any  # what json.loads gives
 
@@ -64,7 +63,7 @@ class Api:
         """
         given = {name: value for name, value in parameters.items() if value is not None}
         # A manager looks through the queue of parked messages one by one.
-        seconds = _LONG_SECONDS if path[0] == "parked" else _SECONDS
+        seconds = timings.API_LONG_SECONDS if path[0] == "parked" else timings.API_SECONDS
         return self._ask("GET", path, seconds, params=given)
 
     def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Json:
@@ -75,11 +74,11 @@ class Api:
             UsageError: the manager does not understand it.
             Unreachable: no manager answers, it does not lead, or it does not let us in.
         """
-        return self._ask("POST", path, _LONG_SECONDS, json=dict(body or {}))
+        return self._ask("POST", path, timings.API_LONG_SECONDS, json=dict(body or {}))
 
     def delete(self, *path: str) -> Json:
         """As `post`."""
-        return self._ask("DELETE", path, _LONG_SECONDS)
+        return self._ask("DELETE", path, timings.API_LONG_SECONDS)
 
     def _ask(self, method: str, path: Sequence[str], seconds: float, **more: Any) -> Json:
         where = "/api/" + "/".join(quote(part, safe="") for part in path)
@@ -137,4 +136,4 @@ class Api:
 
 
 def _timeout(seconds: float) -> httpx.Timeout:
-    return httpx.Timeout(seconds, connect=_CONNECT_SECONDS)
+    return httpx.Timeout(seconds, connect=timings.CONNECT_SECONDS)

@@ -13,6 +13,7 @@ from rich.console import Console, RenderableType
 from rich.live import Live
 from rich.text import Text
 
+from skillq import timings
 from skillq.errors import Unreachable, UsageError
 from skillq.messages import TaskStatus
 from skillq.settings import load
@@ -22,7 +23,6 @@ from skillq_cli.naming import in_run, task_name
 from skillq_cli.options import settings_options
 from skillq_cli.settings import ApiSettings
 
-WATCH_SECONDS = 1.0
 _WIDE = 1_000_000  # off a terminal nothing is folded: others read it line by line
 
 Fetch = Callable[[Api], Json]
@@ -214,7 +214,7 @@ def _answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachabl
     """The first answer, then one a second; a manager that is started anew ends no watch."""
     yield answer
     while True:
-        sleep(WATCH_SECONDS)
+        sleep(timings.WATCH_SECONDS)
         try:
             yield fetch(api)
         except Unreachable as error:

@@ -14,7 +14,7 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import crash
+from skillq import crash, timings
 from skillq.clock import Clock
 from skillq.errors import TransportError, Unreachable, UsageError
 from skillq.logs import Log
@@ -36,11 +36,6 @@ from skillq_manager.sorting import Sorter
 from skillq_manager.store import base
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 from skillq_manager.tally import Tally
-
-STAND_BY_SECONDS = 1.0  # how often a manager that stands by asks for the lead
-RENEW_SECONDS = 3.0
-LONELY_SECONDS = 8.0  # a leader that has lost the broker for so long lets another lead
-STOP_SECONDS = 10.0  # how long workers are waited for at the end
 
 log = structlog.get_logger()
 
@@ -184,7 +179,7 @@ class Manager:
         finally:
             self._leading = self._standing_by = False
             self._questions.drop("the manager is stopping; ask again")
-            await self._outbox.flush(timeout=STOP_SECONDS)
+            await self._outbox.flush(timeout=timings.STOP_SECONDS)
             with suppress(StoreFailed):
                 await self.store.release()
 
@@ -203,7 +198,7 @@ class Manager:
             await self._pause()
 
     async def _pause(self) -> None:
-        await self._inbox.take(STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
+        await self._inbox.take(timings.STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
 
     async def _is_done(self) -> bool:
         return (
@@ -228,7 +223,7 @@ class Manager:
             # Another one may reach the broker.
             log.warning(Log.STEPPED_DOWN, reason=str(error))
             await self.store.release()
-            await self._inbox.take(STAND_BY_SECONDS)
+            await self._inbox.take(timings.STAND_BY_SECONDS)
         finally:
             self._queues.drop()
 
@@ -269,11 +264,11 @@ class Manager:
     async def _renew(self) -> None:
         connected_at = self._clock()
         while True:
-            await asyncio.sleep(RENEW_SECONDS)
+            await asyncio.sleep(timings.RENEW_SECONDS)
             await stay(self.store)
             if self._transport.connected or not self.store.epoch:
                 connected_at = self._clock()
-            elif self._clock() - connected_at > LONELY_SECONDS:
+            elif self._clock() - connected_at > timings.LONELY_SECONDS:
                 raise TransportError("the broker is out of reach")
 
     # --- the loop
@@ -383,6 +378,6 @@ class Manager:
         self._leaving = True
         workers = self.state.fleet.workers.values()
         await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
-        give_up_at = self._clock() + STOP_SECONDS
+        give_up_at = self._clock() + timings.STOP_SECONDS
         while self.state.fleet.workers and self._clock() < give_up_at:
             await self._round(await self._inbox.take(give_up_at - self._clock()))

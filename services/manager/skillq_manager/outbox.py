@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from skillq import crash, topology
+from skillq import crash, timings, topology
 from skillq.errors import SkillqError, TransportError, Unreachable, Unroutable, UsageError
 from skillq.logs import Log
 from skillq.messages import (
@@ -28,8 +28,6 @@ from skillq.transport import Outgoing, Transport
 from skillq_manager.core import commands as c
 from skillq_manager.items import Fields, assignment, assignments, events, ref, task_events
 from skillq_manager.store.base import RunRow, Store
-
-_RETRY_SECONDS = 1.0
 
 _RANKS = {"running": 0, "blocked": 1, "ready": 2, "assigned": 4}
 _ENDED_RANK = 3  # of all others
@@ -165,7 +163,7 @@ class Outbox:
     ) -> None:
         while any(self._is_current(ref(task), worker) for task in tasks):
             if not self._may_assign():
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(timings.ASSIGNMENT_RETRY_SECONDS)
                 continue
             try:
                 await self._transport.publish(
@@ -178,7 +176,7 @@ class Outbox:
                 return
             except TransportError as error:
                 log.warning(Log.NOT_CONFIRMED, worker=worker.title, error=str(error))
-                await asyncio.sleep(_RETRY_SECONDS)
+                await asyncio.sleep(timings.ASSIGNMENT_RETRY_SECONDS)
             else:
                 crash.at("manager.confirmed")
                 return

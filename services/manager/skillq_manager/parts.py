@@ -8,13 +8,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from skillq import timings
 from skillq.clock import Clock
 from skillq.messages import MAX_PARTS, Submission, decode
 from skillq.transport import Consumer, Delivery
 
 ROOM = 2 * MAX_PARTS  # parts that may wait; the consumer's prefetch is larger
-SILENCE_SECONDS = 60.0  # after the last part that came, the rest is not waited for any more
-TURN_SECONDS = 1.0  # how often one submission of too many is sent to the end of the queue
 
 _Key = tuple[str, str, str, int]
 
@@ -89,7 +88,7 @@ class Parts:
 
     def take_hopeless(self) -> list[Pile]:
         """Those whose rest does not come."""
-        latest = self._clock() - SILENCE_SECONDS
+        latest = self._clock() - timings.PARTS_SILENCE_SECONDS
         return self._take(pile for pile in self._piles.values() if pile.heard_at <= latest)
 
     def take_excess(self) -> list[Pile]:
@@ -99,7 +98,7 @@ class Parts:
         """
         if len(self) <= ROOM or self._clock() < self._turn_at:
             return []
-        self._turn_at = self._clock() + TURN_SECONDS
+        self._turn_at = self._clock() + timings.PARTS_TURN_SECONDS
         return self._take([next(reversed(self._piles.values()))])
 
     def _take(self, piles: Iterable[Pile]) -> list[Pile]:
@@ -110,7 +109,7 @@ class Parts:
 
     def next_deadline(self) -> float | None:
         """When there is something to do even if nothing comes."""
-        due = [pile.heard_at + SILENCE_SECONDS for pile in self._piles.values()]
+        due = [pile.heard_at + timings.PARTS_SILENCE_SECONDS for pile in self._piles.values()]
         if len(self) > ROOM:
             due.append(self._turn_at)
         return min(due, default=None)

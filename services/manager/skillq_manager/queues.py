@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 import structlog
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import Clock
 from skillq.errors import QueueInUse, UsageError
 from skillq.logs import Log
@@ -14,7 +14,6 @@ from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Leadership, LeadershipLost
 
 PREFETCH = 200  # more than the parts of submissions that may wait for the rest
-TAKE_OVER_SECONDS = 45.0  # the broker notices a hung predecessor after about 30 s
 
 log = structlog.get_logger()
 
@@ -69,7 +68,7 @@ class Queues:
 
     async def _consume(self, queue: str) -> Consumer:
         epoch = self._leadership.epoch
-        give_up_at = self._clock() + TAKE_OVER_SECONDS
+        give_up_at = self._clock() + timings.TAKE_OVER_SECONDS
         while True:
             await stay(self._leadership)  # the wait may be longer than the lease
             try:
@@ -91,4 +90,4 @@ class Queues:
                     reason="another manager consumes it, or the broker does not know yet that it is gone",
                     leaves_in=round(give_up_at - self._clock()),
                 )
-                await asyncio.sleep(1.0)
+                await asyncio.sleep(timings.TAKE_OVER_RETRY_SECONDS)

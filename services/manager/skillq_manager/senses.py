@@ -4,16 +4,12 @@ import asyncio
 
 import structlog
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import Clock
 from skillq.errors import TransportError, Unreachable
 from skillq.logs import Log
 from skillq.messages import Probe
 from skillq.transport import Outgoing, Transport
-
-PROBE_SECONDS = 5.0
-BLIND_SECONDS = 11.0  # two probes missed: silence says nothing about workers any more
-READY_SECONDS = 15.0  # a consumer that was not heard of for so long is not proven live
 
 _PROBES = (
     (topology.SUBMISSIONS, "submit.manager"),
@@ -42,14 +38,15 @@ class Senses:
         """The broker is connected, and each consumer has lately brought something."""
         now = self._clock()
         return self._transport.connected and all(
-            queue in self.heard and now - self.heard[queue] < READY_SECONDS for queue in CONSUMED
+            queue in self.heard and now - self.heard[queue] < timings.READY_WITHIN_SECONDS
+            for queue in CONSUMED
         )
 
     @property
     def is_blind(self) -> bool:
         """Heartbeats, even our own, do not arrive: the broker is away, or blocks publishers."""
         last = self.heard.get(topology.MANAGER_HEARTBEATS, self._since)
-        return not self._transport.connected or self._clock() - last > BLIND_SECONDS
+        return not self._transport.connected or self._clock() - last > timings.BLIND_AFTER_SECONDS
 
     async def probe(self) -> None:
         """Send messages to oneself, for ever; news only when nothing else comes.
@@ -61,7 +58,7 @@ class Senses:
             sent = await asyncio.gather(*(self._send(exchange, key) for exchange, key in _PROBES))
             if not all(sent) and self._transport.connected:
                 await self._declare()
-            await asyncio.sleep(PROBE_SECONDS)
+            await asyncio.sleep(timings.PROBE_SECONDS)
 
     async def _send(self, exchange: str, key: str) -> bool:
         probe = Outgoing.of(Probe(store=self._store), persistent=False)

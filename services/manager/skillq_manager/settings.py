@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, SecretStr, model_validator
 
+from skillq import timings
 from skillq.settings import Settings
 from skillq_manager.core.matching import Arrival, BestFit, Policy
 from skillq_manager.core.retry import RetryPolicy
@@ -35,7 +36,10 @@ class ManagerSettings(Settings):
         description="longest pause in seconds after a first failure; it doubles each time",
     )
     retry_max_delay: float = Field(
-        _RETRIES.cap, gt=0, le=86400, description="longest pause in seconds between attempts"
+        _RETRIES.cap,
+        gt=0,
+        le=timings.MOST_RETRY_MAX_DELAY_SECONDS,
+        description="longest pause in seconds between attempts",
     )
     max_losses: int = Field(
         _RETRIES.max_losses,

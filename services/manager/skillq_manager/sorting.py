@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import structlog
 from pydantic import ValidationError
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.errors import TransportError
 from skillq.logs import Log
 from skillq.messages import Inquiry, Probe, Submission, explain
@@ -15,7 +15,7 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.inbox import Inbound, Intake
 from skillq_manager.inquiries import Inquiries
-from skillq_manager.parts import SILENCE_SECONDS, Parts, Pile
+from skillq_manager.parts import Parts, Pile
 from skillq_manager.store.base import Store
 from skillq_manager.tally import Tally
 
@@ -139,7 +139,7 @@ class Sorter:
             return  # it was taken in as a whole before, and not all of that was acknowledged
         reason = (
             f"{pile.parts - len(parts)} of the {pile.parts} messages of this submission "
-            f"did not come within {SILENCE_SECONDS:g} s; submit it again"
+            f"did not come within {timings.PARTS_SILENCE_SECONDS:g} s; submit it again"
         )
         mail.events.append(c.Unfit(parts[0], reason))
 

@@ -8,7 +8,7 @@ from typing import Self
 
 import structlog
 
-from skillq import streams
+from skillq import streams, timings
 from skillq.errors import SkillqError
 from skillq.forms import one_line
 from skillq.logs import Log
@@ -17,7 +17,6 @@ from skillq.summary import MANY, Ended, success_rate, summary
 from skillq_manager.store.base import Filter, TaskRow, Views
 
 _PAGE = 1000
-_PAUSE_SECONDS = 1.0  # a run that goes on and off completes as often as it has tasks
 
 log = structlog.get_logger()
 
@@ -92,7 +91,7 @@ class Summaries:
             await self._news.wait()
             self._news.clear()
             await self._print()
-            await asyncio.sleep(_PAUSE_SECONDS)
+            await asyncio.sleep(timings.SUMMARY_PAUSE_SECONDS)
 
     async def _print(self) -> None:
         for run in list(self._completed):

@@ -5,17 +5,13 @@ from contextlib import suppress
 
 import structlog
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import Clock
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, UsageError
 from skillq.logs import Log
 from skillq.messages import Connect, WorkerProfile
 from skillq.transport import Consumer, Outgoing, Transport
 from skillq_worker.reporter import publish_until_confirmed
-
-TAKE_OVER_SECONDS = 45.0  # the broker notices a hung namesake after about 30 s
-ATTEND_SECONDS = 2.0
-_FIRST_DELAY, _LAST_DELAY = 0.05, 2.0  # seconds between tries to attach
 
 log = structlog.get_logger()
 
@@ -39,8 +35,8 @@ class Attachment:
         Raises:
             UsageError: another worker of this name is connected.
         """
-        give_up_at = self._clock() + TAKE_OVER_SECONDS
-        delay = _FIRST_DELAY
+        give_up_at = self._clock() + timings.TAKE_OVER_SECONDS
+        delay = timings.ATTACH_FIRST_RETRY_SECONDS
         has_asked = False
         while True:
             try:
@@ -48,7 +44,7 @@ class Attachment:
             except QueueNotFound as error:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
                 # The question was taken, and is answered soon: the pauses begin anew, once.
-                delay, has_asked = delay if has_asked else _FIRST_DELAY, True
+                delay, has_asked = delay if has_asked else timings.ATTACH_FIRST_RETRY_SECONDS, True
             except QueueInUse as error:
                 if self._clock() > give_up_at:
                     raise UsageError(
@@ -68,7 +64,7 @@ class Attachment:
                 log.info(Log.CONNECTED, worker=self._profile.title)
                 return
             await asyncio.sleep(delay)
-            delay = min(2 * delay, _LAST_DELAY)
+            delay = min(2 * delay, timings.ATTACH_LAST_RETRY_SECONDS)
 
     async def detach(self) -> None:
         consumer, self.consumer = self.consumer, None
@@ -78,7 +74,7 @@ class Attachment:
     async def attend(self) -> None:
         """Ask the manager for the queue whenever it is gone: somebody deleted it, or the broker lost it."""
         while True:
-            await asyncio.sleep(ATTEND_SECONDS)
+            await asyncio.sleep(timings.QUEUE_CHECK_SECONDS)
             if self.is_attached or self.consumer is None or not self._transport.connected:
                 continue
             log.info(Log.WAITING_FOR_MANAGER, reason="its queue is gone")

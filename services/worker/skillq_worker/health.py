@@ -4,9 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from skillq import timings
 from skillq.errors import UsageError
-
-_TIMEOUT_SECONDS = 5.0
 
 
 @asynccontextmanager
@@ -22,7 +21,7 @@ async def serve_health(port: int, is_ready: Callable[[], bool]) -> AsyncIterator
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            async with asyncio.timeout(_TIMEOUT_SECONDS):
+            async with asyncio.timeout(timings.HEALTH_REQUEST_SECONDS):
                 request = await reader.readline()
         except (TimeoutError, ValueError, OSError):
             request = b""

@@ -5,13 +5,13 @@ from collections.abc import Callable, Sequence
 
 import structlog
 
+from skillq import timings
 from skillq.clock import Clock
 from skillq.logs import Log
 from skillq.messages import AttemptRef, Heartbeat, Lease, place
 from skillq.packing import pack
 from skillq.transport import Outgoing
 
-CHECK_SECONDS = 1.0
 _STOOD_STILL = (
     "no heartbeat could be sent: the process was frozen, or a function kept Python's lock for so long; "
     "register that one with process=True"
@@ -46,8 +46,8 @@ class Trust:
         """Say once when nothing may begin any more, after so many seconds of silence; and when all is another's."""
         while True:
             asleep_since = self._clock()
-            await asyncio.sleep(CHECK_SECONDS)
-            late = self._clock() - asleep_since - CHECK_SECONDS
+            await asyncio.sleep(timings.LEASE_CHECK_SECONDS)
+            late = self._clock() - asleep_since - timings.LEASE_CHECK_SECONDS
             if late > self._lease.heartbeat:
                 log.warning(Log.STOOD_STILL, seconds=round(late, 1), reason=_STOOD_STILL)
             silence = self._clock() - self._confirmed_at

@@ -16,6 +16,7 @@ from typing import Generic, Protocol, Self, TypeVar
 
 import structlog
 
+from skillq import timings
 from skillq.logs import Log
 from skillq_worker.threads import ordinary
 
@@ -23,8 +24,6 @@ _ENDED = (
     "users' code has stopped the loop of all async handlers: none of them can run any more; "
     "mend it, and start this worker anew"
 )
-_LEAVE_SECONDS = 0.5  # for users' coroutines to end when the worker leaves
-_LOOK_SECONDS = 0.002  # between looks at what has ended, while each is followed by another
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -70,7 +69,7 @@ class UsersLoop(Generic[T]):
     def __exit__(self, *_: object) -> None:
         self._is_leaving = True
         self._abroad.call(self._loop.stop)
-        self._thread.join(_LEAVE_SECONDS)
+        self._thread.join(timings.HANDLER_LOOP_END_SECONDS)
 
     def begin(self, errand: Errand[T]) -> Callable[[], bool]:
         """Begin it, and return what calls it off."""
@@ -104,7 +103,7 @@ class UsersLoop(Generic[T]):
         errand, output, error, is_followed = end
         if is_followed and not self._is_watched:
             self._is_watched = True
-            self._home.loop.call_later(_LOOK_SECONDS, self._look)
+            self._home.loop.call_later(timings.HANDLER_LOOP_LOOK_SECONDS, self._look)
         errand.done(output, error)
 
     def _look(self) -> None:

@@ -16,15 +16,14 @@ from typing import Any, NamedTuple
 
 from pydantic import JsonValue
 
+from skillq import timings
 from skillq_worker.failing import Failure, HandlerFailed, TaskFailed, failure
 from skillq_worker.outputs import as_output
 from skillq_worker.threads import on_thread
 
 # Spawned: a fork would copy the threads' locks, but not the threads.
 _CONTEXT = get_context("spawn")
-_LOOK_SECONDS = 0.5  # a process of its own may keep the line of one that has died open
 _BEGUN = None
-_TERMINATE_SECONDS = 2.0  # what a process has to clean up, before it is killed
 
 
 class _DiedIdle(Exception):
@@ -134,7 +133,7 @@ class _Process:
         Raises:
             EOFError: (or an OSError) it has died.
         """
-        while not self._line.poll(_LOOK_SECONDS):
+        while not self._line.poll(timings.PROCESS_LOOK_SECONDS):
             if not self.is_alive and not self._line.poll():
                 raise EOFError
         return self._line.recv()
@@ -142,7 +141,7 @@ class _Process:
     def end(self) -> None:
         """With all that it has started itself."""
         self._signal(signal.SIGTERM)
-        self._process.join(_TERMINATE_SECONDS)
+        self._process.join(timings.PROCESS_TERMINATE_SECONDS)
         self._signal(signal.SIGKILL)
         self._process.join()
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from skillq import crash, topology
+from skillq import crash, timings, topology
 from skillq.clock import Clock
 from skillq.errors import TransportError
 from skillq.logs import Log
@@ -22,10 +22,7 @@ from skillq.transport import Outgoing, Transport
 from skillq_worker.results import Result, report
 from skillq_worker.slots import Attempt
 
-_FIRST_DELAY, _LAST_DELAY = 0.2, 5.0  # seconds between tries
-_HOLD_SECONDS = 0.01  # for results to wait for those of attempts that have not even begun
 _PATIENCE, _MOST_TURNS = 3, 60  # turns of the loop in which nothing ends; and in all
-_BRIEF_SECONDS = 0.02  # of what ends within these, only the end is told
 
 Item = TypeVar("Item")
 
@@ -34,14 +31,14 @@ log = structlog.get_logger()
 
 async def publish_until_confirmed(transport: Transport, key: str, message: Outgoing) -> None:
     """Publish a report again and again; a report that arrives twice does no harm."""
-    delay = _FIRST_DELAY
+    delay = timings.REPORT_FIRST_RETRY_SECONDS
     while True:
         try:
             await transport.publish(topology.REPORTS, key, message)
         except TransportError as error:
             log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
             await asyncio.sleep(delay)
-            delay = min(2 * delay, _LAST_DELAY)
+            delay = min(2 * delay, timings.REPORT_LAST_RETRY_SECONDS)
         else:
             return
 
@@ -117,7 +114,9 @@ class Reporter:
         """
         if self._may_hold():
             try:
-                async with asyncio.timeout(self._since + _HOLD_SECONDS - self._clock()):
+                async with asyncio.timeout(
+                    self._since + timings.RESULT_HOLD_SECONDS - self._clock()
+                ):
                     await self._all_begun.wait()
             except TimeoutError:
                 return
@@ -137,7 +136,9 @@ class Reporter:
     def _set_timer(self) -> None:
         if self._starts and not self._waits and not self._due:
             self._waits = True
-            brief = next(iter(self._starts.values())) + _BRIEF_SECONDS - self._clock()
+            brief = (
+                next(iter(self._starts.values())) + timings.BRIEF_ATTEMPT_SECONDS - self._clock()
+            )
             asyncio.get_running_loop().call_later(brief, self._tell_starts)
 
     def _tell_starts(self) -> None:
@@ -152,7 +153,7 @@ class Reporter:
         items: list[ProgressItem] = []
         now = self._clock()
         for name, at in list(self._starts.items()):
-            if at + _BRIEF_SECONDS > now:
+            if at + timings.BRIEF_ATTEMPT_SECONDS > now:
                 break  # it may end yet
             run, id, number = name
             items.append(ProgressItem(run=run, id=id, attempt=number, at=at))

@@ -6,12 +6,12 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import NoDecode
 
-from skillq.messages import MAX_LABELS, MAX_LEASE_SECONDS, Labels, Lease, Level, WorkerTitle
+from skillq import timings
+from skillq.messages import MAX_LABELS, Labels, Lease, Level, WorkerTitle
 from skillq.settings import Settings
 
 HOST = "{host}"
 _DEFAULT = Lease()
-_BEATS = 3  # heartbeats that may be lost or late, one after the other
 
 
 def _split(written: Any) -> Any:
@@ -50,7 +50,9 @@ class WorkerSettings(Settings):
         "continue", description="what becomes of running attempts when others must have them by now"
     )
     heartbeat: float = Field(
-        _DEFAULT.heartbeat, ge=0.5, description="how often it says that it lives, in seconds"
+        _DEFAULT.heartbeat,
+        ge=timings.LEAST_HEARTBEAT_SECONDS,
+        description="how often it says that it lives, in seconds",
     )
     suspect_after: float = Field(
         _DEFAULT.suspect_after,
@@ -59,12 +61,15 @@ class WorkerSettings(Settings):
     )
     dead_after: float = Field(
         _DEFAULT.dead_after,
-        ge=15,  # a manager notices after 11 s that it hears nothing, and judges nobody then
-        le=MAX_LEASE_SECONDS,
+        ge=timings.LEAST_DEAD_AFTER_SECONDS,
+        le=timings.MAX_LEASE_SECONDS,
         description="its lease: seconds of silence after which others get what it holds",
     )
     grace: float = Field(
-        30.0, ge=0, allow_inf_nan=False, description="seconds to finish what runs after SIGTERM"
+        timings.GRACE_SECONDS,
+        ge=0,
+        allow_inf_nan=False,
+        description="seconds to finish what runs after SIGTERM",
     )
     health_port: int = Field(0, ge=0, le=65535, description="port for /livez and /readyz; 0: none")
     handlers: str | None = Field(
@@ -81,10 +86,10 @@ class WorkerSettings(Settings):
 
     @model_validator(mode="after")
     def _lease_fits(self) -> Self:
-        if self.suspect_after < _BEATS * self.heartbeat:
+        if self.suspect_after < timings.MISSED_HEARTBEATS * self.heartbeat:
             raise ValueError(
                 f"--suspect-after (SKILLQ_SUSPECT_AFTER): {self.suspect_after:g} s are fewer than "
-                f"{_BEATS} heartbeats of {self.heartbeat:g} s; raise it, or lower --heartbeat"
+                f"{timings.MISSED_HEARTBEATS} heartbeats of {self.heartbeat:g} s; raise it, or lower --heartbeat"
             )
         if self.dead_after <= self.suspect_after:
             raise ValueError(

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 import structlog
 
-from skillq import crash, topology
+from skillq import crash, timings, topology
 from skillq.clock import Clock
 from skillq.errors import MalformedMessage, QueueInUse, TransportError
 from skillq.logs import Log
@@ -38,8 +38,6 @@ from skillq_worker.reporter import Reporter, publish_until_confirmed
 from skillq_worker.results import Result, result
 from skillq_worker.slots import Attempt, Slots
 
-GOODBYE_SECONDS = 5.0
-HASTE_SECONDS = 1.0  # for the same, when there is no time
 _REMEMBERED = (
     10_000  # how many attempts, beside those it has, are known again when they are sent twice
 )
@@ -146,7 +144,9 @@ class Worker:
         await self._finish()
         await self._slots.close()
         try:
-            async with asyncio.timeout(HASTE_SECONDS if self._hurry.is_set() else GOODBYE_SECONDS):
+            async with asyncio.timeout(
+                timings.HASTY_GOODBYE_SECONDS if self._hurry.is_set() else timings.GOODBYE_SECONDS
+            ):
                 await self._reporter.flushed()
                 goodbye = Disconnect(
                     worker=self._profile.name,

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, model_validator
 from pydantic_core import to_json
 
+from skillq import timings
 from skillq.errors import UsageError
 from skillq.messages.words import (
     DEFAULT_TYPE,
@@ -53,7 +54,9 @@ class Task(Wire):
         0  # how much more skill each retry needs
     )
     unroutable: Unroutable = Unroutable.WAIT
-    unroutable_after: Seconds = 60.0  # how long nobody may be able to do it before that applies
+    unroutable_after: Seconds = (
+        timings.UNROUTABLE_AFTER_SECONDS
+    )  # how long nobody may be able to do it before that applies
 
     def shape(self) -> tuple[Any, ...]:
         """All of it but what is its own: its id, its texts, what it depends on. Many tasks share one."""

@@ -18,6 +18,7 @@ from pydantic import (
 )
 from pydantic_core import CoreSchema, core_schema, from_json, to_json
 
+from skillq import timings
 from skillq.wording import shorten
 
 SCHEMA_VERSION: Final = 1
@@ -32,7 +33,6 @@ _YEAR_10000 = 253_402_300_800.0
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
 MAX_SAID = 4000
-MAX_LEASE_SECONDS = 3600.0
 DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
@@ -217,7 +217,7 @@ Beginning = Annotated[float, AfterValidator(lambda moment: _possible(moment) or 
 Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
-LeaseSeconds = Annotated[float, Field(gt=0, le=MAX_LEASE_SECONDS)]
+LeaseSeconds = Annotated[float, Field(gt=0, le=timings.MAX_LEASE_SECONDS)]
 Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
 Output = Annotated[JsonValue, AfterValidator(_fits)]
 

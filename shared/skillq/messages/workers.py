@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, JsonValue
 
+from skillq import timings
 from skillq.messages.tasks import AttemptRef
 from skillq.messages.words import (
     MAX_ID,
@@ -32,9 +33,9 @@ class Lease(Wire):
     the manager, which is told in the worker's profile.
     """
 
-    heartbeat: LeaseSeconds = 5.0
-    suspect_after: LeaseSeconds = 15.0  # no new work
-    dead_after: LeaseSeconds = 30.0  # its attempts are lost
+    heartbeat: LeaseSeconds = timings.HEARTBEAT_SECONDS
+    suspect_after: LeaseSeconds = timings.SUSPECT_AFTER_SECONDS  # no new work
+    dead_after: LeaseSeconds = timings.DEAD_AFTER_SECONDS  # its attempts are lost
 
     @property
     def fence_after(self) -> float:

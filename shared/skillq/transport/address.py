@@ -3,9 +3,8 @@
 import re
 from urllib.parse import SplitResult, parse_qs, unquote, urlencode, urlsplit
 
+from skillq import timings
 from skillq.errors import UsageError
-
-_HEARTBEAT_SECONDS = 10
 
 
 class Address:
@@ -23,7 +22,7 @@ class Address:
         port = parts.port or (5671 if parts.scheme == "amqps" else 5672)
         self.vhost = unquote(parts.path[1:]) or "/"
         self.shown = f"{parts.scheme}://{host}:{port}/{parts.path[1:]}"
-        query = {"heartbeat": [str(_HEARTBEAT_SECONDS)]} | options
+        query = {"heartbeat": [str(timings.AMQP_HEARTBEAT_SECONDS)]} | options
         self.url = parts._replace(query=urlencode(query, doseq=True)).geturl()
 
 

@@ -5,10 +5,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from itertools import takewhile
 from typing import Protocol, Self
 
+from skillq import timings
 from skillq.errors import QueueInUse, TransportError, Unreachable
 from skillq.transport.base import Delivery
-
-_REOPEN_SECONDS = 0.5
 
 
 class Channel(Protocol):
@@ -124,7 +123,7 @@ class KeptConsumer:
             except QueueInUse:
                 raise
             except (TransportError, Unreachable):
-                await asyncio.sleep(_REOPEN_SECONDS)
+                await asyncio.sleep(timings.REOPEN_SECONDS)
 
     async def batch(self) -> list[Delivery]:
         while not (arrived := self._session.arrived):

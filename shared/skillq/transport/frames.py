@@ -14,10 +14,11 @@ from pamqp.base import Frame
 from pamqp.commands import Basic
 from pamqp.commands import Channel as Channels
 
+from skillq import timings
+
 _HEAD = struct.Struct(">BHI")  # kind, channel, size of the payload
 AROUND = _HEAD.size + len(constants.FRAME_END_CHAR)
 _HEARTBEAT = _HEAD.pack(constants.FRAME_HEARTBEAT, 0, 0) + constants.FRAME_END_CHAR
-_HEARTBEAT_SECONDS = 1.0
 
 
 def frame(kind: int, channel: int, payload: bytes) -> bytes:
@@ -85,7 +86,7 @@ class FrameReader(asyncio.StreamReader):
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # as transports call it
         left = self._sort(self._rest + data)
         now = time.monotonic()
-        if self.lanes and not left and now - self._fed_at > _HEARTBEAT_SECONDS:
+        if self.lanes and not left and now - self._fed_at > timings.DRIVER_HEARTBEAT_SECONDS:
             left = _HEARTBEAT  # or the driver takes a busy broker for a dead one
         if left:
             self._fed_at = now

@@ -4,9 +4,8 @@ import time
 
 import structlog
 
+from skillq import timings
 from skillq.logs import Log
-
-_TELL_SECONDS = 60.0  # between two reports that connections are lost
 
 log = structlog.get_logger()
 
@@ -17,7 +16,7 @@ class Outages:
     def __init__(self, broker: str) -> None:
         self._broker = broker
         self._times = 0
-        self._told_at = -_TELL_SECONDS
+        self._told_at = -timings.OUTAGE_REPORT_SECONDS
         self._down: set[str] = set()
         self._told = False
 
@@ -25,7 +24,10 @@ class Outages:
         self._times += 1
         self._down.add(connection)
         # An application with an SDK client in it hears of it where it has set up its log.
-        if time.monotonic() - self._told_at < _TELL_SECONDS or not structlog.is_configured():
+        if (
+            time.monotonic() - self._told_at < timings.OUTAGE_REPORT_SECONDS
+            or not structlog.is_configured()
+        ):
             return
         log.warning(Log.CONNECTION_LOST, broker=self._broker, reason=reason, times=self._times)
         self._told_at, self._times, self._told = time.monotonic(), 0, True

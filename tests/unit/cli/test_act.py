@@ -10,7 +10,7 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from skillq import logs
+from skillq import logs, timings
 from skillq.errors import Unreachable, UsageError
 from skillq.transport.memory import MemoryBroker
 from skillq_cli import act
@@ -309,8 +309,8 @@ async def test_a_manager_that_takes_too_long_is_told_apart_from_none(
         await reader.read()
         writer.close()
 
-    monkeypatch.setattr("skillq_cli.api._LONG_SECONDS", 0.05)
-    monkeypatch.setattr("skillq_cli.api._SECONDS", 0.05)
+    monkeypatch.setattr(timings, "API_LONG_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "API_SECONDS", 0.05)
     server = await asyncio.start_server(keep_waiting, "127.0.0.1", 0)
     async with server:
         terminal = Terminal(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")

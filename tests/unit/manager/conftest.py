@@ -3,6 +3,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
+from skillq import timings
 from skillq.transport.memory import MemoryBroker
 from tests.unit.manager.desk import Desk
 from tests.unit.manager.office import Office
@@ -37,4 +38,4 @@ def cut(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillq.client._SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "CLIENT_SILENCE_SECONDS", 0.1)

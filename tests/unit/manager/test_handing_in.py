@@ -7,7 +7,7 @@ from uuid import uuid4
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.errors import Unreachable, UsageError
 from skillq.handed import hand_in
 from skillq.messages import (
@@ -21,7 +21,6 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
-from skillq_manager import manager as module
 from skillq_manager import parts as parts_module
 from skillq_manager import queues
 from skillq_manager.store.base import RunRow
@@ -128,7 +127,7 @@ async def test_parts_that_a_manager_had_when_it_left_are_there_for_the_next() ->
 async def test_parts_whose_rest_does_not_come_are_refused_and_keep_nobody_waiting(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(parts_module, "SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "PARTS_SILENCE_SECONDS", 0.1)
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
         messages = hand_in("default", both_ways()).messages
         await put(plant, messages[1:-1])
@@ -145,7 +144,7 @@ async def test_parts_of_what_an_earlier_manager_took_in_are_not_refused_when_the
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It died when it had acknowledged some of them."""
-    monkeypatch.setattr(parts_module, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "PARTS_SILENCE_SECONDS", 0.05)
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
         messages = hand_in("default", both_ways()).messages
         await put(plant, messages)
@@ -164,7 +163,7 @@ async def test_however_many_large_submissions_come_at_once_all_are_done(
     """Their parts are mixed, and there is room for few of them: none would ever be whole."""
     monkeypatch.setattr(queues, "PREFETCH", 12)
     monkeypatch.setattr(parts_module, "ROOM", 8)
-    monkeypatch.setattr(parts_module, "TURN_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "PARTS_TURN_SECONDS", 0.01)
     wire = Wire(broker := MemoryBroker())
     wire.fails = lambda key: key == "submit.x" and len(wire.failed) < 3
     async with (
@@ -185,7 +184,7 @@ async def test_however_many_large_submissions_come_at_once_all_are_done(
 @asynccontextmanager
 async def leaving(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Plant]:
     """A manager that has done all, and waits in vain for a worker to leave."""
-    monkeypatch.setattr(module, "STOP_SECONDS", 0.5)
+    monkeypatch.setattr(timings, "STOP_SECONDS", 0.5)
     async with Plant(stop_when_done=True) as plant, listening(plant, topology.COMMANDS) as ear:
         await plant.hand("Ada", 9)
         await plant.meet("Ghost", 10)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.client import Receipt, RunResult
 from skillq.errors import TransportError
 from skillq.handed import hand_in
@@ -19,7 +19,6 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
-from skillq_manager import manager as module
 from skillq_manager.core.commands import Command, Event, Submitted
 from skillq_worker.executor import Cancel, Job, in_task
 from tests.factories import task
@@ -184,7 +183,7 @@ async def test_a_question_that_the_store_cannot_answer_now_is_left_to_be_asked_a
 async def test_the_lease_is_renewed_before_much_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is decided nothing else is done: another would take the lead, and begin with the same."""
     monkeypatch.setattr("skillq_manager.sorting._MANY", 5)
-    monkeypatch.setattr(module, "RENEW_SECONDS", 60.0)
+    monkeypatch.setattr(timings, "RENEW_SECONDS", 60.0)
     async with Plant() as plant:
         told: list[str] = []
 

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import steady_clock
 from skillq.errors import Unreachable, UsageError
 from skillq.messages import (
@@ -14,8 +14,6 @@ from skillq.messages import (
     TaskStatus,
 )
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager import manager as module
-from skillq_manager import queues
 from skillq_manager.core.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
@@ -140,7 +138,7 @@ async def test_a_manager_that_goes_on_serves_the_next_run() -> None:
 async def test_a_worker_that_never_says_goodbye_does_not_keep_the_manager_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "STOP_SECONDS", 0.2)
+    monkeypatch.setattr(timings, "STOP_SECONDS", 0.2)
     async with Plant(stop_when_done=True) as plant:
         await plant.hand("Ada", 9)
         await plant.meet("Ghost", 10)
@@ -153,7 +151,7 @@ async def test_a_stop_of_long_ago_does_not_send_the_next_start_of_a_worker_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """It waits in the queue of one that died before it came."""
-    monkeypatch.setattr(module, "STOP_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "STOP_SECONDS", 0.1)
     async with Plant(stop_when_done=True) as first:
         victim = await first.hand("Victim", 3)
         await first.hand("Here", 9)
@@ -204,14 +202,14 @@ async def test_a_manager_whose_consumers_bring_nothing_any_more_is_not_ready(
 ) -> None:
     async with Plant() as plant:
         assert plant.manager.is_ready
-        monkeypatch.setattr("skillq_manager.senses.READY_SECONDS", 0.0)
+        monkeypatch.setattr(timings, "READY_WITHIN_SECONDS", 0.0)
         assert not plant.manager.is_ready
 
 
 async def test_the_second_manager_of_a_broker_says_so_and_the_first_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(queues, "TAKE_OVER_SECONDS", 0.0)
+    monkeypatch.setattr(timings, "TAKE_OVER_SECONDS", 0.0)
     async with Plant() as first:
         async with Plant(broker=first.broker) as second:
             with pytest.raises(UsageError) as caught:
@@ -241,8 +239,8 @@ async def test_a_manager_takes_over_when_its_predecessor_leaves() -> None:
 async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_with_one_line(
     queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
-    monkeypatch.setattr(queues, "TAKE_OVER_SECONDS", 0.2)
+    monkeypatch.setattr(timings, "STAND_BY_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "TAKE_OVER_SECONDS", 0.2)
     broker = MemoryBroker()
     wire = Fickle(broker)
     async with Plant(broker=broker, transport=wire) as plant:
@@ -263,7 +261,7 @@ async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_
 async def test_a_manager_whose_own_dead_connection_held_its_queue_for_a_while_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "STAND_BY_SECONDS", 0.05)
     broker = MemoryBroker()
     wire = Fickle(broker)
     async with Plant(broker=broker, transport=wire) as plant:
@@ -284,8 +282,8 @@ async def test_a_manager_whose_own_dead_connection_held_its_queue_for_a_while_go
 async def test_a_broker_that_comes_back_empty_gets_its_queues_and_a_run_goes_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq_manager.senses.PROBE_SECONDS", 0.02)
-    monkeypatch.setattr("skillq_worker.attachment.ATTEND_SECONDS", 0.02)
+    monkeypatch.setattr(timings, "PROBE_SECONDS", 0.02)
+    monkeypatch.setattr(timings, "QUEUE_CHECK_SECONDS", 0.02)
     async with Plant(leases=QUICK, lease=SHORT.model_copy(update={"dead_after": 5.0})) as plant:
         count = Count(held=True)
         hand = await plant.hand("Ada", 5, count)
@@ -339,7 +337,7 @@ async def test_a_manager_that_stops_tells_those_whose_submission_it_has_not_deci
 async def test_a_client_whose_manager_lost_its_store_has_its_run_done_by_the_next(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq.client._SILENCE_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "CLIENT_SILENCE_SECONDS", 0.1)
     async with Plant() as first:
         count = Count(held=True)
         hand = await first.hand("Ada", 5, count)

@@ -4,8 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
-import skillq_manager.manager as module
-from skillq import client, topology
+from skillq import timings, topology
 from skillq.messages import Task, TaskEvents, TaskStatus
 from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command, EndAttempt
@@ -101,7 +100,7 @@ async def test_while_the_store_is_away_commands_and_submissions_are_answered_wit
 
 
 async def test_nothing_is_told_of_what_was_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "STAND_BY_SECONDS", 0.01)
     error = StoreFailed("the disk is full")
     async with (
         Plant(store=MoodyStore(1, error, after=False)) as plant,
@@ -122,9 +121,9 @@ async def test_nothing_is_told_of_what_was_not_written(monkeypatch: pytest.Monke
 async def test_a_manager_begins_anew_from_what_the_store_has_and_every_task_counts_once(
     monkeypatch: pytest.MonkeyPatch, error: Exception, after: bool
 ) -> None:
-    monkeypatch.setattr(module, "STAND_BY_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "STAND_BY_SECONDS", 0.01)
     monkeypatch.setattr(
-        client, "_SILENCE_SECONDS", 0.1
+        timings, "CLIENT_SILENCE_SECONDS", 0.1
     )  # what was written may never have been said
     async with Plant(store=MoodyStore(3, error, after=after)) as plant:
         await plant.hand("Ada", slots=2)

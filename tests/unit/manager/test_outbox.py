@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
     Assignments,
@@ -95,7 +95,7 @@ async def test_an_assignment_that_comes_back_is_told_and_the_queue_declared(offi
 async def test_an_assignment_that_is_not_confirmed_is_sent_again(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.outbox._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "ASSIGNMENT_RETRY_SECONDS", 0.01)
     queue = await office.give_queue(office.ada)
     await office.store_tasks(task("a"))
     office.wire.fails = lambda key: key == "assignment.ada" and len(office.wire.failed) < 3
@@ -107,7 +107,7 @@ async def test_an_assignment_that_is_not_confirmed_is_sent_again(
 async def test_an_assignment_that_is_wanted_no_more_is_not_sent_again(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.outbox._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "ASSIGNMENT_RETRY_SECONDS", 0.01)
     await office.store_tasks(task("a"))
     office.wire.fails = lambda _: True
     await office.hand_over(c.Decided([office.assign("a")]))
@@ -120,7 +120,7 @@ async def test_an_assignment_that_is_wanted_no_more_is_not_sent_again(
 async def test_assignments_wait_while_another_manager_may_give_the_same_ones_out(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.outbox._RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "ASSIGNMENT_RETRY_SECONDS", 0.01)
     queue = await office.give_queue(office.ada)
     await office.store_tasks(task("a"))
     office.alone = False

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.messages import MAX_PARTS, Submission
 from skillq.transport import Consumer, Delivery, Outgoing
-from skillq_manager.parts import ROOM, SILENCE_SECONDS, TURN_SECONDS, Parts, Pile
+from skillq_manager.parts import ROOM, Parts, Pile
 from skillq_manager.queues import PREFETCH
 from tests.factories import task
 
@@ -98,11 +98,11 @@ def test_of_a_part_that_comes_twice_the_later_copy_is_kept(shelf: Shelf) -> None
 
 def test_the_rest_is_waited_for_since_the_last_part_that_came(shelf: Shelf) -> None:
     shelf.put(1, 3, "a")
-    shelf.now += SILENCE_SECONDS - 1
+    shelf.now += timings.PARTS_SILENCE_SECONDS - 1
     shelf.put(2, 3, "a")
     shelf.put(1, 2, "b")
-    assert shelf.parts.next_deadline() == shelf.now + SILENCE_SECONDS
-    shelf.now += SILENCE_SECONDS - 1
+    assert shelf.parts.next_deadline() == shelf.now + timings.PARTS_SILENCE_SECONDS
+    shelf.now += timings.PARTS_SILENCE_SECONDS - 1
     shelf.put(2, 3, "a")
     assert shelf.parts.next_deadline() == shelf.now + 1
     shelf.now += 1
@@ -126,8 +126,8 @@ def test_of_too_many_the_last_one_begun_makes_room_one_at_a_time(shelf: Shelf) -
     for number in range(1, MAX_PARTS):
         shelf.put(number, MAX_PARTS, "c")
     assert not shelf.parts.take_excess()
-    assert shelf.parts.next_deadline() == shelf.now + TURN_SECONDS
-    shelf.now += TURN_SECONDS
+    assert shelf.parts.next_deadline() == shelf.now + timings.PARTS_TURN_SECONDS
+    shelf.now += timings.PARTS_TURN_SECONDS
     (excess,) = shelf.parts.take_excess()
     assert ids([excess]) == ["c"]
     shelf.parts.put_back(excess)

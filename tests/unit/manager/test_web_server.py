@@ -13,12 +13,12 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from pydantic import SecretStr
 
+from skillq import timings
 from skillq.errors import UsageError
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
 )
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.web import server
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
 from tests.unit.manager.desk import TASKS, Desk, refused
@@ -212,7 +212,9 @@ async def test_open_connections_do_not_hold_up_its_end(
             await client.get("/livez")  # kept alive
             asking = asyncio.create_task(client.get("/api/runs"))
             await reached.wait()
-            assert await elapsed(serving.__aexit__(None, None, None)) < 1.0 + server.GRACE_SECONDS
+            assert (
+                await elapsed(serving.__aexit__(None, None, None)) < 1.0 + timings.HTTP_END_SECONDS
+            )
             with pytest.raises(httpx.TransportError):
                 await asking
 

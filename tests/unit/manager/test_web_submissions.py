@@ -6,11 +6,11 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from skillq import timings
 from skillq.errors import Unreachable
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
 )
-from skillq_manager.web import deciding
 from tests.unit.manager.desk import TASKS, Desk, refused
 
 
@@ -145,7 +145,7 @@ async def test_a_manager_that_cannot_decide_keeps_nobody_waiting_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(desk.manager, "submit", ponder)
-    monkeypatch.setattr(deciding, "DECIDE_SECONDS", 0.0)
+    monkeypatch.setattr(timings, "DECIDE_SECONDS", 0.0)
     assert "ask again, nothing is done twice" in refused(await desk.submit(*TASKS), 503)
 
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from skillq import convoy, open_run
+from skillq import timings
 from skillq.client import Client, OpenRun
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from tests.unit.shared.desk import Desk
@@ -33,14 +33,14 @@ async def run(desk: Desk, client: Client) -> AsyncIterator[OpenRun]:
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(open_run, "SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "CLIENT_SILENCE_SECONDS", 0.05)
 
 
 @pytest.fixture
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is waited for until it is there, once one has been heard."""
-    monkeypatch.setattr(convoy, "PATIENCE_SECONDS", 1000.0)
-    monkeypatch.setattr(convoy, "LATELY_SECONDS", 2000.0)
+    monkeypatch.setattr(timings, "GROUP_COMMIT_WAIT_SECONDS", 1000.0)
+    monkeypatch.setattr(timings, "GROUP_COMMIT_AWAY_SECONDS", 2000.0)
 
 
 class Clock:

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.client import Client, Receipt
 from skillq.errors import Unreachable, UsageError
 from skillq.handed import hand_in
@@ -98,7 +98,7 @@ async def test_events_that_cannot_be_read_are_passed_over(desk: Desk, client: Cl
 
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillq.client._SILENCE_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "CLIENT_SILENCE_SECONDS", 0.05)
 
 
 @pytest.mark.usefixtures("impatient")

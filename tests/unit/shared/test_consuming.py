@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from skillq import timings
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, Unreachable
-from skillq.transport import consuming
 from skillq.transport.base import Delivery
 from skillq.transport.consuming import KeptConsumer, Session
 
@@ -51,7 +51,7 @@ async def always() -> None: ...
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(consuming, "_REOPEN_SECONDS", 0.0)
+    monkeypatch.setattr(timings, "REOPEN_SECONDS", 0.0)
 
 
 @pytest.fixture

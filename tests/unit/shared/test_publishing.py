@@ -15,9 +15,9 @@ from aiormq.exceptions import (
 )
 from pamqp import commands, frame, header
 
+from skillq import timings
 from skillq.transport import Outgoing
 from skillq.transport.encoding import Encoder
-from skillq.transport.rabbitmq import publishing, sessions
 from skillq.transport.rabbitmq.publishing import Publisher
 from skillq.transport.rabbitmq.sessions import ChannelBrowser
 from tests.unit.shared.far_end import FarEnd, turns
@@ -140,7 +140,7 @@ async def test_who_is_cancelled_is_missed_by_nobody(far_end: FarEnd, publish: Pu
 async def test_what_is_not_confirmed_in_time_is_given_up_and_later_ones_are_not(
     far_end: FarEnd, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "RPC_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "RPC_SECONDS", 0.05)
     early = [publish(), publish()]
     await asyncio.wait(early)
     assert outcomes(*early) == ["TimeoutError"] * 2
@@ -159,7 +159,7 @@ async def test_what_is_not_confirmed_in_time_is_given_up_and_later_ones_are_not(
 async def test_what_is_published_while_others_are_given_up_puts_nobody_s_time_off(
     publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "RPC_SECONDS", 0.3)
+    monkeypatch.setattr(timings, "RPC_SECONDS", 0.3)
     early = publish()
     await asyncio.sleep(0.05)
     second = publish()
@@ -177,7 +177,7 @@ async def test_what_is_published_while_others_are_given_up_puts_nobody_s_time_of
 async def test_a_confirm_that_is_there_counts_though_we_have_stood_still(
     far_end: FarEnd, publish: Publish, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(publishing, "RPC_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "RPC_SECONDS", 0.01)
     task = publish()
     await turns()
     time.sleep(0.02)  # noqa: ASYNC251 - that is it
@@ -244,7 +244,7 @@ async def test_on_a_connection_that_is_gone_nothing_is_written(
 async def test_a_browser_that_gave_up_takes_no_late_answer_for_that_to_another_question(
     far_end: FarEnd, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sessions, "RPC_SECONDS", 0.02)
+    monkeypatch.setattr(timings, "RPC_SECONDS", 0.02)
     browser = ChannelBrowser(far_end.channel, far_end.wire, "q", lambda _: nullcontext())
     far_end.says(commands.Basic.GetEmpty())  # nobody asked
     with pytest.raises(TimeoutError):

@@ -7,8 +7,9 @@ import pytest
 from aiormq.abc import AbstractChannel
 from pamqp import commands
 
+from skillq import timings
 from skillq.errors import TransportError
-from skillq.transport import Outgoing, rabbitmq
+from skillq.transport import Outgoing
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq.transport.rabbitmq.wire import Wire
 from tests.unit.shared.far_end import FarEnd, turns
@@ -42,8 +43,7 @@ def connection(far_end: FarEnd) -> Connection:
 
 @pytest.fixture
 def transport(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> RabbitTransport:
-    for module in (rabbitmq.transport, rabbitmq.wire):
-        monkeypatch.setattr(module, "RPC_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "RPC_SECONDS", 0.05)
     transport = RabbitTransport("amqp://localhost", app_id="app", connection_name="name")
     transport._links = cast(Any, [connection])
     return transport

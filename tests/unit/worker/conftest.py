@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 import pytest
 import structlog
 
+from skillq import timings
 from tests.unit.worker.bench import Bench
 from tests.unit.worker.boss import Boss, who
 
@@ -22,5 +23,5 @@ def bench() -> Bench:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillq_worker.reporter._FIRST_DELAY", 0.01)
+    monkeypatch.setattr(timings, "REPORT_FIRST_RETRY_SECONDS", 0.01)
     structlog.reset_defaults()  # a command that ran before may have set a level

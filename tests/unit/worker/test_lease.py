@@ -4,6 +4,7 @@ import asyncio
 
 import pytest
 
+from skillq import timings
 from skillq.clock import steady_clock
 from skillq.errors import UsageError
 from skillq.messages import Lease
@@ -18,7 +19,7 @@ from tests.unit.worker.boss import Boss, order, until, who
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("skillq_worker.lease.CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "LEASE_CHECK_SECONDS", 0.01)
 
 
 @pytest.mark.parametrize("aborts", [False, True])

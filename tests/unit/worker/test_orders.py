@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import steady_clock
 from skillq.messages import (
     Connect,
@@ -16,7 +16,6 @@ from skillq.messages import (
     TaskResults,
 )
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_worker import worker
 from skillq_worker.worker import Worker
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
@@ -276,7 +275,7 @@ async def test_a_second_order_to_stop_shortens_the_grace_of_the_first(
 async def test_a_worker_whose_broker_never_answers_still_leaves(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "GOODBYE_SECONDS", 0.1)
     wire = Wire(boss.broker)
     async with working(boss, bench, transport=wire) as (one, running):
         wire.fails = lambda _: True

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.messages import (
     Message,
     Outcome,
@@ -50,7 +50,7 @@ async def test_what_ends_one_turn_after_the_other_is_told_in_one_message(boss: B
 async def test_a_worker_tells_when_its_last_attempt_has_a_slot(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_worker.reporter._HOLD_SECONDS", 3600.0)
+    monkeypatch.setattr(timings, "RESULT_HOLD_SECONDS", 3600.0)
     async with working(boss, bench):
         await boss.assign(order("a"), order("b"), order("c"))
         for id in "ab":

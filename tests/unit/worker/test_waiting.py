@@ -4,8 +4,9 @@ import asyncio
 
 import pytest
 
+from skillq import timings
 from skillq.messages import Disconnect, Heartbeat, Outcome, Progress
-from skillq_worker import lease, worker
+from skillq_worker import worker
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import BRIEF, Bench, working
 from tests.unit.worker.boss import Boss, order, ref, until, who
@@ -117,7 +118,7 @@ async def test_slots_that_were_aborted_go_on_with_what_waits(bench: Bench) -> No
 async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "LEASE_CHECK_SECONDS", 0.01)
     async with (
         Boss(who(lease=BRIEF)) as boss,
         working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, _),
@@ -140,7 +141,7 @@ async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
 async def test_a_worker_that_may_begin_nothing_still_hands_back_and_leaves(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lease, "CHECK_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "LEASE_CHECK_SECONDS", 0.01)
     async with (
         Boss(who(lease=BRIEF)) as boss,
         working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, running),
@@ -173,7 +174,7 @@ async def test_more_than_are_remembered_may_wait_and_none_is_made_twice(
 async def test_what_ends_at_once_is_told_by_its_end_alone_and_what_goes_on_by_its_start_too(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_worker.reporter._BRIEF_SECONDS", 0.3)
+    monkeypatch.setattr(timings, "BRIEF_ATTEMPT_SECONDS", 0.3)
     async with Boss(who(slots=2)) as boss, working(boss, bench):
         await boss.assign(order("long"), order("brief"))
         await bench.end("brief")

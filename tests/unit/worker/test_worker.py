@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from skillq import topology
+from skillq import timings, topology
 from skillq.clock import steady_clock
 from skillq.errors import UsageError
 from skillq.messages import (
@@ -20,7 +20,7 @@ from skillq.messages import (
 from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_worker import Handlers, attachment
+from skillq_worker import Handlers
 from skillq_worker.executor import HandlerExecutor
 from skillq_worker.simulation import Simulation
 from skillq_worker.worker import Worker
@@ -64,7 +64,7 @@ async def test_a_worker_that_is_stopped_while_it_waits_for_a_manager_leaves_at_o
 async def test_the_second_worker_of_a_name_says_so_and_leaves_while_the_first_goes_on(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attachment, "TAKE_OVER_SECONDS", 0.2)
+    monkeypatch.setattr(timings, "TAKE_OVER_SECONDS", 0.2)
     async with working(boss, bench):
         async with MemoryTransport(boss.broker) as way:
             namesake = who("Ada", name="ada")
@@ -97,7 +97,7 @@ async def test_a_worker_takes_over_when_its_namesake_leaves_in_time(
 async def test_a_worker_whose_queue_is_gone_is_not_ready_and_asks_for_it_until_it_is_there(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attachment, "ATTEND_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "QUEUE_CHECK_SECONDS", 0.01)
     async with working(boss, bench) as (one, _):
         ready = [one.is_ready]
         heard = len(boss.all(Connect))
@@ -136,7 +136,7 @@ async def test_a_worker_whose_own_dead_connection_held_its_queue_for_a_while_goe
 async def test_a_worker_whose_namesake_took_over_leaves_and_says_so(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attachment, "TAKE_OVER_SECONDS", 0.2)
+    monkeypatch.setattr(timings, "TAKE_OVER_SECONDS", 0.2)
     await boss.give_queue()
     async with Fickle(boss.broker) as wire:
         old = Worker(wire, boss.worker, bench, clock=steady_clock(), grace=0)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from enum import Enum
 
+from skillq import timings
 from skillq.messages import Lease
 
 
@@ -14,14 +15,14 @@ class Verdict(Enum):
 
 @dataclass(frozen=True, slots=True)
 class LeasePolicy:
-    """All in seconds. How long a worker may be silent is in its profile."""
+    """All in seconds; `skillq.timings` says why. How long a worker may be silent is in its profile."""
 
-    resend_after: float = 10.0  # an assignment that the worker does not know of is sent again
-    sweep_every: float = 1.0
-    reserve_for: float = 60.0  # how long easy work waits until reserved workers take it
-    exclude_for: float = 15.0  # how long it waits for another worker than those that failed it
-    late_after: float = 7.5  # a manager held up for so long may have results still to read
-    forget_after: float = 60.0  # what a departed worker said may arrive that much later
+    resend_after: float = timings.RESEND_AFTER_SECONDS
+    sweep_every: float = timings.SWEEP_SECONDS
+    reserve_for: float = timings.RESERVE_FOR_SECONDS
+    exclude_for: float = timings.EXCLUDE_FOR_SECONDS
+    late_after: float = timings.LATE_AFTER_SECONDS
+    forget_after: float = timings.FORGET_DEPARTED_SECONDS
 
 
 def judge(lease: Lease, last_seen: float, now: float) -> Verdict:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from skillq import timings
 from skillq.messages import TaskStatus
 from skillq_manager.core.model import TaskEntry, WorkerEntry
 
@@ -15,13 +16,13 @@ _MANY_TYPES = 4096  # from here on, durations are learned anew
 
 @dataclass(frozen=True, slots=True)
 class LookaheadPolicy:
-    """Times in seconds."""
+    """Times in seconds; `skillq.timings` says what those are that stand there."""
 
-    horizon: float = 0.1  # as long as the work that a worker has waiting may take
+    horizon: float = timings.LOOKAHEAD_SECONDS
     most: int = 1000  # attempts ahead of the slots, however short they are
     shortest: float = 1e-4  # no task is taken to be shorter: there is more to one than its work
     weight: float = 0.1  # of the newest duration, in the average
-    recall_after: float = 0.2  # what waits longer at a worker is given to one that is idle
+    recall_after: float = timings.RECALL_AFTER_SECONDS
 
 
 class Lookahead:

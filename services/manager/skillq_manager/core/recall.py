@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from itertools import islice
 
+from skillq import timings
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core.classes import Pool
@@ -11,7 +12,6 @@ from skillq_manager.core.model import Need, TaskEntry, WorkerEntry
 from skillq_manager.core.ready import Board
 from skillq_manager.core.turn import Turn
 
-_ASK_AGAIN = 1.0  # seconds after which a recall is taken to be lost
 _LOOKED_AT = 10_000  # attempts in one look, so that none takes long
 
 
@@ -66,7 +66,7 @@ class Recalls:
             if task.status is not TaskStatus.ASSIGNED or not idle.take(task.need):
                 continue
             asked_at = task.recalled_at
-            if asked_at is None or self._turn.now - asked_at >= _ASK_AGAIN:
+            if asked_at is None or self._turn.now - asked_at >= timings.RECALL_RETRY_SECONDS:
                 yield task
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from skillq import timings
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core.model import Terms
 
@@ -14,8 +15,8 @@ class RetryPolicy:
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
-    base: float = 2.0
-    cap: float = 300.0
+    base: float = timings.RETRY_DELAY_SECONDS
+    cap: float = timings.RETRY_MAX_DELAY_SECONDS
     max_losses: int = 3  # a task that kills its workers must not kill the fleet
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 
+from skillq import timings
 from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import retry
@@ -28,12 +29,10 @@ from skillq_manager.core.timers import Kind, Timers
 from skillq_manager.core.turn import Turn
 
 _AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
-OVERDUE_SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
 _TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
 _DONE = retry.Verdict(SUCCEEDED)
 # Names, for the reason that those in `lifecycle` have.
 _WENT_WELL, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
-_LOOK_AGAIN = 1.0  # seconds, at least, until a task that nobody can do is looked at again
 
 
 class Tasks:
@@ -120,7 +119,9 @@ class Tasks:
 
     def _look_again(self, task: TaskEntry, since: float) -> None:
         """Apply the policy of a task that nobody can do, if that has been so since then."""
-        at = max(since + task.terms.unroutable_after, self._turn.now + _LOOK_AGAIN)
+        at = max(
+            since + task.terms.unroutable_after, self._turn.now + timings.UNROUTABLE_LOOK_SECONDS
+        )
         self.timers.add(at, Kind.UNROUTABLE, task)
 
     # --- attempts
@@ -144,7 +145,9 @@ class Tasks:
 
     def _time(self, task: TaskEntry, since: float) -> None:
         if task.terms.timeout is not None:
-            self.timers.add(since + task.terms.timeout + OVERDUE_SLACK, Kind.OVERDUE, task)
+            self.timers.add(
+                since + task.terms.timeout + timings.OVERDUE_SLACK_SECONDS, Kind.OVERDUE, task
+            )
 
     def start(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
         if task.status is ASSIGNED:
@@ -256,10 +259,10 @@ class Tasks:
                 self._unroutable(task, whys, fleet_is_there=fleet_is_there)
             elif task.worker is None:
                 self._stop_late(task)
-            elif self._turn.has_heard_for(OVERDUE_SLACK):
+            elif self._turn.has_heard_for(timings.OVERDUE_SLACK_SECONDS):
                 self._stop_late(task) if kind is Kind.DEADLINE else self._overdue(task, task.worker)
             else:  # its result may be on its way
-                self.timers.add(self._turn.now + OVERDUE_SLACK, kind, task)
+                self.timers.add(self._turn.now + timings.OVERDUE_SLACK_SECONDS, kind, task)
 
     def _is_late(self, task: TaskEntry) -> bool:
         """Whether its deadline is over."""

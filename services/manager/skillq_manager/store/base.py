@@ -15,7 +15,6 @@ from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerPr
 from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf, Stale
 from skillq_manager.core.model import Need, TaskKey
 
-LEASE_SECONDS = 10.0
 SHELF_PAGE = 10_000  # tasks that are called off at a time
 
 

@@ -13,6 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.exc import TimeoutError as NoneFree
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
+from skillq import timings
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.settings import without_password
 from skillq_manager.store import migrate
@@ -21,10 +22,6 @@ from skillq_manager.store.database import T, Work, first_line, translated
 
 SCHEMES = ("postgresql", "postgres")
 READERS = 4
-RETRY_SECONDS = 0.5
-COMMAND_SECONDS = 60.0  # what takes longer is taken for lost
-WAIT_SECONDS = 30.0  # for a connection, while all are in use
-END_SECONDS = 5.0  # what nobody waits for any more has so long to end by itself
 _MIGRATING = 0x736B696C6C71  # names our lock among all advisory ones
 
 # What writes goes by key, row by row. Left to choose, PostgreSQL reads whole tables as long as it thinks they
@@ -60,7 +57,7 @@ class Postgresql:
         self._epoch: int | None = None  # of our leadership, as far as we know
         self._going: set[asyncio.Task[Any]] = set()
         # A leader that is stopped in the middle of a transaction must not hold up its successor.
-        idle = str(int(max(1.0, lease_seconds / 2) * 1000))
+        idle = str(int(max(timings.LEAST_IDLE_TRANSACTION_SECONDS, lease_seconds / 2) * 1000))
         self._writing = self._engine(
             _PLANS | {"idle_in_transaction_session_timeout": idle},
             connections=2,  # one renews the lease
@@ -78,8 +75,10 @@ class Postgresql:
         async def connect() -> asyncpg.Connection:
             return await asyncpg.connect(
                 self._url,
-                timeout=max(1.0, min(10.0, self._patience)),
-                command_timeout=COMMAND_SECONDS,
+                timeout=max(
+                    timings.LEAST_CONNECT_SECONDS, min(timings.CONNECT_SECONDS, self._patience)
+                ),
+                command_timeout=timings.DATABASE_COMMAND_SECONDS,
                 server_settings={"application_name": "skillq manager", "jit": "off"} | settings,
             )
 
@@ -88,7 +87,7 @@ class Postgresql:
             async_creator=connect,
             pool_size=connections,
             max_overflow=0,
-            pool_timeout=WAIT_SECONDS,
+            pool_timeout=timings.DATABASE_POOL_SECONDS,
             **options,
         )
 
@@ -109,7 +108,7 @@ class Postgresql:
                     raise Unreachable(
                         f"no PostgreSQL at {self._place}, tried for {self._patience:g} s: {first_line(cause)}"
                     ) from error
-                await asyncio.sleep(RETRY_SECONDS)
+                await asyncio.sleep(timings.DATABASE_RETRY_SECONDS)
             else:
                 return
 
@@ -228,14 +227,14 @@ _NOT_THERE = (
 async def _end(tasks: Collection[asyncio.Task[Any]]) -> None:
     """Let them end, however often the caller is cancelled meanwhile; cut off what takes too long."""
     loop = asyncio.get_running_loop()
-    give_up_at = loop.time() + END_SECONDS
+    give_up_at = loop.time() + timings.DATABASE_END_SECONDS
     while tasks := [task for task in tasks if not task.done()]:
         left = give_up_at - loop.time()
         if left <= 0:
             for task in tasks:
                 task.cancel()
         with suppress(asyncio.CancelledError):  # the caller says so itself, afterwards
-            await asyncio.wait(tasks, timeout=left if left > 0 else END_SECONDS)
+            await asyncio.wait(tasks, timeout=left if left > 0 else timings.DATABASE_END_SECONDS)
 
 
 def _cause(error: BaseException) -> BaseException:

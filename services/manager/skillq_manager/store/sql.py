@@ -8,6 +8,7 @@ from typing import Self
 
 from sqlalchemy import Connection
 
+from skillq import timings
 from skillq.errors import UsageError
 from skillq.settings import without_password
 from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
@@ -15,7 +16,6 @@ from skillq_manager.core.model import TaskKey
 from skillq_manager.store import fences, reading
 from skillq_manager.store import statements as s
 from skillq_manager.store.base import (
-    LEASE_SECONDS,
     Body,
     Filter,
     LiveRow,
@@ -37,7 +37,11 @@ class SqlStore:
     """`sqlite:///FILE` or `postgresql://…`; waits for PostgreSQL for `connect_timeout` seconds."""
 
     def __init__(
-        self, url: str, *, lease_seconds: float = LEASE_SECONDS, connect_timeout: float = 30.0
+        self,
+        url: str,
+        *,
+        lease_seconds: float = timings.LEADER_LEASE_SECONDS,
+        connect_timeout: float = timings.CONNECT_PATIENCE_SECONDS,
     ) -> None:
         self._database = _database(url, lease_seconds, connect_timeout)
         self._id = ""

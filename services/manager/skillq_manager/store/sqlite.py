@@ -18,13 +18,13 @@ from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
 from sqlalchemy.pool import QueuePool
 
+from skillq import timings
 from skillq.errors import UsageError
 from skillq_manager.store import migrate
 from skillq_manager.store.database import T, Work, first_line, translated
 
 PREFIX = "sqlite:///"
 READERS = 3
-BUSY_SECONDS = 10.0  # somebody looks into the file with another program
 
 _OLDEST = (3, 33)  # that knows UPDATE … FROM
 _PRAGMAS = (
@@ -147,7 +147,7 @@ def _engine(file: Path, connections: int) -> Engine:
     return create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(
-            file, timeout=BUSY_SECONDS, check_same_thread=False, isolation_level=None
+            file, timeout=timings.SQLITE_BUSY_SECONDS, check_same_thread=False, isolation_level=None
         ),
         isolation_level="AUTOCOMMIT",
         poolclass=QueuePool,

@@ -9,12 +9,11 @@ from fastapi import HTTPException, Request
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
+from skillq import timings
 from skillq.errors import TransportError, Unreachable
 from skillq.forms import each_once, one_line
 from skillq.messages import MAX_MESSAGE_BYTES
 from skillq.wording import with_value
-
-DECIDE_SECONDS = 30.0
 
 Answer = TypeVar("Answer")
 FormT = TypeVar("FormT", bound="Form")
@@ -33,7 +32,7 @@ async def decided(answer: Awaitable[Answer]) -> Answer:
         HTTPException: 503; it does not lead, leaves, or takes too long.
     """
     try:
-        async with asyncio.timeout(DECIDE_SECONDS):
+        async with asyncio.timeout(timings.DECIDE_SECONDS):
             return await answer
     except Unreachable as error:
         raise HTTPException(503, one_line(str(error))) from error
@@ -41,7 +40,9 @@ async def decided(answer: Awaitable[Answer]) -> Answer:
         reason = f"the broker does not answer as it should: {error}; ask again"
         raise HTTPException(503, one_line(reason)) from error
     except TimeoutError as error:
-        reason = f"no decision within {DECIDE_SECONDS:g} s; ask again, nothing is done twice"
+        reason = (
+            f"no decision within {timings.DECIDE_SECONDS:g} s; ask again, nothing is done twice"
+        )
         raise HTTPException(503, reason) from error
 
 

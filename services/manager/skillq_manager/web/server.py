@@ -10,10 +10,9 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from skillq import timings
 from skillq.errors import UsageError
 from skillq.logs import Log
-
-GRACE_SECONDS = 0.5  # for requests that are being answered when we leave
 
 log = structlog.get_logger()
 
@@ -78,7 +77,7 @@ def _config(app: FastAPI) -> uvicorn.Config:
         proxy_headers=False,
     )
     # Handed to asyncio as it is, which takes fractions.
-    config.timeout_graceful_shutdown = GRACE_SECONDS  # type: ignore[assignment]
+    config.timeout_graceful_shutdown = timings.HTTP_END_SECONDS  # type: ignore[assignment]
     return config
 
 

@@ -13,16 +13,13 @@ from aiormq.abc import AbstractChannel
 from aiormq.connection import SSLContextProvider, TransportFactory
 from yarl import URL
 
+from skillq import timings
 from skillq.errors import TransportError, Unreachable
 from skillq.transport.address import Address
 from skillq.transport.frames import FrameReader
 from skillq.transport.outages import Outages
 from skillq.transport.rabbitmq.errors import reason_of
-from skillq.transport.rabbitmq.wire import CLOSE_SECONDS, RPC_SECONDS, Wire, close_channel
-
-_RECONNECT_SECONDS = 1
-_CONNECT_SECONDS = 10.0
-_LEAST_SECONDS = 1.0  # for an attempt that is begun at the deadline: less, and it tells nothing
+from skillq.transport.rabbitmq.wire import Wire, close_channel
 
 
 class _Factory(TransportFactory):
@@ -57,7 +54,7 @@ class Link:
         self._connection = RobustConnection(
             address.url,  # type: ignore[arg-type]  # it makes a URL of it
             client_properties={"connection_name": name},
-            reconnect_interval=_RECONNECT_SECONDS,
+            reconnect_interval=timings.RECONNECT_SECONDS,
         )
         self._factory = _Factory()
         # aiormq takes it as an argument, which aio-pika hands on from here only.
@@ -74,8 +71,8 @@ class Link:
         while True:
             link = cls(address, name)
             try:
-                left = max(_LEAST_SECONDS, deadline - time.monotonic())
-                await link._connection.connect(min(_CONNECT_SECONDS, left))
+                left = max(timings.LEAST_CONNECT_SECONDS, deadline - time.monotonic())
+                await link._connection.connect(min(timings.CONNECT_SECONDS, left))
             except CONNECTION_EXCEPTIONS as error:
                 await link.close()
                 _give_up_if_refused(address, error)
@@ -84,7 +81,7 @@ class Link:
                         f"no RabbitMQ at {address.shown} (tried for {now - began:.0f} s: "
                         f"{reason_of(error)}); is it running, and is the broker URL right?"
                     ) from error
-                await asyncio.sleep(min(_RECONNECT_SECONDS, deadline - now))
+                await asyncio.sleep(min(timings.RECONNECT_SECONDS, deadline - now))
             except BaseException:
                 await link.close()
                 raise
@@ -114,7 +111,7 @@ class Link:
             raise TransportError(f"not connected to {self._address.shown} at present")
         wire = self._factory.wire
         channel = await transport.connection.channel(
-            publisher_confirms=confirms, timeout=RPC_SECONDS
+            publisher_confirms=confirms, timeout=timings.RPC_SECONDS
         )
         return channel, wire
 
@@ -129,7 +126,7 @@ class Link:
     async def close(self) -> None:
         # A broker that has gone silent answers no goodbye.
         with suppress(TimeoutError):
-            async with asyncio.timeout(CLOSE_SECONDS):
+            async with asyncio.timeout(timings.CLOSE_SECONDS):
                 await self._connection.close()
 
 

@@ -13,11 +13,12 @@ from aiormq.abc import AbstractChannel
 from pamqp.commands import Basic
 from pamqp.constants import FRAME_MAX_SIZE
 
+from skillq import timings
 from skillq.transport.base import Outgoing
 from skillq.transport.decoding import read_return
 from skillq.transport.encoding import Encoder
 from skillq.transport.frames import AROUND, index_of
-from skillq.transport.rabbitmq.wire import RPC_SECONDS, ChannelLane, Wire
+from skillq.transport.rabbitmq.wire import ChannelLane, Wire
 
 _ACK, _NACK = index_of(Basic.Ack), index_of(Basic.Nack)
 _CONFIRM = struct.Struct(">4xQB")  # how many messages, and what of them
@@ -50,7 +51,7 @@ class Publisher(ChannelLane):
         """Whether some queue took it, once the broker says so."""
         name = self._publish(exchange, key, message, mandatory=True)
         confirmed: asyncio.Future[bool] = self._loop.create_future()
-        until = self._loop.time() + RPC_SECONDS
+        until = self._loop.time() + timings.RPC_SECONDS
         self._count += 1
         self._sent[self._count] = _Sent(name, until, confirmed)
         if self._timer is None:

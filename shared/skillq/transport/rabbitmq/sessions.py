@@ -10,12 +10,13 @@ from aiormq.exceptions import ChannelInvalidStateError
 from pamqp.base import Frame
 from pamqp.commands import Basic
 
+from skillq import timings
 from skillq.transport.base import Delivery
 from skillq.transport.consuming import Session
 from skillq.transport.decoding import read_delivery
 from skillq.transport.frames import index_of
 from skillq.transport.rabbitmq.link import Link
-from skillq.transport.rabbitmq.wire import RPC_SECONDS, ChannelLane, Wire
+from skillq.transport.rabbitmq.wire import ChannelLane, Wire
 
 _GET_EMPTY = index_of(Basic.GetEmpty)
 
@@ -53,14 +54,14 @@ async def begin_session(
     channel, wire = await link.channel()
     lane = _Consuming(channel, wire)
     try:
-        await channel.basic_qos(prefetch_count=prefetch, timeout=RPC_SECONDS)
+        await channel.basic_qos(prefetch_count=prefetch, timeout=timings.RPC_SECONDS)
         lane.queue = await find(channel)
         await channel.basic_consume(
             lane.queue,
             _never,
             exclusive=exclusive,
             arguments={"x-priority": priority} if priority else None,
-            timeout=RPC_SECONDS,
+            timeout=timings.RPC_SECONDS,
         )
     except BaseException:
         await lane.close()
@@ -91,7 +92,7 @@ class ChannelBrowser(ChannelLane):
             self._answer = asyncio.get_running_loop().create_future()
             self._ask(Basic.Get(queue=self._queue))
             try:
-                async with asyncio.timeout(RPC_SECONDS):
+                async with asyncio.timeout(timings.RPC_SECONDS):
                     return await self._answer
             except TimeoutError:
                 self.ended = (

@@ -10,6 +10,7 @@ from typing import NoReturn, Self
 from aiormq import exceptions as amqp
 from aiormq.abc import AbstractChannel
 
+from skillq import timings
 from skillq.errors import (
     QueueInUse,
     QueueNotFound,
@@ -28,7 +29,6 @@ from skillq.transport.rabbitmq.errors import reason_of, translated
 from skillq.transport.rabbitmq.link import Link
 from skillq.transport.rabbitmq.publishing import Publisher
 from skillq.transport.rabbitmq.sessions import ChannelBrowser, Find, begin_session
-from skillq.transport.rabbitmq.wire import RPC_SECONDS
 
 _SUBSCRIPTION_PREFETCH = 1000
 _WORKER_QUEUES = worker_queue("")
@@ -39,7 +39,12 @@ class RabbitTransport:
     """See `skillq.transport.base.Transport` and `Browsable`."""
 
     def __init__(
-        self, url: str, *, app_id: str, connection_name: str, connect_timeout: float = 30.0
+        self,
+        url: str,
+        *,
+        app_id: str,
+        connection_name: str,
+        connect_timeout: float = timings.CONNECT_PATIENCE_SECONDS,
     ) -> None:
         self._address = Address(url)
         self._name = connection_name
@@ -101,20 +106,23 @@ class RabbitTransport:
         async with self._link(_CONSUME).short_lived_channel() as channel:
             for exchange in topology.exchanges:
                 await channel.exchange_declare(
-                    exchange, exchange_type="topic", durable=True, timeout=RPC_SECONDS
+                    exchange, exchange_type="topic", durable=True, timeout=timings.RPC_SECONDS
                 )
             for queue in topology.queues:
                 await channel.queue_declare(
-                    queue.name, durable=True, arguments=dict(queue.arguments), timeout=RPC_SECONDS
+                    queue.name,
+                    durable=True,
+                    arguments=dict(queue.arguments),
+                    timeout=timings.RPC_SECONDS,
                 )
             for binding in topology.bindings:
                 await channel.queue_bind(
-                    binding.queue, binding.exchange, binding.key, timeout=RPC_SECONDS
+                    binding.queue, binding.exchange, binding.key, timeout=timings.RPC_SECONDS
                 )
 
     async def _delete(self, queue: str) -> None:
         async with self._link(_CONSUME).short_lived_channel() as channel:
-            await channel.queue_delete(queue, timeout=RPC_SECONDS)
+            await channel.queue_delete(queue, timeout=timings.RPC_SECONDS)
 
     def _may_not(self, do: str, error: BaseException) -> NoReturn:
         raise Unreachable(
@@ -154,7 +162,7 @@ class RabbitTransport:
     async def _open(self, link: Link, *, confirms: bool) -> Publisher:
         try:
             # The driver asks for confirms without end.
-            async with asyncio.timeout(RPC_SECONDS):
+            async with asyncio.timeout(timings.RPC_SECONDS):
                 return Publisher(*await link.channel(confirms=confirms), self._encoder)
         except Exception:
             self._failures += 1
@@ -186,11 +194,11 @@ class RabbitTransport:
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
         async def find(channel: AbstractChannel) -> str:
             declared = await channel.queue_declare(
-                "", exclusive=True, auto_delete=True, timeout=RPC_SECONDS
+                "", exclusive=True, auto_delete=True, timeout=timings.RPC_SECONDS
             )
             name = str(declared.queue)
             for key in keys:
-                await channel.queue_bind(name, exchange, key, timeout=RPC_SECONDS)
+                await channel.queue_bind(name, exchange, key, timeout=timings.RPC_SECONDS)
             return name
 
         begin = self._beginner(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
@@ -216,7 +224,9 @@ class RabbitTransport:
     async def waiting(self, queue: str) -> int:
         with self._browsing(queue):
             async with self._link(_CONSUME).short_lived_channel() as channel:
-                found = await channel.queue_declare(queue, passive=True, timeout=RPC_SECONDS)
+                found = await channel.queue_declare(
+                    queue, passive=True, timeout=timings.RPC_SECONDS
+                )
         return found.message_count or 0
 
     @asynccontextmanager

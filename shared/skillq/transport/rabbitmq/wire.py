@@ -11,12 +11,11 @@ from aiormq.abc import AbstractChannel
 from pamqp import frame
 from pamqp.base import Frame
 
+from skillq import timings
 from skillq.errors import TransportError
 from skillq.transport.frames import FrameReader, Lane
 from skillq.transport.rabbitmq.errors import translated
 
-CLOSE_SECONDS = 2.0
-RPC_SECONDS = 10.0
 _CROWD = 100
 _MOST_BYTES = 16 * 1024 * 1024  # that wait to be written: a broker that has an alarm reads nothing
 
@@ -56,7 +55,7 @@ class Wire:
         """
         self._waiting += 1
         try:
-            async with asyncio.timeout(RPC_SECONDS), self._turns:
+            async with asyncio.timeout(timings.RPC_SECONDS), self._turns:
                 while self._size > _MOST_BYTES:
                     await asyncio.sleep(0)
                     await self._writer.drain()
@@ -117,5 +116,5 @@ class ChannelLane(Lane):
 
 async def close_channel(channel: AbstractChannel) -> None:
     with suppress(TransportError), translated("close"):
-        async with asyncio.timeout(CLOSE_SECONDS):
+        async with asyncio.timeout(timings.CLOSE_SECONDS):
             await channel.close()

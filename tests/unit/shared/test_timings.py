@@ -1,0 +1,121 @@
+"""Durations that depend on each other, at the real values and as the tests of whole processes scale them."""
+
+import runpy
+import subprocess
+import sys
+from collections.abc import Mapping
+
+import pytest
+
+from skillq import timings
+
+VARIABLE = "SKILLQ_TEST_TIME_SCALE"
+NAMES = [name for name in vars(timings) if name.endswith("_SECONDS")]
+
+
+def at_scale(scale: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    monkeypatch.setenv(VARIABLE, scale)
+    return {
+        name: value
+        for name, value in runpy.run_path(str(timings.__file__)).items()
+        if name.endswith("_SECONDS")
+    }
+
+
+@pytest.fixture(params=["1", "0.2", "0.1"])
+def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, float]:
+    return at_scale(request.param, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("shorter", "longer", "times"),
+    [
+        ("HEARTBEAT_SECONDS", "SUSPECT_AFTER_SECONDS", 3),
+        ("SUSPECT_AFTER_SECONDS", "DEAD_AFTER_SECONDS", 1.5),
+        ("LEAST_DEAD_AFTER_SECONDS", "DEAD_AFTER_SECONDS", 1),
+        ("DEAD_AFTER_SECONDS", "MAX_LEASE_SECONDS", 1),
+        ("LEASE_CHECK_SECONDS", "HEARTBEAT_SECONDS", 2),
+        ("SWEEP_SECONDS", "HEARTBEAT_SECONDS", 2),
+        # A heartbeat may be on its way when the assignment comes.
+        ("HEARTBEAT_SECONDS", "RESEND_AFTER_SECONDS", 2),
+        # The broker keeps one heartbeat at least, and none that would make a suspect worker look alive.
+        ("HEARTBEAT_SECONDS", "HEARTBEAT_TTL_SECONDS", 1),
+        ("HEARTBEAT_TTL_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
+        # Before it judges a worker, a manager knows whether it can receive at all.
+        ("PROBE_SECONDS", "BLIND_AFTER_SECONDS", 2),
+        ("BLIND_AFTER_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
+        ("BLIND_AFTER_SECONDS", "LEAST_DEAD_AFTER_SECONDS", 1),
+        ("BLIND_AFTER_SECONDS", "READY_WITHIN_SECONDS", 1),
+        # A leader that goes on renews in time, and one that is cut off steps down before its lease ends.
+        ("RENEW_SECONDS", "LEADER_LEASE_SECONDS", 3),
+        ("LONELY_SECONDS", "LEADER_LEASE_SECONDS", 1),
+        ("RENEW_SECONDS", "LONELY_SECONDS", 2),
+        ("STAND_BY_SECONDS", "LEADER_LEASE_SECONDS", 1),
+        # Whoever waits for a queue waits until the broker knows that its consumer is dead.
+        ("AMQP_HEARTBEAT_SECONDS", "CONNECTION_DEAD_SECONDS", 3),
+        ("CONNECTION_DEAD_SECONDS", "TAKE_OVER_SECONDS", 1),
+        ("DRIVER_HEARTBEAT_SECONDS", "AMQP_HEARTBEAT_SECONDS", 2),
+        ("TAKE_OVER_SECONDS", "WORKER_QUEUE_EXPIRES_SECONDS", 2),
+        ("ATTACH_FIRST_RETRY_SECONDS", "ATTACH_LAST_RETRY_SECONDS", 2),
+        ("REPORT_FIRST_RETRY_SECONDS", "REPORT_LAST_RETRY_SECONDS", 2),
+        ("RETRY_DELAY_SECONDS", "RETRY_MAX_DELAY_SECONDS", 2),
+        ("RETRY_MAX_DELAY_SECONDS", "MOST_RETRY_MAX_DELAY_SECONDS", 1),
+        ("LOOKAHEAD_SECONDS", "RECALL_AFTER_SECONDS", 1),
+        ("RECALL_AFTER_SECONDS", "RECALL_RETRY_SECONDS", 1),
+        ("GROUP_COMMIT_WAIT_SECONDS", "GROUP_COMMIT_AWAY_SECONDS", 1),
+        ("HASTY_GOODBYE_SECONDS", "GOODBYE_SECONDS", 1),
+        ("LEAST_CONNECT_SECONDS", "CONNECT_SECONDS", 1),
+        ("CONNECT_SECONDS", "CONNECT_PATIENCE_SECONDS", 1),
+        ("API_SECONDS", "API_LONG_SECONDS", 1),
+    ],
+)
+def test_a_duration_is_longer_than_those_that_must_fit_into_it(
+    at: Mapping[str, float], shorter: str, longer: str, times: float
+) -> None:
+    assert at[shorter] * times <= at[longer]
+    assert at[shorter] < at[longer]
+
+
+def test_a_publish_that_fails_costs_a_worker_no_lease() -> None:
+    assert timings.HEARTBEAT_SECONDS + timings.RPC_SECONDS <= timings.SUSPECT_AFTER_SECONDS
+    assert timings.RPC_SECONDS < timings.CONNECTION_DEAD_SECONDS
+
+
+def test_a_command_waits_longer_for_many_decisions_than_the_manager_does_for_one() -> None:
+    assert timings.DECIDE_SECONDS < timings.API_LONG_SECONDS
+
+
+def test_a_scale_shortens_the_waits_of_the_protocol_and_no_bound_on_real_work(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    real, fifth = at_scale("1", monkeypatch), at_scale("0.2", monkeypatch)
+    assert real == {name: getattr(timings, name) for name in NAMES}
+    scaled = {name for name in NAMES if fifth[name] != real[name]}
+    assert {name: fifth[name] for name in scaled} == pytest.approx(
+        {name: real[name] / 5 for name in scaled}
+    )
+    assert {"DEAD_AFTER_SECONDS", "LEADER_LEASE_SECONDS", "HEARTBEAT_TTL_SECONDS"} < scaled
+    work = {"RPC_SECONDS", "CONNECT_SECONDS", "GRACE_SECONDS", "DATABASE_COMMAND_SECONDS"}
+    assert not scaled & work
+
+
+@pytest.mark.parametrize("scale", ["0.01", "0.5", "3"])
+def test_amqp_heartbeats_are_whole_seconds_at_any_scale(
+    scale: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    heartbeat = at_scale(scale, monkeypatch)["AMQP_HEARTBEAT_SECONDS"]
+    assert isinstance(heartbeat, int)
+    assert heartbeat >= 1
+
+
+@pytest.mark.parametrize("scale", ["", "fast", "0", "-1", "nan", "inf"])
+def test_a_scale_that_is_no_positive_number_ends_a_process_with_one_line(scale: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", "from skillq import timings"],
+        env={VARIABLE: scale, "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == f"{VARIABLE}: {scale!r} is no positive number; it is for tests only\n"
