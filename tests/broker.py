@@ -25,6 +25,8 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
+from tests.ports import free_ports
+
 START_SECONDS = 120.0
 POLICY = Path("/usr/sbin/policy-rc.d")
 REMEDY = (
@@ -55,6 +57,11 @@ class Broker:
         self._scheme = parts.scheme
         self._management = management.rstrip("/")
         self._node = node
+
+    @property
+    def management(self) -> str:
+        """The URL of its management API."""
+        return self._management
 
     def url(self, vhost: str) -> str:
         who = f"{quote(self.user, safe='')}:{quote(self._password, safe='')}"
@@ -136,18 +143,6 @@ def until(done: Callable[[], bool], complaint: str, seconds: float = START_SECON
         if time.monotonic() > deadline:
             raise NoBroker(f"{complaint} within {seconds:.0f} s")
         time.sleep(0.1)
-
-
-def free_ports(count: int) -> list[int]:
-    """Loopback ports below 32768, where no client's own port can be in the way of a restart."""
-    found: list[int] = []
-    candidate = 20_000 + os.getpid() % 10_000
-    while len(found) < count:
-        candidate = candidate + 1 if candidate < 32_700 else 20_000
-        with suppress(OSError), socket.socket() as probe:
-            probe.bind(("127.0.0.1", candidate))
-            found.append(candidate)
-    return found
 
 
 # --- the machine's own rabbitmq-server, as a private node --------------------------------------
@@ -289,7 +284,12 @@ def _docker() -> Broker:
 # --- a broker that is there, and a broker from Debian ------------------------------------------
 
 
-def _from_url() -> Broker:
+def given_broker() -> Broker:
+    """Return the broker that SKILLQ_TEST_BROKER_URL names.
+
+    Raises:
+        NoBroker: if the variable is not set, or its management API does not answer.
+    """
     url = os.environ.get("SKILLQ_TEST_BROKER_URL")
     if not url:
         raise NoBroker("SKILLQ_TEST_BROKER_URL is not set")
@@ -339,7 +339,7 @@ def _no_services_started() -> Iterator[None]:
 
 
 SOURCES: dict[str, Callable[[], Broker]] = {
-    "url": _from_url,
+    "url": given_broker,
     "installed": _installed,
     "docker": _docker,
     "apt": _from_apt,

@@ -1,42 +1,110 @@
-"""The broker and the database of the tests, started before the first test's time runs, if one needs them."""
+"""The broker and the database of the tests, started before the first test's time runs, if one needs them.
+
+Under pytest-xdist the controller starts them once, and its workers find them by their environment variables.
+"""
 
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tests.broker import Broker, NoBroker, find_broker
-from tests.postgres import NoPostgres, Postgres, find_postgres
+from tests.broker import Broker, NoBroker, find_broker, given_broker
+from tests.lanes import selection
+from tests.lanes.results import Recorder
+from tests.postgres import NoPostgres, Postgres, find_postgres, given_postgres
 
 POSTGRES = pytest.StashKey[Postgres | NoPostgres]()
 BROKER = pytest.StashKey[Broker | NoBroker]()
+NO_BROKER, NO_POSTGRES = "no_broker", "no_postgres"  # what a worker gets instead of a server
 
 
-def _needs_broker(item: pytest.Item) -> bool:
-    fixtures = getattr(item, "fixturenames", ())
-    return item.get_closest_marker("rabbitmq") is not None or "broker" in fixtures
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("lanes")
+    group.addoption("--lane", choices=selection.LANES, help="run the tests of this lane alone")
+    group.addoption("--results", type=Path, metavar="FILE", help="write the results there")
 
 
-def _needs_postgres(item: pytest.Item) -> bool:
-    chosen = getattr(getattr(item, "callspec", None), "params", {}).values()
-    return "postgresql" in chosen or "postgres" in getattr(item, "fixturenames", ())
+def pytest_configure(config: pytest.Config) -> None:
+    file: Path | None = config.option.results
+    if file is not None and not selection.is_worker(config):
+        config.pluginmanager.register(Recorder(file.open("w")))
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the markers
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    selection.arrange(config, items)
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
-    if any(map(_needs_broker, session.items)):
+    broker = any(map(selection.needs_broker, session.items))
+    postgres = any(map(selection.needs_postgres, session.items))
+    _find(session.config, broker=broker, postgres=postgres)
+
+
+def _find(config: pytest.Config, *, broker: bool, postgres: bool) -> None:
+    """Find the servers, or remember why there are none."""
+    if broker:
         try:
-            session.config.stash[BROKER] = find_broker()
+            config.stash[BROKER] = _find_broker(config)
         except NoBroker as error:
-            session.config.stash[BROKER] = error
-    if any(map(_needs_postgres, session.items)):
+            config.stash[BROKER] = error
+    if postgres:
         try:
-            session.config.stash[POSTGRES] = find_postgres()
+            config.stash[POSTGRES] = _find_postgres(config)
         except NoPostgres as error:
-            session.config.stash[POSTGRES] = error
+            config.stash[POSTGRES] = error
 
 
+def _find_broker(config: pytest.Config) -> Broker:
+    if not selection.is_worker(config):
+        return find_broker()
+    if reason := _workerinput(config).get(NO_BROKER):
+        raise NoBroker(reason)
+    return given_broker()
+
+
+def _find_postgres(config: pytest.Config) -> Postgres:
+    if not selection.is_worker(config):
+        return find_postgres()
+    if reason := _workerinput(config).get(NO_POSTGRES):
+        raise NoPostgres(reason)
+    return given_postgres()
+
+
+def _workerinput(config: pytest.Config) -> dict[str, str]:
+    given: dict[str, str] = config.workerinput  # type: ignore[attr-defined]
+    return given
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_setupnodes(config: pytest.Config) -> None:
+    """Start the servers in the controller; the workers, its children, get its environment."""
+    if not selection.may_need_servers(config.option.lane, config.args):
+        return
+    _find(config, broker=True, postgres=True)
+    broker, postgres = config.stash[BROKER], config.stash[POSTGRES]
+    if isinstance(broker, Broker):
+        os.environ["SKILLQ_TEST_BROKER_URL"] = broker.url("/")
+        os.environ["SKILLQ_TEST_MANAGEMENT_URL"] = broker.management
+    if isinstance(postgres, Postgres):
+        os.environ["SKILLQ_TEST_POSTGRES_URL"] = postgres.server_url
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Tell a worker why there is no server."""
+    stash = node.config.stash
+    for name, key in ((NO_BROKER, BROKER), (NO_POSTGRES, POSTGRES)):
+        if isinstance(found := stash.get(key, None), Exception):
+            node.workerinput[name] = str(found)
+
+
+@pytest.hookimpl(trylast=True)  # after pytest-xdist has ended its workers
 def pytest_sessionfinish(session: pytest.Session) -> None:
     stash = session.config.stash
     for started in (stash.get(BROKER, None), stash.get(POSTGRES, None)):
@@ -51,6 +119,17 @@ def broker(pytestconfig: pytest.Config) -> Broker:
     if isinstance(found, NoBroker):
         pytest.fail(str(found), pytrace=False)
     return found
+
+
+@pytest.fixture(scope="session")
+def restartable(broker: Broker) -> Iterator[Broker]:
+    """A broker that tests may restart: the one of this run, or another where that one is shared."""
+    if broker.can_restart:
+        yield broker
+        return
+    own = find_broker(restartable=True)
+    yield own
+    own.stop()
 
 
 @pytest.fixture

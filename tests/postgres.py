@@ -24,7 +24,8 @@ from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 
-from tests.broker import _no_services_started, free_ports
+from tests.broker import _no_services_started
+from tests.ports import free_ports
 
 START_SECONDS = 60.0
 USER, PASSWORD = "skillq", "secret"
@@ -50,6 +51,11 @@ class Postgres:
     def __init__(self, url: str, server: Server | None = None) -> None:
         self._url = url
         self._server = server
+
+    @property
+    def server_url(self) -> str:
+        """The URL under which databases are created."""
+        return self._url
 
     def url(self, database: str) -> str:
         return urlsplit(self._url)._replace(path=f"/{database}").geturl()
@@ -219,7 +225,12 @@ def _docker(durable: bool) -> Postgres:
     return _awaited(Postgres(url, container))
 
 
-def _from_url(durable: bool) -> Postgres:
+def given_postgres() -> Postgres:
+    """Return the PostgreSQL that SKILLQ_TEST_POSTGRES_URL names.
+
+    Raises:
+        NoPostgres: if the variable is not set, or nothing answers there.
+    """
     url = os.environ.get("SKILLQ_TEST_POSTGRES_URL")
     if not url:
         raise NoPostgres("SKILLQ_TEST_POSTGRES_URL is not set")
@@ -248,7 +259,7 @@ def _apt(command: list[str]) -> str:
 
 
 SOURCES: dict[str, Callable[[bool], Postgres]] = {
-    "url": _from_url,
+    "url": lambda durable: given_postgres(),
     "installed": _installed,
     "docker": _docker,
     "apt": _from_apt,

@@ -20,7 +20,7 @@ import pytest
 
 from skillq.messages import slug
 from skillq.topology import MANAGER, worker_topology
-from tests.broker import free_ports
+from tests.ports import free_ports
 
 T = TypeVar("T")
 

@@ -21,24 +21,14 @@ from skillq.topology import (
 )
 from skillq.transport import Consumer, Delivery, Transport
 from skillq.transport.rabbitmq import RabbitTransport
-from tests.broker import Broker, find_broker, free_ports
+from tests.broker import Broker
 from tests.contract.transports import note, texts, until
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
 SECONDS = 60.0
 QUEUE = worker_queue("junior")
-
-
-@pytest.fixture(scope="module")
-def restartable(broker: Broker) -> Iterator[Broker]:
-    """A broker of our own: nobody restarts the one that was only lent to us."""
-    if broker.can_restart:
-        yield broker
-        return
-    own = find_broker(restartable=True)
-    yield own
-    own.stop()
 
 
 @pytest.fixture

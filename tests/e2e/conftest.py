@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker import Broker, find_broker
 from tests.e2e.processes import System
 from tests.e2e.proxy import Proxy
 from tests.postgres import Postgres
@@ -59,17 +58,6 @@ def bad() -> None:
 def speech(words: list[str]) -> int:
     return len(words)
 '''
-
-
-@pytest.fixture(scope="session")
-def restartable(broker: Broker) -> Iterator[Broker]:
-    """A broker of our own: nobody restarts the one that was only lent to us."""
-    if broker.can_restart:
-        yield broker
-        return
-    own = find_broker(restartable=True)
-    yield own
-    own.stop()
 
 
 def lay_out(here: Path) -> None:

@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
-from tests.broker import free_ports
+from tests.ports import free_ports
 
 T = TypeVar("T")
 

@@ -11,11 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from skillq import topology
-from tests.broker import Broker, free_ports
+from tests.broker import Broker
 from tests.e2e.conftest import lay_out
 from tests.e2e.processes import SECONDS, Process, System, answer, begun, executions, until
 from tests.e2e.proxy import Proxy
 from tests.e2e.wreck import Wreck
+from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 

@@ -1,0 +1,81 @@
+"""Which tests run in which lane, which of them need a server, and which run one after another."""
+
+from collections.abc import Sequence
+from pathlib import PurePath
+
+import pytest
+
+UNIT, SIMULATION, SERVERS = LANES = ("unit", "simulation", "servers")
+SERIAL, CHAOS = GROUPS = ("serial", "chaos")  # one xdist worker runs all tests of a group
+DEFAULT_TIMEOUT = 60.0
+
+
+def needs_broker(item: pytest.Item) -> bool:
+    fixtures = getattr(item, "fixturenames", ())
+    return item.get_closest_marker("rabbitmq") is not None or "broker" in fixtures
+
+
+def needs_postgres(item: pytest.Item) -> bool:
+    chosen = getattr(getattr(item, "callspec", None), "params", {}).values()
+    return "postgresql" in chosen or "postgres" in getattr(item, "fixturenames", ())
+
+
+def lane_of(item: pytest.Item) -> str:
+    """Return the one lane of this test."""
+    folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    if folder == "simulation":
+        return SIMULATION
+    if folder in {"e2e", "chaos"} or needs_broker(item) or needs_postgres(item):
+        return SERVERS
+    return UNIT
+
+
+def group_of(item: pytest.Item) -> str | None:
+    """Return the group of a test that cannot share its broker or its time with the others."""
+    fixtures = getattr(item, "fixturenames", ())
+    if "wreck" in fixtures:
+        return CHAOS
+    if "restartable" in fixtures or item.get_closest_marker("serial") is not None:
+        return SERIAL
+    return None
+
+
+def timeout_of(item: pytest.Item) -> float:
+    marker = item.get_closest_marker("timeout")
+    return float(marker.args[0]) if marker is not None else DEFAULT_TIMEOUT
+
+
+def arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave out the tests of other lanes; give groups their marker; put long tests first."""
+    lane = config.option.lane
+    if lane is not None:
+        others = [item for item in items if lane_of(item) != lane]
+        items[:] = [item for item in items if lane_of(item) == lane]
+        config.hook.pytest_deselected(items=others)
+    for item in items:
+        group = group_of(item)
+        if group is not None:
+            item.add_marker(pytest.mark.xdist_group(group))
+    if is_worker(config):
+        # A test that may take longest is started first, so that none is left alone at the end.
+        items.sort(key=timeout_of, reverse=True)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process runs tests for a controller of pytest-xdist."""
+    return hasattr(config, "workerinput")
+
+
+def may_need_servers(lane: str | None, arguments: Sequence[str]) -> bool:
+    """Tell, before anything is collected, whether a test may need a broker or a database."""
+    if lane is not None:
+        return lane == SERVERS
+    parts = [PurePath(argument.partition("::")[0]).parts for argument in arguments]
+    return any("unit" not in part and "simulation" not in part for part in parts)
+
+
+def plain_id(node_id: str) -> str:
+    """Return the id of a test without the group that pytest-xdist appends to it."""
+    for group in GROUPS:
+        node_id = node_id.removesuffix(f"@{group}")
+    return node_id
