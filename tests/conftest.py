@@ -41,6 +41,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_collection_finish(session: pytest.Session) -> None:
     if session.config.option.collectonly:
         return
+    selection.check_groups(session.config, session.items)
     broker = any(map(selection.needs_broker, session.items))
     postgres = any(map(selection.needs_postgres, session.items))
     _find(session.config, broker=broker, postgres=postgres)

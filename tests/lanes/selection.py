@@ -12,17 +12,28 @@ DEFAULT_TIMEOUT = 60.0
 
 def needs_broker(item: pytest.Item) -> bool:
     fixtures = getattr(item, "fixturenames", ())
-    return item.get_closest_marker("rabbitmq") is not None or "broker" in fixtures
+    marked = item.get_closest_marker("rabbitmq") is not None
+    return not _is_unit(item) and (marked or "broker" in fixtures)
 
 
 def needs_postgres(item: pytest.Item) -> bool:
     chosen = getattr(getattr(item, "callspec", None), "params", {}).values()
-    return "postgresql" in chosen or "postgres" in getattr(item, "fixturenames", ())
+    used = "postgresql" in chosen or "postgres" in getattr(item, "fixturenames", ())
+    return not _is_unit(item) and used
+
+
+def _is_unit(item: pytest.Item) -> bool:
+    """Unit tests get no server; what they call a broker is a double."""
+    return _folder(item) == "unit"
+
+
+def _folder(item: pytest.Item) -> str:
+    return item.path.relative_to(item.config.rootpath / "tests").parts[0]
 
 
 def lane_of(item: pytest.Item) -> str:
     """Return the one lane of this test."""
-    folder = item.path.relative_to(item.config.rootpath / "tests").parts[0]
+    folder = _folder(item)
     if folder == "simulation":
         return SIMULATION
     if folder in {"e2e", "chaos"} or needs_broker(item) or needs_postgres(item):
@@ -59,6 +70,15 @@ def arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
     if is_worker(config):
         # A test that may take longest is started first, so that none is left alone at the end.
         items.sort(key=timeout_of, reverse=True)
+
+
+def check_groups(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Refuse a release of pytest-xdist that ignores groups: tests would restart each other's broker."""
+    if is_worker(config) and config.option.loadgroup:
+        for item in items:
+            group = group_of(item)
+            if group is not None and not item.nodeid.endswith(f"@{group}"):
+                raise pytest.UsageError(f"pytest-xdist ignores the group {group} of {item.nodeid}")
 
 
 def is_worker(config: pytest.Config) -> bool:
