@@ -31,7 +31,7 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
 
 WAITING, WORKERS, DECISIONS = 100_000, 1_000, 20_000
@@ -127,12 +127,12 @@ class Rig:
             part = tuple(tasks[first : first + CHUNK])
             made = Submission(submission_id="s", run="r", run_title="r", tasks=part)
             known = self._known(made)
-            self._handle([c.Submitted(made, known, None)])
+            self._handle([c.SubmissionReceived(made, known, None)])
 
-    def _known(self, made: Submission) -> dict[tuple[str, str], c.Known]:
+    def _known(self, made: Submission) -> dict[tuple[str, str], c.StoredStatus]:
         """Dependencies on earlier submissions, which may have ended since."""
         before = {d for t in made.tasks for d in t.depends_on} - {t.id for t in made.tasks}
-        return {("r", id): c.Known(TaskStatus.SUCCEEDED, 0) for id in before}
+        return {("r", id): c.StoredStatus(TaskStatus.SUCCEEDED, 0) for id in before}
 
     def top_up(self) -> None:
         """What waits, up to its number again."""
@@ -155,7 +155,7 @@ class Rig:
         out = self.state.handle(events, self.now)
         self.spent += process_time() - begin
         self.held.extend(command for command in out if isinstance(command, c.Assign))
-        refused = [x.reason for x in out if isinstance(x, c.Answer) and x.reason]
+        refused = [x.reason for x in out if isinstance(x, c.AnswerSubmission) and x.reason]
         if refused:
             raise RuntimeError(refused[0])
 

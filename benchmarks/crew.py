@@ -9,17 +9,17 @@ import uvloop
 
 from benchmarks.contenders.setting import URL
 from benchmarks.contenders.skillq import handlers
-from skillq import garbage, logs
-from skillq.clock import steady_clock
 from skillq.messages import WorkerProfile
+from skillq.runtime import gc_tuning, logs
+from skillq.runtime.clock import steady_clock
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_worker.executor import HandlerExecutor
+from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.worker import Worker
 
 
 async def serve(crew: str, count: int, slots: int) -> None:
     logs.configure("warning", "console")
-    garbage.search_rarely()
+    gc_tuning.collect_rarely()
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
         executor = stack.enter_context(HandlerExecutor(handlers))
         for number in range(count):

@@ -26,7 +26,7 @@ from benchmarks.contenders import HERE, SLOTS, Contender
 from benchmarks.report import keep
 from benchmarks.running import Failed, Running, running
 from benchmarks.store import fill
-from skillq.clock import steady_clock
+from skillq.runtime.clock import steady_clock
 from tests.broker import Broker, find_broker
 
 PROCESSES = 8

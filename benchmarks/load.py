@@ -22,9 +22,9 @@ from benchmarks import machine
 from benchmarks.contenders import CONTENDERS
 from benchmarks.report import keep
 from benchmarks.running import Running, running
-from skillq import garbage
 from skillq.client import Client, OpenRun
 from skillq.messages import Task
+from skillq.runtime import gc_tuning
 from skillq.transport.rabbitmq import RabbitTransport
 from tests.broker import find_broker
 
@@ -160,7 +160,7 @@ def main() -> None:
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     about = {**machine.describe(), "seconds": size.seconds}
-    garbage.search_rarely()  # as the services do: its pauses are not theirs
+    gc_tuning.collect_rarely()  # as the services do: its pauses are not theirs
     loads: list[Load] = []
     print(HEAD, flush=True)
     with ExitStack() as stack:

@@ -26,10 +26,10 @@ from scipy.sparse import coo_array
 
 from benchmarks.plots import draw_ranked
 from skillq.messages import Task, TaskStatus, WorkerProfile
-from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
-from skillq_manager.core.matching import BestFit, Order, Policy, is_able
+from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.model import Need, Skills, TaskEntry, Terms, WorkerEntry
-from skillq_manager.core.ready import Board
+from skillq_manager.core.rules.matching import BestFit, Order, Policy, is_able
 
 TYPES = ("mail", "ocr", "gpu", "lab")
 SKEWS = (0.5, 1.0, 2.0)
@@ -41,13 +41,13 @@ Match = tuple[TaskEntry, WorkerEntry]
 class Fifo(BestFit):
     """The oldest task that the worker can do; of the workers, the one that has been free for longest."""
 
-    def rank(self, task: TaskEntry) -> Order:
+    def task_rank(self, task: TaskEntry) -> Order:
         return (task.seq,)
 
     def fit(self, skills: Skills, need: Need) -> Order:
         return ()
 
-    def turn(self, worker: WorkerEntry) -> Order:
+    def worker_rank(self, worker: WorkerEntry) -> Order:
         return (worker.last_seen, worker.joined)
 
 
@@ -61,17 +61,17 @@ class RandomEligible(Fifo):
     def __init__(self) -> None:
         self._rng = random.Random(7)
 
-    def rank(self, task: TaskEntry) -> Order:
+    def task_rank(self, task: TaskEntry) -> Order:
         return (self._rng.random(),)
 
-    def turn(self, worker: WorkerEntry) -> Order:
+    def worker_rank(self, worker: WorkerEntry) -> Order:
         return (self._rng.random(),)
 
 
 class HardestFirst(Fifo):
     """The hardest task that the worker can do; of the workers, the most skilled."""
 
-    def rank(self, task: TaskEntry) -> Order:
+    def task_rank(self, task: TaskEntry) -> Order:
         return (-task.need.difficulty, task.seq)
 
     def fit(self, skills: Skills, need: Need) -> Order:
@@ -162,28 +162,28 @@ def makespan(policy: Policy, given: Instance, seconds: Sequence[float]) -> float
     now = 0.0
     while True:
         for task, worker in matches(board, waiting, offered):
-            worker.holds[task.key] = task
-            board.freed(worker)
+            worker.attempts[task.key] = task
+            board.worker_changed(worker)
             heappush(running, (now + seconds[task.seq], task.seq, task, worker))
         if not running:
             return now
         now, _, task, worker = heappop(running)
-        del worker.holds[task.key]
+        del worker.attempts[task.key]
         worker.last_seen = now
-        board.freed(worker)
+        board.worker_changed(worker)
 
 
 def entries(tasks: Sequence[Task]) -> Iterator[TaskEntry]:
-    terms = Terms.of(tasks[0])
+    terms = Terms.from_task(tasks[0])
     for i, task in enumerate(tasks):
-        yield TaskEntry(("", task.id), i, Need.of(task), 1, terms, 0, 0.0, TaskStatus.READY)
+        yield TaskEntry(("", task.id), i, Need.from_task(task), 1, terms, 0, 0.0, TaskStatus.READY)
 
 
 def matches(board: Board, waiting: deque[TaskEntry], offered: int) -> Iterator[Match]:
     """All that can begin now, where so many of the tasks that wait are on the board at a time."""
     while True:
         while waiting and board.waiting < offered:
-            board.add(waiting.popleft())
+            board.add_task(waiting.popleft())
         match = board.next_match()
         if match is None:
             return
@@ -194,8 +194,8 @@ def lower_bound(given: Instance, seconds: Sequence[float]) -> float:
     """The optimum with tasks cut and moved at will (a linear program over kinds of tasks and workers), or the longest."""
     work: defaultdict[Need, float] = defaultdict(float)
     for task, length in zip(given.tasks, seconds, strict=True):
-        work[Need.of(task)] += length
-    kinds = Counter(Skills.of(profile) for profile in given.workers)
+        work[Need.from_task(task)] += length
+    kinds = Counter(Skills.from_profile(profile) for profile in given.workers)
     pairs = np.array(
         [
             (n, k)

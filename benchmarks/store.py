@@ -30,10 +30,10 @@ import asyncpg  # type: ignore[import-untyped]
 
 from skillq.messages import Outcome, Task, TaskResult, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import Need
-from skillq_manager.core.state import HEAD, State
-from skillq_manager.store.sql import SqlStore
+from skillq_manager.core.rules.matching import BestFit
+from skillq_manager.core.state import BACKLOG_KEEP, State
+from skillq_manager.store.sql.store import SqlStore
 
 STEPS = ("insert", "assign", "finish")
 SIZES = (1, 10, 100, 1000)
@@ -214,9 +214,9 @@ async def fill(url: str, backlog: int, **more: Any) -> None:
 
 
 def _behind(one: c.AddTask, here: Counter[Need]) -> c.AddTask:
-    need = Need.of(one.task)
+    need = Need.from_task(one.task)
     here[need] += 1
-    return one if here[need] <= HEAD else replace(one, shelf=need)
+    return one if here[need] <= BACKLOG_KEEP else replace(one, backlog=need)
 
 
 async def look(url: str) -> float:
@@ -231,7 +231,7 @@ async def look(url: str) -> float:
 async def start(url: str, restore: bool) -> None:
     """In a process of its own: load, and print seconds and bytes per waiting task."""
     async with SqlStore(url) as store:
-        state = State(BestFit(), chance=random.random, head=HEAD)
+        state = State(BestFit(), chance=random.random, head=BACKLOG_KEEP)
         before, started = rss(), time.perf_counter()
         count = 0
         state.begin_restore([], await store.last_seq(), 1000.0)
@@ -239,7 +239,7 @@ async def start(url: str, restore: bool) -> None:
             count += len(page)
             if restore:
                 state.restore(page)
-        shelf = await store.shelf()
+        shelf = await store.backlog_summary()
         state.end_restore(shelf)
         count = max(count, sum(shelf.ready.values()))
         took = time.perf_counter() - started

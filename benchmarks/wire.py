@@ -47,7 +47,7 @@ async def assignment(transport: RabbitTransport) -> tuple[Consumer, Publish]:
 
 async def event(transport: RabbitTransport) -> tuple[Consumer, Publish]:
     consumer = await transport.subscribe(topology.EVENTS, ["run.bench.*"])
-    return consumer, lambda: transport.tell(
+    return consumer, lambda: transport.publish_unconfirmed(
         topology.EVENTS, "run.bench.accepted", Outgoing(BODY, "bench", persistent=False)
     )
 

@@ -13,18 +13,18 @@ from pydantic.fields import FieldInfo
 
 from skillq import timings
 from skillq.messages import Lease, TaskStatus
-from skillq.settings import Settings
-from skillq_cli import command, local
+from skillq.runtime.settings import Settings
+from skillq_cli import command, embedded_commands
 from skillq_cli.settings import ApiSettings
-from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.lifecycle import TRANSITIONS
-from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.core.rules.leases import LeasePolicy
+from skillq_manager.core.rules.lifecycle import TRANSITIONS
+from skillq_manager.core.rules.retry import RetryPolicy
 from skillq_manager.settings import ManagerSettings
 from skillq_worker.settings import WorkerSettings
 
 ROOT = Path(__file__).parents[1]
 _HEADING = "# --- "
-CLASSES = (Settings, ManagerSettings, local.RunSettings, WorkerSettings, ApiSettings)
+CLASSES = (Settings, ManagerSettings, embedded_commands.RunSettings, WorkerSettings, ApiSettings)
 
 
 def lifecycle() -> str:
@@ -56,7 +56,7 @@ def _option(name: str) -> str:
 
 
 def _commands(name: str) -> str:
-    asking = [c for c, place in command.COMMANDS.items() if place.module in {"ask", "act"}]
+    asking = [c for c, place in command.COMMANDS.items() if place.module in {"queries", "actions"}]
     having = [
         c
         for c in command.COMMANDS
@@ -90,7 +90,7 @@ def times() -> str:
         (timings.OVERDUE_SLACK_SECONDS, "what a worker has, after a timeout, to say so itself"),
         (policy.reserve_for, "how long easy work waits until reserved workers take it"),
         (timings.PROBE_SECONDS, "the manager's messages to itself"),
-        (timings.BLIND_AFTER_SECONDS, "without one of them, it judges nobody"),
+        (timings.HEARTBEATS_LOST_SECONDS, "without one of them, it judges nobody"),
         (timings.LEADER_LEASE_SECONDS, "a leader's lease"),
         (timings.RENEW_SECONDS, "how often a leader renews it"),
         (timings.STAND_BY_SECONDS, "how often the others ask for it"),

@@ -23,11 +23,11 @@ from skillq.messages import (
     slug,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.invariants import validate
-from skillq_manager.core.matching import BestFit, Policy
 from skillq_manager.core.model import Need, TaskEntry, TaskKey, Terms, WorkerEntry
+from skillq_manager.core.rules.matching import BestFit, Policy
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
+from tests.support.invariants import validate
 
 C = TypeVar("C")
 
@@ -97,9 +97,9 @@ def progress(of: c.Assign, at: float = 0.0) -> Progress:
     return Progress(worker=of.worker.name, incarnation=of.worker.incarnation, items=(item,))
 
 
-def returned(*of: c.Assign) -> c.Returned:
+def returned(*of: c.Assign) -> c.AssignmentReturned:
     worker = of[0].worker
-    return c.Returned(worker.name, worker.incarnation, tuple(ref(one) for one in of))
+    return c.AssignmentReturned(worker.name, worker.incarnation, tuple(ref(one) for one in of))
 
 
 # --- entries of the core ---------------------------------------------------------------------
@@ -117,7 +117,7 @@ def need(
 
 
 def terms(**more: Any) -> Terms:
-    return Terms.of(task(**more))
+    return Terms.from_task(task(**more))
 
 
 def task_entry(
@@ -169,7 +169,7 @@ class Driver:
     def __init__(self, policy: Policy | None = None, *, chance: float = 0.5, **more: Any) -> None:
         self.now = 1000.0
         self.state = State(policy or BestFit(), chance=lambda: chance, **more)
-        self.stored: dict[TaskKey, c.Known] = {}
+        self.stored: dict[TaskKey, c.StoredStatus] = {}
         self.titles: dict[str, str] = {}
         self.seqs: dict[TaskKey, int] = {}
         self.attempts: dict[TaskKey, int] = {}
@@ -202,7 +202,7 @@ class Driver:
         """Take over what an earlier manager left."""
         self.state.begin_restore(workers, max((row.seq for row in rows), default=0), self.now)
         for row in rows:
-            self.stored[row.run, row.id] = c.Known(row.status, row.fingerprint)
+            self.stored[row.run, row.id] = c.StoredStatus(row.status, row.fingerprint)
             self.titles[row.run] = row.run
             self.state.restore([row])
         out = self.state.end_restore()
@@ -213,25 +213,27 @@ class Driver:
     def again(self, *tasks: Task, run: str = "default", **more: Any) -> list[c.Command]:
         """An operator sends these again."""
         given = [self._again(of, run, **more) for of in tasks]
-        return self(c.Retried("r", tuple(given), dict(self.stored)))
+        return self(c.RetryRequested("r", tuple(given), dict(self.stored)))
 
-    def _again(self, of: Task, run: str, **more: Any) -> c.Again:
+    def _again(self, of: Task, run: str, **more: Any) -> c.StoredTask:
         there = self.stored[run, of.id]
         facts: dict[str, Any] = {
             "status": there.status,
             "attempt": self.attempts.get((run, of.id), 0),
         } | more
-        return c.Again((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
+        return c.StoredTask((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
 
-    def _as_event(self, event: c.Event | Submission, known: dict[TaskKey, c.Known]) -> c.Event:
+    def _as_event(
+        self, event: c.Event | Submission, known: dict[TaskKey, c.StoredStatus]
+    ) -> c.Event:
         if isinstance(event, Submission):
-            return c.Submitted(event, known, self.titles.get(event.run))
+            return c.SubmissionReceived(event, known, self.titles.get(event.run))
         return event
 
     def _store(self, out: Sequence[c.Command]) -> None:
         for command in out:
             if isinstance(command, c.AddTask):
-                self.stored[command.key] = c.Known(command.status, command.fingerprint)
+                self.stored[command.key] = c.StoredStatus(command.status, command.fingerprint)
                 self.titles[command.key[0]] = command.run_title
                 self.seqs[command.key] = command.seq
             elif isinstance(command, c.SetStatus | c.EndAttempt | c.Reopen):
@@ -239,7 +241,7 @@ class Driver:
             elif isinstance(command, c.Assign):
                 self._set(command.key, TaskStatus.ASSIGNED)
                 self.attempts[command.key] = command.attempt
-            elif isinstance(command, c.Start):
+            elif isinstance(command, c.StartAttempt):
                 self._set(command.key, TaskStatus.RUNNING)
 
     def _set(self, key: TaskKey, status: TaskStatus) -> None:

@@ -10,16 +10,17 @@ import uvloop
 
 from benchmarks.contenders import SLOTS
 from benchmarks.contenders.skillq import Client, handlers
-from skillq import garbage, logs, topology
+from skillq import topology
 from skillq.client import Client as Sdk
-from skillq.clock import steady_clock
 from skillq.messages import WorkerProfile
+from skillq.runtime import gc_tuning, logs
+from skillq.runtime.clock import steady_clock
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core.matching import BestFit
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
-from skillq_worker.executor import HandlerExecutor
+from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.worker import Worker
 
 run = uvloop.run  # as `skillq run` does
@@ -28,7 +29,7 @@ run = uvloop.run  # as `skillq run` does
 @asynccontextmanager
 async def connect() -> AsyncIterator[Client]:
     logs.configure("warning", "console")  # as `skillq run` does
-    garbage.search_rarely()  # likewise
+    gc_tuning.collect_rarely()  # likewise
     broker, store, clock = MemoryBroker(), MemoryStore(), steady_clock()
 
     async def quiet(run: str) -> None: ...

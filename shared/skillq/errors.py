@@ -31,7 +31,7 @@ class TransportError(SkillqError):
     """Raised when the broker did not confirm an operation; its fate is unknown, repeat it."""
 
 
-class Unroutable(TransportError):
+class UnroutableMessage(TransportError):
     """Raised when a message that was published matched no queue."""
 
 

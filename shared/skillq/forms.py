@@ -33,7 +33,7 @@ from skillq.messages import (
     check_tasks,
     slug,
 )
-from skillq.wording import plainly, shorten, shown, with_value
+from skillq.messages.error_text import plain_error, quote_value, shorten, with_value
 
 _MAX_SHOWN = 60
 
@@ -202,9 +202,9 @@ def _what(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[st
         hint = f"did you mean {meant!r}?" if meant else f"known are {', '.join(known)}"
         return f"unknown field {shorten(field, _MAX_SHOWN)!r} ({hint})", meant
     if kind == "string_pattern_mismatch":  # only ids have one
-        said = f"{_PATTERN}, not {shown(value)}"
+        said = f"{_PATTERN}, not {quote_value(value)}"
     else:  # our own complaints name the value where it helps
-        said = plainly(complaint) if kind == "value_error" else with_value(complaint, value)
+        said = plain_error(complaint) if kind == "value_error" else with_value(complaint, value)
     return f"{field}: {said}" if field else said, None
 
 

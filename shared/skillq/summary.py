@@ -17,7 +17,7 @@ _WORDS = {
 }
 
 
-class Ended(NamedTuple):
+class EndedTask(NamedTuple):
     """How one task ended, and with which worker, as its user wrote it."""
 
     id: str
@@ -32,7 +32,9 @@ def success_rate(counts: Mapping[TaskStatus, int]) -> float:
     return 100.0 * counts.get(TaskStatus.SUCCEEDED, 0) / ended if ended else 0.0
 
 
-def summary(ended: Sequence[Ended], counts: Mapping[TaskStatus, int] | None = None) -> list[str]:
+def summary(
+    ended: Sequence[EndedTask], counts: Mapping[TaskStatus, int] | None = None
+) -> list[str]:
     """The lines; of a long run, only those of tasks that did not succeed.
 
     `counts` says how all tasks of the run have ended, where `ended` are not all of them.
@@ -52,7 +54,7 @@ def summary(ended: Sequence[Ended], counts: Mapping[TaskStatus, int] | None = No
     ]
 
 
-def _line(ended: Ended) -> str:
+def _line(ended: EndedTask) -> str:
     where = f"assigned to {ended.worker}" if ended.worker else "not assigned"
     line = f"Task {ended.id} {where} - {_WORDS[ended.status]}"
     return f"{line} ({ended.reason})" if ended.reason else line

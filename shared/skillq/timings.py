@@ -86,10 +86,10 @@ BRIEF_ATTEMPT_SECONDS = 0.02
 GRACE_SECONDS = 30.0
 """Running attempts may go on for so long after SIGTERM (`--grace`)."""
 
-GOODBYE_SECONDS = 5.0
+LEAVE_SECONDS = 5.0
 """A worker that leaves tries for so long to have its last reports confirmed."""
 
-HASTY_GOODBYE_SECONDS = 1.0
+HASTY_LEAVE_SECONDS = 1.0
 """The same after a second signal."""
 
 HANDLER_LOOP_END_SECONDS = 0.5
@@ -112,7 +112,7 @@ HEALTH_REQUEST_SECONDS = 5.0
 PROBE_SECONDS = _scaled(5.0)
 """The manager sends a message to itself through each of its queues this often."""
 
-BLIND_AFTER_SECONDS = 2 * PROBE_SECONDS + _scaled(1.0)
+HEARTBEATS_LOST_SECONDS = 2 * PROBE_SECONDS + _scaled(1.0)
 """Without a message for so long, two probes are missed: silence says nothing about workers any more."""
 
 READY_WITHIN_SECONDS = 3 * PROBE_SECONDS
@@ -207,7 +207,7 @@ RECONNECT_SECONDS = _scaled(1.0)
 REOPEN_SECONDS = _scaled(0.5)
 """The pause between two attempts of a consumer to consume again."""
 
-CONNECT_PATIENCE_SECONDS = 30.0
+START_PATIENCE_SECONDS = 30.0
 """A process that starts waits so long for a broker, a database or a manager (`--connect-timeout`)."""
 
 CONNECT_SECONDS = 10.0
@@ -242,7 +242,7 @@ RENEW_SECONDS = _scaled(3.0)
 STAND_BY_SECONDS = _scaled(1.0)
 """The other managers ask for the lead this often."""
 
-LONELY_SECONDS = _scaled(8.0)
+BROKER_LOST_SECONDS = _scaled(8.0)
 """A leader that has lost the broker for so long steps down, as one that has died would: another may reach it."""
 
 TAKE_OVER_SECONDS = CONNECTION_DEAD_SECONDS + _scaled(15.0)
@@ -259,7 +259,7 @@ CLIENT_RETRY_SECONDS = _scaled(0.5)
 CLIENT_SILENCE_SECONDS = _scaled(15.0)
 """A client that follows a run sends an inquiry after this silence: it may have missed events."""
 
-INQUIRY_SECONDS = _scaled(10.0)
+STATUS_QUERY_SECONDS = _scaled(10.0)
 """The manager has so long to answer an inquiry; after that the client waits for the next silence."""
 
 RECEIPT_SECONDS = 5.0

@@ -4,7 +4,7 @@ import asyncio
 import sys
 from itertools import count
 
-from skillq_manager.store.sql import SqlStore
+from skillq_manager.store.sql.store import SqlStore
 from tests.contract.store_story import add, assign, end, start
 
 SIZE = 20

@@ -8,7 +8,7 @@ import pytest
 
 from skillq_manager.store.base import Store
 from skillq_manager.store.memory import MemoryStore
-from skillq_manager.store.sql import SqlStore
+from skillq_manager.store.sql.store import SqlStore
 from tests.contract.transports import Join, Whole, in_memory, inbox, over_rabbitmq
 
 

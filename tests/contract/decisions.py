@@ -31,8 +31,8 @@ def assign(of: c.AddTask, attempt: int = 1, worker: WorkerProfile = JUNIOR) -> c
     return c.Assign(of.key, of.task.type, attempt, worker, 200.0)
 
 
-def start(of: c.AddTask, attempt: int = 1) -> c.Start:
-    return c.Start(of.key, of.task.type, attempt, JUNIOR, 201.0)
+def start(of: c.AddTask, attempt: int = 1) -> c.StartAttempt:
+    return c.StartAttempt(of.key, of.task.type, attempt, JUNIOR, 201.0)
 
 
 def end(

@@ -25,8 +25,8 @@ from skillq.messages import (
     slug,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import TaskKey
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import Body, Filter, Store
 
@@ -54,8 +54,8 @@ def assign(id: str, attempt: int = 1, who: WorkerProfile = ADA, *, run: str = RU
     return c.Assign((run, id), "task", attempt, who, 200.0 + attempt)
 
 
-def start(id: str, attempt: int = 1, who: WorkerProfile = ADA) -> c.Start:
-    return c.Start((RUN, id), "task", attempt, who, 300.0 + attempt)
+def start(id: str, attempt: int = 1, who: WorkerProfile = ADA) -> c.StartAttempt:
+    return c.StartAttempt((RUN, id), "task", attempt, who, 300.0 + attempt)
 
 
 def end(
@@ -84,9 +84,9 @@ def fail(id: str, attempt: int = 1, **more: Any) -> c.EndAttempt:
     return replace(ended, failures=attempt)
 
 
-def stale(id: str, attempt: int = 1, **more: Any) -> c.Stale:
+def stale(id: str, attempt: int = 1, **more: Any) -> c.RecordStaleResult:
     result = TaskResult(run=RUN, id=id, attempt=attempt, outcome=Outcome.FAILED, **more)
-    return c.Stale(result, "ghost", "0")
+    return c.RecordStaleResult(result, "ghost", "0")
 
 
 def set_status(id: str, status: TaskStatus, attempt: int = 0) -> c.SetStatus:
@@ -112,7 +112,7 @@ async def everything(store: Store, keys: Iterable[TaskKey]) -> dict[str, Any]:
             for row in page
         ],
         "last_seq": await store.last_seq(),
-        "known": await store.known(keys),
+        "known": await store.known_tasks(keys),
         "bodies": {
             key: (whole_of(key[1], body), body.dependencies)
             for key, body in (await store.bodies(keys)).items()
@@ -149,7 +149,7 @@ class World:
         self._random = random.Random(seed)
         self._state = State(BestFit(), chance=self._random.random)
         self._now = 1000.0
-        self._known: dict[TaskKey, c.Known] = {}
+        self._known: dict[TaskKey, c.StoredStatus] = {}
         self._tasks: dict[TaskKey, c.AddTask] = {}
         self._attempts: dict[TaskKey, int] = {}
         self._assigned: list[c.Assign] = []
@@ -177,7 +177,7 @@ class World:
         match command:
             case c.AddTask(key=key):
                 self._tasks[key] = command
-                self._known[key] = c.Known(command.status, command.fingerprint)
+                self._known[key] = c.StoredStatus(command.status, command.fingerprint)
                 self._attempts[key] = 0
             case c.Assign(key=key):
                 self._assigned.append(command)
@@ -204,7 +204,7 @@ class World:
         ]
         title = run if any(key[0] == name for key in self._known) else None
         submission = Submission(submission_id="s", run=name, run_title=run, tasks=tuple(tasks))
-        return [c.Submitted(submission, dict(self._known), title)]
+        return [c.SubmissionReceived(submission, dict(self._known), title)]
 
     def _task(self) -> Task:
         number = self._random.randint(1, 120)
@@ -281,7 +281,7 @@ class World:
 
     def _return(self) -> list[c.Event]:
         return [
-            c.Returned(one.worker.name, one.worker.incarnation, (_ref(one),))
+            c.AssignmentReturned(one.worker.name, one.worker.incarnation, (_ref(one),))
             for one in self._some()[:1]
         ]
 
@@ -300,7 +300,7 @@ class World:
         ]
         some = self._random.sample(ended, min(len(ended), self._random.randint(1, 3)))
         again = tuple(
-            c.Again(
+            c.StoredTask(
                 key,
                 self._tasks[key].seq,
                 self._tasks[key].task,
@@ -310,7 +310,7 @@ class World:
             )
             for key in some
         )
-        return [c.Retried("q", again, dict(self._known))] if again else []
+        return [c.RetryRequested("q", again, dict(self._known))] if again else []
 
 
 def _ref(of: c.Assign) -> AttemptRef:

@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 from sqlalchemy import Connection
 
-import skillq_manager.store.postgresql as module
+import skillq_manager.store.sql.postgresql as module
 from skillq import timings
 from skillq_manager.store.base import Filter, StoreFailed
-from skillq_manager.store.database import Work
-from skillq_manager.store.postgresql import Postgresql
-from skillq_manager.store.sql import SqlStore
+from skillq_manager.store.sql.database import Work
+from skillq_manager.store.sql.postgresql import Postgresql
+from skillq_manager.store.sql.store import SqlStore
 from tests.contract.store_story import RUN, World, add
 from tests.unit.worker.boss import until
 

@@ -223,7 +223,7 @@ async def test_connections_that_are_lost_again_and_again_are_one_event_without_t
     assert lost["log_level"] == "warning"
     assert lost["broker"].endswith(urlsplit(url).netloc.rpartition("@")[2] + urlsplit(url).path)
     assert "closed via management plugin" in lost["reason"].lower()
-    assert len([one for one in entries if one["event"] == "connection_back"]) == 1
+    assert len([one for one in entries if one["event"] == "connection_restored"]) == 1
     assert not any("exc_info" in one for one in entries)
 
 

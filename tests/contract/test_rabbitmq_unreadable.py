@@ -13,16 +13,16 @@ from aiormq.abc import ChannelFrame
 
 from skillq import topology
 from skillq.client import Client
-from skillq.clock import steady_clock
 from skillq.messages import Task, WorkerProfile
+from skillq.runtime.clock import steady_clock
 from skillq.transport import Consumer, Delivery, Outgoing
 from skillq.transport.base import MAX_KEPT_HEADERS, QUEUE_HEADER, REASON_HEADER
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_manager.core.matching import BestFit
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
-from skillq_worker.simulation import Simulation
+from skillq_worker.execution.simulation import Simulation
 from skillq_worker.worker import Worker
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(120)]

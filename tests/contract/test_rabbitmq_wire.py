@@ -8,9 +8,9 @@ import pytest
 
 from skillq.errors import TransportError
 from skillq.transport import Transport
-from skillq.transport.consuming import KeptConsumer
-from skillq.transport.frames import Lane
 from skillq.transport.rabbitmq import RabbitTransport
+from skillq.transport.rabbitmq.fastpath.reader import ChannelHandler
+from skillq.transport.reconnecting import ReconnectingConsumer
 from tests.contract.transports import INBOX, NEWS, inbox, note, send, take, texts
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(120)]
@@ -70,18 +70,18 @@ async def test_a_channel_that_the_broker_closes_takes_no_other_with_it_however_m
     transport: RabbitTransport,
 ) -> None:
     closed, other = [await transport.consume(INBOX, prefetch=50) for _ in range(2)]
-    assert isinstance(closed, KeptConsumer)
+    assert isinstance(closed, ReconnectingConsumer)
     await asyncio.gather(*(send(transport, str(n)) for n in range(100)))
     mine, others = await take(closed, 50), await take(other, 50)
     session = closed._session
     await session.channel.ack(999, multiple=False)  # there is no such tag
     while not session.over.is_set():
-        if cast(Lane, session.channel).ended:
+        if cast(ChannelHandler, session.channel).ended:
             await closed.ack([mine.pop()])
         await asyncio.sleep(0)
     assert len(mine) < 50, "there was nothing to acknowledge in between"
     await other.ack(others)
-    await closed.until_live()
+    await closed.wait_until_live()
     await send(transport, "after")
 
 
@@ -113,7 +113,7 @@ async def test_what_was_acknowledged_before_the_consumer_was_closed_is_gone(
 
 async def test_who_tells_much_without_a_pause_lets_others_run(transport: Transport) -> None:
     consumer = await transport.consume(INBOX, prefetch=0)
-    await transport.tell(NEWS, "a", note("0"))  # its channel is open
+    await transport.publish_unconfirmed(NEWS, "a", note("0"))  # its channel is open
     turns = 0
 
     async def other() -> None:
@@ -124,7 +124,7 @@ async def test_who_tells_much_without_a_pause_lets_others_run(transport: Transpo
 
     task = asyncio.create_task(other())
     for n in range(1, 1000):
-        await transport.tell(NEWS, "a", note(str(n)))
+        await transport.publish_unconfirmed(NEWS, "a", note(str(n)))
     assert turns > 5
     task.cancel()
     assert texts(await take(consumer, 1000)) == [str(n) for n in range(1000)]

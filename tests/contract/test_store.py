@@ -162,7 +162,7 @@ async def test_a_stale_report_is_kept_and_changes_nothing(store: Store) -> None:
     await store.commit([a, assign(a), end(a, result=said(a, output=1))])
     before = await counts_of(store)
     late = said(a, output=2, outcome=Outcome.FAILED, error="late", started_at=1.0, finished_at=2.0)
-    await store.commit([c.Stale(late, "junior-1", "other")])
+    await store.commit([c.RecordStaleResult(late, "junior-1", "other")])
     row = await row_of(store, a)
     assert (row.status, row.output, row.worker, row.attempt) == (SUCCEEDED, 1, "Junior 1", 1)
     assert await counts_of(store) == before
@@ -176,7 +176,7 @@ async def test_a_stale_report_of_the_same_attempt_does_not_hide_the_one_that_cou
     store: Store,
 ) -> None:
     a = add(1)
-    await store.commit([a, assign(a), c.Stale(said(a), "senior", "other")])
+    await store.commit([a, assign(a), c.RecordStaleResult(said(a), "senior", "other")])
     await store.commit([start(a), end(a)])
     row = await row_of(store, a)
     assert {x.counted: x.outcome for x in row.attempts} == {
@@ -187,7 +187,7 @@ async def test_a_stale_report_of_the_same_attempt_does_not_hide_the_one_that_cou
 
 
 async def test_a_stale_report_of_a_task_that_never_was_is_passed_over(store: Store) -> None:
-    await store.commit([c.Stale(said(add(1)), "junior-1", "1")])
+    await store.commit([c.RecordStaleResult(said(add(1)), "junior-1", "1")])
     assert await store.task(("default", "1")) is None
     assert await store.runs() == []
 
@@ -197,9 +197,9 @@ async def test_what_is_for_others_is_passed_over(store: Store) -> None:
     await store.commit([])
     await store.commit(
         [
-            c.Answer(submission(task()), 1, 0, None, 1.0),
+            c.AnswerSubmission(submission(task()), 1, 0, None, 1.0),
             c.Resend(("default", "a"), 1, JUNIOR),
-            c.Abort(JUNIOR, "", (ref,)),
+            c.CancelAttempts(JUNIOR, "", (ref,)),
         ]
     )
     assert (await store.runs(), await ids(store), await store.workers()) == ([], [], [])
@@ -211,18 +211,18 @@ async def test_what_is_for_others_is_passed_over(store: Store) -> None:
 async def test_known_are_those_that_there_are_with_status_and_fingerprint(store: Store) -> None:
     a, b = add(1), add(2, run="other")
     await store.commit([a, b, assign(a)])
-    known = await store.known([a.key, b.key, ("default", "nope"), ("other", a.key[1])])
+    known = await store.known_tasks([a.key, b.key, ("default", "nope"), ("other", a.key[1])])
     assert dict(known) == {
-        a.key: c.Known(TaskStatus.ASSIGNED, a.fingerprint),
-        b.key: c.Known(READY, b.fingerprint),
+        a.key: c.StoredStatus(TaskStatus.ASSIGNED, a.fingerprint),
+        b.key: c.StoredStatus(READY, b.fingerprint),
     }
-    assert dict(await store.known([])) == {}
+    assert dict(await store.known_tasks([])) == {}
 
 
 async def test_a_fingerprint_of_all_its_63_bits_comes_back(store: Store) -> None:
     a = add(1, fingerprint=2**63 - 1)
     await store.commit([a])
-    assert (await store.known([a.key]))[a.key].fingerprint == 2**63 - 1
+    assert (await store.known_tasks([a.key]))[a.key].fingerprint == 2**63 - 1
 
 
 async def test_a_body_has_the_definition_and_the_outputs_of_its_own_dependencies(
@@ -251,12 +251,12 @@ async def test_dependencies_are_those_of_the_same_run(store: Store) -> None:
 async def test_nothing_is_there_under_a_name_that_no_database_could_keep(store: Store) -> None:
     await store.commit([one := add(1)])
     run, id = one.key
-    assert list(await store.known([one.key, (run, "a\0"), ("\0", id)])) == [one.key]
+    assert list(await store.known_tasks([one.key, (run, "a\0"), ("\0", id)])) == [one.key]
     assert await store.run("\0") is None
     assert await store.task(("r", "a\0b")) is None
     for which in (Filter(run="\0"), Filter(type="\0"), Filter(worker="\0")):
         assert await store.tasks(which) == []
-    assert await store.on_shelf(run, ("\0",)) == []
+    assert await store.backlog_tasks(run, ("\0",)) == []
     (row,) = await store.tasks(Filter(run=run, ids=(id, "\0")))
     assert row.task.id == id
 

@@ -160,8 +160,8 @@ async def test_thousands_of_keys_are_looked_up_at_once(store: Store) -> None:
     await store.commit(adds)
     keys = [one.key for one in adds]
     strangers = [("r0", f"x{n}") for n in range(40_000)]
-    known = await store.known(keys + strangers)
-    assert known == {one.key: c.Known(READY, one.fingerprint) for one in adds}
+    known = await store.known_tasks(keys + strangers)
+    assert known == {one.key: c.StoredStatus(READY, one.fingerprint) for one in adds}
     bodies = await store.bodies(keys)
     assert [whole_of(one.key[1], bodies[one.key]) for one in adds] == [one.task for one in adds]
 

@@ -16,9 +16,9 @@ import pytest
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.messages import TaskStatus
 from skillq_manager.store.base import Filter, LeadershipLost
-from skillq_manager.store.database import Work
-from skillq_manager.store.postgresql import Postgresql
-from skillq_manager.store.sql import SqlStore
+from skillq_manager.store.sql.database import Work
+from skillq_manager.store.sql.postgresql import Postgresql
+from skillq_manager.store.sql.store import SqlStore
 from tests.contract import committing
 from tests.contract.store_story import (
     RUN,
@@ -141,7 +141,7 @@ async def test_the_first_to_come_leads_and_the_others_read(postgres_url: str) ->
         assert not await other.acquire()
         assert await one.acquire()  # stays it
         await one.commit([add(1, "a")])
-        assert await other.known([(RUN, "a")])
+        assert await other.known_tasks([(RUN, "a")])
         assert [row.task.id for row in await other.tasks(Filter())] == ["a"]
         with pytest.raises(LeadershipLost):
             await other.commit([add(2, "b")])

@@ -8,8 +8,8 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import FIRST, LiveTask, Need
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import Store, StoreConflict
 from tests.contract.store_story import RUN, add, assign, end, fail, reopen, set_status, start
@@ -25,7 +25,7 @@ def shelved(seq: int, id: str, need: Need = EASY, **more: Any) -> c.AddTask:
         "difficulty": need.difficulty,
         "requires": tuple(need.requires),
     } | more
-    return replace(add(seq, id, **fields), shelf=need)
+    return replace(add(seq, id, **fields), backlog=need)
 
 
 def ids(rows: Sequence[LiveTask]) -> list[str]:
@@ -37,7 +37,7 @@ async def loaded(store: Store, *, shelved: bool) -> list[str]:
 
 
 async def on(store: Store, need: Need, start: tuple[int, int] = FIRST, limit: int = 9) -> list[str]:
-    return ids((await store.refilled(c.Refill(need, start, limit))).rows)
+    return ids((await store.backlog_page(c.RefillRequest(need, start, limit))).rows)
 
 
 async def test_what_is_on_a_shelf_is_not_loaded_unless_all_is(store: Store) -> None:
@@ -49,13 +49,13 @@ async def test_what_is_on_a_shelf_is_not_loaded_unless_all_is(store: Store) -> N
 async def test_of_shelves_it_is_known_what_they_are_for_and_how_many_are_ready(
     store: Store,
 ) -> None:
-    assert await store.shelf() == c.Shelf((), {})
+    assert await store.backlog_summary() == c.BacklogSummary((), {})
     await store.commit([add(1, "a"), shelved(2, "b"), shelved(3, "c", HARD), shelved(4, "d", HARD)])
-    found = await store.shelf()
+    found = await store.backlog_summary()
     assert set(found.needs) == {EASY, HARD}
     assert found.ready == {RUN: 4}
     await store.commit([assign("b"), assign("a")])
-    assert await store.shelf() == c.Shelf((HARD,), {RUN: 2})
+    assert await store.backlog_summary() == c.BacklogSummary((HARD,), {RUN: 2})
 
 
 async def test_a_shelf_is_read_by_priority_then_in_order_of_submission(store: Store) -> None:
@@ -70,22 +70,22 @@ async def test_a_shelf_is_read_by_priority_then_in_order_of_submission(store: St
 async def test_it_is_said_whether_there_may_be_more(store: Store) -> None:
     await store.commit([shelved(1, "a"), shelved(2, "b")])
     for limit, more in ((1, True), (2, True), (3, False)):
-        found = await store.refilled(c.Refill(EASY, FIRST, limit))
+        found = await store.backlog_page(c.RefillRequest(EASY, FIRST, limit))
         assert (len(found.rows), found.more) == (min(limit, 2), more)
         assert found.need == EASY
 
 
 async def test_a_row_from_a_shelf_is_as_one_that_is_loaded(store: Store) -> None:
     await store.commit([shelved(1, "a", HARD, payload={"n": 1}, priority=7)])
-    (row,) = (await store.refilled(c.Refill(HARD, FIRST, 9))).rows
+    (row,) = (await store.backlog_page(c.RefillRequest(HARD, FIRST, 9))).rows
     assert [row] == [row async for page in store.load() for row in page]
-    assert await store.on_shelf(RUN, None) == [row]
+    assert await store.backlog_tasks(RUN, None) == [row]
     assert (row.status, row.attempt, row.like.priority) == (READY, 0, 7)
 
 
 async def test_a_task_can_be_put_on_a_shelf_later(store: Store) -> None:
-    await store.commit([add(1, "a", priority=2), add(2, "b"), c.Shelve((RUN, "a"), EASY, 2)])
-    await store.commit([c.Shelve((RUN, "b"), EASY, 1)])
+    await store.commit([add(1, "a", priority=2), add(2, "b"), c.MoveToBacklog((RUN, "a"), EASY, 2)])
+    await store.commit([c.MoveToBacklog((RUN, "b"), EASY, 1)])
     assert await on(store, EASY) == ["a", "b"]
     assert await loaded(store, shelved=False) == []
 
@@ -94,7 +94,7 @@ async def test_a_task_can_be_put_on_a_shelf_later(store: Store) -> None:
 async def test_what_is_not_ready_is_put_on_no_shelf(store: Store, before: c.Command) -> None:
     await store.commit([add(1, "a"), before])
     with pytest.raises(StoreConflict):
-        await store.commit([c.Shelve((RUN, "a"), EASY, 1)])
+        await store.commit([c.MoveToBacklog((RUN, "a"), EASY, 1)])
 
 
 async def test_what_a_worker_has_got_from_a_shelf_is_loaded_and_on_it_no_more(store: Store) -> None:
@@ -118,7 +118,7 @@ async def test_what_is_sent_again_does_not_go_back_to_its_shelf(store: Store) ->
     given_up = end("b", 1, TaskStatus.FAILED, Outcome.FAILED)
     await store.commit([*tasks, set_status("a", CANCELLED), assign("b"), given_up])
     await store.commit([reopen("a", 0), replace(reopen("b", 1), status=TaskStatus.BLOCKED)])
-    assert await store.shelf() == c.Shelf((), {RUN: 1})
+    assert await store.backlog_summary() == c.BacklogSummary((), {RUN: 1})
     assert await loaded(store, shelved=False) == ["a", "b"]
 
 
@@ -131,23 +131,23 @@ async def test_what_asks_for_something_else_now_leaves_its_shelf(store: Store) -
 async def test_tasks_on_shelves_are_found_by_run_and_by_name(store: Store) -> None:
     many = [shelved(n, f"t{n}") for n in range(1, 4)]
     await store.commit([*many, add(4, "x"), shelved(5, "t1", HARD, run="other"), assign("t2")])
-    assert ids(await store.on_shelf(RUN, None)) == ["t1", "t3"]
-    assert sorted(ids(await store.on_shelf(RUN, ["t3", "x", "nowhere", "t2", "t1"]))) == [
+    assert ids(await store.backlog_tasks(RUN, None)) == ["t1", "t3"]
+    assert sorted(ids(await store.backlog_tasks(RUN, ["t3", "x", "nowhere", "t2", "t1"]))) == [
         "t1",
         "t3",
     ]
     names = [f"n{n}" for n in range(40_000)]
-    assert ids(await store.on_shelf(RUN, [*names, "t3"])) == ["t3"]
-    assert await store.on_shelf("nowhere", None) == []
+    assert ids(await store.backlog_tasks(RUN, [*names, "t3"])) == ["t3"]
+    assert await store.backlog_tasks("nowhere", None) == []
 
 
 async def test_the_shelves_of_a_run_are_given_out_a_page_at_a_time(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.store.base.SHELF_PAGE", 2)
+    monkeypatch.setattr("skillq_manager.store.base.BACKLOG_PAGE", 2)
     await store.commit([shelved(n, f"t{n}") for n in range(1, 6)])
-    assert ids(await store.on_shelf(RUN, None)) == ["t1", "t2"]
-    assert len(await store.on_shelf(RUN, [f"t{n}" for n in range(1, 6)])) == 5
+    assert ids(await store.backlog_tasks(RUN, None)) == ["t1", "t2"]
+    assert len(await store.backlog_tasks(RUN, [f"t{n}" for n in range(1, 6)])) == 5
 
 
 async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
@@ -155,7 +155,7 @@ async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
     out = state.handle(events, 1000.0)
     await store.commit(out)
     while state.refills:
-        more = state.handle([await store.refilled(wanted) for wanted in state.refills], 1000.0)
+        more = state.handle([await store.backlog_page(wanted) for wanted in state.refills], 1000.0)
         await store.commit(more)
         out += more
     return out
@@ -166,8 +166,8 @@ async def _next_state(store: Store) -> State:
     state.begin_restore([], await store.last_seq(), 1000.0)
     async for rows in store.load(shelved=False):
         state.restore(rows)
-    known = await store.known(state.unsure())
-    await store.commit(state.end_restore(await store.shelf(), known))
+    known = await store.known_tasks(state.unresolved_dependencies())
+    await store.commit(state.end_restore(await store.backlog_summary(), known))
     return state
 
 
@@ -175,7 +175,7 @@ async def test_a_backlog_is_worked_off_in_order_by_one_manager_after_another(sto
     state = await _next_state(store)
     tasks = [task(f"t{n:02}", priority=1 + n % 3) for n in range(30)]
     after = task("after", depends_on=("t29",))  # on a shelf, when the next managers begin
-    await _decide(store, state, c.Submitted(submission(*tasks, after), {}, None))
+    await _decide(store, state, c.SubmissionReceived(submission(*tasks, after), {}, None))
     order: list[str] = []
     for _ in range(11):
         state = await _next_state(store)
@@ -186,7 +186,7 @@ async def test_a_backlog_is_worked_off_in_order_by_one_manager_after_another(sto
             order += [one.key[1] for one in given]
             out = await _decide(store, state, *(results(one) for one in given))
             given = pick(out, c.Assign)
-        gone = disconnect(state.fleet.workers["ada"].profile)  # with what it has just got
+        gone = disconnect(state.workers.workers["ada"].profile)  # with what it has just got
         await _decide(store, state, gone)
     assert order == [t.id for t in sorted(tasks, key=lambda t: (-t.priority, t.id))] + ["after"]
     run = await store.run("default")

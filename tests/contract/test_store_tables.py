@@ -13,19 +13,19 @@ from sqlalchemy.dialects import sqlite
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from skillq.messages import TaskStatus
-from skillq_manager.core.commands import Refill
+from skillq_manager.core.commands import RefillRequest
 from skillq_manager.core.model import Need
-from skillq_manager.store import reading, schema
 from skillq_manager.store.base import Filter
-from skillq_manager.store.sql import SqlStore
+from skillq_manager.store.sql import queries, schema
+from skillq_manager.store.sql.store import SqlStore
 from tests.contract.store_story import World, everything
 
-SHELF = reading.refill_queries(Refill(Need("task", 1, frozenset()), (-3, 7), 9))
+SHELF = queries.refill_queries(RefillRequest(Need("task", 1, frozenset()), (-3, 7), 9))
 
 
 def migrations() -> Config:
     config = Config()
-    config.set_main_option("script_location", "skillq_manager.store:migrations")
+    config.set_main_option("script_location", "skillq_manager.store.sql:migrations")
     config.set_main_option("path_separator", "os")
     return config
 
@@ -100,7 +100,7 @@ WHERE schemaname = :schema AND tablename <> 'skillq_version' ORDER BY indexname"
 async def test_a_page_is_found_by_an_index(tmp_path: Path, which: Filter, index: str) -> None:
     async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
         pass
-    (first, *_) = _plan(tmp_path / "skillq.db", reading.page_query(which))
+    (first, *_) = _plan(tmp_path / "skillq.db", queries.page_query(which))
     assert first.startswith("SEARCH tasks")
     assert index in first
 
@@ -108,9 +108,9 @@ async def test_a_page_is_found_by_an_index(tmp_path: Path, which: Filter, index:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (reading.page_of(7, 9, reading.ALL), "tasks_live (seq>?)"),
-        (reading.page_of(7, 9, reading.ELSEWHERE), "tasks_live (seq>?)"),
-        (reading.page_of(7, 9, reading.TAKEN), "tasks_held"),
+        (queries.page_of(7, 9, queries.ALL), "tasks_live (seq>?)"),
+        (queries.page_of(7, 9, queries.ELSEWHERE), "tasks_live (seq>?)"),
+        (queries.page_of(7, 9, queries.TAKEN), "tasks_held"),
         (SHELF[0], "tasks_shelf (kind=? AND rank=? AND seq>?)"),
         (SHELF[1], "tasks_shelf (kind=? AND rank>?)"),
     ],
@@ -145,7 +145,7 @@ async def test_tables_of_the_first_release_are_brought_up_to_date_with_what_is_i
         await store._database.write(_back_to_the_first)
     async with SqlStore(url) as store:
         assert await everything(store, world.keys) == before
-        assert (await store.shelf()).needs == ()
+        assert (await store.backlog_summary()).needs == ()
 
 
 def _back_to_the_first(connection: Connection) -> None:

@@ -5,7 +5,7 @@ from contextlib import suppress
 
 import pytest
 
-from skillq.errors import TransportError, Unroutable
+from skillq.errors import TransportError, UnroutableMessage
 from skillq.messages import MAX_MESSAGE_BYTES, Probe
 from skillq.topology import (
     Binding,
@@ -66,7 +66,7 @@ async def test_a_key_that_does_not_fit_the_binding_key_is_returned(
 ) -> None:
     transport = await join()
     await transport.declare(inbox(pattern))
-    with pytest.raises(Unroutable, match=key.replace(".", r"\.")):
+    with pytest.raises(UnroutableMessage, match=key.replace(".", r"\.")):
         await send(transport, "hello", key=key)
 
 
@@ -92,7 +92,7 @@ async def test_an_unroutable_message_comes_back_and_the_others_are_delivered(
     outcomes = await asyncio.gather(
         *(transport.publish(NEWS, key, note(key)) for key in keys), return_exceptions=True
     )
-    assert isinstance(outcomes.pop(25), Unroutable)
+    assert isinstance(outcomes.pop(25), UnroutableMessage)
     assert outcomes == [None] * 49
     assert texts(await take(consumer, 49)) == [key for key in keys if key != "bad.25"]
 
@@ -106,10 +106,12 @@ async def test_what_is_told_is_dropped_where_nobody_listens_and_arrives_in_order
     fresh = await join()
     keys = [f"{kind}.{n}" for n in range(50) for kind in ("good", "bad")]
     async with asyncio.TaskGroup() as group:
-        first, *_ = [group.create_task(fresh.tell(NEWS, key, note(key))) for key in keys[:50]]
+        first, *_ = [
+            group.create_task(fresh.publish_unconfirmed(NEWS, key, note(key))) for key in keys[:50]
+        ]
         await first  # the others have waited for its channel to be opened
         for key in keys[50:]:
-            group.create_task(fresh.tell(NEWS, key, note(key)))
+            group.create_task(fresh.publish_unconfirmed(NEWS, key, note(key)))
     assert texts(await take(consumer, 50)) == [key for key in keys if key.startswith("good")]
 
 
@@ -119,7 +121,7 @@ async def test_what_was_told_before_the_transport_was_closed_arrives(join: Join)
     consumer = await transport.consume(INBOX, prefetch=200)
     leaving = await join()
     for number in range(100):
-        await leaving.tell(NEWS, f"good.{number}", note(str(number)))
+        await leaving.publish_unconfirmed(NEWS, f"good.{number}", note(str(number)))
     await leaving.__aexit__(None, None, None)
     assert texts(await take(consumer, 100)) == [str(number) for number in range(100)]
 
@@ -131,13 +133,13 @@ async def test_what_is_told_to_an_exchange_that_is_not_there_is_lost_and_the_nex
     await transport.declare(inbox("good.*"))
     consumer = await transport.consume(INBOX, prefetch=10)
     with suppress(TransportError):
-        await transport.tell("t.missing", "good.1", note("lost"))
+        await transport.publish_unconfirmed("t.missing", "good.1", note("lost"))
 
     async def heard() -> list[Delivery]:
         """Repeat it: nothing says when the broker has closed the channel on which the first one went."""
         while True:
             with suppress(TransportError, TimeoutError):
-                await transport.tell(NEWS, "good.2", note("heard"))
+                await transport.publish_unconfirmed(NEWS, "good.2", note("heard"))
                 async with asyncio.timeout(0.2):
                     return await consumer.batch()
 
@@ -170,7 +172,7 @@ async def test_body_type_id_headers_and_sender_arrive_as_they_were_sent(join: Jo
 
 async def test_a_message_model_says_its_type_and_version(transport: Transport) -> None:
     consumer = await transport.consume(INBOX, prefetch=10)
-    await transport.publish(NEWS, "a", Outgoing.of(Probe(), persistent=False))
+    await transport.publish(NEWS, "a", Outgoing.from_message(Probe(), persistent=False))
     [got] = await take(consumer, 1)
     assert (got.type, got.headers) == ("probe", {"schema_version": 1})
 

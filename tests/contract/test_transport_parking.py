@@ -10,7 +10,7 @@ from skillq.topology import (
     REPORTS,
     Argument,
 )
-from skillq.transport import Consumer, Transport, park
+from skillq.transport import Consumer, Transport, dead_letter
 from skillq.transport.base import (
     AT_HEADER,
     EXCHANGE_HEADER,
@@ -104,7 +104,7 @@ async def test_a_parked_message_lies_in_the_dead_letters_with_reason_and_origin(
     sent = note("not JSON")
     await transport.publish(REPORTS, "result.junior", sent)
     [delivery] = await take(consumer, 1)
-    await park(transport, consumer, delivery, "not a JSON object")
+    await dead_letter(transport, consumer, delivery, "not a JSON object")
     [letter] = await take(await transport.consume(DEAD_LETTERS, prefetch=10), 1)
     assert (letter.body, letter.type, letter.message_id) == (sent.body, "note", sent.message_id)
     assert letter.headers[REASON_HEADER] == "not a JSON object"
@@ -126,7 +126,7 @@ async def test_what_is_only_looked_at_stays_in_its_place(transport: Whole) -> No
     assert texts(await browsed(transport)) == ["a", "b", "c"]
     assert texts(await browsed(transport)) == ["a", "b", "c"]
     async with transport.browse(INBOX) as browser:
-        first = await browser.next()
+        first = await browser.next_message()
     assert first is not None
     assert (first.exchange, first.routing_key, first.queue) == (NEWS, "a.b", INBOX)
     assert first.redelivered
@@ -136,21 +136,21 @@ async def test_what_is_only_looked_at_stays_in_its_place(transport: Whole) -> No
 
 async def test_what_waits_in_a_queue_is_counted(transport: Whole) -> None:
     await send(transport, "a", "b", "c")
-    assert await transport.waiting(INBOX) == 3
+    assert await transport.message_count(INBOX) == 3
     async with transport.browse(INBOX) as browser:
-        delivery = await browser.next()
+        delivery = await browser.next_message()
         assert delivery is not None
         await browser.remove(delivery)
-    assert await transport.waiting(INBOX) == 2
+    assert await transport.message_count(INBOX) == 2
     with pytest.raises(QueueNotFound, match="queue nowhere does not exist"):
-        await transport.waiting("nowhere")
+        await transport.message_count("nowhere")
 
 
 async def test_what_is_removed_is_gone_and_nothing_else(transport: Whole) -> None:
     await send(transport, "a", "b", "c", "d")
     async with transport.browse(INBOX) as browser:
         for wanted in (False, True, False):
-            delivery = await browser.next()
+            delivery = await browser.next_message()
             assert delivery is not None
             if wanted:
                 await browser.remove(delivery)
@@ -162,10 +162,10 @@ async def test_a_look_that_fails_gives_everything_back_but_what_it_removed(
 ) -> None:
     async def look_and_fail() -> None:
         async with transport.browse(INBOX) as browser:
-            first = await browser.next()
+            first = await browser.next_message()
             assert first is not None
             await browser.remove(first)
-            await browser.next()
+            await browser.next_message()
             raise ValueError
 
     await send(transport, "a", "b", "c")
@@ -177,12 +177,12 @@ async def test_a_look_that_fails_gives_everything_back_but_what_it_removed(
 async def test_nobody_else_gets_what_is_looked_at_until_it_is_over(transport: Whole) -> None:
     await send(transport, "a", "b")
     async with transport.browse(INBOX) as one, transport.browse(INBOX) as other:
-        first, second = await one.next(), await other.next()
+        first, second = await one.next_message(), await other.next_message()
         assert first is not None
         assert second is not None
         assert texts([first, second]) == ["a", "b"]
-        assert await one.next() is None
-        assert await other.next() is None
+        assert await one.next_message() is None
+        assert await other.next_message() is None
         consumer = await transport.consume(INBOX, prefetch=10)
     assert sorted(texts(await take(consumer, 2))) == ["a", "b"]
 
@@ -198,7 +198,7 @@ async def test_a_parked_message_can_be_looked_at_any_number_of_times_and_taken_o
     for _ in range(40):
         assert texts(await browsed(transport, DEAD_LETTERS)) == ["a", "b"]
     async with transport.browse(DEAD_LETTERS) as browser:
-        delivery = await browser.next()
+        delivery = await browser.next_message()
         assert delivery is not None
         await browser.remove(delivery)
     assert texts(await browsed(transport, DEAD_LETTERS)) == ["b"]

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from skillq.errors import TransportError, Unroutable, UsageError
+from skillq.errors import TransportError, UnroutableMessage, UsageError
 from skillq.messages import Stop
 from skillq.topology import (
     COMMANDS,
@@ -65,7 +65,7 @@ async def test_a_command_reaches_its_worker_and_stop_all_reaches_every_worker(jo
         await transport.declare(worker_topology(worker))
         consumers[worker] = await transport.consume(worker_queue(worker), prefetch=10)
     await transport.publish(COMMANDS, "cancel.senior", note("for senior"))
-    await transport.publish(COMMANDS, "stop.all", Outgoing.of(Stop(incarnations=())))
+    await transport.publish(COMMANDS, "stop.all", Outgoing.from_message(Stop(incarnations=())))
     [stop] = await take(consumers["junior"], 1)
     assert stop.type == "stop"
     assert [one.type for one in await take(consumers["senior"], 2)] == ["note", "stop"]
@@ -110,7 +110,7 @@ async def test_a_binding_to_an_exchange_that_is_not_there_is_an_error(join: Join
 async def test_a_subscriber_gets_what_matches_from_now_on(join: Join) -> None:
     transport = await join()
     await transport.declare(MANAGER)
-    with pytest.raises(Unroutable):
+    with pytest.raises(UnroutableMessage):
         await transport.publish(EVENTS, "task.r1.task.succeeded", note("before"))
     watcher = await (await join()).subscribe(EVENTS, ["task.r1.#", "run.r1.*"])
     other = await transport.subscribe(EVENTS, ["#"])
@@ -137,7 +137,7 @@ async def until_unroutable(transport: Transport, exchange: str, key: str) -> Non
         while True:
             try:
                 await transport.publish(exchange, key, note("unseen"))
-            except Unroutable:
+            except UnroutableMessage:
                 return
             except TransportError:
                 continue

@@ -100,5 +100,5 @@ async def browsed(transport: Browsable, queue: str = INBOX) -> list[Delivery]:
 
 async def _all(browser: Browser) -> AsyncIterator[Delivery]:
     async with asyncio.timeout(SECONDS):
-        while (delivery := await browser.next()) is not None:
+        while (delivery := await browser.next_message()) is not None:
             yield delivery

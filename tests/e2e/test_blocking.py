@@ -57,7 +57,9 @@ def test_a_function_that_keeps_pythons_lock_stops_heartbeats_unless_it_has_a_pro
     system.skillq("submit", system.write("t.json", json.dumps({"tasks": [task]})))
     until(lambda: manager.succeeded("default") == 1, "it should succeed", 60)
     if stands_still:
-        worker.says("stood_still")
-        assert "register that one with process=True" in worker.logged("stood_still")[0]["reason"]
+        worker.says("process_stalled")
+        assert (
+            "register that one with process=True" in worker.logged("process_stalled")[0]["reason"]
+        )
     else:
-        assert not worker.logged("stood_still")
+        assert not worker.logged("process_stalled")

@@ -1,6 +1,6 @@
 """Processes that die between any two of their steps, and are started again.
 
-Each test kills one process at one point, by its own hand: SIGKILL from `skillq.crash`. The others live on.
+Each test kills one process at one point, by its own hand: SIGKILL from `skillq.runtime.crash_points`. The others live on.
 """
 
 import asyncio

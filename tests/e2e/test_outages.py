@@ -46,7 +46,7 @@ def test_a_run_goes_on_to_its_end_when_the_broker_is_restarted_in_the_middle_of_
     assert ended == {f"ended-{n}" for n in range(30)}
     assert manager.ends() == 0
     assert [worker.ends() for worker in workers] == [0, 0]
-    assert not manager.logged("message_parked")
+    assert not manager.logged("message_unreadable")
 
 
 def submit(system: System, count: int, seconds: float = 0.3) -> None:
@@ -84,11 +84,11 @@ def test_half_open_connections_are_noticed_and_nobody_is_taken_for_dead(system: 
         submit(system, 20)
         for proxy in (to_manager, to_worker):
             proxy.swallow()
-        manager.says("blinded")
+        manager.says("heartbeats_lost")
         worker.says("fenced")
         for proxy in (to_manager, to_worker):
             proxy.heal()
-        manager.says("sighted")
+        manager.says("heartbeats_recovered")
         worker.says("lease_renewed")
         all_done_once(system, manager, 20)
 
@@ -102,10 +102,10 @@ def test_while_the_broker_is_frozen_everyone_waits_and_then_goes_on(
     wreck = Wreck(restartable)
     wreck.freeze()
     try:
-        manager.says("blinded")
+        manager.says("heartbeats_lost")
     finally:
         wreck.thaw()
-    manager.says("sighted")
+    manager.says("heartbeats_recovered")
     all_done_once(system, manager, 20)
 
 
@@ -118,12 +118,12 @@ def test_while_the_broker_is_short_of_memory_nobody_is_taken_for_dead(
     wreck = Wreck(restartable)
     wreck.alarm(on=True)
     try:
-        manager.says("blinded")
+        manager.says("heartbeats_lost")
         worker.says("fenced", seconds=DEAD_SECONDS)
         time.sleep(DEAD_SECONDS - 18)  # it has been silent for longer than the dead are
     finally:
         wreck.alarm(on=False)
-    manager.says("sighted")
+    manager.says("heartbeats_recovered")
     all_done_once(system, manager, 20)
 
 

@@ -246,9 +246,9 @@ def test_what_nobody_can_read_is_parked_once_and_the_run_goes_on(
 
     asyncio.run(publish())
     assert answer(system.submit(system.write("run.json", tasks(3))))["counts"] == {"succeeded": 3}
-    manager.says("message_parked")
-    worker.says("message_parked")
-    assert len(manager.logged("message_parked") + worker.logged("message_parked")) == 2
+    manager.says("message_unreadable")
+    worker.says("message_unreadable")
+    assert len(manager.logged("message_unreadable") + worker.logged("message_unreadable")) == 2
 
 
 def test_a_submitter_that_no_manager_answers_says_so(system: System) -> None:
@@ -311,4 +311,4 @@ def test_a_manager_whose_summary_nobody_reads_serves_the_next_run(
         manager.kill()
     if logs:
         said = (system.here / "log").read_text()
-        assert said.count('"event": "summary_unread"') == 2
+        assert said.count('"event": "summary_not_printed"') == 2

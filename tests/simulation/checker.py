@@ -12,8 +12,8 @@ from math import inf
 
 from skillq.messages import Lease, Outcome, Task, TaskStatus, Unroutable, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.leases import LeasePolicy
 from skillq_manager.core.model import TaskKey
+from skillq_manager.core.rules.leases import LeasePolicy
 from skillq_manager.store.base import TaskRow
 from tests.simulation.idling import Idling
 from tests.simulation.scenario import CALM_SECONDS
@@ -141,7 +141,7 @@ class Checker:
                 self._add(command)
             case c.Assign():
                 self._assign(command, at)
-            case c.Start():
+            case c.StartAttempt():
                 self._stories[command.key].status = TaskStatus.RUNNING
             case c.EndAttempt():
                 self._end_attempt(command, at)
@@ -153,7 +153,7 @@ class Checker:
                 story.counted = story.failures = story.losses = 0
                 story.hopeless = False
                 story.lives += 1
-            case c.Stale():
+            case c.RecordStaleResult():
                 self.report.stale += 1
             case _:
                 pass

@@ -6,8 +6,8 @@ from itertools import islice
 
 from skillq.messages import TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import is_able
 from skillq_manager.core.model import Need, Skills, TaskKey
+from skillq_manager.core.rules.matching import is_able
 
 _PATIENCE_SECONDS = 2.0  # for a recall, a hand-back, and a disk that takes its time
 
@@ -62,24 +62,24 @@ class Idling:
         for worker in self._workers.values():
             idle = worker.is_idle and at - worker.idle_since > _PATIENCE_SECONDS
             may = worker.profile.name not in need.excluded
-            if idle and may and is_able(Skills.of(worker.profile), need):
+            if idle and may and is_able(Skills.from_profile(worker.profile), need):
                 yield worker
 
     def take(self, command: c.Command, at: float) -> None:
         match command:
             case c.AddTask():
-                self._needs[command.key] = Need.of(command.task)
+                self._needs[command.key] = Need.from_task(command.task)
             case c.SetNeed():
                 self._needs[command.key] = command.need
             case c.SaveWorker():
                 self._save(command, at)
             case c.Assign():
                 self._assign(command, at)
-            case c.Start():
+            case c.StartAttempt():
                 self._workers[command.worker.name].holds[command.key].status = TaskStatus.RUNNING
             case c.EndAttempt():
                 self._end(command, at)
-            case c.Recall():
+            case c.RecallAttempts():
                 self.recalled += len(command.attempts)
             case _:
                 pass

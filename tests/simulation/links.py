@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from skillq.transport.base import Delivery
-from skillq.transport.consuming import Session
-from skillq.transport.memory_queue import MemoryConsumer
+from skillq.transport.memory.queue import MemoryConsumer
+from skillq.transport.reconnecting import ChannelSession
 
 if TYPE_CHECKING:
     from tests.simulation.network import Network
@@ -34,8 +34,8 @@ class Link:
         self.passes = True  # what is sent arrives
         self.is_open = True  # as its client believes
         self.pending: dict[asyncio.Future[Any], None] = {}
-        self.sessions: list[Session] = []
-        self.consumers: list[tuple[MemoryConsumer, Session | None]] = []
+        self.sessions: list[ChannelSession] = []
+        self.consumers: list[tuple[MemoryConsumer, ChannelSession | None]] = []
 
 
 class Channel:

@@ -14,12 +14,12 @@ from skillq.messages import (
 )
 from skillq.transport import Consumer, Delivery
 from skillq_manager.core import commands as c
-from skillq_manager.core.fleet import Fleet
+from skillq_manager.core.dispatch.recall import Recalls
 from skillq_manager.core.model import TaskEntry, WorkerEntry
-from skillq_manager.core.recall import Recalls
 from skillq_manager.core.state import State
+from skillq_manager.core.workers import Workers
 from skillq_manager.manager import Manager
-from skillq_manager.store import fences
+from skillq_manager.store import preconditions
 from skillq_manager.store.memory import MemoryStore
 from skillq_worker.worker import Worker, _name
 from tests.simulation.checker import Report, check
@@ -51,14 +51,14 @@ class PublishesBeforeCommit(Manager):
             await self._send(rest)
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
-        await self._tell(c.Decided(commands))
+        await self._notify_requesters(c.Decisions(commands))
 
     async def _send(self, commands: Sequence[c.Command]) -> None:
-        decided = c.Decided(commands)
-        await self._outbox.send(decided, self._outbox.news(decided))
+        decided = c.Decisions(commands)
+        await self._outbox.send(decided, self._outbox.event_messages(decided))
 
 
-def _no_resend(self: Fleet, worker: WorkerEntry, held: object) -> None:
+def _no_resend(self: Workers, worker: WorkerEntry, held: object) -> None:
     """What was sent is believed to have arrived."""
 
 
@@ -98,8 +98,8 @@ class TakesFromTheDead(State):
         task.retry_at = None
         task.status = TaskStatus.ASSIGNED
         task.worker = dead
-        dead.holds[task.key] = task
-        self.tasks.end(task, dead, result.outcome, reason=result.error, result=result)
+        dead.attempts[task.key] = task
+        self.tasks.end_attempt(task, dead, result.outcome, reason=result.error, result=result)
 
 
 class ForgetsWhatItAcked(Worker):
@@ -140,7 +140,7 @@ def patched(*patches: Any) -> Iterator[None]:
 
 
 def _with_dead_counted() -> Any:
-    return patch.dict(fences.FROM, {c.EndAttempt: fences.HELD | {TaskStatus.READY}})
+    return patch.dict(preconditions.FROM, {c.EndAttempt: preconditions.HELD | {TaskStatus.READY}})
 
 
 MUTANTS: dict[str, tuple[Parts, Sequence[Any]]] = {
@@ -149,7 +149,7 @@ MUTANTS: dict[str, tuple[Parts, Sequence[Any]]] = {
     "result counted on a dead lease": (Parts(state=TakesFromTheDead), (_with_dead_counted(),)),
     "publish before commit, and never again": (
         Parts(manager=PublishesBeforeCommit, state=State),
-        (patch.object(Fleet, "_resend_missing", _no_resend),),
+        (patch.object(Workers, "_resend_missing", _no_resend),),
     ),
     "worker acks, and forgets": (Parts(worker=ForgetsWhatItAcked, state=State), ()),
     "nothing is recalled": (Parts(), (patch.object(Recalls, "_recall", _no_recall),)),

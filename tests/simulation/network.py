@@ -14,9 +14,9 @@ from typing import Any, Self, TypeVar
 from skillq.errors import SkillqError, TransportError
 from skillq.topology import Topology
 from skillq.transport.base import Consumer, Delivery, Outgoing
-from skillq.transport.consuming import KeptConsumer, Session
 from skillq.transport.memory import MemoryBroker
-from skillq.transport.memory_queue import MemoryConsumer, Message
+from skillq.transport.memory.queue import MemoryConsumer, QueuedMessage
+from skillq.transport.reconnecting import ChannelSession, ReconnectingConsumer
 from tests.simulation.links import Channel, Faults, Link
 from tests.simulation.loop import Process, VirtualLoop
 
@@ -97,7 +97,7 @@ class Network:
     def carry(
         self,
         link: Link,
-        message: Message,
+        message: QueuedMessage,
         done: Callable[[SkillqError | None], None],
         *,
         mandatory: bool,
@@ -123,7 +123,7 @@ class Network:
         if self.happens(faults.doubled):
             self.process.later(self.delay(), self._put, message, False)
 
-    def _put(self, message: Message, mandatory: bool) -> SkillqError | None:
+    def _put(self, message: QueuedMessage, mandatory: bool) -> SkillqError | None:
         try:
             self.broker.publish(message, mandatory=mandatory)
         except SkillqError as error:
@@ -202,7 +202,7 @@ class SimTransport:
         """Deliveries are held up for a while."""
         self._deaf_until = self._network.loop.time() + seconds
 
-    def link_consumers(self) -> list[tuple[MemoryConsumer, Session | None]]:
+    def link_consumers(self) -> list[tuple[MemoryConsumer, ChannelSession | None]]:
         return [] if self._link is None else list(self._link.consumers)
 
     def _lose(self, link: Link) -> None:
@@ -278,7 +278,7 @@ class SimTransport:
     async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         await self._may_crash()
         link = self._live_link()
-        sent = Message(message, self._app_id, exchange, key)
+        sent = QueuedMessage(message, self._app_id, exchange, key)
 
         def start(future: asyncio.Future[None]) -> None:
             def done(error: SkillqError | None) -> None:
@@ -290,8 +290,8 @@ class SimTransport:
         await self._answer(link, start)
         await self._may_crash()
 
-    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
-        sent = Message(message, self._app_id, exchange, key)
+    async def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
+        sent = QueuedMessage(message, self._app_id, exchange, key)
         self._network.carry(self._live_link(), sent, lambda _: None, mandatory=False)
 
     async def _may_crash(self) -> None:
@@ -307,7 +307,7 @@ class SimTransport:
         exclusive: bool = False,
         priority: int = 0,
         after: Consumer | None = None,
-    ) -> KeptConsumer:
+    ) -> ReconnectingConsumer:
         return await self._consume(
             lambda: self._network.broker.consumer(
                 queue, prefetch, exclusive=exclusive, priority=priority
@@ -315,35 +315,35 @@ class SimTransport:
             after,
         )
 
-    async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
+    async def subscribe(self, exchange: str, keys: Sequence[str]) -> ReconnectingConsumer:
         return await self._consume(lambda: self._network.broker.subscription(exchange, keys))
 
     async def _consume(
         self, make: Callable[[], MemoryConsumer], after: Consumer | None = None
-    ) -> KeptConsumer:
-        async def begin() -> Session:
+    ) -> ReconnectingConsumer:
+        async def begin() -> ChannelSession:
             return await self._begin(make)
 
         async def connected() -> None:
             await self._connected.wait()
-            if isinstance(after, KeptConsumer):
-                await after.until_live()
+            if isinstance(after, ReconnectingConsumer):
+                await after.wait_until_live()
 
         wait: Callable[[], Awaitable[None]] = connected
-        return await KeptConsumer(begin, wait).open()
+        return await ReconnectingConsumer(begin, wait).open()
 
-    async def _begin(self, make: Callable[[], MemoryConsumer]) -> Session:
+    async def _begin(self, make: Callable[[], MemoryConsumer]) -> ChannelSession:
         link = self._live_link()
         made: list[MemoryConsumer] = []
         given_up = False
 
-        def open_channel() -> Session:
+        def open_channel() -> ChannelSession:
             if given_up:
                 raise TransportError("it has closed its channel again")
             consumer = make()
             made.append(consumer)
             channel = Channel(self._network, link, consumer)
-            session = Session(channel)
+            session = ChannelSession(channel)
             link.consumers.append((consumer, session))
             self._network.process.start(self._pump(link, consumer, channel, session))
             return session
@@ -359,7 +359,7 @@ class SimTransport:
         return session
 
     async def _pump(
-        self, link: Link, consumer: MemoryConsumer, channel: Channel, session: Session
+        self, link: Link, consumer: MemoryConsumer, channel: Channel, session: ChannelSession
     ) -> None:
         """From the broker to the process, in order."""
         loop, tags, arrives_at = self._network.loop, count(1), 0.0
@@ -378,9 +378,9 @@ class SimTransport:
                     arrives_at - loop.time(), self._take, link, session, tag, delivery
                 )
 
-    def _take(self, link: Link, session: Session, tag: int, delivery: Delivery) -> None:
+    def _take(self, link: Link, session: ChannelSession, tag: int, delivery: Delivery) -> None:
         if link.passes and not session.over.is_set():
-            session.take(
+            session.add_delivery(
                 tag,
                 Delivery(
                     body=delivery.body,

@@ -6,13 +6,13 @@ from math import inf
 from typing import Any
 
 from skillq_manager.core.commands import Command, Event
-from skillq_manager.core.invariants import validate
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_worker.worker import Worker
 from tests.simulation.loop import Process
 from tests.simulation.network import SimTransport
 from tests.simulation.storage import SimStore
+from tests.support.invariants import validate
 
 
 class CheckedState(State):

@@ -9,7 +9,13 @@ from typing import NamedTuple, Self
 
 from skillq import timings
 from skillq.errors import Unreachable
-from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
+from skillq_manager.core.commands import (
+    BacklogPage,
+    BacklogSummary,
+    Command,
+    RefillRequest,
+    StoredStatus,
+)
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import (
     Body,
@@ -123,17 +129,17 @@ class SimStore:
             await self._wait()
             yield page
 
-    async def shelf(self) -> Shelf:
+    async def backlog_summary(self) -> BacklogSummary:
         await self._wait()
-        return await self._disk.memory.shelf()
+        return await self._disk.memory.backlog_summary()
 
-    async def refilled(self, wanted: Refill) -> Refilled:
-        found = await self._disk.memory.refilled(wanted)
+    async def backlog_page(self, wanted: RefillRequest) -> BacklogPage:
+        found = await self._disk.memory.backlog_page(wanted)
         await self._wait()
         return found
 
-    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
-        found = await self._disk.memory.on_shelf(run, ids)
+    async def backlog_tasks(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+        found = await self._disk.memory.backlog_tasks(run, ids)
         await self._wait()
         return found
 
@@ -141,8 +147,8 @@ class SimStore:
         await self._wait()
         return await self._disk.memory.last_seq()
 
-    async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
-        found = await self._disk.memory.known(keys)
+    async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, StoredStatus]:
+        found = await self._disk.memory.known_tasks(keys)
         await self._wait()
         return found
 

@@ -8,10 +8,10 @@ from typing import Any
 from skillq import topology
 from skillq.client import Client
 from skillq.messages import (
-    Inquiry,
     RunEvent,
     RunStatus,
-    Standing,
+    StatusQuery,
+    StatusReply,
     Submission,
     Task,
     TaskStatus,
@@ -19,8 +19,8 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq.transport.memory_queue import MemoryConsumer
-from skillq_manager.core.matching import BestFit
+from skillq.transport.memory.queue import MemoryConsumer
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import LiveRow
@@ -42,7 +42,9 @@ async def _busy(transport: MemoryTransport) -> None:
         run="default", title="default", status=RunStatus.REFUSED, at=0.0, submission_id="another"
     )
     while True:
-        await transport.publish(topology.EVENTS, "run.default.refused", Outgoing.of(refused))
+        await transport.publish(
+            topology.EVENTS, "run.default.refused", Outgoing.from_message(refused)
+        )
         await asyncio.sleep(3.0)
 
 
@@ -61,15 +63,15 @@ def test_what_others_do_in_a_run_is_no_answer_to_a_client() -> None:
             async with asyncio.timeout(60.0):
                 (question,) = await consumer.batch()
             asked = decode(question.body)
-            assert isinstance(asked, Inquiry)
-            unknown = Standing(
+            assert isinstance(asked, StatusQuery)
+            unknown = StatusReply(
                 submission_id=asked.submission_id,
                 number=asked.number,
                 status=RunStatus.UNKNOWN,
                 store="",
             )
             await transport.publish(
-                topology.EVENTS, f"answer.{asked.submission_id}", Outgoing.of(unknown)
+                topology.EVENTS, f"answer.{asked.submission_id}", Outgoing.from_message(unknown)
             )
             async with asyncio.timeout(60.0):
                 (again,) = await consumer.batch()
@@ -77,7 +79,7 @@ def test_what_others_do_in_a_run_is_no_answer_to_a_client() -> None:
             assert isinstance(submission, Submission)
             for event in _answers(submission.submission_id):
                 await transport.publish(
-                    topology.EVENTS, f"run.default.{event.status}", Outgoing.of(event)
+                    topology.EVENTS, f"run.default.{event.status}", Outgoing.from_message(event)
                 )
             assert (await done).has_succeeded
             noise.cancel()

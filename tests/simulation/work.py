@@ -11,8 +11,8 @@ from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq_manager.core.model import TaskKey
-from skillq_worker.executor import Cancel, Job
-from skillq_worker.failing import TaskFailed
+from skillq_worker.execution.executor import Cancel, Job
+from skillq_worker.execution.failures import TaskFailed
 
 _UNHEARD_SECONDS = 0.02
 
@@ -69,7 +69,7 @@ class Works:
 
 
 class ScriptedExecutor:
-    """See `skillq_worker.executor.Executor`. `die` kills the process it runs in."""
+    """See `skillq_worker.execution.executor.Executor`. `die` kills the process it runs in."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class ScriptedExecutor:
         self._chance = Random(f"executor {profile.incarnation}")
         self.types = types
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         doing = asyncio.create_task(self._work(job.task))
         doing.add_done_callback(lambda _: self._over(doing, job))
 
@@ -97,11 +97,11 @@ class ScriptedExecutor:
     def _over(self, doing: asyncio.Task[JsonValue], job: Job) -> None:
         """What has its place begins at once, as with users' handlers; and a little later the worker hears of it."""
         if doing.cancelled():
-            job.done(None, asyncio.CancelledError())
+            job.on_done(None, asyncio.CancelledError())
             return
-        following = job.next()
+        following = job.take_next()
         if following is not None:
-            following.begun(self.begin(following))
+            following.on_started(self.start(following))
         self._unheard[job] = doing
         asyncio.get_running_loop().call_later(_UNHEARD_SECONDS * self._chance.random(), self._hear)
 
@@ -110,7 +110,7 @@ class ScriptedExecutor:
             job, doing = next(iter(self._unheard.items()))
             del self._unheard[job]
             error = doing.exception()
-            job.done(None if error else doing.result(), error)
+            job.on_done(None if error else doing.result(), error)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         key = task.run, task.id

@@ -10,9 +10,9 @@ from uuid import uuid4
 from skillq.client import Client
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import Submission, TaskStatus, WorkerProfile, slug
-from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import TaskKey
-from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.core.rules.matching import BestFit
+from skillq_manager.core.rules.retry import RetryPolicy
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import LeadershipLost
@@ -121,7 +121,7 @@ class World:
             return False
         async for _ in self.disk.memory.load():
             return False
-        known = await self.disk.memory.known(self.acknowledged)
+        known = await self.disk.memory.known_tasks(self.acknowledged)
         return len(known) == len(self.acknowledged)
 
     def end(self) -> None:
@@ -365,8 +365,8 @@ class World:
             u.manager is not None
             and u.manager.is_leading
             and not u.process.is_paused
-            and not u.manager._blind
-            and not u.manager._senses.is_blind
+            and not u.manager._heartbeats_lost
+            and not u.manager._probe.heartbeats_lost
             for u in self.managers
         )
 

@@ -5,7 +5,7 @@ from collections import Counter
 from skillq.messages import TaskStatus
 from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.state import State
-from skillq_manager.core.timers import Kind
+from skillq_manager.core.timers import TimerKind
 
 _ROUNDING = 1e-6
 
@@ -48,15 +48,15 @@ def _dependencies(state: State) -> None:
 
 def _places(state: State) -> None:
     """A live task is in the one place that its status says."""
-    timed = Counter(task for _, kind, task in state.tasks.timers if kind is Kind.RETRY)
+    timed = Counter(task for _, kind, task in state.tasks.timers if kind is TimerKind.RETRY)
     for key, task in state.tasks.live.items():
         _require(task.key == key, task, "is kept under the key", key)
         places = [task.waits_for > 0, task.ticket > 0, timed[task] == 1, task.worker is not None]
         _require(places == _expected_places(task), task, "is in the wrong places:", places)
         if task.worker is not None:
-            there = state.fleet.workers.get(task.worker.name) is task.worker
+            there = state.workers.workers.get(task.worker.name) is task.worker
             _require(there, task, "is with a worker that is not there")
-            _require(task.worker.holds.get(key) is task, task, "is not held by its worker")
+            _require(task.worker.attempts.get(key) is task, task, "is not held by its worker")
     _require(all(task.key in state.tasks.live for task in timed), "a timer is of a task that ended")
 
 
@@ -69,10 +69,10 @@ def _expected_places(task: TaskEntry) -> list[bool]:
 
 def _fleet(state: State) -> None:
     """A worker holds live tasks only, its own, and not too many; what it has to do is known."""
-    for name, worker in state.fleet.workers.items():
+    for name, worker in state.workers.workers.items():
         _require(worker.name == name, worker.name, "is kept under the name", name)
         _load(state, worker)
-        for key, task in worker.holds.items():
+        for key, task in worker.attempts.items():
             _require(state.tasks.live.get(key) is task, name, "holds a task that has ended:", key)
             _require(task.worker is worker, name, "holds a task of another worker:", key)
 
@@ -80,12 +80,12 @@ def _fleet(state: State) -> None:
 def _load(state: State, worker: WorkerEntry) -> None:
     """Beyond its slots it has at most so many, all of them of known duration, and none that was lost before."""
     policy, name = state.lookahead.policy, worker.name
-    ahead = len(worker.holds) - worker.slots
+    ahead = len(worker.attempts) - worker.slots
     most = policy.most if state.board.policy.looks_ahead else 0
     _require(ahead <= most, name, "has", ahead, "attempts more than slots")
-    _require((worker in state.board.laden) == (ahead > 0), name, "is miscounted as laden")
-    known = [t.estimate for t in worker.holds.values() if t.estimate is not None]
-    _require(worker.unknown == len(worker.holds) - len(known), name, "miscounts the unknown")
+    _require((worker in state.board.overcommitted) == (ahead > 0), name, "is miscounted as laden")
+    known = [t.estimate for t in worker.attempts.values() if t.estimate is not None]
+    _require(worker.unknown == len(worker.attempts) - len(known), name, "miscounts the unknown")
     long = [seconds for seconds in known if seconds >= policy.horizon]
     _require(worker.long == len(long), name, "miscounts the long ones")
     load = sum(known) - sum(long)
@@ -96,7 +96,7 @@ def _counts(state: State) -> None:
     live = state.tasks.live
     shelved = _shelved(state)
     _require(all(n > 0 for n in shelved.values()), "open tasks are miscounted")
-    _require(not shelved or any(state.board.shelved()), "tasks are nowhere:", shelved)
+    _require(not shelved or any(state.board.backlog_queues()), "tasks are nowhere:", shelved)
     ready = sum(task.ticket > 0 for task in live.values())
     _require(ready == state.board.waiting, "waiting tasks are miscounted")
 
@@ -111,9 +111,9 @@ def _shelved(state: State) -> Counter[str]:
 def _shelves(state: State) -> None:
     """It is known of what part of the tasks is on the shelf, and nothing of those is asked for that nobody wants."""
     dry = set()
-    for cls, is_known in state.board.shelved():
-        _require(cls.is_dry == is_known, cls.need, "is dry or is not, and that is not known")
-        dry |= {cls.need} if cls.is_dry else set()
+    for cls, is_known in state.board.backlog_queues():
+        _require(cls.is_exhausted == is_known, cls.need, "is dry or is not, and that is not known")
+        dry |= {cls.need} if cls.is_exhausted else set()
     _require({wanted.need for wanted in state.refills} <= dry, "what is here is asked for")
 
 
@@ -121,7 +121,7 @@ def _nothing_left_to_match(state: State) -> None:
     """Nobody waits for each other, unless all wait for workers that are still to come."""
     if state.expected_workers or state.refills:
         return
-    free = [worker for worker in state.fleet.workers.values() if worker.is_free]
+    free = [worker for worker in state.workers.workers.values() if worker.is_free]
     for task in state.tasks.live.values():
         if task.ticket:
             _require(not _takers(state, task, free), task.key, "waits, a worker is free")
@@ -131,12 +131,12 @@ def _nothing_left_to_match(state: State) -> None:
 
 def _nothing_left_to_give_ahead(state: State) -> None:
     """What goes first of all that a worker with room could do is not allowed to go ahead."""
-    for worker in state.fleet.workers.values():
+    for worker in state.workers.workers.values():
         if worker.is_free or not state.lookahead.has_room(worker):
             continue
         ready = (task for task in state.tasks.live.values() if task.ticket)
         able = [task for task in ready if _takers(state, task, [worker])]
-        first = min(able, key=state.board.policy.rank, default=None)
+        first = min(able, key=state.board.policy.task_rank, default=None)
         may = first is not None and state.lookahead.may_go_ahead(first)
         _require(not may, worker.name, "has room for a task that waits")
 

@@ -17,7 +17,7 @@ from skillq.messages import TaskEvent, TaskStatus
 from skillq_cli import command as command_line
 from skillq_cli.embedded import run_embedded
 from skillq_cli.files import read_work_file
-from skillq_manager.core.matching import BestFit
+from skillq_manager.core.rules.matching import BestFit
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()

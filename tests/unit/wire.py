@@ -19,9 +19,9 @@ class Wire(MemoryTransport):
         self._check(key)
         await super().publish(exchange, key, message)
 
-    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+    async def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
         self._check(key)
-        await super().tell(exchange, key, message)
+        await super().publish_unconfirmed(exchange, key, message)
 
     def _check(self, key: str) -> None:
         if self.fails(key):

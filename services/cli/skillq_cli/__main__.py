@@ -5,7 +5,7 @@ What it needs takes a while to import; so it is ready for Ctrl-C before that.
 
 import sys
 
-from skillq.streams import replace_closed
+from skillq.runtime.stdio import replace_closed
 from skillq_cli.interrupt import leave_at_once
 
 

@@ -9,12 +9,12 @@ import click
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.settings import load
+from skillq.runtime.settings import load
 from skillq_cli.api import Api, Json, Refused
-from skillq_cli.ask import to_json
-from skillq_cli.naming import TaskName, in_run, run_name, task_name
 from skillq_cli.options import settings_options
+from skillq_cli.queries import to_json
 from skillq_cli.settings import ApiSettings
+from skillq_cli.task_names import TaskName, in_run, run_name, task_name
 
 NOT_ALL_DONE = 1
 _AT_ONCE = 1000  # tasks by name, in one request
@@ -32,7 +32,7 @@ class _Outcome:
         self.count = 0
         self.refused: list[Json] = []
 
-    def add(self, answer: Json) -> None:
+    def add_answer(self, answer: Json) -> None:
         self.count += answer.get(self.verb, 0)
         self.refused += answer.get("refused", ())
 
@@ -46,7 +46,7 @@ class _Outcome:
             self.count += 1
 
 
-def acts(command: Callable[..., _Outcome]) -> Callable[..., int]:
+def action_command(command: Callable[..., _Outcome]) -> Callable[..., int]:
     """Give a command the options that all of these have; say what it did."""
 
     @settings_options(ApiSettings)
@@ -67,7 +67,7 @@ def acts(command: Callable[..., _Outcome]) -> Callable[..., int]:
 @click.option("--all", "whole", is_flag=True, help="All of --run that has not ended.")
 @parked_option
 @click.option("--reason", metavar="TEXT", help="Shown as the reason of the tasks.")
-@acts
+@action_command
 def cancel(
     api: Api, *, ids: Sequence[str], run: str | None, whole: bool, parked: bool, reason: str | None
 ) -> _Outcome:
@@ -83,7 +83,7 @@ def cancel(
     if whole:
         if run is None:
             raise UsageError("--all calls off a whole run: say which with --run")
-        outcome.add(api.post("runs", run_name(run), "cancel", body=body))
+        outcome.add_answer(api.post("runs", run_name(run), "cancel", body=body))
         return outcome
     for name in [task_name(id, run) for id in ids]:
         outcome.attempt(name._asdict(), partial(api.post, "tasks", *name, "cancel", body=body))
@@ -101,7 +101,7 @@ def cancel(
     help="With --all: those of this status instead.",
 )
 @parked_option
-@acts
+@action_command
 def retry(
     api: Api,
     *,
@@ -123,7 +123,7 @@ def retry(
     if whole:
         which = {"run": run and run_name(run), "type": type, "status": status}
         given = {name: value for name, value in which.items() if value is not None}
-        outcome.add(api.post("tasks", "retry", body=given))
+        outcome.add_answer(api.post("tasks", "retry", body=given))
         return outcome
     if type or status:
         raise UsageError(
@@ -131,7 +131,7 @@ def retry(
         )
     for part in _parts([task_name(id, run) for id in ids]):
         names = [name._asdict() for name in part]
-        outcome.add(api.post("tasks", "retry", body={"tasks": names}))
+        outcome.add_answer(api.post("tasks", "retry", body={"tasks": names}))
     return outcome
 
 

@@ -10,7 +10,7 @@ import httpx
 from skillq import timings
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.forms import one_line
-from skillq.settings import without_password
+from skillq.runtime.settings import without_password
 from skillq_cli.settings import ApiSettings
 
 _LOOPBACK = {"localhost", "127.0.0.1", "::1"}

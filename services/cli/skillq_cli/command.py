@@ -14,7 +14,7 @@ from skillq_cli.interrupt import INTERRUPTED, leave_in_order
 USAGE, UNREACHABLE = 2, 3
 
 
-class Place(NamedTuple):
+class CommandEntry(NamedTuple):
     """Where a command is, and what it says of itself in one line."""
 
     module: str
@@ -22,22 +22,26 @@ class Place(NamedTuple):
 
 
 COMMANDS = {
-    "demo": Place("local", "Run the tutorial in this process: three workers, three tasks."),
-    "run": Place("local", "Run the workers and tasks of FILE (YAML or JSON) in this process."),
-    "submit": Place("submit", "Hand the tasks of FILE (YAML, JSON or CSV) to the manager."),
-    "manager": Place("serve_manager", "Serve as the manager, until SIGTERM."),
-    "worker": Place(
+    "demo": CommandEntry(
+        "embedded_commands", "Run the tutorial in this process: three workers, three tasks."
+    ),
+    "run": CommandEntry(
+        "embedded_commands", "Run the workers and tasks of FILE (YAML or JSON) in this process."
+    ),
+    "submit": CommandEntry("submit", "Hand the tasks of FILE (YAML, JSON or CSV) to the manager."),
+    "manager": CommandEntry("serve_manager", "Serve as the manager, until SIGTERM."),
+    "worker": CommandEntry(
         "serve_worker", "Serve as a worker, with your handlers or (without) simulating the work."
     ),
-    "status": Place("ask", "Tasks by status, workers, slots and runs, all together."),
-    "runs": Place("ask", "List the runs."),
-    "tasks": Place("ask", "List tasks, in order of submission."),
-    "task": Place("ask", "Show one task and its attempts."),
-    "explain": Place("ask", "Say why a task is where it is, worker by worker."),
-    "dead": Place("ask", "List tasks that were given up on, and why."),
-    "cancel": Place("act", "Call tasks off, whether they wait or run."),
-    "retry": Place("act", "Send tasks again that have ended without success."),
-    "workers": Place("ask", "List the workers, those that have left too."),
+    "status": CommandEntry("queries", "Tasks by status, workers, slots and runs, all together."),
+    "runs": CommandEntry("queries", "List the runs."),
+    "tasks": CommandEntry("queries", "List tasks, in order of submission."),
+    "task": CommandEntry("queries", "Show one task and its attempts."),
+    "explain": CommandEntry("queries", "Say why a task is where it is, worker by worker."),
+    "dead": CommandEntry("queries", "List tasks that were given up on, and why."),
+    "cancel": CommandEntry("actions", "Call tasks off, whether they wait or run."),
+    "retry": CommandEntry("actions", "Send tasks again that have ended without success."),
+    "workers": CommandEntry("queries", "List the workers, those that have left too."),
 }
 
 

@@ -8,21 +8,21 @@ from uuid import uuid4
 
 from skillq import topology
 from skillq.client import Client
-from skillq.clock import Clock, steady_clock
 from skillq.errors import UsageError
 from skillq.forms import WorkerForm, WorkFile
 from skillq.messages import Task, TaskEvent, Unroutable, WorkerProfile, slug
-from skillq.summary import Ended
+from skillq.runtime.clock import Clock, steady_clock
+from skillq.summary import EndedTask
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core.matching import Policy, handles, why_unable
 from skillq_manager.core.model import Need, Skills
+from skillq_manager.core.rules.matching import Policy, handles, why_unable
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
+from skillq_manager.outbound.run_summary import ended_tasks
 from skillq_manager.store.memory import MemoryStore
-from skillq_manager.summary import ended_tasks
-from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.handlers import Handlers, load_handlers
-from skillq_worker.simulation import Simulation
+from skillq_worker.execution.executor import Executor, HandlerExecutor
+from skillq_worker.execution.handlers import Handlers, load_handlers
+from skillq_worker.execution.simulation import Simulation
 from skillq_worker.worker import Worker
 
 OnEvent = Callable[[TaskEvent], None]
@@ -30,7 +30,7 @@ OnEvent = Callable[[TaskEvent], None]
 
 async def run_embedded(
     work: WorkFile, policy: Policy, time_scale: float, on_event: OnEvent
-) -> list[Ended]:
+) -> list[EndedTask]:
     """Run all tasks of a file with its workers; return how each has ended, in order of submission.
 
     Raises:
@@ -137,9 +137,9 @@ def _check_complete(tasks: Sequence[Task]) -> None:
 
 def _check_able(tasks: Sequence[Task], fleet: Sequence[WorkerProfile], policy: Policy) -> None:
     """Nobody will join later: a task that none of these workers is ever given would wait for ever."""
-    skills = [Skills.of(profile) for profile in fleet]
+    skills = [Skills.from_profile(profile) for profile in fleet]
     for task in tasks:
-        need = Need.of(task)._replace(aged=True)  # reserved workers take it in the end
+        need = Need.from_task(task)._replace(aged=True)  # reserved workers take it in the end
         if not any(policy.can(s, need) for s in skills) and _waits(task, skills):
             raise UsageError(
                 f"task {task.id}: {why_unable(skills, need)}; add a worker that can do it"

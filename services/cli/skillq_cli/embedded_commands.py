@@ -9,14 +9,14 @@ import uvloop
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from skillq import garbage, logs
 from skillq.forms import WorkFile
-from skillq.settings import PREFIX, load
+from skillq.runtime import gc_tuning, logs
+from skillq.runtime.settings import PREFIX, load
 from skillq_cli import tutorial
 from skillq_cli.embedded import run_embedded
+from skillq_cli.exit_status import a_file, about, as_json, conclude
 from skillq_cli.files import read_work_file
 from skillq_cli.options import settings_options
-from skillq_cli.outcome import a_file, about, as_json, conclude
 from skillq_cli.progress import progress
 from skillq_manager.settings import POLICIES
 
@@ -59,6 +59,6 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
     with progress(len(work.tasks), quiet=as_json) as display:
         logs.configure("warning", "console")  # to standard error as the display leaves it
-        garbage.search_rarely()
+        gc_tuning.collect_rarely()
         ended = uvloop.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
     return conclude(work.run, ended, Counter(e.status for e in ended), as_json)

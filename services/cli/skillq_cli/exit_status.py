@@ -11,7 +11,7 @@ import click
 from skillq.errors import UsageError
 from skillq.forms import one_line
 from skillq.messages import TaskStatus
-from skillq.summary import Ended, success_rate, summary
+from skillq.summary import EndedTask, success_rate, summary
 
 TASKS_FAILED = 1
 
@@ -28,17 +28,19 @@ def about(file: Path) -> Iterator[None]:
         raise UsageError(f"{file}: {error}") from error
 
 
-def conclude(run: str, ended: Sequence[Ended], counts: dict[TaskStatus, int], as_json: bool) -> int:
+def conclude(
+    run: str, ended: Sequence[EndedTask], counts: dict[TaskStatus, int], as_json: bool
+) -> int:
     if as_json:
         tasks = [e._asdict() for e in ended]
         rate = round(success_rate(counts), 2)
-        say(json.dumps({"run": run, "success_rate": rate, "counts": counts, "tasks": tasks}))
+        print_line(json.dumps({"run": run, "success_rate": rate, "counts": counts, "tasks": tasks}))
     else:
         for line in summary(ended, counts):
-            say(line)
+            print_line(line)
     all_well = all(status is TaskStatus.SUCCEEDED for status, n in counts.items() if n)
     return 0 if all_well else TASKS_FAILED
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     sys.stdout.write(one_line(line) + "\n")

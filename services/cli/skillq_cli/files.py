@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from skillq.errors import UsageError
 from skillq.forms import WorkFile, each_once, explain_form, one_line
 from skillq.messages import shorten
-from skillq.packing import check_readable
+from skillq.transport.batching import check_readable
 
 _LISTS = {"requires", "depends_on"}  # in CSV, separated by spaces or semicolons
 _MAX_REPEATED = 20_000_000  # characters of what the aliases of a file repeat

@@ -7,13 +7,13 @@ import click
 from pydantic import SecretStr
 from pydantic_settings import BaseSettings
 
-from skillq.settings import PREFIX
+from skillq.runtime.settings import PREFIX
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def settings_options(cls: type[BaseSettings], *leave_out: str) -> Callable[[Command], Command]:
-    """Add an option for each setting. Values are checked where settings are read, by `skillq.settings.load`."""
+    """Add an option for each setting. Values are checked where settings are read, by `skillq.runtime.settings.load`."""
 
     def decorate(command: Command) -> Command:
         for name, field in reversed(cls.model_fields.items()):

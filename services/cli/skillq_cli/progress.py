@@ -20,12 +20,12 @@ _MANY = 100  # tasks; from here on plain lines count instead of naming each
 _SHOWN = 12  # running tasks named in the live view
 
 
-class Progress(Protocol):
+class ProgressView(Protocol):
     def on_event(self, event: TaskEvent) -> None: ...
 
 
 @contextmanager
-def progress(total: int, *, quiet: bool) -> Iterator[Progress]:
+def progress(total: int, *, quiet: bool) -> Iterator[ProgressView]:
     """The display that suits standard output."""
     if quiet:
         yield _Quiet()

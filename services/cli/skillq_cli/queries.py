@@ -16,12 +16,12 @@ from rich.text import Text
 from skillq import timings
 from skillq.errors import Unreachable, UsageError
 from skillq.messages import TaskStatus
-from skillq.settings import load
+from skillq.runtime.settings import load
 from skillq_cli import tables
 from skillq_cli.api import Api, Json
-from skillq_cli.naming import in_run, task_name
 from skillq_cli.options import settings_options
 from skillq_cli.settings import ApiSettings
+from skillq_cli.task_names import in_run, task_name
 
 _WIDE = 1_000_000  # off a terminal nothing is folded: others read it line by line
 
@@ -29,7 +29,7 @@ Fetch = Callable[[Api], Json]
 Draw = Callable[[Json], RenderableType]
 
 
-class How(NamedTuple):
+class QueryOptions(NamedTuple):
     """Where to ask, and how to show the answer."""
 
     settings: ApiSettings
@@ -37,7 +37,7 @@ class How(NamedTuple):
     watch: bool
 
 
-def asks(command: Callable[..., None]) -> Callable[..., None]:
+def query_command(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options that all of these have."""
 
     @settings_options(ApiSettings)
@@ -48,7 +48,7 @@ def asks(command: Callable[..., None]) -> Callable[..., None]:
         api_url: str | None, api_token: str | None, as_json: bool, watch: bool, **more: Any
     ) -> None:
         settings = load(ApiSettings, {"api_url": api_url, "api_token": api_token})
-        command(How(settings, as_json, watch), **more)
+        command(QueryOptions(settings, as_json, watch), **more)
 
     return wrapped
 
@@ -62,15 +62,15 @@ all_of_them = click.option(
 
 
 @click.command()
-@asks
-def status(how: How) -> None:
+@query_command
+def status(how: QueryOptions) -> None:
     """Tasks by status, workers, slots and runs, all together."""
     _show(how, lambda api: api.get("summary"), tables.status)
 
 
 @click.command()
-@asks
-def runs(how: How) -> None:
+@query_command
+def runs(how: QueryOptions) -> None:
     """List the runs."""
     _show(how, lambda api: api.get_all("runs"), tables.runs)
 
@@ -84,9 +84,9 @@ def runs(how: How) -> None:
 @click.option("--worker", metavar="WORKER", help="Only with this worker.")
 @so_many
 @all_of_them
-@asks
+@query_command
 def tasks(
-    how: How,
+    how: QueryOptions,
     *,
     run: str | None,
     status: str | None,
@@ -106,8 +106,8 @@ def tasks(
 @click.command()
 @click.argument("id", metavar="[RUN/]ID")
 @in_run
-@asks
-def task(how: How, id: str, run: str | None) -> None:
+@query_command
+def task(how: QueryOptions, id: str, run: str | None) -> None:
     """Show one task and its attempts."""
     path = ("tasks", *task_name(id, run))
     _show(how, lambda api: api.get(*path), tables.task)
@@ -116,8 +116,8 @@ def task(how: How, id: str, run: str | None) -> None:
 @click.command()
 @click.argument("id", metavar="[RUN/]ID")
 @in_run
-@asks
-def explain(how: How, id: str, run: str | None) -> None:
+@query_command
+def explain(how: QueryOptions, id: str, run: str | None) -> None:
     """Say why a task is where it is, worker by worker."""
     path = ("tasks", *task_name(id, run), "explain")
     _show(how, lambda api: api.get(*path), tables.explanation)
@@ -130,9 +130,9 @@ def explain(how: How, id: str, run: str | None) -> None:
 @click.option("--parked", is_flag=True, help="Messages that nobody could read, instead of tasks.")
 @so_many
 @all_of_them
-@asks
+@query_command
 def dead(
-    how: How,
+    how: QueryOptions,
     *,
     run: str | None,
     type: str | None,
@@ -153,8 +153,8 @@ def dead(
 
 
 @click.command()
-@asks
-def workers(how: How) -> None:
+@query_command
+def workers(how: QueryOptions) -> None:
     """List the workers, those that have left too."""
     _show(how, lambda api: api.get_all("workers"), tables.workers)
 
@@ -165,7 +165,7 @@ COMMANDS: list[click.Command] = [status, runs, tasks, task, explain, dead, worke
 # --- showing
 
 
-def _show(how: How, fetch: Fetch, draw: Draw) -> None:
+def _show(how: QueryOptions, fetch: Fetch, draw: Draw) -> None:
     with Api(how.settings) as api:
         answer = fetch(api)  # what is wrong from the start ends even a watch
         if how.watch:

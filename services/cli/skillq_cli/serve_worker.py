@@ -6,7 +6,7 @@ import click
 import uvloop
 
 import skillq_worker.__main__ as process
-from skillq.settings import load
+from skillq.runtime.settings import load
 from skillq_cli.options import settings_options
 from skillq_worker.settings import WorkerSettings
 

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, SecretStr
 
-from skillq.settings import Environment
+from skillq.runtime.settings import Environment
 
 
 def _http_url(url: str) -> str:

@@ -7,17 +7,17 @@ from typing import Any
 
 import click
 
-from skillq import logs
 from skillq.client import Client, Receipt, RunResult
 from skillq.errors import UsageError
 from skillq.forms import WorkFile
-from skillq.settings import Settings, load
-from skillq.summary import Ended
+from skillq.messages.error_text import counted
+from skillq.runtime import logs
+from skillq.runtime.settings import Settings, load
+from skillq.summary import EndedTask
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq.wording import counted
+from skillq_cli.exit_status import a_file, about, as_json, conclude, print_line
 from skillq_cli.files import read_work_file
 from skillq_cli.options import settings_options
-from skillq_cli.outcome import a_file, about, as_json, conclude, say
 from skillq_cli.progress import progress
 
 
@@ -78,10 +78,10 @@ def _transport(settings: Settings) -> RabbitTransport:
     )
 
 
-def _ended(work: WorkFile, result: RunResult) -> list[Ended]:
+def _ended(work: WorkFile, result: RunResult) -> list[EndedTask]:
     seen = (result.tasks.get(task.id) for task in work.tasks)
     return [
-        Ended(e.id, e.worker, e.status, e.reason)
+        EndedTask(e.id, e.worker, e.status, e.reason)
         for e in seen
         if e is not None and e.status.is_terminal
     ]
@@ -90,13 +90,17 @@ def _ended(work: WorkFile, result: RunResult) -> list[Ended]:
 def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> None:
     if as_json:
         answer = {"accepted": receipt.accepted, "known": receipt.known} if receipt else None
-        say(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
+        print_line(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
     elif receipt is None:
-        say(f"{counted(len(work.tasks), 'task')} with the broker; no manager has answered yet")
+        print_line(
+            f"{counted(len(work.tasks), 'task')} with the broker; no manager has answered yet"
+        )
     elif receipt.accepted or not receipt.known:
-        say(f"{counted(receipt.accepted, 'task')} accepted in run {work.run}" + _already(receipt))
+        print_line(
+            f"{counted(receipt.accepted, 'task')} accepted in run {work.run}" + _already(receipt)
+        )
     else:
-        say(
+        print_line(
             f"nothing new: run {work.run} had all {receipt.known} tasks already; "
             "--run NAME makes another run of them"
         )

@@ -60,9 +60,9 @@ def _leadership(manager: Answer) -> str | None:
 
 
 def runs(answer: Answer) -> RenderableType:
-    table = _List("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
+    table = _Table("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
     for run in answer["items"]:
-        table.add(
+        table.add_row(
             run["run"],
             run["title"],
             run["tasks"],
@@ -76,11 +76,11 @@ def runs(answer: Answer) -> RenderableType:
 
 
 def tasks(answer: Answer) -> RenderableType:
-    table = _List(
+    table = _Table(
         "run", "id", "type", "difficulty", "priority", "status", "worker", "description", "reason"
     )
     for task in answer["items"]:
-        table.add(
+        table.add_row(
             task["run"],
             task["id"],
             task["type"],
@@ -149,17 +149,17 @@ def explanation(answer: Answer) -> RenderableType:
             "asks now": _asks(answer["asks"]),
         }
     )
-    table = _List("worker", "verdict")
+    table = _Table("worker", "verdict")
     for one in answer["workers"]:
-        table.add(one["worker"], one["verdict"])
+        table.add_row(one["worker"], one["verdict"])
     return Group(about, "", table) if answer["workers"] else about
 
 
 def dead(answer: Answer) -> RenderableType:
-    table = _List("run", "id", "type", "status", "attempts", "worker", "finished", "reason")
+    table = _Table("run", "id", "type", "status", "attempts", "worker", "finished", "reason")
     for task in answer["items"]:
         outcomes = Counter(a["outcome"] for a in task["attempts"] if a["counted"])
-        table.add(
+        table.add_row(
             task["run"],
             task["id"],
             task["type"],
@@ -173,9 +173,9 @@ def dead(answer: Answer) -> RenderableType:
 
 
 def parked(answer: Answer) -> RenderableType:
-    table = _List("message id", "type", "queue", "routing key", "parked", "reason", "body")
+    table = _Table("message id", "type", "queue", "routing key", "parked", "reason", "body")
     for letter in answer["items"]:
-        table.add(
+        table.add_row(
             letter["message_id"],
             shorten(letter["type"], _MAX_DESCRIPTION),
             letter["queue"],
@@ -188,11 +188,11 @@ def parked(answer: Answer) -> RenderableType:
 
 
 def _attempts(answer: Iterable[Answer]) -> RenderableType:
-    table = _List(
+    table = _Table(
         "attempt", "worker", "outcome", "assigned", "started", "finished", "counted", "error"
     )
     for attempt in answer:
-        table.add(
+        table.add_row(
             attempt["attempt"],
             attempt["worker"],
             attempt["outcome"],
@@ -206,7 +206,7 @@ def _attempts(answer: Iterable[Answer]) -> RenderableType:
 
 
 def workers(answer: Answer) -> RenderableType:
-    table = _List(
+    table = _Table(
         "name",
         "skill",
         "specialties",
@@ -220,7 +220,7 @@ def workers(answer: Answer) -> RenderableType:
         "start",
     )
     for worker in answer["items"]:
-        table.add(
+        table.add_row(
             worker["name"],
             worker["skill"],
             ", ".join(worker["specialties"]),
@@ -244,14 +244,14 @@ def _types(worker: Answer) -> str:
 # --- how
 
 
-class _List:
+class _Table:
     """Lines in columns. Where they do not fit, cells are folded: an id cut short is no id."""
 
     def __init__(self, *columns: str) -> None:
         self._columns = columns
         self._rows: list[tuple[str, ...]] = []
 
-    def add(self, *values: object) -> None:
+    def add_row(self, *values: object) -> None:
         self._rows.append(tuple("" if v is None else one_line(str(v)) for v in values))
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

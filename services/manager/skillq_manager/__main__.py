@@ -8,16 +8,16 @@ import sys
 import structlog
 import uvloop
 
-from skillq import garbage, logs, streams
-from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
-from skillq.settings import load, without_password
+from skillq.runtime import gc_tuning, logs, stdio
+from skillq.runtime.clock import steady_clock
+from skillq.runtime.settings import load, without_password
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_manager.core.state import CROWD, HEAD, State
+from skillq_manager.core.state import BACKLOG_FROM, BACKLOG_KEEP, State
 from skillq_manager.manager import Manager
+from skillq_manager.outbound.run_summary import SummaryPrinter
 from skillq_manager.settings import POLICIES, ManagerSettings
 from skillq_manager.store import MEMORY, open_store
-from skillq_manager.summary import Summaries
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
 
@@ -27,7 +27,7 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 async def run(settings: ManagerSettings) -> None:
     """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
     logs.configure(settings.log_level, settings.log_format)
-    garbage.search_rarely()
+    gc_tuning.collect_rarely()
     structlog.contextvars.bind_contextvars(service="manager")
     # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
     asyncio.get_running_loop().add_signal_handler(
@@ -40,7 +40,7 @@ async def run(settings: ManagerSettings) -> None:
         connect_timeout=settings.connect_timeout,
     )
     store = open_store(settings.store_url, connect_timeout=settings.connect_timeout)
-    async with store, transport, Summaries(store) as summaries:
+    async with store, transport, SummaryPrinter(store) as summaries:
         manager = Manager(
             transport,
             store,
@@ -50,12 +50,12 @@ async def run(settings: ManagerSettings) -> None:
                 expected_workers=settings.expected_workers,
                 retries=settings.retries,
                 store=store.id,
-                head=0 if settings.store_url == MEMORY else HEAD,
-                crowd=CROWD,
+                head=0 if settings.store_url == MEMORY else BACKLOG_KEEP,
+                crowd=BACKLOG_FROM,
             ),
             clock=steady_clock(),
             stop_when_done=settings.stop_when_done,
-            on_complete=summaries.note,
+            on_complete=summaries.print_later,
         )
         app = create_app(manager, transport, settings.api_token)
         log = structlog.get_logger()
@@ -86,7 +86,7 @@ def _stop_on_signals(manager: Manager) -> None:
 
 
 def main() -> int:
-    streams.replace_closed()
+    stdio.replace_closed()
     try:
         uvloop.run(run(load(ManagerSettings)))
     except SkillqError as error:

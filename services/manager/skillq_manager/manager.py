@@ -14,28 +14,28 @@ from uuid import uuid4
 
 import structlog
 
-from skillq import crash, timings
-from skillq.clock import Clock
+from skillq import timings
 from skillq.errors import TransportError, Unreachable, UsageError
-from skillq.logs import Log
 from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerEventKind, WorkerProfile
+from skillq.runtime import crash_points
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Delivery, Transport
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
-from skillq_manager.inbox import Inbound, Inbox, Intake
-from skillq_manager.inquiries import Inquiries
-from skillq_manager.news import tell
-from skillq_manager.outbox import News, Outbox
-from skillq_manager.parts import Parts
-from skillq_manager.questions import Questions
-from skillq_manager.queues import Queues, stay
-from skillq_manager.racing import first_of
-from skillq_manager.senses import Senses
-from skillq_manager.sorting import Sorter
+from skillq_manager.inbound.inbox import Inbound, Inbox, Received
+from skillq_manager.inbound.multipart import MultipartBuffer
+from skillq_manager.inbound.pending_replies import PendingReplies
+from skillq_manager.inbound.status_queries import StatusQueries
+from skillq_manager.inbound.triage import Triage
+from skillq_manager.leadership.probe import QueueProbe
+from skillq_manager.leadership.queues import ManagerQueues, renew_or_raise
+from skillq_manager.outbound.counters import Counters
+from skillq_manager.outbound.decision_log import log_decisions
+from skillq_manager.outbound.outbox import Outbox, OutgoingEvent
 from skillq_manager.store import base
 from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
-from skillq_manager.tally import Tally
 
 log = structlog.get_logger()
 
@@ -66,26 +66,31 @@ class Manager:
         self._new_state = new_state
         self._stop_when_done = stop_when_done
         self._on_complete = on_complete
-        self._senses = Senses(transport, store.id, clock)
-        self._inbox = Inbox(self._senses.note)
-        self.tally = Tally()
-        self._parts = Parts(clock)
-        self._inquiries = Inquiries(store, store.id)
-        self._sorter = Sorter(
-            transport, store, self._parts, self._inquiries, tally=self.tally, notice=self._notice
+        self._probe = QueueProbe(transport, store.id, clock)
+        self._inbox = Inbox(self._probe.record_delivery)
+        self.counters = Counters()
+        self._multipart = MultipartBuffer(clock)
+        self._status_queries = StatusQueries(store, store.id)
+        self._triage = Triage(
+            transport,
+            store,
+            self._multipart,
+            self._status_queries,
+            tally=self.counters,
+            notice=self._on_message,
         )
         self._outbox = Outbox(
             transport, store, self._inbox.add_event, self._is_current, self._may_assign
         )
-        self._questions = Questions()
+        self._pending_replies = PendingReplies()
         self._stopping = False
         self._leading = False
         self._standing_by = False
         self._leaving = False  # all is done: what comes now is for the next manager
-        self._blind = False
-        self._queues = Queues(transport, store, clock)
+        self._heartbeats_lost = False
+        self._queues = ManagerQueues(transport, store, clock)
         self._has_completed = False
-        self._summed_up: set[str] = set()  # runs that `on_complete` has heard of
+        self._summarised: set[str] = set()  # runs that `on_complete` has heard of
         self.store = store
         self.state = new_state()
 
@@ -96,16 +101,16 @@ class Manager:
         self._stopping = True
         self._inbox.wake()
 
-    async def submit(self, submission: Submission) -> c.Answer:
+    async def submit(self, submission: Submission) -> c.AnswerSubmission:
         """Take in a submission that came by another way than the broker.
 
         Raises:
             Unreachable: this manager stands by, or leaves before it could decide.
         """
-        answer = await self._ask(
+        answer = await self._request(
             submission.submission_id, lambda: self._inbox.add_submission(submission)
         )
-        assert isinstance(answer, c.Answer)  # noqa: S101 - an answer to a submission
+        assert isinstance(answer, c.AnswerSubmission)  # noqa: S101 - an answer to a submission
         return answer
 
     async def cancel(self, run: str, ids: Sequence[str] | None, reason: str) -> tuple[TaskKey, ...]:
@@ -120,36 +125,38 @@ class Manager:
         while True:
             request = uuid4().hex
             event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
-            reply = await self._ask(request, partial(self._inbox.add_event, event))
-            assert isinstance(reply, c.Reply)  # noqa: S101
+            reply = await self._request(request, partial(self._inbox.add_event, event))
+            assert isinstance(reply, c.AnswerRequest)  # noqa: S101
             done += reply.done
-            if ids is not None or len(reply.done) < base.SHELF_PAGE:
+            if ids is not None or len(reply.done) < base.BACKLOG_PAGE:
                 return tuple(done)
 
-    async def retry(self, keys: Sequence[TaskKey]) -> c.Reply:
+    async def retry(self, keys: Sequence[TaskKey]) -> c.AnswerRequest:
         """Send tasks again that have ended; the reply says which, and why not the others.
 
         Raises:
             Unreachable: as `submit`.
         """
         request = uuid4().hex
-        reply = await self._ask(request, lambda: self._inbox.add_retry(request, keys))
-        assert isinstance(reply, c.Reply)  # noqa: S101
+        reply = await self._request(request, lambda: self._inbox.add_retry(request, keys))
+        assert isinstance(reply, c.AnswerRequest)  # noqa: S101
         return reply
 
-    async def _ask(self, request: str, put: Callable[[], None]) -> c.Answer | c.Reply:
+    async def _request(
+        self, request: str, put: Callable[[], None]
+    ) -> c.AnswerSubmission | c.AnswerRequest:
         if self._stopping or self._leaving or not self._leading:
             raise Unreachable("this manager does not lead now; ask again in a moment")
-        return await self._questions.ask(request, put)
+        return await self._pending_replies.wait_for(request, put)
 
     @property
     def is_leading(self) -> bool:
         return self._leading
 
     @property
-    def is_blind(self) -> bool:
+    def heartbeats_lost(self) -> bool:
         """It leads, and cannot hear workers: it judges none by its silence."""
-        return self._leading and self._blind
+        return self._leading and self._heartbeats_lost
 
     @property
     def is_ready(self) -> bool:
@@ -158,7 +165,7 @@ class Manager:
         Not while it waits for queues that a manager has with which it shares no store.
         """
         if self._leading:
-            return self._senses.is_ready
+            return self._probe.is_ready
         return self._standing_by and self._transport.connected
 
     def reason(self, key: TaskKey) -> str | None:
@@ -178,7 +185,7 @@ class Manager:
                 await self._lead_or_stand_by()
         finally:
             self._leading = self._standing_by = False
-            self._questions.drop("the manager is stopping; ask again")
+            self._pending_replies.fail_all("the manager is stopping; ask again")
             await self._outbox.flush(timeout=timings.STOP_SECONDS)
             with suppress(StoreFailed):
                 await self.store.release()
@@ -198,7 +205,9 @@ class Manager:
             await self._pause()
 
     async def _pause(self) -> None:
-        await self._inbox.take(timings.STAND_BY_SECONDS)  # nothing arrives; a stop wakes it
+        await self._inbox.take_received(
+            timings.STAND_BY_SECONDS
+        )  # nothing arrives; a stop wakes it
 
     async def _is_done(self) -> bool:
         return (
@@ -206,14 +215,14 @@ class Manager:
             and self._has_completed
             and self.state.is_idle
             and self._inbox.is_empty
-            and not len(self._parts)
+            and not len(self._multipart)
         )
 
     async def _lead(self) -> None:
         """Lead until stopped, done, or another one does."""
         try:
             async with AsyncExitStack() as stack:
-                consumers = await self._queues.take(stack)
+                consumers = await self._queues.consume_all(stack)
                 # Only now: who had to wait for the queues would remember what is long over.
                 await self._restore()
                 await self._serve(consumers)
@@ -223,81 +232,90 @@ class Manager:
             # Another one may reach the broker.
             log.warning(Log.STEPPED_DOWN, reason=str(error))
             await self.store.release()
-            await self._inbox.take(timings.STAND_BY_SECONDS)
+            await self._inbox.take_received(timings.STAND_BY_SECONDS)
         finally:
-            self._queues.drop()
+            self._queues.forget()
 
     async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
         self._leading = True
         log.info(Log.LEADING, tasks=sum(self.state.tasks.open.values()))
         try:
-            await first_of(
+            await _run_until_first_ends(
                 self._loop(),
-                self._senses.probe(),
+                self._probe.probe(),
                 self._renew(),
-                *(self._inbox.pump(queue, consumer) for queue, consumer in consumers.items()),
+                *(
+                    self._inbox.receive_from(queue, consumer)
+                    for queue, consumer in consumers.items()
+                ),
             )
         finally:
             self._leading = False
             self._inbox.clear()
-            self._questions.drop("another manager leads now; ask again")
+            self._pending_replies.fail_all("another manager leads now; ask again")
 
     async def _restore(self) -> None:
         """Begin where the last leader left off."""
-        self._parts.clear()
+        self._multipart.clear()
         self.state = self._new_state()
-        self._blind = False
+        self._heartbeats_lost = False
         there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
         workers = [row.profile for row in await self.store.workers() if row.status in there]
         self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
-        async for rows in self.store.load(shelved=not self.state.shelves):
+        async for rows in self.store.load(shelved=not self.state.keeps_backlog):
             self.state.restore(rows)
         await self._carry_out(await self._end_restore())
         await self._refill()
 
     async def _end_restore(self) -> list[c.Command]:
-        shelf = await self.store.shelf() if self.state.shelves else None
+        shelf = await self.store.backlog_summary() if self.state.keeps_backlog else None
         if shelf is None or not shelf.needs:
             return self.state.end_restore()
-        return self.state.end_restore(shelf, await self.store.known(self.state.unsure()))
+        return self.state.end_restore(
+            shelf, await self.store.known_tasks(self.state.unresolved_dependencies())
+        )
 
     async def _renew(self) -> None:
         connected_at = self._clock()
         while True:
             await asyncio.sleep(timings.RENEW_SECONDS)
-            await stay(self.store)
+            await renew_or_raise(self.store)
             if self._transport.connected or not self.store.epoch:
                 connected_at = self._clock()
-            elif self._clock() - connected_at > timings.LONELY_SECONDS:
+            elif self._clock() - connected_at > timings.BROKER_LOST_SECONDS:
                 raise TransportError("the broker is out of reach")
 
     # --- the loop
 
     async def _loop(self) -> None:
         while not self._stopping:
-            deadlines = (self.state.next_deadline(), self._parts.next_deadline())
+            deadlines = (self.state.next_deadline(), self._multipart.next_deadline())
             deadline = min((at for at in deadlines if at is not None), default=None)
             timeout = None if deadline is None else max(0.0, deadline - self._clock())
-            intake = await self._inbox.take(timeout)
+            intake = await self._inbox.take_received(timeout)
             if intake:
-                crash.at("manager.received")
+                crash_points.at("manager.received")
             await self._round(intake)
             if await self._is_done():
-                await self._say_goodbye()
+                await self._stop_workers()
                 return
 
-    async def _round(self, intake: Intake) -> None:
-        mail = await self._sorter.sort(intake, leaving=self._leaving)
+    async def _round(self, intake: Received) -> None:
+        mail = await self._triage.sort(intake, leaving=self._leaving)
         if mail.is_large:
-            await stay(self.store)  # nothing else is done while that is decided
-        if self._blind != self._senses.is_blind:
-            self._blind = not self._blind
-            mail.events.insert(0, c.Blinded() if self._blind else c.Sighted())
-            log.warning(Log.BLINDED) if self._blind else log.info(Log.SIGHTED)
+            await renew_or_raise(self.store)  # nothing else is done while that is decided
+        if self._heartbeats_lost != self._probe.heartbeats_lost:
+            self._heartbeats_lost = not self._heartbeats_lost
+            mail.events.insert(
+                0, c.HeartbeatsLost() if self._heartbeats_lost else c.HeartbeatsRecovered()
+            )
+            log.warning(Log.HEARTBEATS_LOST) if self._heartbeats_lost else log.info(
+                Log.HEARTBEATS_RECOVERED
+            )
         await self._carry_out(self.state.handle(mail.events, self._clock()), mail.settled)
         await self._refill()
-        for inquiry in mail.inquiries:
-            self._outbox.reply(inquiry.submission_id, partial(self._inquiries.answer, inquiry))
+        for inquiry in mail.status_queries:
+            self._outbox.reply(inquiry.submission_id, partial(self._status_queries.answer, inquiry))
 
     async def _refill(self) -> None:
         """Hand over what the core wants of what the store has, before it hears of anything else.
@@ -308,37 +326,37 @@ class Manager:
         times = 1
         while wanted := self.state.refills:
             more = [one._replace(limit=one.limit * times) for one in wanted]
-            events = [await self.store.refilled(one) for one in more]
+            events = [await self.store.backlog_page(one) for one in more]
             await self._carry_out(self.state.handle(events, self._clock()))
             times *= 2
 
     async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
         """Write, then send, then acknowledge what it came from, then say so."""
-        decided = c.Decided(commands)
+        decided = c.Decisions(commands)
         if commands:
-            crash.at("manager.decided")
+            crash_points.at("manager.decided")
             news = await self._commit(decided)
-            crash.at("manager.committed")
+            crash_points.at("manager.committed")
             await self._outbox.send(decided, news)
-            crash.at("manager.sent")
+            crash_points.at("manager.sent")
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
-            crash.at("manager.acked")
-        tell(commands)
-        self.tally.count(decided)
-        await self._tell(decided)
+            crash_points.at("manager.acked")
+        log_decisions(commands)
+        self.counters.count_decisions(decided)
+        await self._notify_requesters(decided)
 
-    async def _commit(self, decided: c.Decided) -> Sequence[News]:
+    async def _commit(self, decided: c.Decisions) -> Sequence[OutgoingEvent]:
         """Write; meanwhile, prepare what is to be told of it."""
         committing = asyncio.create_task(self.store.commit(decided.all), name="commit")
         try:
             for _ in range(2):  # until the disk is at work, or the database server
                 await asyncio.sleep(0)
-            return self._outbox.news(decided)
+            return self._outbox.event_messages(decided)
         finally:
             await committing
 
-    def _notice(self, message: Inbound) -> None:
+    def _on_message(self, message: Inbound) -> None:
         if isinstance(message, Probe):
             self._check_probe(message)
         if isinstance(message, Connect) and not message.ready:
@@ -346,22 +364,22 @@ class Manager:
 
     def _check_probe(self, probe: Probe) -> None:
         """Leave if another manager has our queues, and we do not have the one that only one can have."""
-        if probe.store not in {"", self.store.id} and self._senses.is_blind:
+        if probe.store not in {"", self.store.id} and self._probe.heartbeats_lost:
             raise UsageError(
                 "another manager, with another store, serves this broker; stop it, or use another vhost"
             )
 
-    async def _tell(self, decided: c.Decided) -> None:
+    async def _notify_requesters(self, decided: c.Decisions) -> None:
         """Say what has been decided: to whoever asked, to `on_complete`."""
-        for answer in decided.of(c.Answer):
-            self._inquiries.note(answer)
-            self._questions.answer(answer.submission.submission_id, answer)
-        for reply in decided.of(c.Reply):
-            self._questions.answer(reply.request, reply)
-        for complete in decided.of(c.CompleteRun):
+        for answer in decided.of_kind(c.AnswerSubmission):
+            self._status_queries.remember(answer)
+            self._pending_replies.resolve(answer.submission.submission_id, answer)
+        for reply in decided.of_kind(c.AnswerRequest):
+            self._pending_replies.resolve(reply.request, reply)
+        for complete in decided.of_kind(c.CompleteRun):
             self._has_completed = True
-            if not complete.again or complete.run not in self._summed_up:
-                self._summed_up.add(complete.run)
+            if not complete.was_complete or complete.run not in self._summarised:
+                self._summarised.add(complete.run)
                 await self._on_complete(complete.run)
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
@@ -373,11 +391,24 @@ class Manager:
         """Not while another manager may have taken our queues: it may have given the same attempts out."""
         return self._queues.are_ours
 
-    async def _say_goodbye(self) -> None:
+    async def _stop_workers(self) -> None:
         """Send every worker home, and wait until they have gone."""
         self._leaving = True
-        workers = self.state.fleet.workers.values()
+        workers = self.state.workers.workers.values()
         await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
         give_up_at = self._clock() + timings.STOP_SECONDS
-        while self.state.fleet.workers and self._clock() < give_up_at:
-            await self._round(await self._inbox.take(give_up_at - self._clock()))
+        while self.state.workers.workers and self._clock() < give_up_at:
+            await self._round(await self._inbox.take_received(give_up_at - self._clock()))
+
+
+async def _run_until_first_ends(*work: Awaitable[None]) -> None:
+    """Run everything until one part ends, then cancel the rest; raise the error of the part that ended."""
+    tasks = [asyncio.ensure_future(w) for w in work]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()

@@ -6,9 +6,9 @@ from typing import Literal, Self
 from pydantic import Field, SecretStr, model_validator
 
 from skillq import timings
-from skillq.settings import Settings
-from skillq_manager.core.matching import Arrival, BestFit, Policy
-from skillq_manager.core.retry import RetryPolicy
+from skillq.runtime.settings import Settings
+from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
+from skillq_manager.core.rules.retry import RetryPolicy
 
 POLICIES: dict[str, type[Policy]] = {"best-fit": BestFit, "arrival": Arrival}
 _RETRIES = RetryPolicy()

@@ -10,24 +10,24 @@ from uuid import uuid4
 import structlog
 import uvloop
 
-from skillq import garbage, logs, streams
-from skillq.clock import steady_clock
 from skillq.errors import SkillqError, UsageError
 from skillq.messages import WorkerProfile, slug
-from skillq.settings import load, without_password
+from skillq.runtime import gc_tuning, logs, stdio
+from skillq.runtime.clock import steady_clock
+from skillq.runtime.settings import load, without_password
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.handlers import load_handlers
+from skillq_worker.execution.executor import Executor, HandlerExecutor
+from skillq_worker.execution.handlers import load_handlers
+from skillq_worker.execution.simulation import Simulation
 from skillq_worker.health import serve_health
 from skillq_worker.settings import WorkerSettings
-from skillq_worker.simulation import Simulation
 from skillq_worker.worker import Worker
 
 
 async def run(settings: WorkerSettings) -> None:
     """Work until SIGTERM, SIGINT or a Stop message; a second signal leaves at once."""
     logs.configure(settings.log_level, settings.log_format)
-    garbage.search_rarely()
+    gc_tuning.collect_rarely()
     structlog.contextvars.bind_contextvars(service="worker")
     # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
     asyncio.get_running_loop().add_signal_handler(
@@ -94,7 +94,7 @@ def _stop_on_signals(worker: Worker) -> None:
 
 
 def main() -> int:
-    streams.replace_closed()
+    stdio.replace_closed()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:
         uvloop.run(run(load(WorkerSettings, {"handlers": handlers})))

@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from skillq import timings
-from skillq.clock import Clock
-from skillq.logs import Log
 from skillq.messages import AttemptRef, Heartbeat, Lease, place
-from skillq.packing import pack
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
 from skillq.transport import Outgoing
+from skillq.transport.batching import split_to_fit
 
 _STOOD_STILL = (
     "no heartbeat could be sent: the process was frozen, or a function kept Python's lock for so long; "
@@ -20,27 +20,27 @@ _STOOD_STILL = (
 log = structlog.get_logger()
 
 
-class Trust:
+class OwnLease:
     """Trusts one's own lease no longer than the manager does. `may_begin` is set until it is known to be too old."""
 
     def __init__(self, lease: Lease, clock: Clock) -> None:
         self._lease = lease
         self._clock = clock
         self._confirmed_at = clock()
-        self.may_begin = asyncio.Event()
-        self.may_begin.set()
+        self.may_start = asyncio.Event()
+        self.may_start.set()
 
-    def confirmed(self, sent_at: float) -> None:
+    def on_heartbeat_confirmed(self, sent_at: float) -> None:
         """A heartbeat of then has arrived."""
         self._confirmed_at = sent_at
-        if not self.may_begin.is_set():
+        if not self.may_start.is_set():
             log.info(Log.LEASE_RENEWED)
-        self.may_begin.set()
+        self.may_start.set()
 
     def is_good(self) -> bool:
         """For a start; by the clock, on any thread: ours may stand still, and not know that it is too old."""
         silence = self._clock() - self._confirmed_at
-        return self.may_begin.is_set() and silence < self._lease.fence_after
+        return self.may_start.is_set() and silence < self._lease.fence_after
 
     async def watch(self, fenced: Callable[[float], None], lost: Callable[[], None]) -> None:
         """Say once when nothing may begin any more, after so many seconds of silence; and when all is another's."""
@@ -49,11 +49,11 @@ class Trust:
             await asyncio.sleep(timings.LEASE_CHECK_SECONDS)
             late = self._clock() - asleep_since - timings.LEASE_CHECK_SECONDS
             if late > self._lease.heartbeat:
-                log.warning(Log.STOOD_STILL, seconds=round(late, 1), reason=_STOOD_STILL)
+                log.warning(Log.PROCESS_STALLED, seconds=round(late, 1), reason=_STOOD_STILL)
             silence = self._clock() - self._confirmed_at
-            if silence >= self._lease.fence_after and self.may_begin.is_set():
+            if silence >= self._lease.fence_after and self.may_start.is_set():
                 fenced(silence)
-                self.may_begin.clear()
+                self.may_start.clear()
             if silence >= self._lease.dead_after:
                 lost()
 
@@ -71,9 +71,9 @@ def heartbeats(common: Heartbeat, held: Sequence[AttemptRef]) -> list[Outgoing]:
                 "upto": None if part == () or part[-1] == holds[-1] else _place(part[-1]),
             }
         )
-        return Outgoing.of(beat, persistent=False)
+        return Outgoing.from_message(beat, persistent=False)
 
-    messages, _ = pack(make, holds)
+    messages, _ = split_to_fit(make, holds)
     return [message for message, _ in messages]
 
 

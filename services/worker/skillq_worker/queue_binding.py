@@ -6,17 +6,17 @@ from contextlib import suppress
 import structlog
 
 from skillq import timings, topology
-from skillq.clock import Clock
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, UsageError
-from skillq.logs import Log
 from skillq.messages import Connect, WorkerProfile
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Outgoing, Transport
 from skillq_worker.reporter import publish_until_confirmed
 
 log = structlog.get_logger()
 
 
-class Attachment:
+class QueueBinding:
     """`consumer` is None before the worker has said Connect, and where it has to say it anew."""
 
     def __init__(self, transport: Transport, profile: WorkerProfile, clock: Clock) -> None:
@@ -95,5 +95,5 @@ class Attachment:
         await publish_until_confirmed(self._transport, key, hello)
 
     def _hello(self, *, ready: bool) -> tuple[str, str, Outgoing]:
-        hello = Outgoing.of(Connect(worker=self._profile, ready=ready))
+        hello = Outgoing.from_message(Connect(worker=self._profile, ready=ready))
         return topology.REPORTS, f"connect.{self._profile.name}", hello

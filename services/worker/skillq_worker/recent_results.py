@@ -2,21 +2,21 @@
 
 from collections import OrderedDict
 
+from skillq_worker.execution.slots import Attempt
 from skillq_worker.results import Result
-from skillq_worker.slots import Attempt
 
 _MAX_RESULTS = 10_000
 _MAX_BYTES = 16 * 1024 * 1024
 
 
-class Memory:
+class RecentResults:
     """The newest results, as many as fit."""
 
     def __init__(self) -> None:
         self._results: OrderedDict[Attempt, Result] = OrderedDict()
         self._bytes = 0
 
-    def add(self, result: Result) -> None:
+    def add_result(self, result: Result) -> None:
         if (before := self._results.pop(result.attempt, None)) is not None:
             self._bytes -= len(before.body)
         self._results[result.attempt] = result

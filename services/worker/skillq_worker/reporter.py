@@ -7,20 +7,21 @@ from typing import TypeVar
 
 import structlog
 
-from skillq import crash, timings, topology
-from skillq.clock import Clock
+from skillq import timings, topology
 from skillq.errors import TransportError
-from skillq.logs import Log
 from skillq.messages import (
     Outcome,
     Progress,
     ProgressItem,
     WorkerProfile,
 )
-from skillq.packing import pack
+from skillq.runtime import crash_points
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
 from skillq.transport import Outgoing, Transport
+from skillq.transport.batching import split_to_fit
+from skillq_worker.execution.slots import Attempt
 from skillq_worker.results import Result, report
-from skillq_worker.slots import Attempt
 
 _PATIENCE, _MOST_TURNS = 3, 60  # turns of the loop in which nothing ends; and in all
 
@@ -36,7 +37,7 @@ async def publish_until_confirmed(transport: Transport, key: str, message: Outgo
         try:
             await transport.publish(topology.REPORTS, key, message)
         except TransportError as error:
-            log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+            log.warning(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
             await asyncio.sleep(delay)
             delay = min(2 * delay, timings.REPORT_LAST_RETRY_SECONDS)
         else:
@@ -72,12 +73,12 @@ class Reporter:
         self._idle.set()
         self.store = ""  # whose attempts these are
 
-    def started(self, attempt: Attempt, at: float) -> None:
+    def report_start(self, attempt: Attempt, at: float) -> None:
         """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
         self._starts[attempt] = at
         self._set_timer()
 
-    def ended(self, result: Result) -> None:
+    def report_result(self, result: Result) -> None:
         if not self._results:
             self._since = result.ended_at or self._clock()
             self._wake()
@@ -166,7 +167,7 @@ class Reporter:
     async def _send_results(self, store: str, results: list[Result]) -> None:
         if results:
             await self._send("result", partial(report, self._profile, store), results)
-            crash.at("worker.confirmed")
+            crash_points.at("worker.confirmed")
             if store == self.store:
                 self._confirmed(results)
 
@@ -174,7 +175,7 @@ class Reporter:
         self, word: str, make: Callable[[tuple[Item, ...]], Outgoing], items: list[Item]
     ) -> None:
         key = f"{word}.{self._profile.name}"
-        messages, _ = pack(make, items)
+        messages, _ = split_to_fit(make, items)
         for message, _ in messages:
             await publish_until_confirmed(self._transport, key, message)
 
@@ -185,4 +186,4 @@ class Reporter:
             store=store,
             items=items,
         )
-        return Outgoing.of(progress)
+        return Outgoing.from_message(progress)

@@ -7,9 +7,9 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import to_json
 
-from skillq.messages import PLAIN, Outcome, TaskResults, WorkerProfile, encode
+from skillq.messages import STATUS_TEXT, Outcome, TaskResults, WorkerProfile, encode
 from skillq.transport import Outgoing
-from skillq_worker.slots import Attempt
+from skillq_worker.execution.slots import Attempt
 
 
 @dataclass(slots=True)
@@ -33,7 +33,12 @@ def result(
     """Not validated: it is all ours, but for the output, which was checked where it was made."""
     run, id, number = attempt
     # What is as by default is left out.
-    fields: dict[str, Any] = {"run": run, "id": id, "attempt": number, "outcome": PLAIN[outcome]}
+    fields: dict[str, Any] = {
+        "run": run,
+        "id": id,
+        "attempt": number,
+        "outcome": STATUS_TEXT[outcome],
+    }
     if output is not None:
         fields["output"] = output
     if error is not None:

@@ -8,7 +8,7 @@ from pydantic_settings import NoDecode
 
 from skillq import timings
 from skillq.messages import MAX_LABELS, Labels, Lease, Level, WorkerTitle
-from skillq.settings import Settings
+from skillq.runtime.settings import Settings
 
 HOST = "{host}"
 _DEFAULT = Lease()

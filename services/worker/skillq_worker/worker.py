@@ -12,10 +12,8 @@ from contextlib import suppress
 
 import structlog
 
-from skillq import crash, timings, topology
-from skillq.clock import Clock
+from skillq import timings, topology
 from skillq.errors import MalformedMessage, QueueInUse, TransportError
-from skillq.logs import Log
 from skillq.messages import (
     Assignments,
     AttemptRef,
@@ -28,15 +26,18 @@ from skillq.messages import (
     TaskAssignment,
     WorkerProfile,
 )
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, message_in, park
-from skillq_worker.attachment import Attachment
-from skillq_worker.executor import Executor
-from skillq_worker.lease import Trust, heartbeats
-from skillq_worker.making import Making, Shop
-from skillq_worker.memory import Memory
+from skillq.runtime import crash_points
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
+from skillq.transport import Consumer, Delivery, Outgoing, Transport, dead_letter, read_message
+from skillq_worker.execution.attempt import AttemptContext, AttemptRun
+from skillq_worker.execution.executor import Executor
+from skillq_worker.execution.slots import Attempt, AttemptSlots
+from skillq_worker.lease import OwnLease, heartbeats
+from skillq_worker.queue_binding import QueueBinding
+from skillq_worker.recent_results import RecentResults
 from skillq_worker.reporter import Reporter, publish_until_confirmed
 from skillq_worker.results import Result, result
-from skillq_worker.slots import Attempt, Slots
 
 _REMEMBERED = (
     10_000  # how many attempts, beside those it has, are known again when they are sent twice
@@ -71,15 +72,21 @@ class Worker:
         # Accepted, and its result not confirmed; by name, as that object: another store may give the same name.
         self._held: dict[Attempt, Attempt] = {}
         self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
-        self._memory = Memory()
+        self._memory = RecentResults()
         self._abort_on_lost_lease = abort_on_lost_lease
-        self._trust = Trust(profile.lease, clock)
-        self._slots = Slots(profile.slots, self._make, self._trust.is_good)
-        self._shop = Shop(executor, clock, self._slots.take, self._begun, self._over)
-        self._reporter = Reporter(transport, profile, self._forget, self._slots.all_begun, clock)
+        self._trust = OwnLease(profile.lease, clock)
+        self._slots = AttemptSlots(profile.slots, self._new_run, self._trust.is_good)
+        self._shop = AttemptContext(
+            executor,
+            clock,
+            self._slots.take_waiting,
+            self._on_attempt_started,
+            self._on_attempt_over,
+        )
+        self._reporter = Reporter(transport, profile, self._forget, self._slots.none_waiting, clock)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()  # no grace for what is running
-        self._attachment = Attachment(transport, profile, clock)
+        self._attachment = QueueBinding(transport, profile, clock)
         self._log = log.bind()  # once: to bind takes longer than not to log
 
     @property
@@ -120,7 +127,7 @@ class Worker:
             asyncio.create_task(self._attachment.attend(), name="attend"),
             asyncio.create_task(self._reporter.run(), name="report"),
             asyncio.create_task(self._heartbeat(), name="heartbeat"),
-            asyncio.create_task(self._trust.watch(self._fenced, self._lost), name="fence"),
+            asyncio.create_task(self._trust.watch(self._fenced, self._on_lease_lost), name="fence"),
         ]
         try:
             await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
@@ -139,13 +146,13 @@ class Worker:
         self._confirmed(self._clock())
 
     async def _drain(self) -> None:
-        self._hand_back_unstarted()
+        self._return_unstarted()
         log.info(Log.DRAINING, running=self._slots.running, grace=self._grace)
         await self._finish()
         await self._slots.close()
         try:
             async with asyncio.timeout(
-                timings.HASTY_GOODBYE_SECONDS if self._hurry.is_set() else timings.GOODBYE_SECONDS
+                timings.HASTY_LEAVE_SECONDS if self._hurry.is_set() else timings.LEAVE_SECONDS
             ):
                 await self._reporter.flushed()
                 goodbye = Disconnect(
@@ -154,13 +161,15 @@ class Worker:
                     reason="stopped",
                 )
                 key = f"disconnect.{self._profile.name}"
-                await publish_until_confirmed(self._transport, key, Outgoing.of(goodbye))
+                await publish_until_confirmed(self._transport, key, Outgoing.from_message(goodbye))
         except TimeoutError:
-            log.warning(Log.NOT_CONFIRMED, key="disconnect", error="no answer from the broker")
+            log.warning(
+                Log.PUBLISH_NOT_CONFIRMED, key="disconnect", error="no answer from the broker"
+            )
 
     async def _finish(self) -> None:
         """Let what is running finish: for as long as the grace, or until we are told to hurry."""
-        finished = asyncio.create_task(self._slots.finished(), name="finished")
+        finished = asyncio.create_task(self._slots.wait_until_idle(), name="finished")
         hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
         try:
             await asyncio.wait(
@@ -171,9 +180,9 @@ class Worker:
                 waiting.cancel()
             await asyncio.gather(finished, hurry, return_exceptions=True)
 
-    def _hand_back_unstarted(self) -> None:
+    def _return_unstarted(self) -> None:
         for one in self._slots.take_back_all():
-            self._reporter.ended(result(one, Outcome.RETURNED, error=_LEAVING))
+            self._reporter.report_result(result(one, Outcome.RETURNED, error=_LEAVING))
 
     # --- heartbeats
 
@@ -186,12 +195,12 @@ class Worker:
                 for part in self._heartbeat_parts():
                     await self._transport.publish(topology.REPORTS, key, part)
             except TransportError as error:
-                log.warning(Log.NOT_CONFIRMED, key=key, error=str(error))
+                log.warning(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
             else:
                 self._confirmed(sent_at)
 
     def _confirmed(self, sent_at: float) -> None:
-        self._trust.confirmed(sent_at)
+        self._trust.on_heartbeat_confirmed(sent_at)
         self._slots.fill()
 
     def _heartbeat_parts(self) -> list[Outgoing]:
@@ -208,9 +217,9 @@ class Worker:
     def _fenced(self, silence: float) -> None:
         log.warning(Log.FENCED, silence=round(silence, 1), running=self._slots.running)
 
-    def _lost(self) -> None:
+    def _on_lease_lost(self) -> None:
         if self._abort_on_lost_lease:
-            self._abort(list(self._held))
+            self._cancel_attempt(list(self._held))
 
     async def _until_next_heartbeat(self) -> None:
         seconds = self._profile.lease.heartbeat * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
@@ -235,26 +244,26 @@ class Worker:
                 # By our own connection, which the broker does not know to be dead, or by a namesake.
                 await self._attachment.detach()
                 continue
-            crash.at("worker.received")
+            crash_points.at("worker.received")
             handled = [d for d in deliveries if await self._handle(consumer, d)]
-            crash.at("worker.accepted")
+            crash_points.at("worker.accepted")
             await consumer.ack(handled)
-            crash.at("worker.acked")
+            crash_points.at("worker.acked")
 
     async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
         """Obey; False where the delivery was parked and needs no acknowledgement."""
         try:
-            self._obey(message_in(delivery))
+            self._on_order(read_message(delivery))
         except MalformedMessage as error:
-            log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=str(error))
+            log.warning(Log.MESSAGE_UNREADABLE, queue=delivery.queue, reason=str(error))
             try:
-                await park(self._transport, consumer, delivery, str(error))
+                await dead_letter(self._transport, consumer, delivery, str(error))
             except TransportError:
                 await consumer.nack(delivery, requeue=True)
             return False
         return True
 
-    def _obey(self, message: Message) -> None:
+    def _on_order(self, message: Message) -> None:
         match message:
             case Assignments():
                 if message.incarnation == self._profile.incarnation:
@@ -265,7 +274,9 @@ class Worker:
                 mine = message.incarnation == self._profile.incarnation
                 if mine and message.store == self._reporter.store:
                     attempts = [_name(ref) for ref in message.attempts]
-                    self._hand_back(attempts) if message.waiting_only else self._abort(attempts)
+                    self._return_attempts(
+                        attempts
+                    ) if message.waiting_only else self._cancel_attempt(attempts)
             case Stop():
                 if self._profile.incarnation in message.incarnations:
                     self.stop(now=message.mode == "now")
@@ -278,7 +289,7 @@ class Worker:
         """Attempts are numbered per store: a manager that lost its store begins again at 1."""
         if store == self._reporter.store:
             return
-        self._abort(list(self._held))
+        self._cancel_attempt(list(self._held))
         self._seen.clear()
         self._memory.clear()
         self._reporter.change_store(store)
@@ -296,9 +307,9 @@ class Worker:
         while len(self._seen) > _REMEMBERED + len(self._held):
             self._seen.popitem(last=False)
         if self.is_draining:
-            self._reporter.ended(result(name, Outcome.RETURNED, error=_LEAVING))
+            self._reporter.report_result(result(name, Outcome.RETURNED, error=_LEAVING))
         else:
-            self._slots.add(name, task)
+            self._slots.add_attempt(name, task)
 
     def _report_again(self, name: Attempt) -> None:
         """The manager has not heard how this attempt ended: say it again, or that we do not know any more."""
@@ -307,50 +318,50 @@ class Worker:
             return
         told = self._memory.get(name)
         lost = "its result was lost on the way"
-        self._reporter.ended(told or result(name, Outcome.LOST, error=lost))
+        self._reporter.report_result(told or result(name, Outcome.LOST, error=lost))
 
     # --- attempts
 
-    def _make(self, name: Attempt, task: TaskAssignment) -> Making:
+    def _new_run(self, name: Attempt, task: TaskAssignment) -> AttemptRun:
         """On any thread, as all of a slot that goes from one to the next."""
-        crash.at("worker.started")
-        return Making(self._shop, name, task)
+        crash_points.at("worker.started")
+        return AttemptRun(self._shop, name, task)
 
-    def _begun(self, making: Making) -> None:
+    def _on_attempt_started(self, making: AttemptRun) -> None:
         run, id, number = making.attempt
         if self._held.get(making.attempt) is not making.attempt:
-            log.info(Log.ATTEMPT_ABORTED, task=(run, id), attempt=number)
+            log.info(Log.ATTEMPT_CANCELLED, task=(run, id), attempt=number)
             making.cancel()  # it was called off before we heard that it had begun
             return
-        self._reporter.started(making.attempt, making.began_at)
+        self._reporter.report_start(making.attempt, making.started_at)
         self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
 
-    def _over(self, making: Making, ended: Result | None) -> None:
+    def _on_attempt_over(self, making: AttemptRun, ended: Result | None) -> None:
         if ended is not None:
             run, id, _ = ended.attempt
-            crash.at("worker.finished")
+            crash_points.at("worker.finished")
             self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
-            self._reporter.ended(ended)
-        self._slots.over(making)
+            self._reporter.report_result(ended)
+        self._slots.on_attempt_over(making)
 
-    def _abort(self, attempts: Sequence[Attempt]) -> None:
+    def _cancel_attempt(self, attempts: Sequence[Attempt]) -> None:
         for one in attempts:
             self._held.pop(one, None)
-            if self._slots.abort(one):
+            if self._slots.cancel_attempt(one):
                 run, id, number = one
-                log.info(Log.ATTEMPT_ABORTED, task=(run, id), attempt=number)
+                log.info(Log.ATTEMPT_CANCELLED, task=(run, id), attempt=number)
 
-    def _hand_back(self, attempts: Sequence[Attempt]) -> None:
+    def _return_attempts(self, attempts: Sequence[Attempt]) -> None:
         """Give those to others that have not begun."""
         for one in attempts:
             if self._slots.take_back(one):
                 idle = "another worker is idle"
-                self._reporter.ended(result(one, Outcome.RETURNED, error=idle))
+                self._reporter.report_result(result(one, Outcome.RETURNED, error=idle))
 
     def _forget(self, confirmed: Sequence[Result]) -> None:
         for one in confirmed:
             self._held.pop(one.attempt, None)
-            self._memory.add(one)
+            self._memory.add_result(one)
 
 
 def _name(of: AttemptRef) -> Attempt:

@@ -9,18 +9,25 @@ from math import inf
 from typing import TypeVar
 
 from skillq import timings, topology
-from skillq.clock import Clock, steady_clock
+from skillq.client.run import OpenRun, binding_keys, follow_events
+from skillq.client.submission import (
+    ClientEvent,
+    FollowedSubmission,
+    OnEvent,
+    Receipt,
+    follow_submission,
+    run_title,
+)
 from skillq.errors import (
     MalformedMessage,
     SkillqError,
     TransportError,
     Unreachable,
 )
-from skillq.handed import Handed, News, OnEvent, Receipt, hand_in, title_of
 from skillq.messages import (
-    Inquiry,
     RunEvent,
-    Standing,
+    StatusQuery,
+    StatusReply,
     Task,
     TaskEvent,
     TaskEvents,
@@ -28,7 +35,7 @@ from skillq.messages import (
     decode,
     slug,
 )
-from skillq.open_run import OpenRun, keys_of, listen
+from skillq.runtime.clock import Clock, steady_clock
 from skillq.transport import Consumer, Delivery, Outgoing, Transport
 
 __all__ = ["Client", "OpenRun", "Receipt", "RunResult"]
@@ -56,7 +63,7 @@ class Client:
         transport: Transport,
         *,
         name: str = "client",
-        patience: float = timings.CONNECT_PATIENCE_SECONDS,
+        patience: float = timings.START_PATIENCE_SECONDS,
         clock: Clock | None = None,
     ) -> None:
         self._transport = transport
@@ -75,14 +82,14 @@ class Client:
             UsageError: the manager refuses them, or no broker could carry them.
             Unreachable: there was no manager yet that would have made the queues.
         """
-        handed = hand_in(run, tasks)
+        handed = follow_submission(run, tasks)
         async with self._following(handed) as events:
             await self._publish(handed)
             try:
                 async with asyncio.timeout(wait):
                     while handed.receipt is None:
                         for news in await _read(events, await events.batch()):
-                            handed.hear(news)
+                            handed.on_event_received(news)
             except TimeoutError:
                 return None
         return handed.receipt
@@ -96,7 +103,7 @@ class Client:
             UsageError: the manager refuses them, or no broker could carry them.
             Unreachable: there was no manager yet that would have made the queues.
         """
-        handed = hand_in(run, tasks, on_event)
+        handed = follow_submission(run, tasks, on_event)
         async with self._following(handed) as events:
             await self._publish(handed)
             await self._follow(handed, events)
@@ -111,14 +118,14 @@ class Client:
             UsageError: the run's name makes no name.
             Unreachable: there was no manager yet that would have made the exchanges.
         """
-        keys = keys_of(slug(title_of(run)))
-        events = await self._patiently(lambda: self._transport.subscribe(topology.EVENTS, keys))
+        keys = binding_keys(slug(run_title(run)))
+        events = await self._retrying(lambda: self._transport.subscribe(topology.EVENTS, keys))
 
-        async def heard() -> list[News]:
+        async def heard() -> list[ClientEvent]:
             return await _read(events, await events.batch())
 
-        opened = OpenRun(run, self._publish_patiently, self._ask, self._clock)
-        listening = asyncio.create_task(listen(opened, heard), name="results")
+        opened = OpenRun(run, self._publish_retrying, self._query, self._clock)
+        listening = asyncio.create_task(follow_events(opened, heard), name="results")
         try:
             yield opened
         finally:
@@ -127,32 +134,32 @@ class Client:
             opened.close(SkillqError(f"the run {run} was closed before all of it had ended"))
             await events.close()
 
-    async def _ask(self, inquiry: Inquiry) -> list[Standing]:
+    async def _query(self, inquiry: StatusQuery) -> list[StatusReply]:
         """What the manager answers; nothing where it does not, in time."""
-        answers: list[Standing] = []
+        answers: list[StatusReply] = []
         key = f"answer.{inquiry.submission_id}"
         events = await self._transport.subscribe(topology.EVENTS, [key])
         try:
-            async with asyncio.timeout(timings.INQUIRY_SECONDS):
-                await self._say(Outgoing.of(inquiry, persistent=False))
+            async with asyncio.timeout(timings.STATUS_QUERY_SECONDS):
+                await self._publish_message(Outgoing.from_message(inquiry, persistent=False))
                 while not answers or answers[-1].more:
                     news = await _read(events, await events.batch())
-                    answers += [one for one in news if isinstance(one, Standing)]
+                    answers += [one for one in news if isinstance(one, StatusReply)]
         except TimeoutError:
             return []
         finally:
             await events.close()
         return answers
 
-    async def _follow(self, handed: Handed, events: Consumer) -> None:
+    async def _follow(self, handed: FollowedSubmission, events: Consumer) -> None:
         """Until all is known; or the run has ended, and what we have missed of it nobody tells us."""
         heard_at = self._clock()
         ask_at = heard_at + timings.CLIENT_SILENCE_SECONDS
-        while not handed.is_over:
+        while not handed.is_complete:
             give_up_at = inf if handed.counts is None else heard_at + self._patience
             until = min(ask_at, give_up_at)
             news = await self._next(events, until)
-            about_us = [handed.hear(one) for one in news]
+            about_us = [handed.on_event_received(one) for one in news]
             now = self._clock()
             if any(about_us):
                 heard_at = now
@@ -160,13 +167,13 @@ class Client:
                 return
             if handed.is_lost:
                 await self._publish(handed)
-            elif handed.has_question or not news or now >= ask_at:
-                await self._inquire(handed)
+            elif handed.needs_query or not news or now >= ask_at:
+                await self._send_query(handed)
             elif handed.receipt is None or not any(about_us):
                 continue  # what others do in the same run is no answer to us
             ask_at = self._clock() + timings.CLIENT_SILENCE_SECONDS
 
-    async def _next(self, events: Consumer, until: float) -> list[News]:
+    async def _next(self, events: Consumer, until: float) -> list[ClientEvent]:
         """What comes next; nothing after a silence."""
         try:
             async with asyncio.timeout(max(0.0, until - self._clock())):
@@ -176,33 +183,33 @@ class Client:
         return await _read(events, deliveries)
 
     @asynccontextmanager
-    async def _following(self, handed: Handed) -> AsyncIterator[Consumer]:
+    async def _following(self, handed: FollowedSubmission) -> AsyncIterator[Consumer]:
         keys = (f"task.{handed.run}.*.*", f"run.{handed.run}.*", f"answer.{handed.id}")
-        events = await self._patiently(lambda: self._transport.subscribe(topology.EVENTS, keys))
+        events = await self._retrying(lambda: self._transport.subscribe(topology.EVENTS, keys))
         try:
             yield events
         finally:
             await events.close()
 
-    async def _publish(self, handed: Handed) -> None:
+    async def _publish(self, handed: FollowedSubmission) -> None:
         for message in handed.messages:
-            await self._publish_patiently(message)
-        handed.published()
+            await self._publish_retrying(message)
+        handed.on_published()
 
-    async def _publish_patiently(self, message: Outgoing) -> None:
-        await self._patiently(partial(self._say, message))
+    async def _publish_retrying(self, message: Outgoing) -> None:
+        await self._retrying(partial(self._publish_message, message))
 
-    async def _inquire(self, handed: Handed) -> None:
+    async def _send_query(self, handed: FollowedSubmission) -> None:
         try:
-            await self._patiently(partial(self._say, handed.inquiry()))
+            await self._retrying(partial(self._publish_message, handed.next_query()))
         except Unreachable:
             if handed.counts is None:
                 raise
 
-    async def _say(self, message: Outgoing) -> None:
+    async def _publish_message(self, message: Outgoing) -> None:
         await self._transport.publish(topology.SUBMISSIONS, self._key, message)
 
-    async def _patiently(self, operation: Callable[[], Awaitable[Result]]) -> Result:
+    async def _retrying(self, operation: Callable[[], Awaitable[Result]]) -> Result:
         """Try until it works: the manager makes the exchanges, and it may start after us."""
         give_up_at = self._clock() + self._patience
         while True:
@@ -217,7 +224,7 @@ class Client:
                 await asyncio.sleep(timings.CLIENT_RETRY_SECONDS)
 
 
-async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[News]:
+async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[ClientEvent]:
     await events.ack(deliveries)
     messages = []
     for delivery in deliveries:
@@ -225,6 +232,6 @@ async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[News]:
             message = decode(delivery.body)
         except MalformedMessage:
             continue  # events are news, not orders: what cannot be read is passed over
-        if isinstance(message, TaskEvents | RunEvent | Standing):
+        if isinstance(message, TaskEvents | RunEvent | StatusReply):
             messages.append(message)
     return messages

@@ -15,30 +15,30 @@ _TINY = 1e-9  # what a sum of shares may be off by
 Item = TypeVar("Item")
 
 
-class _Load(Generic[Item]):
+class _Batch(Generic[Item]):
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.room = 1.0
         self._waiting: list[asyncio.Future[None]] = []
 
-    def arrival(self) -> asyncio.Future[None]:
+    def published_future(self) -> asyncio.Future[None]:
         """For one who waits: who gives up cancels it, and stops nobody else."""
         arrival = asyncio.get_running_loop().create_future()
         self._waiting.append(arrival)
         return arrival
 
-    def arrive(self) -> None:
+    def mark_published(self) -> None:
         for arrival in self._waiting:
             if not arrival.done():
                 arrival.set_result(None)
 
-    def fail(self, error: Exception) -> None:
+    def mark_failed(self, error: Exception) -> None:
         for arrival in self._waiting:
             if not arrival.done():
                 arrival.set_exception(error)
 
 
-class Convoy(Generic[Item]):
+class GroupCommit(Generic[Item]):
     """`carry` is given one load after the other, each when the one before has arrived.
 
     It returns whether several have gone, of which an answer is to come. Then the next load waits for that, too, unless it is
@@ -47,13 +47,13 @@ class Convoy(Generic[Item]):
     """
 
     def __init__(self, carry: Callable[[list[Item]], Awaitable[bool]]) -> None:
-        self._carry = carry
-        self._loads: deque[_Load[Item]] = deque()  # that wait, in the order of their items
-        self._current: _Load[Item] | None = None
-        self._moving: asyncio.Task[None] | None = None
-        self._left_at = self._held_until = 0.0  # by the loop's clock
+        self._publish = carry
+        self._batches: deque[_Batch[Item]] = deque()  # that wait, in the order of their items
+        self._current: _Batch[Item] | None = None
+        self._sender: asyncio.Task[None] | None = None
+        self._published_at = self._held_until = 0.0  # by the loop's clock
         self._answered_at = -inf
-        self._let_go = asyncio.Event()
+        self._wake = asyncio.Event()
         self._closed: Exception | None = None
 
     async def put(self, item: Item, share: float) -> None:
@@ -65,24 +65,24 @@ class Convoy(Generic[Item]):
         """
         if self._closed is not None:
             raise self._closed
-        if not self._loads or self._loads[-1].room < share - _TINY:
-            self._loads.append(_Load())
-        load = self._loads[-1]
+        if not self._batches or self._batches[-1].room < share - _TINY:
+            self._batches.append(_Batch())
+        load = self._batches[-1]
         load.items.append(item)
         load.room -= share
         if self._is_full:
-            self._let_go.set()
-        if self._moving is None:
-            self._moving = asyncio.create_task(self._move(), name="convoy")
-        await load.arrival()
+            self._wake.set()
+        if self._sender is None:
+            self._sender = asyncio.create_task(self._send_all(), name="convoy")
+        await load.published_future()
 
-    def accepted(self, *, is_latest: bool) -> None:
+    def on_accepted(self, *, is_latest: bool) -> None:
         """The load that went last, or one before it, has been taken in; what is to come of it is under way."""
         self._answered_at = now = _now()
         if is_latest:
-            self._hold_until(min(self._held_until, now + (now - self._left_at)))
+            self._hold_until(min(self._held_until, now + (now - self._published_at)))
 
-    def answered(self, *, is_latest: bool) -> None:
+    def on_answered(self, *, is_latest: bool) -> None:
         """What was to come has come, of the load that went last or of one before it."""
         self._answered_at = _now()
         if is_latest:
@@ -90,59 +90,59 @@ class Convoy(Generic[Item]):
 
     def _hold_until(self, at: float) -> None:
         self._held_until = at
-        self._let_go.set()
+        self._wake.set()
 
     def close(self, error: Exception) -> None:
         """Carry nothing more; who waits is told, and who comes."""
         self._closed = error
-        if self._moving is not None:
-            self._moving.cancel()
+        if self._sender is not None:
+            self._sender.cancel()
         self._fail(error)
 
-    async def _move(self) -> None:
+    async def _send_all(self) -> None:
         try:
-            while self._loads:
+            while self._batches:
                 await self._wait_for_more()
-                self._current = load = self._loads.popleft()
-                await self._move_one(load)
+                self._current = load = self._batches.popleft()
+                await self._send_batch(load)
         finally:
-            self._moving = self._current = None
+            self._sender = self._current = None
 
     @property
     def _is_full(self) -> bool:
         """Whether the next load can take no more."""
-        return len(self._loads) > 1 or self._loads[0].room < _TINY
+        return len(self._batches) > 1 or self._batches[0].room < _TINY
 
     async def _wait_for_more(self) -> None:
         if _now() - self._answered_at > timings.GROUP_COMMIT_AWAY_SECONDS:
             return  # nobody may be there
         with suppress(TimeoutError):  # a clock may be coarse: once is enough
             while self._held_until > _now() and not self._is_full:
-                self._let_go.clear()
+                self._wake.clear()
                 async with asyncio.timeout_at(self._held_until):
-                    await self._let_go.wait()
+                    await self._wake.wait()
 
-    async def _move_one(self, load: _Load[Item]) -> None:
+    async def _send_batch(self, load: _Batch[Item]) -> None:
         # Its answer may be here before it has arrived.
-        self._left_at = _now()
-        self._held_until = self._left_at + timings.GROUP_COMMIT_WAIT_SECONDS
+        self._published_at = _now()
+        self._held_until = self._published_at + timings.GROUP_COMMIT_WAIT_SECONDS
         try:
-            are_several = await self._carry(load.items)
+            are_several = await self._publish(load.items)
         except Unreachable as error:
             self._fail(error)  # all: the next would wait as long for the same
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits hears of it
-            load.fail(error)
+            load.mark_failed(error)
         else:
-            load.arrive()
+            load.mark_published()
             if are_several:
                 return
         self._held_until = 0.0
 
     def _fail(self, error: Exception) -> None:
-        loads, self._loads = self._loads, deque()
+        loads, self._batches = self._batches, deque()
         for load in (self._current, *loads):
             if load is not None:
-                load.fail(error)
+                load.mark_failed(error)
 
 
 def _now() -> float:

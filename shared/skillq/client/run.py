@@ -17,30 +17,30 @@ from typing import Any, Self, TypeVar
 from uuid import uuid4
 
 from skillq import timings
-from skillq.clock import Clock
-from skillq.convoy import Convoy
+from skillq.client.group_commit import GroupCommit
+from skillq.client.submission import TASKS_BYTES, ClientEvent, encode_tasks, run_title, to_messages
 from skillq.errors import SkillqError, TransportError, UsageError
-from skillq.handed import ROOM_BYTES, News, messages, title_of, write
 from skillq.messages import (
-    MAX_INQUIRED,
+    MAX_QUERIED_TASKS,
     TERMINAL,
-    Inquiry,
     RunEvent,
     RunStatus,
-    Standing,
+    StatusQuery,
+    StatusReply,
     Task,
     TaskEvent,
     TaskEvents,
     slug,
 )
+from skillq.runtime.clock import Clock
 from skillq.transport import Outgoing
 
 _BATCH = 1000  # tasks in one submission
-_JOINT_BYTES = ROOM_BYTES // 2  # of tasks of several calls that go in one submission
+_JOINT_BYTES = TASKS_BYTES // 2  # of tasks of several calls that go in one submission
 _AHEAD = 10_000  # tasks of an endless iterable that may be on their way
 
 
-def keys_of(run: str) -> tuple[str, ...]:
+def binding_keys(run: str) -> tuple[str, ...]:
     """What brings the ends of its tasks, and what is said to submissions; not how far tasks are."""
     answers = (RunStatus.ACCEPTED, RunStatus.REFUSED)
     return (
@@ -59,7 +59,7 @@ class Results:
         self.missing = 0
 
     @property
-    def has_arrived(self) -> bool:
+    def is_complete(self) -> bool:
         return bool(self._arrived)
 
     def put(self, event: TaskEvent) -> None:
@@ -95,14 +95,14 @@ class Results:
 class _Call:
     """Tasks that were handed in together, as JSON, by id. `OpenRun` knows it by each that is missing."""
 
-    briefs: dict[str, bytes]
+    encoded_tasks: dict[str, bytes]
     results: Results
     missing: dict[str, None]  # tasks whose end we have not heard of, in order
-    part: "_Part | None" = None  # that it went with, once it has
+    submission: "_Submission | None" = None  # that it went with, once it has
 
 
 @dataclass(eq=False, slots=True)
-class _Part:
+class _Submission:
     """A submission: of one call, or of several that came at about the same time."""
 
     id: str
@@ -124,19 +124,19 @@ class OpenRun:
         self,
         run: str,
         publish: Callable[[Outgoing], Awaitable[None]],
-        inquire: Callable[[Inquiry], Awaitable[Sequence[Standing]]],
+        inquire: Callable[[StatusQuery], Awaitable[Sequence[StatusReply]]],
         clock: Clock,
     ) -> None:
-        self._title = title_of(run)
+        self._title = run_title(run)
         self._name = slug(self._title)
         self._publish = publish
         self._inquire = inquire
         self._clock = clock
-        self._parts: dict[str, _Part] = {}  # by submission
+        self._submissions: dict[str, _Submission] = {}  # by submission
         self._call_of: dict[str, _Call] = {}  # by task
-        self._latest: _Part | None = None
-        self._errands: set[asyncio.Task[None]] = set()
-        self._convoy = Convoy(self._publish_calls)
+        self._latest: _Submission | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._group_commit = GroupCommit(self._publish_calls)
 
     # --- handing in
 
@@ -152,7 +152,7 @@ class OpenRun:
         """
         results = Results()
         if tasks:
-            await self._hand_in(tasks, results)
+            await self._submit_call(tasks, results)
         return results
 
     async def map(self, tasks: Iterable[Task]) -> AsyncIterator[TaskEvent]:
@@ -164,8 +164,8 @@ class OpenRun:
         """
         results = Results()
         for part in _batches(tasks, _BATCH):
-            await self._hand_in(part, results)
-            while results.has_arrived or results.missing > _AHEAD:
+            await self._submit_call(part, results)
+            while results.is_complete or results.missing > _AHEAD:
                 yield await anext(results)
         async for event in results:
             yield event
@@ -179,11 +179,11 @@ class OpenRun:
         """
         return await anext(await self.submit([task]))
 
-    async def _hand_in(self, tasks: Sequence[Task], results: Results) -> None:
+    async def _submit_call(self, tasks: Sequence[Task], results: Results) -> None:
         for task in tasks:
             if task.id in self._call_of:
                 raise UsageError(f"task {task.id}: is on its way; wait until it has ended")
-        briefs = write(tasks)
+        briefs = encode_tasks(tasks)
         call = _Call(briefs, results, dict.fromkeys(briefs))
         # Before it is published: results may be faster than the broker's confirm.
         self._call_of.update(dict.fromkeys(briefs, call))
@@ -192,7 +192,7 @@ class OpenRun:
         # What depends on others could make a circle with what it knows nothing of.
         alone = share >= 1 or any(task.depends_on for task in tasks)
         try:
-            await self._convoy.put(call, 1.0 if alone else share)
+            await self._group_commit.put(call, 1.0 if alone else share)
         except BaseException:
             self._drop(call)
             raise
@@ -206,18 +206,18 @@ class OpenRun:
         wanted = [call for call in calls if call.missing]
         if not wanted:
             return False
-        part = _Part(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())
-        self._parts[part.id] = self._latest = part
+        part = _Submission(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())
+        self._submissions[part.id] = self._latest = part
         for call in wanted:
-            call.part = part
-        await self._publish_part(part)
+            call.submission = part
+        await self._publish_submission(part)
         return part.is_joint and bool(part.calls)
 
-    async def _publish_part(self, part: _Part) -> None:
-        briefs = {id: brief for call in part.calls for id, brief in call.briefs.items()}
+    async def _publish_submission(self, part: _Submission) -> None:
+        briefs = {id: brief for call in part.calls for id, brief in call.encoded_tasks.items()}
         if not briefs:
             return  # all has ended meanwhile
-        for message in messages(part.id, self._title, briefs):
+        for message in to_messages(part.id, self._title, briefs):
             await self._publish(message)
 
     def _drop(self, call: _Call) -> None:
@@ -226,70 +226,72 @@ class OpenRun:
             del self._call_of[id]
         call.results.missing -= len(call.missing)
         call.missing.clear()
-        self._leave(call)
+        self._remove_from_submission(call)
 
-    def _leave(self, call: _Call) -> None:
-        part, call.part = call.part, None
+    def _remove_from_submission(self, call: _Call) -> None:
+        part, call.submission = call.submission, None
         if part is not None:
             del part.calls[call]
             if not part.calls:
-                self._parts.pop(part.id, None)
+                self._submissions.pop(part.id, None)
 
     # --- hearing
 
-    def hear(self, news: News) -> None:
+    def on_event(self, news: ClientEvent) -> None:
         match news:
             case TaskEvents():
-                self._see(news.events)
+                self._on_task_events(news.events)
             case RunEvent():
-                part = self._parts.get(news.submission_id or "")
+                part = self._submissions.get(news.submission_id or "")
                 if part is not None:
-                    self._hear_answer(part, news)
-            case Standing():
+                    self._on_answer(part, news)
+            case StatusReply():
                 pass  # it comes by another way, to whoever has asked
 
-    def _see(self, events: Iterable[TaskEvent]) -> None:
+    def _on_task_events(self, events: Iterable[TaskEvent]) -> None:
         now = self._clock()
-        heard: set[_Part] = set()
+        heard: set[_Submission] = set()
         for event in events:
             if event.status not in TERMINAL:
                 continue
             call = self._call_of.get(event.id)
-            if call is None or call.part is None:
+            if call is None or call.submission is None:
                 continue  # not of ours, or another's of the same name
-            call.part.heard_at = now
-            heard.add(call.part)
+            call.submission.heard_at = now
+            heard.add(call.submission)
             del self._call_of[event.id], call.missing[event.id]
             call.results.put(event)
             if not call.missing:
-                self._leave(call)
+                self._remove_from_submission(call)
         if heard:
-            self._convoy.answered(is_latest=self._latest in heard)
+            self._group_commit.on_answered(is_latest=self._latest in heard)
 
-    def _hear_answer(self, part: _Part, answer: RunEvent | Standing) -> None:
+    def _on_answer(self, part: _Submission, answer: RunEvent | StatusReply) -> None:
         is_latest = part is self._latest
         part.heard_at = self._clock()
         if answer.status is RunStatus.REFUSED:
-            self._convoy.answered(is_latest=is_latest)
-            self._refused(part, UsageError(answer.reason or "the manager refuses the submission"))
+            self._group_commit.on_answered(is_latest=is_latest)
+            self._on_refused(
+                part, UsageError(answer.reason or "the manager refuses the submission")
+            )
             return
-        self._convoy.accepted(is_latest=is_latest)
+        self._group_commit.on_accepted(is_latest=is_latest)
         part.store = answer.store
         if isinstance(answer, RunEvent) and answer.known:
-            self._ask(part)  # some may have ended long ago, and nobody tells of it again
+            self._query(part)  # some may have ended long ago, and nobody tells of it again
 
-    def _refused(self, part: _Part, error: UsageError) -> None:
+    def _on_refused(self, part: _Submission, error: UsageError) -> None:
         """Whose fault it was is seen when each call goes alone; none of them has been taken in."""
         for call in list(part.calls):
             if part.is_joint:
-                self._leave(call)
+                self._remove_from_submission(call)
                 self._spawn(self._publish_apart(call), "apart")
             else:
                 self._fail(call, error)
 
     async def _publish_apart(self, call: _Call) -> None:
         try:
-            await self._convoy.put(call, 1.0)
+            await self._group_commit.put(call, 1.0)
         except Exception as error:  # noqa: BLE001 - whoever waits hears of it
             self._fail(call, error)
 
@@ -300,45 +302,45 @@ class OpenRun:
 
     def close(self, error: Exception) -> None:
         """Nothing more will be heard."""
-        self._convoy.close(error)
+        self._group_commit.close(error)
         for call in set(self._call_of.values()):
             self._fail(call, error)
-        for errand in self._errands:
+        for errand in self._background:
             errand.cancel()
 
     # --- asking
 
-    def ask_about_silence(self) -> None:
+    def query_silent_submissions(self) -> None:
         """Ask about all of which nothing was heard for a while."""
         since = self._clock() - timings.CLIENT_SILENCE_SECONDS
-        for part in list(self._parts.values()):
+        for part in list(self._submissions.values()):
             if part.heard_at <= since:
-                self._ask(part)
+                self._query(part)
 
-    def _ask(self, part: _Part) -> None:
+    def _query(self, part: _Submission) -> None:
         part.heard_at = self._clock()
-        self._spawn(self._ask_all(part), "inquiry")
+        self._spawn(self._query_all(part), "inquiry")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
         errand = asyncio.create_task(work, name=name)
-        self._errands.add(errand)
-        errand.add_done_callback(self._errands.discard)
+        self._background.add(errand)
+        errand.add_done_callback(self._background.discard)
 
-    async def _ask_all(self, part: _Part) -> None:
+    async def _query_all(self, part: _Submission) -> None:
         try:
-            for page in _batches(part.missing, MAX_INQUIRED):
-                if not await self._ask_page(part, page):
+            for page in _batches(part.missing, MAX_QUERIED_TASKS):
+                if not await self._query_page(part, page):
                     return
         except SkillqError as error:
             if not isinstance(error, TransportError):
                 for call in list(part.calls):
                     self._fail(call, error)
 
-    async def _ask_page(self, part: _Part, page: Sequence[str]) -> bool:
+    async def _query_page(self, part: _Submission, page: Sequence[str]) -> bool:
         """Whether to go on."""
         part.asked += 1
         answers = await self._inquire(
-            Inquiry(
+            StatusQuery(
                 submission_id=part.id,
                 number=part.asked,
                 run=self._name,
@@ -348,19 +350,21 @@ class OpenRun:
         )
         for answer in answers:
             if answer.status is RunStatus.UNKNOWN:
-                await self._publish_part(part)
+                await self._publish_submission(part)
                 return False
-            self._hear_answer(part, answer)
-            self._see(answer.tasks)
-        self._give_up(part, page, answers)
+            self._on_answer(part, answer)
+            self._on_task_events(answer.tasks)
+        self._fail_unknown_tasks(part, page, answers)
         return bool(answers)
 
-    def _give_up(self, part: _Part, page: Sequence[str], answers: Sequence[Standing]) -> None:
+    def _fail_unknown_tasks(
+        self, part: _Submission, page: Sequence[str], answers: Sequence[StatusReply]
+    ) -> None:
         """Where the run has ended, what the manager did not tell of a task it cannot tell."""
         is_over = any(answer.status is RunStatus.COMPLETED for answer in answers)
         for id in page if is_over else ():
             call = self._call_of.get(id)
-            if call is not None and call.part is part:
+            if call is not None and call.submission is part:
                 reason = f"task {id}: its run has ended, and the manager does not know it any more"
                 self._fail(call, SkillqError(reason))
 
@@ -374,7 +378,9 @@ def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
         yield batch
 
 
-async def listen(run: OpenRun, batch: Callable[[], Awaitable[Sequence[News]]]) -> None:
+async def follow_events(
+    run: OpenRun, batch: Callable[[], Awaitable[Sequence[ClientEvent]]]
+) -> None:
     """Hear all that comes, until nothing can come any more."""
     try:
         while True:
@@ -384,8 +390,8 @@ async def listen(run: OpenRun, batch: Callable[[], Awaitable[Sequence[News]]]) -
             except TimeoutError:
                 news = ()
             for one in news:
-                run.hear(one)
-            run.ask_about_silence()
+                run.on_event(one)
+            run.query_silent_submissions()
     except Exception as error:
         run.close(error)  # whatever it is: nothing more will be heard
         if not isinstance(error, SkillqError):

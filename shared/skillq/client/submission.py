@@ -10,14 +10,14 @@ from pydantic import TypeAdapter, ValidationError
 from skillq.errors import UsageError
 from skillq.forms import one_line
 from skillq.messages import (
-    MAX_INQUIRED,
     MAX_MESSAGE_BYTES,
     MAX_PARTS,
+    MAX_QUERIED_TASKS,
     MAX_TASKS,
-    Inquiry,
     RunEvent,
     RunStatus,
-    Standing,
+    StatusQuery,
+    StatusReply,
     Task,
     TaskEvent,
     TaskEvents,
@@ -25,17 +25,17 @@ from skillq.messages import (
     Title,
     check_tasks,
     encode_submission,
-    explain,
+    first_error,
     slug,
 )
-from skillq.packing import check_readable
 from skillq.transport.base import Outgoing
+from skillq.transport.batching import check_readable
 
 _TITLE: TypeAdapter[str] = TypeAdapter(Title)
-ROOM_BYTES = MAX_MESSAGE_BYTES - 2048  # of a message, for its tasks
+TASKS_BYTES = MAX_MESSAGE_BYTES - 2048  # of a message, for its tasks
 
 OnEvent = Callable[[TaskEvent], None]
-News = TaskEvents | RunEvent | Standing
+ClientEvent = TaskEvents | RunEvent | StatusReply
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ class Receipt:
 
 
 @dataclass(slots=True)
-class Handed:
+class FollowedSubmission:
     """`hear` all that comes; it tells what to do next."""
 
     id: str
@@ -60,34 +60,36 @@ class Handed:
     tasks: dict[str, TaskEvent] = field(default_factory=dict)  # the last events
     is_lost: bool = False  # nobody has it: it is to be published again
     _store: str = ""
-    _asked: int = 0
-    _heeded: int = 0  # inquiries up to this one were about what was before
+    _queries_sent: int = 0
+    _ignored_up_to: int = 0  # inquiries up to this one were about what was before
     _page: tuple[str, ...] = ()
 
     @property
-    def is_over(self) -> bool:
+    def is_complete(self) -> bool:
         """All that one can know is known."""
         return self.counts is not None and not self.missing
 
     @property
-    def has_question(self) -> bool:
+    def needs_query(self) -> bool:
         """The run has ended, and we do not know how all of our tasks have."""
         return self.counts is not None and bool(self.missing) and not self._page
 
     # --- what we say
 
-    def published(self) -> None:
+    def on_published(self) -> None:
         self.is_lost = False
-        self._heeded = self._asked
+        self._ignored_up_to = self._queries_sent
 
-    def inquiry(self) -> Outgoing:
+    def next_query(self) -> Outgoing:
         """The question what has become of it; once its run has ended, of tasks that we have missed, some at a time."""
-        self._asked += 1
-        self._page = tuple(islice(self.missing, MAX_INQUIRED)) if self.counts is not None else ()
-        return Outgoing.of(
-            Inquiry(
+        self._queries_sent += 1
+        self._page = (
+            tuple(islice(self.missing, MAX_QUERIED_TASKS)) if self.counts is not None else ()
+        )
+        return Outgoing.from_message(
+            StatusQuery(
                 submission_id=self.id,
-                number=self._asked,
+                number=self._queries_sent,
                 run=self.run,
                 store=self._store,
                 tasks=self._page,
@@ -97,7 +99,7 @@ class Handed:
 
     # --- what we hear
 
-    def hear(self, news: News) -> bool:
+    def on_event_received(self, news: ClientEvent) -> bool:
         """Whether it was about us.
 
         Raises:
@@ -105,30 +107,30 @@ class Handed:
         """
         match news:
             case TaskEvents():
-                self._see(news.events)
+                self._on_task_events(news.events)
                 return True
             case RunEvent():
-                return self._hear_run(news)
-            case Standing():
-                return self._hear_standing(news)
+                return self._on_run_event(news)
+            case StatusReply():
+                return self._on_status_reply(news)
 
-    def _hear_run(self, event: RunEvent) -> bool:
+    def _on_run_event(self, event: RunEvent) -> bool:
         is_ours = event.submission_id == self.id
         if is_ours:
-            self._hear_answer(event)
+            self._on_answer(event)
         if event.status is RunStatus.COMPLETED and self.receipt is not None:
             self._complete(event.counts)
             return True
         return is_ours  # else it is what others do in this run
 
-    def _hear_standing(self, said: Standing) -> bool:
-        if said.submission_id != self.id or said.number <= self._heeded:
+    def _on_status_reply(self, said: StatusReply) -> bool:
+        if said.submission_id != self.id or said.number <= self._ignored_up_to:
             return False
-        self._see(said.tasks)
+        self._on_task_events(said.tasks)
         if said.status is RunStatus.UNKNOWN:
             self.is_lost = True
             return True
-        self._hear_answer(said)
+        self._on_answer(said)
         if said.status is RunStatus.COMPLETED:
             if self.counts is None:
                 self._complete(said.counts)
@@ -136,7 +138,7 @@ class Handed:
                 self._turn_page()
         return True
 
-    def _hear_answer(self, answer: RunEvent | Standing) -> None:
+    def _on_answer(self, answer: RunEvent | StatusReply) -> None:
         if answer.status is RunStatus.REFUSED:
             raise UsageError(answer.reason or "the manager refuses the submission")
         self._store = answer.store
@@ -145,7 +147,7 @@ class Handed:
 
     def _complete(self, counts: dict[TaskStatus, int]) -> None:
         if self.counts is None:
-            self._heeded = self._asked  # what was asked before did not name tasks
+            self._ignored_up_to = self._queries_sent  # what was asked before did not name tasks
         self.counts = counts
 
     def _turn_page(self) -> None:
@@ -153,9 +155,9 @@ class Handed:
         for id in self._page:
             self.missing.pop(id, None)
         self._page = ()
-        self._heeded = self._asked
+        self._ignored_up_to = self._queries_sent
 
-    def _see(self, events: Iterable[TaskEvent]) -> None:
+    def _on_task_events(self, events: Iterable[TaskEvent]) -> None:
         for event in events:
             self.tasks[event.id] = event
             if event.status.is_terminal:
@@ -163,38 +165,42 @@ class Handed:
             self.on_event(event)
 
 
-def hand_in(run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None) -> Handed:
+def follow_submission(
+    run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None
+) -> FollowedSubmission:
     """The tasks as one submission, in as many messages as it needs.
 
     Raises:
         UsageError: they can never all be done, or no messages can carry them.
     """
-    title, briefs = title_of(run), write(tasks)
+    title, briefs = run_title(run), encode_tasks(tasks)
     id = uuid4().hex
-    return Handed(id, slug(title), messages(id, title, briefs), dict.fromkeys(briefs), on_event)
+    return FollowedSubmission(
+        id, slug(title), to_messages(id, title, briefs), dict.fromkeys(briefs), on_event
+    )
 
 
-def write(tasks: Sequence[Task]) -> dict[str, bytes]:
+def encode_tasks(tasks: Sequence[Task]) -> dict[str, bytes]:
     """Each task as JSON, by its id, in their order.
 
     Raises:
         UsageError: they can never all be done, or no message can carry one of them.
     """
     check_tasks(tasks)
-    briefs = {task.id: _brief(task) for task in tasks}
+    briefs = {task.id: _encode_task(task) for task in tasks}
     if not briefs:
         raise UsageError("there are no tasks; hand in one at least")
     return briefs
 
 
-def messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
+def to_messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
     """The submission `id` of tasks that have been written, in as many messages as it needs.
 
     Raises:
         UsageError: they are too many.
     """
     name = slug(title)
-    parts = list(_cut(briefs.values()))
+    parts = list(_split(briefs.values()))
     if len(parts) > MAX_PARTS:
         raise UsageError(
             f"{len(briefs)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
@@ -208,7 +214,7 @@ def messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoing]
     ]
 
 
-def title_of(run: str) -> str:
+def run_title(run: str) -> str:
     """A run's title, as messages have it.
 
     Raises:
@@ -217,16 +223,16 @@ def title_of(run: str) -> str:
     try:
         return _TITLE.validate_python(run)
     except ValidationError as error:
-        raise UsageError(f"run {run!r}: {explain(error)}") from error
+        raise UsageError(f"run {run!r}: {first_error(error)}") from error
 
 
-def _cut(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _split(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
     """As few parts as hold them all, in order."""
     part: list[bytes] = []
     size = 0
     for brief in briefs:
         its_size = len(brief) + 1  # and a comma
-        if part and (size + its_size > ROOM_BYTES or len(part) == MAX_TASKS):
+        if part and (size + its_size > TASKS_BYTES or len(part) == MAX_TASKS):
             yield part
             part, size = [], 0
         part.append(brief)
@@ -234,19 +240,19 @@ def _cut(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
     yield part
 
 
-def _brief(task: Task) -> bytes:
+def _encode_task(task: Task) -> bytes:
     """A submission that the manager cannot read would be parked, and never answered."""
     try:
-        body = task.brief()
+        body = task.to_wire()
         if task.payload:
             check_readable(body)
     except ValueError as error:
         raise UsageError(
             f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"
         ) from error
-    if len(body) >= ROOM_BYTES:
+    if len(body) >= TASKS_BYTES:
         raise UsageError(
-            f"task {task.id}: is {len(body)} bytes, and a message holds {ROOM_BYTES - 1}; "
+            f"task {task.id}: is {len(body)} bytes, and a message holds {TASKS_BYTES - 1}; "
             "depend on fewer tasks, or on one that depends on them"
         )
     return body

@@ -5,34 +5,35 @@ ignores fields it does not know; it refuses a version it does not know (`decode`
 since the epoch (UTC), lengths of time are seconds.
 """
 
+from skillq.messages.codec import Message, decode, encode, encode_submission, first_error
+from skillq.messages.error_text import shorten
 from skillq.messages.events import (
     Probe,
     RunEvent,
     RunStatus,
-    Standing,
+    StatusReply,
     TaskEvent,
     TaskEvents,
     WorkerEvent,
     WorkerEventKind,
 )
-from skillq.messages.registry import Message, decode, encode, encode_submission, explain
-from skillq.messages.tasks import AttemptRef, Inquiry, Submission, Task, check_tasks
-from skillq.messages.words import (
+from skillq.messages.tasks import AttemptRef, StatusQuery, Submission, Task, check_tasks
+from skillq.messages.types import (
     DEFAULT_RUN,
     DEFAULT_TYPE,
-    MAX_INQUIRED,
     MAX_LABELS,
     MAX_LEVEL,
     MAX_MESSAGE_BYTES,
     MAX_NAME,
     MAX_PARTS,
     MAX_PAYLOAD_BYTES,
-    MAX_SAID,
+    MAX_QUERIED_TASKS,
+    MAX_REASON_TEXT,
     MAX_TASKS,
     MIN_LEVEL,
-    PLAIN,
     SCHEMA_VERSION,
     SPECIALTY_BONUS,
+    STATUS_TEXT,
     TERMINAL,
     Labels,
     Level,
@@ -61,24 +62,23 @@ from skillq.messages.workers import (
     WorkerProfile,
     place,
 )
-from skillq.wording import shorten
 
 __all__ = [
     "DEFAULT_RUN",
     "DEFAULT_TYPE",
-    "MAX_INQUIRED",
     "MAX_LABELS",
     "MAX_LEVEL",
     "MAX_MESSAGE_BYTES",
     "MAX_NAME",
     "MAX_PARTS",
     "MAX_PAYLOAD_BYTES",
-    "MAX_SAID",
+    "MAX_QUERIED_TASKS",
+    "MAX_REASON_TEXT",
     "MAX_TASKS",
     "MIN_LEVEL",
-    "PLAIN",
     "SCHEMA_VERSION",
     "SPECIALTY_BONUS",
+    "STATUS_TEXT",
     "TERMINAL",
     "Assignments",
     "AttemptRef",
@@ -86,7 +86,6 @@ __all__ = [
     "Connect",
     "Disconnect",
     "Heartbeat",
-    "Inquiry",
     "Labels",
     "Lease",
     "Level",
@@ -99,7 +98,8 @@ __all__ = [
     "RunEvent",
     "RunStatus",
     "Seconds",
-    "Standing",
+    "StatusQuery",
+    "StatusReply",
     "Stop",
     "Submission",
     "Task",
@@ -119,7 +119,7 @@ __all__ = [
     "decode",
     "encode",
     "encode_submission",
-    "explain",
+    "first_error",
     "place",
     "shorten",
     "slug",

@@ -8,9 +8,10 @@ from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import to_json
 
 from skillq.errors import MalformedMessage
-from skillq.messages.events import Probe, RunEvent, Standing, TaskEvents, WorkerEvent
-from skillq.messages.tasks import Inquiry, Submission
-from skillq.messages.words import MAX_MESSAGE_BYTES, SCHEMA_VERSION
+from skillq.messages.error_text import plain_error, quote_value, with_value
+from skillq.messages.events import Probe, RunEvent, StatusReply, TaskEvents, WorkerEvent
+from skillq.messages.tasks import StatusQuery, Submission
+from skillq.messages.types import MAX_MESSAGE_BYTES, SCHEMA_VERSION
 from skillq.messages.workers import (
     Assignments,
     Cancel,
@@ -21,11 +22,10 @@ from skillq.messages.workers import (
     Stop,
     TaskResults,
 )
-from skillq.wording import plainly, shown, with_value
 
 Message = (
-    Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress
-    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | Standing | Probe
+    Submission | StatusQuery | Connect | Disconnect | Heartbeat | TaskResults | Progress
+    | Assignments | Cancel | Stop | TaskEvents | WorkerEvent | RunEvent | StatusReply | Probe
 )  # fmt: skip
 _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discriminator="type")])
 
@@ -33,7 +33,7 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimina
 def encode(message: Message) -> bytes:
     """A message as JSON. A submission leaves out what is as by default: most fields of most tasks."""
     if isinstance(message, Submission):
-        briefs = [task.brief() for task in message.tasks]
+        briefs = [task.to_wire() for task in message.tasks]
         return encode_submission(
             message.submission_id,
             message.run,
@@ -84,10 +84,10 @@ def _complaint(body: bytes, error: ValidationError) -> str:
         return "not a JSON object"
     if version != SCHEMA_VERSION:
         return f"schema_version {version!r} is unknown; this release reads {SCHEMA_VERSION}"
-    return explain(error)
+    return first_error(error)
 
 
-def explain(error: ValidationError) -> str:
+def first_error(error: ValidationError) -> str:
     """The first complaint of a validation error, in one line: where, what, and the value."""
     first = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in first["loc"])
@@ -95,8 +95,8 @@ def explain(error: ValidationError) -> str:
     if first["type"] == "union_tag_not_found":
         return "type is missing"
     if first["type"] == "union_tag_invalid":
-        return f"unknown type {shown(first['ctx']['tag'])}"
+        return f"unknown type {quote_value(first['ctx']['tag'])}"
     if not where:
-        return plainly(first) + more
+        return plain_error(first) + more
     link = " " if first["type"] in {"missing", "extra_forbidden"} else ": "
     return f"{where}{link}{with_value(first, first['input'])}{more}"

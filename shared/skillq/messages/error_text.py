@@ -45,7 +45,7 @@ def shorten(text: str, width: int) -> str:
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def plainly(complaint: ErrorDetails) -> str:
+def plain_error(complaint: ErrorDetails) -> str:
     """What is wrong, without the value."""
     kind, bounds = complaint["type"], complaint.get("ctx", {})
     said = _OF_ONE.get(kind) if bounds.get("min_length") == 1 else None
@@ -60,10 +60,10 @@ def plainly(complaint: ErrorDetails) -> str:
 
 def with_value(complaint: ErrorDetails, value: object) -> str:
     """What is wrong, and with which value, as it may be shown."""
-    said = plainly(complaint)
+    said = plain_error(complaint)
     names_it = isinstance(value, str) and repr(value) in said
     is_plain = complaint["type"] in _SELF_EVIDENT or (not value and complaint["type"] in _OF_ONE)
-    return said if is_plain or names_it else f"{said}, not {shown(value)}"
+    return said if is_plain or names_it else f"{said}, not {quote_value(value)}"
 
 
 def _as_written(bound: object) -> object:
@@ -71,7 +71,7 @@ def _as_written(bound: object) -> object:
     return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
-def shown(value: object) -> str:
+def quote_value(value: object) -> str:
     """A value as those know it who have not written it in Python."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]

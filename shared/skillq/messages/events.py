@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field, JsonValue
 
-from skillq.messages.words import SCHEMA_VERSION, Label, Name, TaskId, TaskStatus, Wire
+from skillq.messages.types import SCHEMA_VERSION, Label, Name, TaskId, TaskStatus, WireModel
 
 
-class TaskEvent(Wire):
+class TaskEvent(WireModel):
     id: TaskId
     status: TaskStatus
     attempt: int
@@ -18,7 +18,7 @@ class TaskEvent(Wire):
     output: JsonValue = None
 
 
-class TaskEvents(Wire):
+class TaskEvents(WireModel):
     type: Literal["task_events"] = "task_events"
     schema_version: Literal[1] = SCHEMA_VERSION
     run: Name
@@ -33,7 +33,7 @@ class WorkerEventKind(StrEnum):
     LOST = "lost"
 
 
-class WorkerEvent(Wire):
+class WorkerEvent(WireModel):
     type: Literal["worker_event"] = "worker_event"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
@@ -51,7 +51,7 @@ class RunStatus(StrEnum):
     UNKNOWN = "unknown"  # only in answer to an inquiry: hand the submission in again
 
 
-class RunEvent(Wire):
+class RunEvent(WireModel):
     """A submission was taken or refused, or all tasks of a run have ended (`counts` by status)."""
 
     type: Literal["run_event"] = "run_event"
@@ -68,7 +68,7 @@ class RunEvent(Wire):
     store: str = ""  # that the tasks are in
 
 
-class Standing(Wire):
+class StatusReply(WireModel):
     """The answer to an inquiry: how a submission and its run stand; how tasks of it stand, as their last events said.
 
     Where those do not fit into one message, several answer the same inquiry, and all but the last say `more`.
@@ -88,7 +88,7 @@ class Standing(Wire):
     more: bool = False
 
 
-class Probe(Wire):
+class Probe(WireModel):
     """The manager's message to itself: proof that its consumers live."""
 
     type: Literal["probe"] = "probe"

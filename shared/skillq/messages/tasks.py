@@ -11,12 +11,12 @@ from pydantic_core import to_json
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.messages.words import (
+from skillq.messages.types import (
     DEFAULT_TYPE,
     MAX_ID,
-    MAX_INQUIRED,
     MAX_LEVEL,
     MAX_PARTS,
+    MAX_QUERIED_TASKS,
     SCHEMA_VERSION,
     AttemptNumber,
     Label,
@@ -28,12 +28,12 @@ from skillq.messages.words import (
     TaskId,
     Title,
     Unroutable,
-    Wire,
+    WireModel,
     _unique,
 )
 
 
-class Task(Wire):
+class Task(WireModel):
     """One unit of work, as a user describes it."""
 
     id: TaskId
@@ -63,7 +63,7 @@ class Task(Wire):
         shape: tuple[Any, ...] = _SHAPE(self.__dict__)
         return shape
 
-    def brief(self) -> bytes:
+    def to_wire(self) -> bytes:
         """As JSON, without what is as by default; of a subclass, what a message would have of it."""
         return Task.__pydantic_serializer__.to_json(self, exclude_defaults=True)
 
@@ -134,7 +134,7 @@ def check_tasks(tasks: Iterable[Task]) -> None:
         ) from error
 
 
-class AttemptRef(Wire):
+class AttemptRef(WireModel):
     """One attempt; its number is the fencing token."""
 
     run: Name
@@ -142,7 +142,7 @@ class AttemptRef(Wire):
     attempt: AttemptNumber
 
 
-class Submission(Wire):
+class Submission(WireModel):
     """Tasks to be done, accepted or refused as a whole; what is too large for one message comes in parts."""
 
     type: Literal["submission"] = "submission"
@@ -165,7 +165,7 @@ class Submission(Wire):
         return self
 
 
-class Inquiry(Wire):
+class StatusQuery(WireModel):
     """A client has heard nothing for a while: what has become of its submission, and of these tasks of it?"""
 
     type: Literal["inquiry"] = "inquiry"
@@ -174,4 +174,4 @@ class Inquiry(Wire):
     number: int  # counts the inquiries about this submission
     run: Name
     store: str = ""  # that holds it, as the manager said when it accepted it
-    tasks: Annotated[tuple[TaskId, ...], Field(max_length=MAX_INQUIRED)] = ()
+    tasks: Annotated[tuple[TaskId, ...], Field(max_length=MAX_QUERIED_TASKS)] = ()

@@ -19,20 +19,20 @@ from pydantic import (
 from pydantic_core import CoreSchema, core_schema, from_json, to_json
 
 from skillq import timings
-from skillq.wording import shorten
+from skillq.messages.error_text import shorten
 
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
 # Messages that make up one submission, and tasks in each: it is decided within a leader's lease.
 MAX_PARTS, MAX_TASKS = 64, 3500
-MAX_INQUIRED = 500  # tasks that one inquiry names
+MAX_QUERIED_TASKS = 500  # tasks that one inquiry names
 MAX_NAME = 63
 _SHORT = MAX_PAYLOAD_BYTES // 16  # characters; none of them takes more than six bytes
 _YEAR_10000 = 253_402_300_800.0
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
-MAX_SAID = 4000
+MAX_REASON_TEXT = 4000
 DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
@@ -42,7 +42,7 @@ RESERVED_NAMES = frozenset({"all"})  # no worker's: the key `stop.all` is everyb
 
 
 class TaskStatus(StrEnum):
-    """Where a task is. The moves between them are in `skillq_manager.core.lifecycle`."""
+    """Where a task is. The moves between them are in `skillq_manager.core.rules.lifecycle`."""
 
     BLOCKED = "blocked"  # waits for tasks it depends on
     READY = "ready"  # waits for a worker
@@ -83,7 +83,7 @@ class Outcome(StrEnum):
 
 
 # Each as a plain string. `value` is a property in Python, and who writes a string looks twice at one that is not quite one.
-PLAIN: Mapping[TaskStatus | Outcome, str] = {
+STATUS_TEXT: Mapping[TaskStatus | Outcome, str] = {
     word: str(word.value) for words in (TaskStatus, Outcome) for word in words
 }
 
@@ -112,13 +112,13 @@ def slug(written: str) -> str:
     return name
 
 
-def _plain(written: object) -> object:
+def _number_as_text(written: object) -> object:
     if isinstance(written, int) and not isinstance(written, bool):
         return str(written)
     return written
 
 
-class _OrNumber:
+class _NumberAsText:
     """Users may write ids and labels as whole numbers: `id: 1`. In messages they are text."""
 
     def __get_pydantic_core_schema__(
@@ -128,7 +128,7 @@ class _OrNumber:
         # To call Python for each string of a message takes far longer than to check it.
         return core_schema.json_or_python_schema(
             json_schema=text,
-            python_schema=core_schema.no_info_before_validator_function(_plain, text),
+            python_schema=core_schema.no_info_before_validator_function(_number_as_text, text),
         )
 
 
@@ -139,7 +139,7 @@ def _storable(written: str) -> str:
     return written
 
 
-def _possible(moment: float | None) -> float | None:
+def _valid_timestamp(moment: float | None) -> float | None:
     """A broken clock costs a time, and no result: years have four digits."""
     return moment if moment is not None and 0 <= moment < _YEAR_10000 else None
 
@@ -154,13 +154,13 @@ def _labelling(written: str) -> str:
     return _sluggable(_storable(written))
 
 
-def _a_worker_s(written: str) -> str:
+def _not_reserved(written: str) -> str:
     if slug(written) in RESERVED_NAMES:
         raise ValueError(f"{written!r} is reserved: choose another name")
     return written
 
 
-def _fits(value: Any) -> Any:
+def _check_fits(value: Any) -> Any:
     # What is far from the limit need not be measured exactly, or at all.
     if isinstance(value, str) and len(value) < _SHORT:
         return value
@@ -195,32 +195,34 @@ def _unique(values: Sequence[str]) -> tuple[str, ...]:
 
 
 Level = Annotated[int, Field(ge=MIN_LEVEL, le=MAX_LEVEL)]
-Title = Annotated[str, Field(min_length=1, max_length=120), _OrNumber(), AfterValidator(_sluggable)]
-WorkerTitle = Annotated[Title, AfterValidator(_a_worker_s)]
+Title = Annotated[
+    str, Field(min_length=1, max_length=120), _NumberAsText(), AfterValidator(_sluggable)
+]
+WorkerTitle = Annotated[Title, AfterValidator(_not_reserved)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 TaskId = Annotated[
-    str, Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$"), _OrNumber()
+    str, Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$"), _NumberAsText()
 ]
 Label = Annotated[
     str,
     Field(min_length=1, max_length=63),
-    _OrNumber(),
+    _NumberAsText(),
     AfterValidator(_labelling),
 ]
 Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_storable)]
 AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
 # Seconds since the epoch (UTC), as somebody else's clock says; None where that cannot be.
-Moment = Annotated[float | None, AfterValidator(_possible)]
+Timestamp = Annotated[float | None, AfterValidator(_valid_timestamp)]
 # The same where there must be one; 0 where that cannot be.
-Beginning = Annotated[float, AfterValidator(lambda moment: _possible(moment) or 0.0)]
+StartTime = Annotated[float, AfterValidator(lambda moment: _valid_timestamp(moment) or 0.0)]
 # What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
-Said = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_SAID))]
+ReasonText = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_REASON_TEXT))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
 LeaseSeconds = Annotated[float, Field(gt=0, le=timings.MAX_LEASE_SECONDS)]
-Payload = Annotated[dict[str, JsonValue], AfterValidator(_fits)]
-Output = Annotated[JsonValue, AfterValidator(_fits)]
+Payload = Annotated[dict[str, JsonValue], AfterValidator(_check_fits)]
+Output = Annotated[JsonValue, AfterValidator(_check_fits)]
 
 
-class Wire(BaseModel):
+class WireModel(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -6,29 +6,29 @@ from pydantic import AfterValidator, Field, JsonValue
 
 from skillq import timings
 from skillq.messages.tasks import AttemptRef
-from skillq.messages.words import (
+from skillq.messages.types import (
     MAX_ID,
     MAX_LABELS,
     MAX_LEVEL,
     SCHEMA_VERSION,
-    Beginning,
     Incarnation,
     Label,
     Labels,
     LeaseSeconds,
     Level,
-    Moment,
     Name,
     Outcome,
     Output,
-    Said,
-    Wire,
+    ReasonText,
+    StartTime,
+    Timestamp,
+    WireModel,
     WorkerTitle,
-    _a_worker_s,
+    _not_reserved,
 )
 
 
-class Lease(Wire):
+class Lease(WireModel):
     """How often a worker says that it lives, and how long its silence is trusted. It goes by this, and so does
     the manager, which is told in the worker's profile.
     """
@@ -43,10 +43,10 @@ class Lease(Wire):
         return self.suspect_after + (self.dead_after - self.suspect_after) / 3
 
 
-class WorkerProfile(Wire):
+class WorkerProfile(WireModel):
     """Who a worker is and what it can do; `types` is None when it takes any type."""
 
-    name: Annotated[Name, AfterValidator(_a_worker_s)]
+    name: Annotated[Name, AfterValidator(_not_reserved)]
     title: WorkerTitle
     incarnation: Incarnation
     skill: Level
@@ -59,7 +59,7 @@ class WorkerProfile(Wire):
     lease: Lease = Lease()
 
 
-class Connect(Wire):
+class Connect(WireModel):
     """A worker is there. `ready` says that it consumes its queue; until then it asks for the queue."""
 
     type: Literal["connect"] = "connect"
@@ -68,17 +68,17 @@ class Connect(Wire):
     ready: bool = True
 
 
-class Disconnect(Wire):
+class Disconnect(WireModel):
     """A worker leaves and hands back what it did not finish."""
 
     type: Literal["disconnect"] = "disconnect"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: Incarnation
-    reason: Said = ""
+    reason: ReasonText = ""
 
 
-class Heartbeat(Wire):
+class Heartbeat(WireModel):
     """A worker's sign of life: all that a manager which has just started must know of it.
 
     One that would be too large is cut into parts. Each says all that the worker holds of the attempts whose
@@ -111,13 +111,13 @@ class TaskResult(AttemptRef):
 
     outcome: Outcome
     output: Output = None
-    error: Said | None = None
+    error: ReasonText | None = None
     error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
-    started_at: Moment = None
-    finished_at: Moment = None
+    started_at: Timestamp = None
+    finished_at: Timestamp = None
 
 
-class TaskResults(Wire):
+class TaskResults(WireModel):
     type: Literal["result"] = "result"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
@@ -129,10 +129,10 @@ class TaskResults(Wire):
 class ProgressItem(AttemptRef):
     """An attempt has begun."""
 
-    at: Beginning
+    at: StartTime
 
 
-class Progress(Wire):
+class Progress(WireModel):
     type: Literal["progress"] = "progress"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
@@ -157,7 +157,7 @@ class TaskAssignment(AttemptRef):
     timeout: float | None = None
 
 
-class Assignments(Wire):
+class Assignments(WireModel):
     type: Literal["assignment"] = "assignment"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
@@ -166,7 +166,7 @@ class Assignments(Wire):
     tasks: tuple[TaskAssignment, ...]
 
 
-class Cancel(Wire):
+class Cancel(WireModel):
     """Give these attempts up; their results will not be counted.
 
     `waiting_only`: hand back, as returned, those that have not begun; what has begun goes on, and counts.
@@ -182,7 +182,7 @@ class Cancel(Wire):
     waiting_only: bool = False
 
 
-class Stop(Wire):
+class Stop(WireModel):
     """Leave: after what is running (`drain`), or at once (`now`).
 
     It waits in the queues of workers that have left already; whoever comes next under that name is not meant.

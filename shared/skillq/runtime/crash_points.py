@@ -7,7 +7,7 @@ import os
 import signal
 from itertools import count
 
-from skillq.settings import of_tests
+from skillq.runtime.settings import of_tests
 
 _point, _, _which = (of_tests("CRASH_AT") or "").partition(":")
 _times = count(1)

@@ -5,7 +5,7 @@ import gc
 _NEW, _YOUNG, _OLD = 50_000, 20, 100  # objects; searches of the generation before
 
 
-def search_rarely() -> None:
+def collect_rarely() -> None:
     """Reference counts free nearly everything at once; each search goes through what is held, and finds little.
 
     With Python's own thresholds, every batch of messages is worth several: a fifth of a worker's time.

@@ -20,34 +20,36 @@ class Log(StrEnum):
     WAITING_FOR_QUEUE = "waiting_for_queue"
     CONNECTED = "connected"
     CONNECTION_LOST = "connection_lost"  # `times` since it was last told
-    CONNECTION_BACK = "connection_back"
+    CONNECTION_RESTORED = "connection_restored"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     STEPPED_DOWN = "stepped_down"
     STORE_FAILED = "store_failed"  # it is asked again until it answers
-    BLINDED = "blinded"  # no heartbeats arrive, not even the manager's own: leases are frozen
-    SIGHTED = "sighted"
+    HEARTBEATS_LOST = (
+        "heartbeats_lost"  # no heartbeats arrive, not even the manager's own: leases are frozen
+    )
+    HEARTBEATS_RECOVERED = "heartbeats_recovered"
     FENCED = "fenced"  # no heartbeat was confirmed for a while: nothing new is started
-    STOOD_STILL = "stood_still"  # the whole worker, heartbeats too
+    PROCESS_STALLED = "process_stalled"  # the whole worker, heartbeats too
     LEASE_RENEWED = "lease_renewed"
-    MESSAGE_PARKED = "message_parked"
+    MESSAGE_UNREADABLE = "message_unreadable"
     SUBMISSION_ACCEPTED = "submission_accepted"
     SUBMISSION_REFUSED = "submission_refused"
     RUN_COMPLETED = "run_completed"
-    SUMMARY_UNREAD = "summary_unread"  # standard output takes it no more
+    SUMMARY_NOT_PRINTED = "summary_not_printed"  # standard output takes it no more
     TASK_ASSIGNED = "task_assigned"
     TASK_ENDED = "task_ended"
-    RESULT_STALE = "result_stale"
+    STALE_RESULT = "stale_result"
     ATTEMPT_STARTED = "attempt_started"
     ATTEMPT_ENDED = "attempt_ended"
     HANDLER_RAISED = (
         "handler_raised"  # with the traceback; not for what says all itself, as TaskFailed
     )
-    HANDLERS_ENDED = "handlers_ended"  # the loop of all async ones
-    ATTEMPT_ABORTED = "attempt_aborted"
+    HANDLER_LOOP_STOPPED = "handler_loop_stopped"  # the loop of all async ones
+    ATTEMPT_CANCELLED = "attempt_cancelled"
     WORKER_CHANGED = "worker_changed"
     ASSIGNMENT_RETURNED = "assignment_returned"
-    NOT_CONFIRMED = "not_confirmed"
+    PUBLISH_NOT_CONFIRMED = "publish_not_confirmed"
 
 
 def configure(level: str, format: str | None) -> None:
@@ -71,12 +73,12 @@ def configure(level: str, format: str | None) -> None:
             else structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _Heedless(sys.stderr))),
+        logger_factory=structlog.PrintLoggerFactory(cast("TextIO", _LenientStream(sys.stderr))),
         cache_logger_on_first_use=False,
     )
 
 
-class _Heedless:
+class _LenientStream:
     """Standard error; that it cannot be written, since its reader has gone or the disk is full, stops nobody."""
 
     def __init__(self, stream: TextIO) -> None:

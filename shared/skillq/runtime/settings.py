@@ -15,7 +15,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.wording import plainly, with_value
+from skillq.messages.error_text import plain_error, with_value
 
 PREFIX = "SKILLQ_"
 
@@ -89,7 +89,7 @@ class Settings(Environment):
         description="where RabbitMQ is; with TLS amqps://…, and ?cafile=FILE for an authority of your own",
     )
     connect_timeout: float = Field(
-        timings.CONNECT_PATIENCE_SECONDS,
+        timings.START_PATIENCE_SECONDS,
         ge=0,
         description="seconds to wait for the broker at start",
     )
@@ -120,7 +120,7 @@ def load(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT
 def _complaint(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
-        return plainly(first)  # it is about settings that do not go together, and names them
+        return plain_error(first)  # it is about settings that do not go together, and names them
     name = str(first["loc"][0])
     value = first["input"]
     said = with_value(first, without_password(value) if isinstance(value, str) else value)

@@ -7,8 +7,8 @@ from skillq.transport.base import (
     Delivery,
     Outgoing,
     Transport,
-    message_in,
-    park,
+    dead_letter,
+    read_message,
 )
 
 __all__ = [
@@ -18,6 +18,6 @@ __all__ = [
     "Delivery",
     "Outgoing",
     "Transport",
-    "message_in",
-    "park",
+    "dead_letter",
+    "read_message",
 ]

@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Protocol, Self
 from uuid import uuid4
 
-from skillq.clock import steady_clock
 from skillq.errors import MalformedMessage
 from skillq.messages import SCHEMA_VERSION, Message, decode, encode, shorten
+from skillq.runtime.clock import steady_clock
 from skillq.topology import DEAD_LETTERS, Topology
 
 REASON_HEADER = "x-skillq-reason"
@@ -24,7 +24,7 @@ QUEUE_HEADER = "x-skillq-queue"
 EXCHANGE_HEADER = "x-skillq-exchange"
 KEY_HEADER = "x-skillq-routing-key"
 AT_HEADER = "x-skillq-parked-at"  # seconds since the epoch
-PARK_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER, AT_HEADER)
+DEAD_LETTER_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER, AT_HEADER)
 MAX_REASON = 1000  # it may quote what came, of any length; headers must fit into one frame
 MAX_KEPT_HEADERS = 64 * 1024  # bytes; half a frame
 _HEADER_OVERHEAD = 16
@@ -33,22 +33,22 @@ HeaderValue = str | int
 
 _USUAL_HEADERS: Mapping[str, HeaderValue] = {"schema_version": SCHEMA_VERSION}
 _numbers = count(1)
-_ours = ""
+_id_prefix = ""
 
 
-def _become_another() -> None:
-    global _ours  # noqa: PLW0603 - one a process
-    _ours = uuid4().hex
+def _new_id_prefix() -> None:
+    global _id_prefix  # noqa: PLW0603 - one a process
+    _id_prefix = uuid4().hex
 
 
-_become_another()
+_new_id_prefix()
 if hasattr(os, "register_at_fork"):  # clients run where there is no fork, too
-    os.register_at_fork(after_in_child=_become_another)
+    os.register_at_fork(after_in_child=_new_id_prefix)
 
 
 def _new_id() -> str:
     """As good as a random one, and made of no system call."""
-    return f"{_ours}-{next(_numbers)}"
+    return f"{_id_prefix}-{next(_numbers)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class Outgoing:
     persistent: bool = True
 
     @classmethod
-    def of(cls, message: Message, *, persistent: bool = True) -> Self:
+    def from_message(cls, message: Message, *, persistent: bool = True) -> Self:
         return cls(encode(message), message.type, persistent=persistent)
 
 
@@ -159,7 +159,7 @@ class Transport(Protocol):
         """
         ...
 
-    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+    async def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
         """Publish what nobody has to hear, and wait for nothing. In order among themselves, not with `publish`.
 
         Raises:
@@ -201,7 +201,7 @@ class Transport(Protocol):
 class Browser(Protocol):
     """Looks at the messages of a queue, one after the other."""
 
-    async def next(self) -> Delivery | None:
+    async def next_message(self) -> Delivery | None:
         """The next one that no consumer and no other browser has; None where there is no more.
 
         Raises:
@@ -221,7 +221,7 @@ class Browser(Protocol):
 class Browsable(Protocol):
     """A transport through which people look into queues that nobody consumes."""
 
-    async def waiting(self, queue: str) -> int:
+    async def message_count(self, queue: str) -> int:
         """How many messages wait in it that nobody has.
 
         Raises:
@@ -244,7 +244,7 @@ class Browsable(Protocol):
         ...
 
 
-def message_in(delivery: Delivery) -> Message:
+def read_message(delivery: Delivery) -> Message:
     """The message in a delivery.
 
     Raises:
@@ -255,7 +255,7 @@ def message_in(delivery: Delivery) -> Message:
     return decode(delivery.body)
 
 
-def _kept(headers: Mapping[str, object]) -> dict[str, HeaderValue]:
+def _kept_headers(headers: Mapping[str, object]) -> dict[str, HeaderValue]:
     """The plain ones, as many as leave room in the frame for the reason."""
     kept: dict[str, HeaderValue] = {}
     room = MAX_KEPT_HEADERS
@@ -267,13 +267,15 @@ def _kept(headers: Mapping[str, object]) -> dict[str, HeaderValue]:
     return kept
 
 
-async def park(transport: Transport, consumer: Consumer, delivery: Delivery, reason: str) -> None:
+async def dead_letter(
+    transport: Transport, consumer: Consumer, delivery: Delivery, reason: str
+) -> None:
     """Move a delivery that cannot be handled to `skillq.dead-letters`; headers say why, and where it came from.
 
     Raises:
         TransportError: the broker did not confirm the copy; the delivery stays unacknowledged.
     """
-    headers = _kept(delivery.headers)
+    headers = _kept_headers(delivery.headers)
     copy = Outgoing(
         delivery.body,
         delivery.type,

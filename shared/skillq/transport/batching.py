@@ -13,7 +13,7 @@ Item = TypeVar("Item")
 _ENVELOPE = 20  # levels that messages put around a payload or an output, and then some
 
 
-def pack(
+def split_to_fit(
     make: Callable[[tuple[Item, ...]], Outgoing], items: Sequence[Item]
 ) -> tuple[list[tuple[Outgoing, Sequence[Item]]], list[Item]]:
     """The messages, each with its items; and the items that are too large for a message of their own."""
@@ -23,8 +23,8 @@ def pack(
     if len(items) == 1:
         return [], list(items)
     middle = len(items) // 2
-    first, too_large = pack(make, items[:middle])
-    second, also_too_large = pack(make, items[middle:])
+    first, too_large = split_to_fit(make, items[:middle])
+    second, also_too_large = split_to_fit(make, items[middle:])
     return first + second, too_large + also_too_large
 
 

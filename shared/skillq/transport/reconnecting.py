@@ -20,7 +20,7 @@ class Channel(Protocol):
     async def close(self) -> None: ...
 
 
-class Session:
+class ChannelSession:
     """The life of one consuming channel. Delivery tags count within it only."""
 
     def __init__(self, channel: Channel) -> None:
@@ -30,7 +30,7 @@ class Session:
         self.news = asyncio.Event()
         self._outstanding: dict[int, None] = {}
 
-    def take(self, tag: int, delivery: Delivery) -> None:
+    def add_delivery(self, tag: int, delivery: Delivery) -> None:
         self._outstanding[tag] = None
         self.arrived.append(delivery)
         self.news.set()
@@ -67,31 +67,33 @@ class Session:
         return tag if session is self and tag in self._outstanding else None
 
 
-class KeptConsumer:
+class ReconnectingConsumer:
     """See `skillq.transport.base.Consumer`. Begins a new session whenever one ends.
 
     `begin` opens a channel and consumes on it; `connected` waits until that makes sense.
     """
 
     def __init__(
-        self, begin: Callable[[], Awaitable[Session]], connected: Callable[[], Awaitable[None]]
+        self,
+        begin: Callable[[], Awaitable[ChannelSession]],
+        connected: Callable[[], Awaitable[None]],
     ) -> None:
-        self._begin = begin
+        self._open_session = begin
         self._connected = connected
         self._changed = asyncio.Event()
         self._refusal: QueueInUse | None = None
         self.closed = False
 
     async def open(self) -> Self:
-        self._session = await self._begin()
-        self._keeper = asyncio.create_task(self._keep(), name="skillq consumer")
+        self._session = await self._open_session()
+        self._session_task = asyncio.create_task(self._keep_session(), name="skillq consumer")
         return self
 
     @property
     def live(self) -> bool:
         return not self.closed and not self._session.over.is_set()
 
-    async def until_live(self) -> None:
+    async def wait_until_live(self) -> None:
         """Wait until it has its queue again.
 
         Raises:
@@ -102,24 +104,24 @@ class KeptConsumer:
             self._changed.clear()
             await self._changed.wait()
 
-    async def _keep(self) -> None:
+    async def _keep_session(self) -> None:
         """Go on after the broker went away, the queue was deleted, or a delivery timed out."""
         while self._refusal is None:
             await self._session.over.wait()
             await self._session.channel.close()
             ended = self._session
             try:
-                self._session = await self._begin_again()
+                self._session = await self._reopen_session()
             except QueueInUse as error:
                 self._refusal = error
             self._changed.set()
             ended.news.set()
 
-    async def _begin_again(self) -> Session:
+    async def _reopen_session(self) -> ChannelSession:
         while True:
             try:
                 await self._connected()
-                return await self._begin()
+                return await self._open_session()
             except QueueInUse:
                 raise
             except (TransportError, Unreachable):
@@ -150,7 +152,7 @@ class KeptConsumer:
             return
         self.closed = True
         self._changed.set()
-        self._keeper.cancel()
-        await asyncio.wait([self._keeper])
+        self._session_task.cancel()
+        await asyncio.wait([self._session_task])
         self._session.end()
         await self._session.channel.close()

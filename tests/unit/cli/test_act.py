@@ -10,10 +10,11 @@ import pytest
 import structlog
 from click.testing import CliRunner
 
-from skillq import logs, timings
+from skillq import timings
 from skillq.errors import Unreachable, UsageError
+from skillq.runtime import logs
 from skillq.transport.memory import MemoryBroker
-from skillq_cli import act
+from skillq_cli import actions
 from skillq_cli.command import COMMANDS, cli
 from skillq_manager.web.server import serve
 from tests.unit.manager.desk import TASKS, Desk
@@ -68,8 +69,8 @@ async def terminal(desk: Desk) -> AsyncIterator[Terminal]:
 
 
 def test_every_command_that_acts_is_listed() -> None:
-    listed = {name for name, place in COMMANDS.items() if place.module == "act"}
-    assert {command.name for command in act.COMMANDS} == listed
+    listed = {name for name, place in COMMANDS.items() if place.module == "actions"}
+    assert {command.name for command in actions.COMMANDS} == listed
 
 
 # --- cancel ----------------------------------------------------------------------------------
@@ -156,7 +157,7 @@ async def test_what_cannot_be_sent_again_is_a_line_each(desk: Desk, terminal: Te
 async def test_many_are_sent_again_in_parts(
     desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(act, "_AT_ONCE", 2)
+    monkeypatch.setattr(actions, "_AT_ONCE", 2)
     await desk.submit(*({"id": n, "difficulty": 1} for n in range(5)))
     await desk.post("/api/runs/default/cancel")
     assert (await terminal("retry", *map(str, range(5)))).out == "5 tasks sent again\n"
@@ -236,9 +237,9 @@ async def test_parked_messages_are_listed_published_again_and_thrown_away(
     assert first.split()[0] == one
     assert (await terminal("dead", "--parked", "--json")).answer == await desk.get("/api/parked")
     assert (await terminal("retry", "--parked", one)).out == "1 message published again\n"
-    await desk.until(lambda: desk.manager.tally.parked == 3)
+    await desk.until(lambda: desk.manager.counters.unreadable == 3)
     assert (await terminal("retry", "--parked", "--all")).out == "2 messages published again\n"
-    await desk.until(lambda: desk.manager.tally.parked == 5)
+    await desk.until(lambda: desk.manager.counters.unreadable == 5)
     done = await terminal("cancel", "--parked", one, "nope", other)
     assert (done.code, done.out) == (1, "2 messages thrown away\n")
     assert done.err == "skillq: nope: there is no parked message 'nope'\n"

@@ -11,10 +11,10 @@ import pytest
 import structlog
 from click.testing import CliRunner, Result
 
-from skillq import logs
 from skillq.errors import Unreachable, UsageError
+from skillq.runtime import logs
 from skillq.transport.memory import MemoryBroker
-from skillq_cli import ask
+from skillq_cli import queries
 from skillq_manager.web.server import serve
 from tests.unit.manager.desk import TASKS, Desk
 
@@ -26,7 +26,7 @@ class Terminal:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.group = click.Group(commands={str(c.name): c for c in ask.COMMANDS})
+        self.group = click.Group(commands={str(c.name): c for c in queries.COMMANDS})
 
     async def __call__(self, *words: str, **variables: str) -> Result:
         env = {"SKILLQ_API_URL": self.url, "COLUMNS": "80"} | variables
@@ -73,7 +73,7 @@ def watched(
             raise then
         happening()
 
-    monkeypatch.setattr("skillq_cli.ask.sleep", pause)
+    monkeypatch.setattr("skillq_cli.queries.sleep", pause)
 
 
 # --- tables ----------------------------------------------------------------------------------
@@ -96,7 +96,7 @@ async def test_status_shows_everything_together(desk: Desk, terminal: Terminal) 
 async def test_lists_show_a_line_for_each(desk: Desk, terminal: Terminal) -> None:
     await desk.submit(*TASKS, run="Night Shift")
     await desk.join("GPU box 1", 9, specialties=("ocr", "gpu"))
-    await desk.until(lambda: desk.manager.state.fleet.workers["gpu-box-1"].holds)
+    await desk.until(lambda: desk.manager.state.workers.workers["gpu-box-1"].attempts)
     head, run = (await terminal.shows("runs")).splitlines()
     assert head.split() == [
         "run",
@@ -212,7 +212,7 @@ async def test_control_characters_and_markup_of_users_are_shown_and_not_obeyed(
         {"id": "a", "difficulty": 1, "description": EVIL, "payload": {EVIL: EVIL}}, run=EVIL
     )
     who = await desk.join(EVIL, 3)
-    run = desk.manager.state.fleet.workers[who.name].holds
+    run = desk.manager.state.workers.workers[who.name].attempts
     await desk.until(lambda: run)
     wide = {"COLUMNS": "300"} | variables
     for words in (

@@ -9,7 +9,7 @@ import sys
 import pytest
 from click.testing import CliRunner
 
-from skillq_cli import ask
+from skillq_cli import queries
 from skillq_cli.command import COMMANDS, cli, load
 
 HEAVY = {
@@ -56,8 +56,8 @@ def test_what_is_listed_is_what_the_command_says_of_itself(name: str) -> None:
 
 
 def test_every_command_that_asks_is_listed() -> None:
-    assert {command.name for command in ask.COMMANDS} == {
-        name for name, place in COMMANDS.items() if place.module == "ask"
+    assert {command.name for command in queries.COMMANDS} == {
+        name for name, place in COMMANDS.items() if place.module == "queries"
     }
 
 

@@ -12,10 +12,10 @@ from skillq import timings
 from skillq.errors import UsageError
 from skillq.forms import WorkFile
 from skillq.messages import TaskEvent, TaskStatus
-from skillq.summary import Ended
+from skillq.summary import EndedTask
 from skillq_cli.embedded import run_embedded
-from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.rules.leases import LeasePolicy
+from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 
 SUCCEEDED, FAILED, TIMED_OUT = TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.TIMED_OUT
 
@@ -29,7 +29,7 @@ TIERS = [
 class Run:
     """How a file's tasks have ended, and all that was told of them meanwhile."""
 
-    def __init__(self, ended: list[Ended], events: list[TaskEvent]) -> None:
+    def __init__(self, ended: list[EndedTask], events: list[TaskEvent]) -> None:
         self.ended, self.events = ended, events
         self.status = {e.id: e.status for e in ended}
         self.worker = {e.id: e.worker for e in ended}

@@ -5,9 +5,9 @@ import pytest
 from click.testing import CliRunner
 from pydantic_settings import BaseSettings
 
-from skillq.settings import Settings
+from skillq.runtime.settings import Settings
 from skillq_cli.command import load
-from skillq_cli.local import RunSettings
+from skillq_cli.embedded_commands import RunSettings
 from skillq_cli.options import settings_options
 from skillq_manager.settings import ManagerSettings
 from skillq_worker.settings import WorkerSettings

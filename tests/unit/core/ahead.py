@@ -33,7 +33,7 @@ class Ahead:
         short = [row for row in held if self.lasted[row.asks.type] < HORIZON]
         assert short or len(held) <= worker.slots + 1
 
-    def recall(self, command: c.Recall, rows: Mapping[TaskKey, Row], crew: Crew) -> None:
+    def recall(self, command: c.RecallAttempts, rows: Mapping[TaskKey, Row], crew: Crew) -> None:
         """Of a worker that has more than slots, for others that could begin at once."""
         worker = command.worker
         assert len(command.attempts) <= len(held_by(worker, rows)) - worker.slots

@@ -36,7 +36,9 @@ class Model:
     crew: Crew
     now: float = 0.0
     awake_since: float = 0.0  # the manager has heard all, without a pause
-    asked: dict[str, c.CancelRequested | c.Retried] = field(default_factory=dict)  # this turn
+    asked: dict[str, c.CancelRequested | c.RetryRequested] = field(
+        default_factory=dict
+    )  # this turn
     reopened: Counter[TaskKey] = field(default_factory=Counter)
     just_ended: set[TaskKey] = field(default_factory=set)
     rows: dict[TaskKey, Row] = field(default_factory=dict)
@@ -49,23 +51,23 @@ class Model:
 
     # --- before a turn
 
-    def event(self, submission: Submission) -> c.Submitted:
+    def event(self, submission: Submission) -> c.SubmissionReceived:
         """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
         named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
         known = {key: self.rows[key].known for key in keys if key in self.rows}
-        return c.Submitted(submission, known, self.titles.get(submission.run))
+        return c.SubmissionReceived(submission, known, self.titles.get(submission.run))
 
-    def retried(self, request: str, keys: Iterable[TaskKey]) -> c.Retried:
+    def retried(self, request: str, keys: Iterable[TaskKey]) -> c.RetryRequested:
         """What the shell makes of a wish to send tasks again."""
         rows = {key: self.rows[key] for key in keys}
         named = {(key[0], d) for key, row in rows.items() for d in row.task.depends_on}
         known = {key: self.rows[key].known for key in named}
         again = [
-            c.Again(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
+            c.StoredTask(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
             for key, row in rows.items()
         ]
-        return c.Retried(request, tuple(again), known)
+        return c.RetryRequested(request, tuple(again), known)
 
     def expect(self, events: Iterable[c.Event], now: float) -> list[tuple[int, int, bool]]:
         """Open a turn; returns what each submission has to be answered."""
@@ -81,7 +83,7 @@ class Model:
         answers = []
         titles = dict(self.titles)
         for event in events:
-            if isinstance(event, c.Submitted):
+            if isinstance(event, c.SubmissionReceived):
                 answers.append(self._answer(event.submission, titles))
             else:
                 self._note(event)
@@ -91,10 +93,10 @@ class Model:
         match event:
             case Disconnect():
                 self.crew.gone[event.worker, event.incarnation] = self.now
-            case c.Blinded() | c.Sighted():
-                self.crew.blind = isinstance(event, c.Blinded)
+            case c.HeartbeatsLost() | c.HeartbeatsRecovered():
+                self.crew.blind = isinstance(event, c.HeartbeatsLost)
                 self.awake_since = self.now
-            case c.CancelRequested() | c.Retried():
+            case c.CancelRequested() | c.RetryRequested():
                 self.asked[event.request] = event
             case TaskResults():
                 known = event.incarnation if event.store == "" else "of a lost store"
@@ -123,26 +125,28 @@ class Model:
     def apply(self, out: Iterable[c.Command]) -> None:
         believe: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
-            c.Shelve: self._shelve,
+            c.MoveToBacklog: self._shelve,
             c.SetStatus: self._set,
             c.Assign: self._assign,
             c.Resend: self._resend,
-            c.Start: self._start,
+            c.StartAttempt: self._start,
             c.EndAttempt: self._end,
-            c.Stale: self._stale,
+            c.RecordStaleResult: self._stale,
             c.SaveWorker: self.crew.save,
             c.SetNeed: self._set_need,
             c.Reopen: self._reopen,
-            c.Reply: self._reply,
+            c.AnswerRequest: self._reply,
         }
         for command in out:
-            if not isinstance(command, c.Answer | c.CompleteRun | c.Abort | c.Recall):
+            if not isinstance(
+                command, c.AnswerSubmission | c.CompleteRun | c.CancelAttempts | c.RecallAttempts
+            ):
                 believe[type(command)](command)
         for command in out:
-            if isinstance(command, c.Recall):
+            if isinstance(command, c.RecallAttempts):
                 assert not self.crew.blind
                 self.ahead.recall(command, self.rows, self.crew)
-            if isinstance(command, c.Abort):
+            if isinstance(command, c.CancelAttempts):
                 self._abort(command)  # it may come before what ends the attempt
 
     def check_runs(self, out: Iterable[c.Command]) -> None:
@@ -166,7 +170,7 @@ class Model:
         )
         self.titles[command.key[0]] = command.run_title
 
-    def _shelve(self, command: c.Shelve) -> None:
+    def _shelve(self, command: c.MoveToBacklog) -> None:
         row = self.rows[command.key]
         assert (row.status, row.attempt) == (S.READY, 0)
         row.ready_at = row.opened_at  # the store does not know when it was no longer blocked
@@ -245,11 +249,11 @@ class Model:
         self.reopened[command.key] += 1
         self.touched.add(command.key[0])
 
-    def _reply(self, command: c.Reply) -> None:
+    def _reply(self, command: c.AnswerRequest) -> None:
         """Commands come in the order of their events: here, all is as it was when this was answered."""
         asked = self.asked[command.request]
         assert len(set(command.done)) == len(command.done)
-        if isinstance(asked, c.Retried):
+        if isinstance(asked, c.RetryRequested):
             assert {*command.done, *command.refused} == {again.key for again in asked.tasks}
             assert all(self.rows[key].status in {S.READY, S.BLOCKED} for key in command.done)
             for key, reason in command.refused.items():
@@ -294,7 +298,7 @@ class Model:
         held = [self.rows[key] for key in held_by(worker, self.rows)]
         self.ahead.check(worker, held, by_skill=self.crew.by_skill)
 
-    def _start(self, command: c.Start) -> None:
+    def _start(self, command: c.StartAttempt) -> None:
         row = self.rows[command.key]
         assert row.status is S.ASSIGNED
         assert row.holder == (command.attempt, *of(command.worker))
@@ -374,10 +378,10 @@ class Model:
     def _resend(self, command: c.Resend) -> None:
         assert self.rows[command.key].holder == (command.attempt, *of(command.worker))
 
-    def _stale(self, command: c.Stale) -> None:
+    def _stale(self, command: c.RecordStaleResult) -> None:
         assert not self._is_current(command.result)
 
-    def _abort(self, command: c.Abort) -> None:
+    def _abort(self, command: c.CancelAttempts) -> None:
         for ref in command.attempts:
             row = self.rows.get((ref.run, ref.id))
             assert row is None or row.holder != (ref.attempt, *of(command.worker))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 from skillq.messages import TERMINAL, Task, TaskStatus, WorkerProfile
-from skillq_manager.core.commands import Known
+from skillq_manager.core.commands import StoredStatus
 from skillq_manager.core.model import Need
 from skillq_manager.store.base import LiveRow
 
@@ -31,11 +31,11 @@ class Row:
 
     @property
     def asks(self) -> Need:
-        return self.need or Need.of(self.task)
+        return self.need or Need.from_task(self.task)
 
     @property
-    def known(self) -> Known:
-        return Known(self.status, self.fingerprint)
+    def known(self) -> StoredStatus:
+        return StoredStatus(self.status, self.fingerprint)
 
     @property
     def deadline(self) -> float:

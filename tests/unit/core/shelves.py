@@ -5,12 +5,12 @@ from typing import Any, TypeVar
 
 from skillq.messages import Submission
 from skillq_manager.core import commands as c
-from skillq_manager.core.invariants import validate
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from skillq_manager.store.memory import MemoryStore
 from tests.factories import Driver
+from tests.support.invariants import validate
 
 T = TypeVar("T")
 
@@ -35,15 +35,16 @@ class Keeper:
 
     def commit(self, out: Sequence[c.Command]) -> None:
         self.put_away += sum(
-            isinstance(one, c.Shelve) or (isinstance(one, c.AddTask) and one.shelf is not None)
+            isinstance(one, c.MoveToBacklog)
+            or (isinstance(one, c.AddTask) and one.backlog is not None)
             for one in out
         )
         now(self.store.commit(out))
 
     def ready(self, event: c.Event) -> c.Event:
         if isinstance(event, c.CancelRequested):
-            rows = now(self.store.on_shelf(event.run, event.ids))
-            return event._replace(shelved=tuple(rows))
+            rows = now(self.store.backlog_tasks(event.run, event.ids))
+            return event._replace(backlog=tuple(rows))
         return event
 
     def refill(self, state: State, at: float) -> list[c.Command]:
@@ -52,7 +53,7 @@ class Keeper:
         for _ in range(1000):
             if not state.refills:
                 return out
-            answers = [now(self.store.refilled(wanted)) for wanted in state.refills]
+            answers = [now(self.store.backlog_page(wanted)) for wanted in state.refills]
             self.fetched += sum(len(answer.rows) for answer in answers)
             more = state.handle(answers, at)
             self.commit(more)
@@ -73,11 +74,11 @@ class Keeper:
     def restore(self, state: State, workers: Iterable[Any], at: float) -> list[c.Command]:
         """What the next manager begins with."""
         state.begin_restore(workers, now(self.store.last_seq()), at)
-        rows = self.rows(shelved=not state.shelves)
+        rows = self.rows(shelved=not state.keeps_backlog)
         for start in range(0, len(rows), 2):
             state.restore(rows[start : start + 2])
-        shelf = now(self.store.shelf())
-        out = state.end_restore(shelf, now(self.store.known(state.unsure())))
+        shelf = now(self.store.backlog_summary())
+        out = state.end_restore(shelf, now(self.store.known_tasks(state.unresolved_dependencies())))
         self.commit(out)
         return out
 
@@ -94,7 +95,9 @@ class ShelfDriver(Driver):
         super()._store(out)
         self.keeper.commit(out)
 
-    def _as_event(self, event: c.Event | Submission, known: dict[TaskKey, c.Known]) -> c.Event:
+    def _as_event(
+        self, event: c.Event | Submission, known: dict[TaskKey, c.StoredStatus]
+    ) -> c.Event:
         return self.keeper.ready(super()._as_event(event, known))
 
     def _handle(self, events: Iterable[c.Event]) -> list[c.Command]:

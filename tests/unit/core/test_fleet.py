@@ -4,7 +4,6 @@ import pytest
 
 from skillq.messages import Lease, Outcome, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.invariants import InvariantBroken, validate
 from tests.factories import (
     Driver,
     connect,
@@ -18,6 +17,7 @@ from tests.factories import (
     submission,
     task,
 )
+from tests.support.invariants import InvariantBroken, validate
 from tests.unit.core.ada import ADA, HEIR, Kind, S, news
 
 # --- joining
@@ -145,9 +145,9 @@ def test_nor_is_an_heir_by_the_doubled_goodbye_of_its_dead_namesake(do: Driver) 
 def test_the_departed_are_not_remembered_for_ever(do: Driver) -> None:
     do(connect(), disconnect(ADA))
     assert do(after=59.0) == []
-    assert len(do.state.fleet._departed) == 1
+    assert len(do.state.workers._departed) == 1
     do(after=1.0)
-    assert not do.state.fleet._departed
+    assert not do.state.workers._departed
 
 
 # --- namesakes
@@ -164,7 +164,7 @@ def test_a_late_message_of_the_dead_does_not_oust_the_heir(do: Driver) -> None:
     do(connect(), connect(incarnation="2"))
     assert do(heartbeat(ADA)) == []
     assert do(connect()) == []
-    assert do.state.fleet.workers["ada"].incarnation == "2"
+    assert do.state.workers.workers["ada"].incarnation == "2"
 
 
 def test_a_heartbeat_of_an_unknown_namesake_is_ignored(do: Driver) -> None:
@@ -181,16 +181,16 @@ def test_a_goodbye_of_a_dead_namesake_does_not_take_the_heir_away(do: Driver) ->
 
 
 def test_nobody_is_judged_while_the_manager_cannot_hear(do: Driver, held: c.Assign) -> None:
-    do(c.Blinded())
+    do(c.HeartbeatsLost())
     assert do(after=120.0) == []
-    assert do(c.Sighted()) == []
+    assert do(c.HeartbeatsRecovered()) == []
     assert do(after=14.0) == []
     assert news(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
     assert one(do(after=15.0), c.EndAttempt).outcome is Outcome.LOST
 
 
 def test_what_it_hears_all_the_same_counts(do: Driver, held: c.Assign) -> None:
-    do(c.Blinded(), c.Blinded())
+    do(c.HeartbeatsLost(), c.HeartbeatsLost())
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
     assert news(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
 
@@ -215,7 +215,7 @@ def test_nor_does_one_that_is_always_slow_trust_the_dead_for_ever(
 def test_a_manager_without_workers_was_not_held_up(do: Driver) -> None:
     do(submission(task()), paused=1000.0)
     do(connect(), paused=1000.0)
-    assert do.state.fleet.workers["ada"].last_seen == do.now
+    assert do.state.workers.workers["ada"].last_seen == do.now
 
 
 # --- worker by worker
@@ -257,15 +257,17 @@ def test_a_task_that_is_held_back_has_free_workers_and_silent_ones() -> None:
 
 
 def test_a_state_that_contradicts_itself_is_found_out(do: Driver, held: c.Assign) -> None:
-    worker = do.state.fleet.workers["ada"]
-    worker.holds.clear()
+    worker = do.state.workers.workers["ada"]
+    worker.attempts.clear()
     with pytest.raises(InvariantBroken, match="is not held by its worker"):
         validate(do.state)
 
 
 def test_a_free_worker_next_to_a_task_it_can_do_is_found_out(do: Driver) -> None:
     do(connect(skill=1), submission(task(difficulty=9)))
-    do.state.fleet.workers["ada"].skills = do.state.fleet.workers["ada"].skills._replace(skill=9)
+    do.state.workers.workers["ada"].skills = do.state.workers.workers["ada"].skills._replace(
+        skill=9
+    )
     with pytest.raises(InvariantBroken, match="waits, a worker is free"):
         validate(do.state)
 

@@ -28,13 +28,13 @@ from tests.unit.core.ada import ADA, HEIR, Kind, S, news
 
 def test_an_attempt_that_is_not_the_workers_own_is_aborted(do: Driver, held: c.Assign) -> None:
     do(results(held))
-    abort = one(do(heartbeat(ADA, ref(held))), c.Abort)
+    abort = one(do(heartbeat(ADA, ref(held))), c.CancelAttempts)
     assert (abort.worker, abort.attempts) == (ADA, (ref(held),))
 
 
 def test_an_older_attempt_of_the_same_task_is_aborted(do: Driver, held: c.Assign) -> None:
     old = ref(held).model_copy(update={"attempt": 0})
-    assert one(do(heartbeat(ADA, ref(held), old)), c.Abort).attempts == (old,)
+    assert one(do(heartbeat(ADA, ref(held), old)), c.CancelAttempts).attempts == (old,)
 
 
 def test_an_assignment_that_the_worker_does_not_know_of_is_sent_again(
@@ -77,7 +77,7 @@ def test_of_a_heartbeat_in_parts_each_attempt_that_is_a_stranger_s_is_called_off
 ) -> None:
     stranger = ref(held).model_copy(update={"id": "z"})
     part = heartbeat(ADA, stranger).model_copy(update={"above": f"{held.key[0]}/m"})
-    assert do(part, after=10.0) == [c.Abort(ADA, heartbeat(ADA).store, (stranger,))]
+    assert do(part, after=10.0) == [c.CancelAttempts(ADA, heartbeat(ADA).store, (stranger,))]
 
 
 def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None:
@@ -121,7 +121,7 @@ def test_an_attempt_that_another_store_had_numbered_is_called_off_and_not_taken_
 ) -> None:
     old = heartbeat(ADA, ref(held)).model_copy(update={"store": "lost"})
     out = do(old, after=10.0)
-    assert one(out, c.Abort) == c.Abort(ADA, "lost", (ref(held),))
+    assert one(out, c.CancelAttempts) == c.CancelAttempts(ADA, "lost", (ref(held),))
     assert one(out, c.Resend).key == held.key
 
 
@@ -152,5 +152,5 @@ def test_results_that_come_with_the_loss_of_their_worker_count(do: Driver, held:
 def test_a_result_after_the_loss_of_its_worker_is_stale(do: Driver, held: c.Assign) -> None:
     out = do(connect(incarnation="2"), results(held))
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
-    assert one(out, c.Stale).worker == "ada"
+    assert one(out, c.RecordStaleResult).worker == "ada"
     assert one(out, c.Assign).attempt == 2

@@ -4,7 +4,7 @@ import pytest
 
 from skillq.messages import Outcome, Task, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core import intake
+from skillq_manager.core import submissions
 from tests.factories import (
     Driver,
     cancel,
@@ -46,24 +46,26 @@ def ends(out: list[c.Command]) -> dict[str, TaskStatus]:
 
 def test_a_submission_that_is_unfit_is_refused_and_changes_nothing(do: Driver) -> None:
     given = submission(A)
-    assert do(c.Unfit(given, "because")) == [c.Answer(given, 0, 0, "because", do.now)]
+    assert do(c.SubmissionInvalid(given, "because")) == [
+        c.AnswerSubmission(given, 0, 0, "because", do.now)
+    ]
     assert do.state.is_idle
 
 
 def test_a_run_that_had_ended_is_told_to_have_when_it_is_submitted_again(do: Driver) -> None:
     ended = do(results(one(do(connect(), submission(A)), c.Assign)))
-    assert not one(ended, c.CompleteRun).again
-    assert one(do(submission(A)), c.CompleteRun).again
+    assert not one(ended, c.CompleteRun).was_complete
+    assert one(do(submission(A)), c.CompleteRun).was_complete
     more = do(submission(A, task("more")))
     assert not pick(more, c.CompleteRun)
-    assert not one(do(results(one(more, c.Assign))), c.CompleteRun).again
+    assert not one(do(results(one(more, c.Assign))), c.CompleteRun).was_complete
 
 
 def test_a_run_that_ends_as_it_is_submitted_again_has_ended_now(do: Driver) -> None:
     held = one(do(connect(), submission(A)), c.Assign)
-    assert not one(do(results(held), submission(A)), c.CompleteRun).again
+    assert not one(do(results(held), submission(A)), c.CompleteRun).was_complete
     held = one(do(submission(task("b"))), c.Assign)
-    assert not one(do(submission(A), results(held)), c.CompleteRun).again
+    assert not one(do(submission(A), results(held)), c.CompleteRun).was_complete
 
 
 # --- called off
@@ -76,7 +78,9 @@ def test_a_task_is_called_off_wherever_it_is(do: Driver) -> None:
     do(submission(task("hard", 9), task("wait", depends_on=("hard",)), A))
     out = do(cancel("late", "hard", "wait", "a"))
     assert ends(out) == dict.fromkeys(["late", "hard", "wait", "a"], S.CANCELLED)
-    assert one(out, c.Reply).done == tuple(("default", id) for id in ("late", "hard", "wait", "a"))
+    assert one(out, c.AnswerRequest).done == tuple(
+        ("default", id) for id in ("late", "hard", "wait", "a")
+    )
     assert one(out, c.EndAttempt).reason == "not wanted"
     assert do.state.is_idle
 
@@ -85,17 +89,17 @@ def test_who_has_it_is_told_and_gets_other_work_at_once(do: Driver) -> None:
     held = one(do(connect(), submission(A)), c.Assign)
     do(submission(task("next")))
     out = do(cancel("a"))
-    assert one(out, c.Abort) == c.Abort(ADA, "", (ref(held),))
+    assert one(out, c.CancelAttempts) == c.CancelAttempts(ADA, "", (ref(held),))
     assert one(out, c.EndAttempt).outcome is Outcome.CANCELLED
     assert pairs(out) == [("next", "ada")]
-    assert isinstance(do(results(held))[0], c.Stale)
+    assert isinstance(do(results(held))[0], c.RecordStaleResult)
 
 
 def test_the_tasks_of_a_run_that_is_called_off_do_not_fail_each_other(do: Driver) -> None:
     do(connect(), submission(C, B, A, ANYWAY), submission(task("z"), run="other"))
     out = do(cancel())
     assert ends(out) == dict.fromkeys("abcd", S.CANCELLED)
-    assert sorted(one(out, c.Reply).done) == [("default", id) for id in "abcd"]
+    assert sorted(one(out, c.AnswerRequest).done) == [("default", id) for id in "abcd"]
     assert one(out, c.CompleteRun).run == "default"
     assert not do.state.tasks.dependents
 
@@ -110,7 +114,7 @@ def test_what_depends_on_a_task_called_off_fails_or_runs_anyway(do: Driver) -> N
 def test_calling_off_twice_or_what_has_ended_or_never_was_does_nothing(do: Driver) -> None:
     do(results(one(do(connect(), submission(A)), c.Assign)))
     do(submission(task("b")), cancel("b", "b"))
-    assert do(cancel("a", "b", "nobody")) == [c.Reply("r", (), {})]
+    assert do(cancel("a", "b", "nobody")) == [c.AnswerRequest("r", (), {})]
 
 
 # --- sent again
@@ -125,7 +129,7 @@ def test_a_task_sent_again_has_its_full_budget_and_the_next_number(do: Driver) -
     failed(do, A)
     out = do.again(A)
     assert one(out, c.Reopen) == c.Reopen(("default", "a"), "task", S.READY, 1, do.now)
-    assert one(out, c.Reply) == c.Reply("r", (("default", "a"),), {})
+    assert one(out, c.AnswerRequest) == c.AnswerRequest("r", (("default", "a"),), {})
     held = one(out, c.Assign)
     assert held.attempt == 2
     assert one(do(results(held)), c.EndAttempt).failures == 0
@@ -160,7 +164,7 @@ def test_tasks_sent_again_together_wait_for_each_other_in_whatever_order(do: Dri
 def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
     do(connect())
     failed(do, A, B)
-    assert one(do.again(B), c.Reply).refused == {
+    assert one(do.again(B), c.AnswerRequest).refused == {
         ("default", "b"): "depends on a, which failed; send that again first, or with it"
     }
     do.again(A)
@@ -176,19 +180,19 @@ def test_one_that_runs_anyway_is_sent_again_alone(do: Driver) -> None:
 
 def test_what_has_not_ended_or_has_succeeded_is_not_sent_again(do: Driver) -> None:
     held = one(do(connect(), submission(A, task("z", 9))), c.Assign)
-    assert one(do.again(A), c.Reply).refused == {("default", "a"): "has not ended"}
+    assert one(do.again(A), c.AnswerRequest).refused == {("default", "a"): "has not ended"}
     do(results(held))
-    assert one(do.again(A), c.Reply).refused == {("default", "a"): "has succeeded"}
+    assert one(do.again(A), c.AnswerRequest).refused == {("default", "a"): "has succeeded"}
 
 
 def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver) -> None:
     """What the store said of it then, its status or its last attempt, is true no more."""
     held = one(do(connect(), submission(A)), c.Assign)
-    old = c.Again(held.key, 1, A, A.fingerprint(), S.RUNNING, 1)
-    asked = c.Retried("r", (old,), {})
+    old = c.StoredTask(held.key, 1, A, A.fingerprint(), S.RUNNING, 1)
+    asked = c.RetryRequested("r", (old,), {})
     reasons = {held.key: "has ended just now; ask again"}
-    assert one(do(results(held, Outcome.FAILED), asked), c.Reply).refused == reasons
-    assert one(do(asked), c.Reply).refused == reasons
+    assert one(do(results(held, Outcome.FAILED), asked), c.AnswerRequest).refused == reasons
+    assert one(do(asked), c.AnswerRequest).refused == reasons
 
 
 def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number_back(
@@ -196,22 +200,24 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
 ) -> None:
     do(connect())
     failed(do, A)
-    asked = c.Retried("r", (c.Again(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {})
+    asked = c.RetryRequested(
+        "r", (c.StoredTask(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {}
+    )
     held = one(do(asked), c.Assign)
     out = do(results(held, Outcome.FAILED), asked)
-    assert one(out, c.Reply).refused == {held.key: "has ended just now; ask again"}
+    assert one(out, c.AnswerRequest).refused == {held.key: "has ended just now; ask again"}
     assert one(do.again(A), c.Assign).attempt == 3
 
 
 def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
     do: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(intake, "_REMEMBERED", 3)
+    monkeypatch.setattr(submissions, "_REMEMBERED", 3)
     do(submission(*(task(f"t{n}", timeout=5) for n in range(9))))
     assert len({id(entry.terms) for entry in do.state.tasks.live.values()}) == 1
     assert len({id(entry.need) for entry in do.state.tasks.live.values()}) == 1
     do(submission(*(task(f"u{n}", timeout=n + 1) for n in range(99))))
-    assert len(do.state._intake._kinds) <= 3
+    assert len(do.state._submissions._kinds) <= 3
 
 
 # --- restored

@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from skillq.messages import TERMINAL, TaskStatus
-from skillq_manager.core.lifecycle import TRANSITIONS, InvalidTransition, check
+from skillq_manager.core.rules.lifecycle import TRANSITIONS, InvalidTransition, check
 
 MOVES = [(a, b) for a, b in product(TaskStatus, TaskStatus) if b in TRANSITIONS[a]]
 OTHERS = [pair for pair in product(TaskStatus, TaskStatus) if pair not in MOVES]

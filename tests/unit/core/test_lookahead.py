@@ -7,9 +7,9 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core import lookahead
-from skillq_manager.core.lookahead import LookaheadPolicy
-from skillq_manager.core.matching import Arrival
+from skillq_manager.core.dispatch import lookahead
+from skillq_manager.core.dispatch.lookahead import LookaheadPolicy
+from skillq_manager.core.rules.matching import Arrival
 from skillq_manager.store.base import LiveRow
 from tests.factories import (
     Driver,
@@ -217,7 +217,7 @@ def test_what_waits_at_a_worker_still_does_when_another_manager_leads() -> None:
         row("a", TaskStatus.RUNNING, 904.0, 3),
         workers=[ada],
     )
-    assert [id for _, id in do.state.fleet.workers["ada"].holds] == ["a", "b", "c"]
+    assert [id for _, id in do.state.workers.workers["ada"].attempts] == ["a", "b", "c"]
     held = [c.Assign(("default", id), "task", 1, ada, 0.0) for id in "abc"]
     out = []
     for _ in range(10):

@@ -2,7 +2,8 @@
 
 import pytest
 
-from skillq_manager.core.matching import (
+from skillq_manager.core.model import Need, Skills
+from skillq_manager.core.rules.matching import (
     Arrival,
     BestFit,
     Policy,
@@ -12,14 +13,15 @@ from skillq_manager.core.matching import (
     why_not,
     why_unable,
 )
-from skillq_manager.core.model import Need, Skills
 from tests.factories import need, profile, task_entry, worker_entry
 
 
 def skills(
     skill: int, *specialties: str, types: tuple[str, ...] | None = None, reserve: int = 0
 ) -> Skills:
-    return Skills.of(profile(skill=skill, specialties=specialties, types=types, reserve=reserve))
+    return Skills.from_profile(
+        profile(skill=skill, specialties=specialties, types=types, reserve=reserve)
+    )
 
 
 def test_a_specialty_is_worth_two_levels_for_its_type_only() -> None:
@@ -74,26 +76,35 @@ def test_best_fit_prefers_the_smallest_surplus_then_the_fewest_spare_specialties
 
 def test_best_fit_prefers_the_least_loaded_of_equals() -> None:
     busy, idle = worker_entry(1, title="ada", slots=2), worker_entry(2, title="bob", slots=2)
-    busy.holds["run", "1"] = task_entry(1)
-    assert BestFit().turn(idle) < BestFit().turn(busy)
+    busy.attempts["run", "1"] = task_entry(1)
+    assert BestFit().worker_rank(idle) < BestFit().worker_rank(busy)
 
 
 def test_best_fit_takes_urgent_then_hard_then_early_tasks_first() -> None:
     urgent, hard = task_entry(4, need(difficulty=1), priority=2), task_entry(3, need(difficulty=9))
     early, late = task_entry(1), task_entry(2)
-    assert sorted([late, early, hard, urgent], key=BestFit().rank) == [urgent, hard, early, late]
+    assert sorted([late, early, hard, urgent], key=BestFit().task_rank) == [
+        urgent,
+        hard,
+        early,
+        late,
+    ]
 
 
 def test_arrival_takes_the_first_task_and_the_first_worker_able_or_not() -> None:
     policy = Arrival()
     assert policy.can(skills(1), need(difficulty=10, requires=["lab"]))
     assert not policy.can(skills(9, types=("gpu",)), need("ocr"))
-    assert policy.rank(task_entry(1)) < policy.rank(task_entry(2, need(difficulty=9), priority=9))
-    assert policy.turn(worker_entry(1, title="zoe")) < policy.turn(worker_entry(2, title="ada"))
+    assert policy.task_rank(task_entry(1)) < policy.task_rank(
+        task_entry(2, need(difficulty=9), priority=9)
+    )
+    assert policy.worker_rank(worker_entry(1, title="zoe")) < policy.worker_rank(
+        worker_entry(2, title="ada")
+    )
 
 
 def test_to_arrival_workers_differ_in_their_types_only() -> None:
-    essence = Arrival().essence
+    essence = Arrival().relevant_skills
     assert essence(skills(1, "ocr")) == essence(skills(9))
     assert essence(skills(1, types=("ocr",))) != essence(skills(1))
 
@@ -131,7 +142,7 @@ def test_a_reserved_worker_takes_easy_work_only_when_that_has_waited() -> None:
     assert is_able(reserved, need(difficulty=5))
     assert not is_able(reserved, need(difficulty=4))
     assert is_able(reserved, need(difficulty=4, aged=True))
-    assert Arrival().essence(reserved).reserve == 0
+    assert Arrival().relevant_skills(reserved).reserve == 0
     assert why_unable([reserved], need(difficulty=4)) == (
         "no worker may take it: those who could are reserved for harder tasks, or failed it before"
     )

@@ -4,12 +4,12 @@ from unittest.mock import patch
 
 import pytest
 
-from skillq_manager.core import ready
-from skillq_manager.core.classes import Class, Pool
-from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
-from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.dispatch import board as board_module
+from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
+from skillq_manager.core.dispatch.queues import TaskQueue, WorkerPool
 from skillq_manager.core.model import WorkerEntry
-from skillq_manager.core.ready import Board
+from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from tests.factories import need, task_entry, worker_entry
 
 
@@ -19,61 +19,61 @@ def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
     board, worker = new_board(policy), worker_entry(1, slots=1000)
     board.join(worker)
     for seq in range(900):
-        board.add(task_entry(seq))
+        board.add_task(task_entry(seq))
         assert give(board) is worker
         if seq > 10:
-            worker.holds.popitem()
-            board.freed(worker)
-    assert len(board._pools[policy.essence(worker.skills)].lines[0].heap) < 100
+            worker.attempts.popitem()
+            board.worker_changed(worker)
+    assert len(board._pools[policy.relevant_skills(worker.skills)].worker_queues[0].heap) < 100
 
 
 def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> None:
     """An expert never gets to the end of its urgent work, while easy tasks come and go."""
     board, expert, junior = new_board(BestFit()), worker_entry(1, 9), worker_entry(2, 1, slots=5000)
     for seq in range(9):
-        board.add(task_entry(seq, need(type=f"t{seq}", difficulty=10)))
+        board.add_task(task_entry(seq, need(type=f"t{seq}", difficulty=10)))
     for worker in (expert, junior):
         board.join(worker)
     for seq in range(10, 1000, 2):
-        board.add(task_entry(seq, need(difficulty=9), priority=2))
-        board.add(task_entry(seq + 1))
+        board.add_task(task_entry(seq, need(difficulty=9), priority=2))
+        board.add_task(task_entry(seq + 1))
         assert [give(board), give(board), give(board)] == [expert, junior, None]
-        expert.holds.clear()
-        board.freed(expert)
+        expert.attempts.clear()
+        board.worker_changed(expert)
     pool = board._pools[expert.skills]
-    assert 1 < len(pool.classes) < 100
+    assert 1 < len(pool.queues) < 100
 
 
 def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ready, "_MANY_CLASSES", 8)
+    monkeypatch.setattr(board_module, "_MANY_QUEUES", 8)
     board, worker = new_board(BestFit()), worker_entry(1, 9, slots=1000)
     board.join(worker)
     for seq in range(200):
-        board.add(task_entry(seq, need(type=f"t{seq}")))
+        board.add_task(task_entry(seq, need(type=f"t{seq}")))
         give(board)
-    assert len(board._classes) <= 17
+    assert len(board._queues) <= 17
 
 
 def test_needs_that_wait_are_not_looked_through_for_each_new_need() -> None:
-    forget = Board._forget_empty_classes
+    forget = Board._forget_empty_queues
     with (
-        patch.object(ready, "_MANY_CLASSES", 8),
+        patch.object(board_module, "_MANY_QUEUES", 8),
         patch.object(Board, forget.__name__, autospec=True, side_effect=forget) as calls,
     ):
         board = new_board(BestFit())
         for seq in range(1000):
-            board.add(task_entry(seq, need(type=f"t{seq}")))
+            board.add_task(task_entry(seq, need(type=f"t{seq}")))
         assert calls.call_count < 10
 
 
 def test_a_pool_without_members_is_forgotten() -> None:
     board, worker = new_board(BestFit()), worker_entry(1)
-    board.add(task_entry(1, need(difficulty=9)))
-    board.add(task_entry(2))
+    board.add_task(task_entry(1, need(difficulty=9)))
+    board.add_task(task_entry(2))
     board.join(worker)
     board.leave(worker, 0.0)
     assert not board._pools
-    assert not any(cls.pools for cls in board._classes.values())
+    assert not any(cls.pools for cls in board._queues.values())
     assert board.next_match() is None
 
 
@@ -86,8 +86,8 @@ def give(board: Board) -> WorkerEntry | None:
     if match is None:
         return None
     task, worker = match
-    worker.holds[task.key] = task
-    board.freed(worker)
+    worker.attempts[task.key] = task
+    board.worker_changed(worker)
     return worker
 
 
@@ -99,8 +99,8 @@ def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None
     )
     for worker in (ada, bob):
         board.join(worker)
-    board.add(task_entry(1, need(excluded=["ada"])))
-    board.add(task_entry(2))
+    board.add_task(task_entry(1, need(excluded=["ada"])))
+    board.add_task(task_entry(2))
     assert [give(board), give(board), give(board)] == [bob, ada, None]
 
 
@@ -110,26 +110,26 @@ def test_of_many_kinds_of_worker_those_that_are_free_are_found() -> None:
     for worker in workers:
         board.join(worker)
     for seq in range(20):
-        board.add(task_entry(seq))
+        board.add_task(task_entry(seq))
         give(board)
-    workers[7].holds.clear()
-    board.freed(workers[7])
-    board.add(task_entry(20, need(difficulty=6)))
-    board.add(task_entry(21))
+    workers[7].attempts.clear()
+    board.worker_changed(workers[7])
+    board.add_task(task_entry(20, need(difficulty=6)))
+    board.add_task(task_entry(21))
     assert [give(board), give(board)] == [workers[7], None]
 
 
 def test_workers_that_no_task_excludes_any_more_are_alike_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(ready, "_MANY_CLASSES", 8)
+    monkeypatch.setattr(board_module, "_MANY_QUEUES", 8)
     board, workers = new_board(BestFit()), [worker_entry(n, slots=100) for n in range(1, 6)]
     for worker in workers:
         board.join(worker)
     for seq in range(50):
-        board.add(task_entry(seq, need(type=f"t{seq}", excluded=[f"w{1 + seq % 5}"])))
+        board.add_task(task_entry(seq, need(type=f"t{seq}", excluded=[f"w{1 + seq % 5}"])))
         assert give(board) is not None
-    board._forget_empty_classes()
+    board._forget_empty_queues()
     assert not board._excluded
     for worker in workers:
         board.leave(worker, 0.0)
@@ -141,7 +141,7 @@ def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
     board = new_board(BestFit())
     board.join(worker_entry(1, 9, reserve=5))
     for seq in range(10):
-        board.add(task_entry(seq, need(difficulty=2), priority=seq, ready_at=float(seq)))
+        board.add_task(task_entry(seq, need(difficulty=2), priority=seq, ready_at=float(seq)))
     assert [task.seq for task in board.aged(7.0, 3)] == [7, 6, 5]
 
 
@@ -151,11 +151,11 @@ def test_no_more_tasks_age_while_some_that_have_aged_still_wait() -> None:
     board.join(worker_entry(1, 9, reserve=5))
     old = [task_entry(seq, need(difficulty=2), ready_at=0.0) for seq in range(10)]
     for task in old:
-        board.add(task)
+        board.add_task(task)
     (first,) = board.aged(7.0, 1)
     board.discard(first)
     first.need = first.need._replace(aged=True)
-    board.add(first)
+    board.add_task(first)
     assert board.aged(7.0, 9) == []
     board.discard(first)
     assert len(board.aged(7.0, 9)) == 9
@@ -163,7 +163,11 @@ def test_no_more_tasks_age_while_some_that_have_aged_still_wait() -> None:
 
 def test_a_class_that_others_have_emptied_is_passed_over() -> None:
     """Its pool learns of it when it comes to the top."""
-    pool, cls, task = Pool(worker_entry(1).skills, 1), Class(need(), 2, 0.0), task_entry(1)
+    pool, cls, task = (
+        WorkerPool(worker_entry(1).skills, 1),
+        TaskQueue(need(), 2, 0.0),
+        task_entry(1),
+    )
     task.ticket = 7
     cls.push(((1,), 7, task))
     pool.offer(cls, (1,))
@@ -172,9 +176,9 @@ def test_a_class_that_others_have_emptied_is_passed_over() -> None:
     later.ticket = 8
     cls.push(((2,), 8, later))
     task.ticket = 0
-    cls.drop()
+    cls.on_task_gone()
     assert pool.best() == ((2,), cls)
     later.ticket = 0
-    cls.drop()
+    cls.on_task_gone()
     assert pool.best() is None
     assert not pool.entries

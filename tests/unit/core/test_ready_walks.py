@@ -14,11 +14,11 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from skillq_manager.core import ready
-from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
-from skillq_manager.core.matching import Arrival, BestFit, Policy
+from skillq_manager.core.dispatch import board
+from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
-from skillq_manager.core.ready import Board
+from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from tests.factories import budget, need, profile, task_entry, worker_entry
 
 TYPES = ("task", "ocr", "gpu", "lab")
@@ -37,7 +37,7 @@ class Naive:
         self.workers: list[WorkerEntry] = []
 
     def next_match(self) -> tuple[TaskEntry, WorkerEntry] | None:
-        for task in sorted(self.tasks, key=self.policy.rank):
+        for task in sorted(self.tasks, key=self.policy.task_rank):
             able = [w for w in self.able(task.need) if w.is_free]
             if able:
                 return task, min(able, key=lambda w: self._order(task, w))
@@ -46,7 +46,7 @@ class Naive:
     def _next_ahead(self) -> tuple[TaskEntry, WorkerEntry] | None:
         """Nothing is given ahead to workers that could do an earlier task which has to wait for a free one."""
         roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_room(w)]
-        for task in sorted(self.tasks, key=self.policy.rank):
+        for task in sorted(self.tasks, key=self.policy.task_rank):
             able = [w for w in self.able(task.need) if w in roomy]
             if able and self.lookahead.may_go_ahead(task):
                 return task, min(able, key=lambda w: self._order(task, w))
@@ -59,7 +59,7 @@ class Naive:
 
     def _order(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
         fit = self.policy.fit(worker.skills, task.need)
-        return fit, self.policy.turn(worker), worker.joined
+        return fit, self.policy.worker_rank(worker), worker.joined
 
 
 class Boards(RuleBasedStateMachine):
@@ -71,7 +71,7 @@ class Boards(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(ready, "_MANY_CLASSES", self.many_classes)
+        self.patch.setattr(board, "_MANY_QUEUES", self.many_classes)
         self.lookahead = Lookahead(LookaheadPolicy(most=3))
         for known in TYPES[:2]:
             self.lookahead.learn(known, 0.0, 0.01)
@@ -114,7 +114,7 @@ class Boards(RuleBasedStateMachine):
         self._add(task)
 
     def _add(self, task: TaskEntry) -> None:
-        self.board.add(task)
+        self.board.add_task(task)
         self.naive.tasks.append(task)
 
     @precondition(lambda self: self.naive.tasks)
@@ -140,7 +140,7 @@ class Boards(RuleBasedStateMachine):
         task = self.naive.tasks[which % len(self.naive.tasks)]
         self.board.discard(task)
         task.need = task.need._replace(excluded=frozenset(excluded), aged=aged)
-        self.board.add(task)
+        self.board.add_task(task)
 
     # --- workers
 
@@ -184,7 +184,7 @@ class Boards(RuleBasedStateMachine):
         worker = self._worker(which)
         self.naive.workers.remove(worker)
         self.board.leave(worker, self.now)
-        for task in list(worker.holds.values()):
+        for task in list(worker.attempts.values()):
             self._release(task, worker, again=True)
 
     @precondition(lambda self: self.naive.workers)
@@ -201,7 +201,7 @@ class Boards(RuleBasedStateMachine):
         worker = self._worker(which)
         self.board.leave(worker, self.now)
         worker.profile = profile(worker.profile.title, 9, slots=slots)
-        worker.skills = Skills.of(worker.profile)
+        worker.skills = Skills.from_profile(worker.profile)
         self.board.join(worker)
 
     @precondition(lambda self: self.naive.workers)
@@ -209,7 +209,7 @@ class Boards(RuleBasedStateMachine):
     def doubt(self, which: int, suspect: bool, draining: bool) -> None:
         worker = self._worker(which)
         worker.suspect, worker.draining = suspect, draining
-        self.board.freed(worker)
+        self.board.worker_changed(worker)
 
     @rule(type=st.sampled_from(TYPES), seconds=st.sampled_from([0.001, 0.04, 5.0]))
     def last(self, type: str, seconds: float) -> None:
@@ -231,8 +231,8 @@ class Boards(RuleBasedStateMachine):
 
     def _release(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
         self.given.remove((task, worker))
-        self.lookahead.drop(worker, task)
-        self.board.freed(worker)
+        self.lookahead.remove_attempt(worker, task)
+        self.board.worker_changed(worker)
         if again:
             self._add(task)
 
@@ -246,15 +246,15 @@ class Boards(RuleBasedStateMachine):
                 break
             task, worker = found
             self.naive.tasks.remove(task)
-            self.lookahead.take(worker, task)
+            self.lookahead.add_attempt(worker, task)
             self.given.append(found)
-            self.board.freed(worker)
+            self.board.worker_changed(worker)
         assert self.board.waiting == len(self.naive.tasks)
         for task in self.naive.tasks[:3]:
             able = self.naive.able(task.need)
             assert sorted(self.board.capable(task.need), key=id) == sorted(able, key=id)
             assert (self.board.unroutable_since(task.need) is None) == bool(able)
-        assert self.board.kinds == Counter(w.skills for w in self.naive.workers)
+        assert self.board.skill_counts == Counter(w.skills for w in self.naive.workers)
         self._look_at_what_waits_in_vain()
 
     def _look_at_what_waits_in_vain(self) -> None:
@@ -328,14 +328,14 @@ class Few:
         if what < 0.5:
             wanted = need(self.chance.choice(self.types), self.chance.choice([1, 1, 5, 10]))
             task = task_entry(number, wanted, self.chance.randint(1, self.urgency))
-            self.board.add(task)
+            self.board.add_task(task)
             self.naive.tasks.append(task)
         elif what < 0.65 and self.naive.tasks:
             self.board.discard(self.naive.tasks.pop(self.chance.randrange(len(self.naive.tasks))))
         elif self.given:
             task, worker = self.given.pop(self.chance.randrange(len(self.given)))
-            self.lookahead.drop(worker, task)
-            self.board.freed(worker)
+            self.lookahead.remove_attempt(worker, task)
+            self.board.worker_changed(worker)
 
     def match(self) -> bool:
         """Whether there was one; both have to say the same."""
@@ -345,9 +345,9 @@ class Few:
             return False
         task, worker = match
         self.naive.tasks.remove(task)
-        self.lookahead.take(worker, task)
+        self.lookahead.add_attempt(worker, task)
         self.given.append(match)
-        self.board.freed(worker)
+        self.board.worker_changed(worker)
         return True
 
 

@@ -5,7 +5,7 @@ from unittest.mock import patch
 
 from skillq.messages import AttemptRef, Outcome
 from skillq_manager.core import commands as c
-from skillq_manager.core import recall
+from skillq_manager.core.dispatch import recall
 from tests.factories import (
     Driver,
     connect,
@@ -36,11 +36,11 @@ def refs(*of: c.Assign) -> tuple[AttemptRef, ...]:
 
 def test_what_waits_for_too_long_is_handed_back_for_one_that_is_idle(do: Driver) -> None:
     held = crowded(do)
-    assert not pick(do(connect("bob")), c.Recall)
+    assert not pick(do(connect("bob")), c.RecallAttempts)
     at = do.state.next_deadline()
     assert at is not None
     assert at - do.now <= 0.2
-    recalled = one(do(after=0.2), c.Recall)
+    recalled = one(do(after=0.2), c.RecallAttempts)
     assert (recalled.worker.name, recalled.attempts) == ("ada", refs(held[-1]))
     assert pairs(do(back(held[-1]))) == [(held[-1].key[1], "bob")]
 
@@ -49,36 +49,36 @@ def test_nobody_is_recalled_from_where_nothing_waits_for_long(do: Driver) -> Non
     held = crowded(do)
     do(connect("bob"), after=0.15)
     held += pick(do(*map(lasted, held[:4])), c.Assign)
-    assert not pick(do(after=0.15), c.Recall)
+    assert not pick(do(after=0.15), c.RecallAttempts)
 
 
 def test_the_newest_are_recalled_and_as_many_as_there_are_idle_slots_for(do: Driver) -> None:
     held = crowded(do, 8)
     do(connect("bob", slots=2), connect("cyd"))
-    assert one(do(paused=0.3), c.Recall).attempts == refs(*reversed(held[-3:]))
+    assert one(do(paused=0.3), c.RecallAttempts).attempts == refs(*reversed(held[-3:]))
 
 
 def test_what_an_idle_worker_cannot_do_stays(do: Driver) -> None:
     held = crowded(do, 3, difficulty=5)
     do(connect("bob", 4), paused=0.3)
-    assert not pick(do(paused=0.3), c.Recall)
+    assert not pick(do(paused=0.3), c.RecallAttempts)
     do(connect("cyd", 5))
-    assert one(do(paused=0.3), c.Recall).attempts == refs(held[-1])
+    assert one(do(paused=0.3), c.RecallAttempts).attempts == refs(held[-1])
 
 
 def test_what_has_begun_is_not_recalled(do: Driver) -> None:
     held = crowded(do, 3)
     do(connect("bob", slots=5), *map(progress, held), paused=0.3)
-    assert not pick(do(paused=0.3), c.Recall)
+    assert not pick(do(paused=0.3), c.RecallAttempts)
 
 
 def test_a_worker_that_hands_back_what_was_recalled_is_not_leaving(do: Driver) -> None:
     held = crowded(do)
     do(connect("bob"), paused=0.3)
     do(back(held[-1]))
-    assert not do.state.fleet.workers["ada"].draining
+    assert not do.state.workers.workers["ada"].draining
     do(back(held[-2]))  # nobody has asked for that
-    assert do.state.fleet.workers["ada"].draining
+    assert do.state.workers.workers["ada"].draining
 
 
 def test_a_worker_from_which_was_recalled_gets_nothing_ahead_until_it_has_done_something(
@@ -91,14 +91,14 @@ def test_a_worker_from_which_was_recalled_gets_nothing_ahead_until_it_has_done_s
     assert given(out) == []
     assert given(out, "bob") == ["one", "two"]
     do(submission(task("three"), run="more"), lasted(held[0]))
-    assert do.state.fleet.workers["ada"].stalled is False
+    assert do.state.workers.workers["ada"].recall_pending is False
 
 
 def test_a_recall_that_is_lost_is_tried_again(do: Driver) -> None:
     held = crowded(do)
     do(connect("bob"), paused=0.3)
-    assert not pick(do(paused=0.5), c.Recall)
-    assert one(do(paused=0.5), c.Recall).attempts == refs(held[-1])
+    assert not pick(do(paused=0.5), c.RecallAttempts)
+    assert one(do(paused=0.5), c.RecallAttempts).attempts == refs(held[-1])
 
 
 def test_a_recall_that_came_too_late_changes_nothing(do: Driver) -> None:
@@ -110,11 +110,11 @@ def test_a_recall_that_came_too_late_changes_nothing(do: Driver) -> None:
 
 def test_nothing_is_recalled_while_the_manager_cannot_hear(do: Driver) -> None:
     crowded(do)
-    do(connect("bob"), c.Blinded())
-    assert not pick(do(paused=0.5), c.Recall)
-    do(c.Sighted())
-    assert not pick(do(paused=0.1), c.Recall)
-    assert pick(do(paused=0.2), c.Recall)
+    do(connect("bob"), c.HeartbeatsLost())
+    assert not pick(do(paused=0.5), c.RecallAttempts)
+    do(c.HeartbeatsRecovered())
+    assert not pick(do(paused=0.1), c.RecallAttempts)
+    assert pick(do(paused=0.2), c.RecallAttempts)
 
 
 def test_of_very_many_that_wait_each_look_sees_some(do: Driver) -> None:
@@ -126,9 +126,9 @@ def test_of_very_many_that_wait_each_look_sees_some(do: Driver) -> None:
     )
     with patch.object(recall, "_LOOKED_AT", 2):
         do(connect("cyd"))
-        looks = [pick(do(paused=0.2), c.Recall) for _ in range(2)]
+        looks = [pick(do(paused=0.2), c.RecallAttempts) for _ in range(2)]
     assert looks[0] == []
-    assert one(looks[1], c.Recall).attempts == refs(held[-1])
+    assert one(looks[1], c.RecallAttempts).attempts == refs(held[-1])
 
 
 # --- time ------------------------------------------------------------------------------------
@@ -174,5 +174,5 @@ def test_an_assignment_that_was_lost_comes_after_those_that_arrived(do: Driver) 
     held = pick(do(connect(), many(3)), c.Assign)
     out = do(heartbeat(held[0].worker, *map(ref, held[1:])), after=11.0)
     assert one(out, c.Resend).key == held[0].key
-    order = [id for _, id in do.state.fleet.workers["ada"].holds]
+    order = [id for _, id in do.state.workers.workers["ada"].attempts]
     assert order == [*MANY[1:3], MANY[0]]

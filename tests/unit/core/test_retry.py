@@ -7,13 +7,13 @@ import pytest
 from hypothesis import given
 
 from skillq.messages import Outcome, TaskStatus
-from skillq_manager.core.retry import RetryPolicy, Verdict, decide
+from skillq_manager.core.rules.retry import RetryPolicy, RetryVerdict, decide
 from tests.factories import budget, terms
 
 POLICY = RetryPolicy(base=2.0, cap=300.0, max_losses=3)
 
 
-def decided(outcome: Outcome, **more: Any) -> Verdict:
+def decided(outcome: Outcome, **more: Any) -> RetryVerdict:
     facts = {"failures": 0, "losses": 0, "chance": 0.5} | more
     said = {name: facts.pop(name) for name in ("retry_on", "no_retry_on") if name in facts}
     of = terms(max_attempts=facts.pop("max_attempts", 3), **said)
@@ -28,7 +28,7 @@ def test_the_last_attempt_that_counts_decides_the_outcome(
     outcome: Outcome, status: TaskStatus
 ) -> None:
     assert decided(outcome, failures=2).status is TaskStatus.READY
-    assert decided(outcome, failures=3) == Verdict(status)
+    assert decided(outcome, failures=3) == RetryVerdict(status)
 
 
 def test_back_off_doubles_from_the_base_to_the_cap() -> None:
@@ -41,16 +41,16 @@ def test_back_off_doubles_from_the_base_to_the_cap() -> None:
 
 def test_a_lost_attempt_is_made_again_at_once_then_apart_from_others_and_not_for_ever() -> None:
     """Else a task that kills its worker takes along, each time, whatever runs beside it."""
-    assert decided(Outcome.LOST, losses=1) == Verdict(TaskStatus.READY)
+    assert decided(Outcome.LOST, losses=1) == RetryVerdict(TaskStatus.READY)
     again = decided(Outcome.LOST, losses=2)
     assert again.status is TaskStatus.READY
     assert again.delay > 0
-    assert decided(Outcome.LOST, losses=3) == Verdict(TaskStatus.DEAD_LETTERED)
+    assert decided(Outcome.LOST, losses=3) == RetryVerdict(TaskStatus.DEAD_LETTERED)
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.RETURNED, Outcome.CANCELLED])
 def test_what_never_began_is_not_held_against_the_task(outcome: Outcome) -> None:
-    assert decided(outcome, failures=99, losses=99) == Verdict(TaskStatus.READY)
+    assert decided(outcome, failures=99, losses=99) == RetryVerdict(TaskStatus.READY)
 
 
 @given(failures=st.integers(1, 999), chance=st.floats(0, 1, exclude_max=True))
@@ -67,7 +67,7 @@ def test_an_exception_that_is_not_to_be_retried_ends_the_task_at_once() -> None:
         no_retry_on=["ValueError"],
         error_types=["MyError", "ValueError"],
     )
-    assert once == Verdict(TaskStatus.FAILED)
+    assert once == RetryVerdict(TaskStatus.FAILED)
 
 
 def test_where_exceptions_are_named_only_those_are_retried() -> None:
@@ -85,4 +85,4 @@ def test_an_exception_named_on_both_sides_is_not_retried() -> None:
         no_retry_on=["Gone"],
         error_types=["Gone", "OSError"],
     )
-    assert both == Verdict(TaskStatus.FAILED)
+    assert both == RetryVerdict(TaskStatus.FAILED)

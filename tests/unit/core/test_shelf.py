@@ -6,8 +6,8 @@ import pytest
 
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import Arrival
 from skillq_manager.core.model import Need
+from skillq_manager.core.rules.matching import Arrival
 from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
 from tests.unit.core.shelves import ShelfDriver
 
@@ -41,8 +41,8 @@ def work_off(do: ShelfDriver) -> list[str]:
 def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> None:
     out = fill(do, 100)
     assert len(do.state.tasks.live) <= 2 * HEAD
-    assert sum(command.shelf is not None for command in pick(out, c.AddTask)) == 95
-    assert len(pick(out, c.Shelve)) == HEAD + 1
+    assert sum(command.backlog is not None for command in pick(out, c.AddTask)) == 95
+    assert len(pick(out, c.MoveToBacklog)) == HEAD + 1
     assert not do.state.is_idle
 
 
@@ -50,11 +50,11 @@ def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
     do = ShelfDriver(HEAD, crowd=10)
     fill(do, 5)
     out = fill(do, 5, 5, difficulty=4)
-    assert not [command for command in out if isinstance(command, c.Shelve)]
+    assert not [command for command in out if isinstance(command, c.MoveToBacklog)]
     assert do.state.board.waiting == 10
     out = fill(do, 10, 10)
-    assert pick(out, c.Shelve)
-    assert sum(command.shelf is not None for command in pick(out, c.AddTask)) == 9
+    assert pick(out, c.MoveToBacklog)
+    assert sum(command.backlog is not None for command in pick(out, c.AddTask)) == 9
     assert work_off(do) == names(5, 5) + names(5) + names(10, 10)
 
 
@@ -136,7 +136,7 @@ def test_what_was_tried_before_stays_in_memory(do: ShelfDriver) -> None:
 
 def test_a_class_full_of_those_is_not_looked_through_for_every_task(do: ShelfDriver) -> None:
     fill(do, 50, deadline=50.0)
-    (cls,) = (cls for cls in do.state.board._classes.values())
+    (cls,) = (cls for cls in do.state.board._queues.values())
     assert cls.room >= 50
     assert not do.keeper.put_away
 
@@ -145,7 +145,7 @@ def test_a_policy_with_another_order_leaves_nothing_to_the_store() -> None:
     do = ShelfDriver(HEAD, policy=Arrival())
     fill(do, 100)
     assert len(do.state.tasks.live) == 100
-    assert not do.state.shelves
+    assert not do.state.keeps_backlog
 
 
 # --- what is asked of tasks on a shelf
@@ -153,9 +153,9 @@ def test_a_policy_with_another_order_leaves_nothing_to_the_store() -> None:
 
 def test_a_task_submitted_twice_in_one_turn_is_taken_once(do: ShelfDriver) -> None:
     made = submission(*(task(id) for id in names(10)))
-    answers = pick(do(made, made), c.Answer)
+    answers = pick(do(made, made), c.AnswerSubmission)
     assert [(a.accepted, a.known) for a in answers] == [(10, 0), (0, 10)]
-    assert one(do(made), c.Answer).known == 10
+    assert one(do(made), c.AnswerSubmission).known == 10
 
 
 def test_another_task_may_depend_on_one_on_a_shelf(do: ShelfDriver) -> None:
@@ -176,7 +176,7 @@ def test_calling_a_run_off_ends_what_is_on_shelves(do: ShelfDriver) -> None:
 def test_one_on_a_shelf_is_called_off_by_its_name(do: ShelfDriver) -> None:
     fill(do, 10)
     out = do(cancel("t07", "t01"))
-    assert {key[1] for key in one(out, c.Reply).done} == {"t01", "t07"}
+    assert {key[1] for key in one(out, c.AnswerRequest).done} == {"t01", "t07"}
     assert work_off(do) == [id for id in names(10) if id not in {"t01", "t07"}]
 
 
@@ -199,31 +199,31 @@ def test_what_is_called_off_twice_in_one_turn_ends_once(do: ShelfDriver) -> None
 def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
-    assert one(do.again(made[9]), c.Reply).refused == {("default", "t09"): "has not ended"}
-    again = c.Again(("default", "x"), 99, task("x"), 0, READY, 0)
+    assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
+    again = c.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
     more = submission(*(task(id) for id in [*names(3, 10), "x"]))
-    out = do(more, c.Retried("r", (again,), {}))
-    assert one(out, c.Reply).refused == {("default", "x"): "has not ended"}
+    out = do(more, c.RetryRequested("r", (again,), {}))
+    assert one(out, c.AnswerRequest).refused == {("default", "x"): "has not ended"}
 
 
 def test_one_that_ends_now_and_was_on_a_shelf_is_asked_for_again_later(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
-    old = c.Again(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
-    out = do(cancel("t09"), c.Retried("r2", (old,), {}))
-    (refused,) = [reply.refused for reply in pick(out, c.Reply) if reply.refused]
+    old = c.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
+    out = do(cancel("t09"), c.RetryRequested("r2", (old,), {}))
+    (refused,) = [reply.refused for reply in pick(out, c.AnswerRequest) if reply.refused]
     assert refused == {("default", "t09"): "has ended just now; ask again"}
 
 
 def test_why_one_on_a_shelf_waits_is_said_as_of_one_in_memory(do: ShelfDriver) -> None:
     fill(do, 10, difficulty=4)
-    need = Need.of(task("x", difficulty=4))
+    need = Need.from_task(task("x", difficulty=4))
     do(connect("junior", 3))
     assert do.reason("t09") is None
-    assert do.state.reason_on_shelf(need) == do.reason("t00")
-    assert do.state.verdicts_on_shelf(need) == do.state.verdicts(("default", "t00"))
-    assert do.state.reason_on_shelf(Need.of(task("x", difficulty=9))) is None
-    assert do.state.verdicts_on_shelf(Need.of(task("x", difficulty=9))) == []
+    assert do.state.reason_in_backlog(need) == do.reason("t00")
+    assert do.state.verdicts_in_backlog(need) == do.state.verdicts(("default", "t00"))
+    assert do.state.reason_in_backlog(Need.from_task(task("x", difficulty=9))) is None
+    assert do.state.verdicts_in_backlog(Need.from_task(task("x", difficulty=9))) == []
 
 
 # --- workers
@@ -287,10 +287,10 @@ def test_a_manager_that_keeps_all_in_memory_takes_over_what_was_on_shelves(do: S
 def test_a_page_of_tasks_that_are_all_here_is_turned(do: ShelfDriver) -> None:
     fill(do, 10)
     do.next_manager()
-    need = Need.of(task("x"))
+    need = Need.from_task(task("x"))
     do.state.board.refill(need, (), (-1, 8))
-    assert [cls.is_dry for cls, _ in do.state.board.shelved()] == [
+    assert [cls.is_exhausted for cls, _ in do.state.board.backlog_queues()] == [
         False
     ]  # the first were never shelved
     do.state.board.refill(need, (), (-1, 1))
-    assert [cls.is_dry for cls, _ in do.state.board.shelved()] == [True]
+    assert [cls.is_exhausted for cls, _ in do.state.board.backlog_queues()] == [True]

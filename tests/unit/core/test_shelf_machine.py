@@ -7,8 +7,8 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from skillq.messages import Task, Unroutable
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import BestFit
 from skillq_manager.core.model import Need, TaskKey
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from tests.factories import budget, pick
@@ -72,9 +72,9 @@ class ShelfMachine(Machine):
         there = super()._here()
         shelved = self.keeper.on_shelf - self.state.tasks.live.keys()
         for key in shelved:
-            need = Need.of(self.model.rows[key].task)
-            assert self.state.reason_on_shelf(need)
-            assert len(self.state.verdicts_on_shelf(need)) == len(self.model.crew.here)
+            need = Need.from_task(self.model.rows[key].task)
+            assert self.state.reason_in_backlog(need)
+            assert len(self.state.verdicts_in_backlog(need)) == len(self.model.crew.here)
         assert sum(self.state.tasks.open.values()) == len(there)
         return there - shelved
 
@@ -110,7 +110,14 @@ class TwinMachine(ShelfMachine):
 
     def _same(self, out: list[c.Command], expected: list[c.Command]) -> list[c.Command]:
         assert pick(out, c.Assign) == pick(expected, c.Assign)
-        for kind in (c.SetStatus, c.EndAttempt, c.CompleteRun, c.SetNeed, c.Reopen, c.Stale):
+        for kind in (
+            c.SetStatus,
+            c.EndAttempt,
+            c.CompleteRun,
+            c.SetNeed,
+            c.Reopen,
+            c.RecordStaleResult,
+        ):
             assert sorted(map(repr, pick(out, kind))) == sorted(map(repr, pick(expected, kind)))
         return out
 

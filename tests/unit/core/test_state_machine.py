@@ -27,12 +27,12 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.invariants import validate
-from skillq_manager.core.matching import Arrival, BestFit, Policy
 from skillq_manager.core.model import TaskKey
+from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
+from tests.support.invariants import validate
 from tests.unit.core.ahead import held_by
 from tests.unit.core.crew import Crew
 from tests.unit.core.model import Model
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(blind=st.sampled_from([False, False, True]))
     def see(self, blind: bool) -> None:
-        self.inbox.append(c.Blinded() if blind else c.Sighted())
+        self.inbox.append(c.HeartbeatsLost() if blind else c.HeartbeatsRecovered())
 
     @rule()
     def manager_dies(self) -> None:
@@ -265,12 +265,12 @@ class Machine(RuleBasedStateMachine):
     def come_back(self, which: int, others: list[int]) -> None:
         one = self._current(which)
         refs = tuple(self._ref(i) for i in [which, *others])
-        self.inbox.append(c.Returned(one.worker.name, one.worker.incarnation, refs))
+        self.inbox.append(c.AssignmentReturned(one.worker.name, one.worker.incarnation, refs))
 
     @precondition(lambda self: self.assigned)
     @rule(which=SOME)
     def cannot_be_sent(self, which: int) -> None:
-        self.inbox.append(c.Undeliverable(self._ref(which), "too large"))
+        self.inbox.append(c.AssignmentUndeliverable(self._ref(which), "too large"))
 
     def _current(self, which: int) -> c.Assign:
         rows = self.model.rows
@@ -290,7 +290,7 @@ class Machine(RuleBasedStateMachine):
         self.inbox = []
         expected = self.model.expect(events, self.now)
         out = self._handle(events)
-        answers = [(a.accepted, a.known, a.reason is None) for a in pick(out, c.Answer)]
+        answers = [(a.accepted, a.known, a.reason is None) for a in pick(out, c.AnswerSubmission)]
         assert answers == expected
         self._check_results(events, out)
         self._conclude(out)
@@ -313,11 +313,15 @@ class Machine(RuleBasedStateMachine):
         self.model.check_deadlines()
         self._check_fleet_and_tasks()
         self.assigned += pick(out, c.Assign)
-        self.recalled += [(r.worker, ref) for r in pick(out, c.Recall) for ref in r.attempts]
+        self.recalled += [
+            (r.worker, ref) for r in pick(out, c.RecallAttempts) for ref in r.attempts
+        ]
 
     def _check_results(self, events: list[c.Event], out: list[c.Command]) -> None:
         """Every result is either counted or called stale."""
-        answered = [x.result for x in out if isinstance(x, c.Stale | c.EndAttempt) and x.result]
+        answered = [
+            x.result for x in out if isinstance(x, c.RecordStaleResult | c.EndAttempt) and x.result
+        ]
         said = [
             r for e in events if not isinstance(e, tuple) and e.type == "result" for r in e.results
         ]
@@ -330,7 +334,7 @@ class Machine(RuleBasedStateMachine):
         there = {key: row.status for key, row in rows.items() if key in here}
         assert live == there, live.items() ^ there.items()
         assert {
-            n: w.profile for n, w in self.state.fleet.workers.items()
+            n: w.profile for n, w in self.state.workers.workers.items()
         }.keys() == self.model.crew.here.keys()
         for key in rows:
             assert (self.state.reason(key, self.now) is None) == (key not in there)
@@ -389,7 +393,7 @@ class Machine(RuleBasedStateMachine):
             connect(name, 10, incarnation="last", specialties=TYPES, slots=50)
             for name in ("xia", "yan", "zoe")
         ]
-        self.inbox.append(c.Sighted())
+        self.inbox.append(c.HeartbeatsRecovered())
         for _ in range(500):
             self.inbox += able
             self.turn(301.0)

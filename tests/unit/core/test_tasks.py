@@ -7,8 +7,8 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import Arrival
-from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.core.rules.matching import Arrival
+from skillq_manager.core.rules.retry import RetryPolicy
 from tests.factories import (
     Driver,
     connect,
@@ -70,8 +70,8 @@ def test_one_task_that_nobody_can_do_blocks_no_other(do: Driver) -> None:
 
 def test_a_submission_is_answered_and_its_tasks_are_added_in_order(do: Driver) -> None:
     out = do(submission(task("b"), task("a")))
-    assert [type(command) for command in out] == [c.Answer, c.AddTask, c.AddTask]
-    answer = one(out, c.Answer)
+    assert [type(command) for command in out] == [c.AnswerSubmission, c.AddTask, c.AddTask]
+    answer = one(out, c.AnswerSubmission)
     assert (answer.accepted, answer.known, answer.reason) == (2, 0, None)
     assert [(add.key[1], add.status, add.at) for add in pick(out, c.AddTask)] == [
         ("b", S.READY, do.now),
@@ -81,27 +81,27 @@ def test_a_submission_is_answered_and_its_tasks_are_added_in_order(do: Driver) -
 
 def test_what_is_known_already_is_left_alone(do: Driver) -> None:
     do(submission(task("a")))
-    answer = one(do(submission(task("a"), task("b"))), c.Answer)
+    answer = one(do(submission(task("a"), task("b"))), c.AnswerSubmission)
     assert (answer.accepted, answer.known) == (1, 1)
 
 
 def test_a_task_doubled_within_one_batch_is_taken_once(do: Driver) -> None:
     out = do(submission(task("a")), submission(task("a")))
     assert len(pick(out, c.AddTask)) == 1
-    assert [answer.known for answer in pick(out, c.Answer)] == [0, 1]
+    assert [answer.known for answer in pick(out, c.AnswerSubmission)] == [0, 1]
 
 
 def test_a_task_that_ended_in_this_very_batch_is_known(do: Driver) -> None:
     held = one_assigned(do)
     out = do(results(held), submission(task("a")))
-    assert one(out, c.Answer).known == 1
+    assert one(out, c.AnswerSubmission).known == 1
     assert not pick(out, c.AddTask)
 
 
 def test_another_definition_of_a_known_task_refuses_the_whole_submission(do: Driver) -> None:
     do(submission(task("a", 1)))
     out = do(submission(task("new"), task("a", 2)))
-    assert one(out, c.Answer).reason == (
+    assert one(out, c.AnswerSubmission).reason == (
         "task a is already in run default with another definition; use another id or another run"
     )
     assert not pick(out, c.AddTask)
@@ -109,7 +109,7 @@ def test_another_definition_of_a_known_task_refuses_the_whole_submission(do: Dri
 
 def test_a_dependency_that_nobody_knows_refuses_the_whole_submission(do: Driver) -> None:
     out = do(submission(task("new"), task("a", depends_on=("b",))))
-    assert one(out, c.Answer).reason == (
+    assert one(out, c.AnswerSubmission).reason == (
         "task a depends on b, which is neither in this submission nor in run default; "
         "submit it first or correct the id"
     )
@@ -118,7 +118,7 @@ def test_a_dependency_that_nobody_knows_refuses_the_whole_submission(do: Driver)
 
 def test_a_run_whose_name_falls_together_with_another_is_refused(do: Driver) -> None:
     do(submission(task("a"), run="My run"))
-    answer = one(do(submission(task("b"), run="my-run")), c.Answer)
+    answer = one(do(submission(task("b"), run="my-run")), c.AnswerSubmission)
     assert answer.reason == (
         "run 'my-run' would be my-run on the wire, as run 'My run' is; choose another name"
     )
@@ -126,7 +126,8 @@ def test_a_run_whose_name_falls_together_with_another_is_refused(do: Driver) -> 
 
 def test_that_is_so_within_one_batch_too(do: Driver) -> None:
     first, second = pick(
-        do(submission(task("a"), run="My run"), submission(task("b"), run="my-run")), c.Answer
+        do(submission(task("a"), run="My run"), submission(task("b"), run="my-run")),
+        c.AnswerSubmission,
     )
     assert first.reason is None
     assert second.reason is not None
@@ -134,13 +135,13 @@ def test_that_is_so_within_one_batch_too(do: Driver) -> None:
 
 def test_two_runs_do_not_mix(do: Driver) -> None:
     do(submission(task("a", 1), run="one"))
-    answer = one(do(submission(task("a", 2), run="two")), c.Answer)
+    answer = one(do(submission(task("a", 2), run="two")), c.AnswerSubmission)
     assert answer.accepted == 1
 
 
 def test_a_store_that_lost_a_dependency_is_not_believed_silently(do: Driver) -> None:
     with pytest.raises(KeyError):
-        do.state._intake._status(("run", "nowhere"), {})
+        do.state._submissions._status(("run", "nowhere"), {})
 
 
 # --- dependencies
@@ -195,7 +196,7 @@ def test_a_task_that_depends_on_a_failure_is_added_and_fails_at_once(do: Driver)
 
 def test_an_attempt_starts_once(do: Driver) -> None:
     held = one_assigned(do)
-    assert one(do(progress(held, at=7.0)), c.Start).at == 7.0
+    assert one(do(progress(held, at=7.0)), c.StartAttempt).at == 7.0
     assert do(progress(held)) == []
 
 
@@ -210,13 +211,13 @@ def test_a_result_counts_once(do: Driver) -> None:
     held = one_assigned(do)
     out = do(results(held), results(held))
     assert len(pick(out, c.EndAttempt)) == 1
-    assert len(pick(out, c.Stale)) == 1
+    assert len(pick(out, c.RecordStaleResult)) == 1
 
 
 def test_a_result_of_the_current_attempt_by_another_incarnation_is_stale(do: Driver) -> None:
     held = one_assigned(do)
     ghost = replace(held, worker=profile(incarnation="0"))
-    assert [type(command) for command in do(results(ghost))] == [c.Stale]
+    assert [type(command) for command in do(results(ghost))] == [c.RecordStaleResult]
     assert do.state.is_current(ref(held), "ada", "1")
     assert not do.state.is_current(ref(held), "ada", "0")
 
@@ -225,7 +226,7 @@ def test_a_result_of_a_lost_store_is_stale(do: Driver) -> None:
     """Its attempts have the same numbers."""
     held = one_assigned(do)
     late = results(held).model_copy(update={"store": "lost"})
-    assert [type(command) for command in do(late)] == [c.Stale]
+    assert [type(command) for command in do(late)] == [c.RecordStaleResult]
 
 
 def test_a_failure_is_tried_again_after_a_back_off_with_the_next_number(do: Driver) -> None:
@@ -254,14 +255,14 @@ def test_a_refused_type_goes_to_another_worker_and_never_back(do: Driver) -> Non
 
 def test_what_cannot_be_sent_is_dead_lettered(do: Driver) -> None:
     held = one_assigned(do, max_attempts=9)
-    out = do(c.Undeliverable(ref(held), "too large"))
+    out = do(c.AssignmentUndeliverable(ref(held), "too large"))
     end = one(out, c.EndAttempt)
     assert (end.status, end.outcome, end.reason) == (S.DEAD_LETTERED, Outcome.RETURNED, "too large")
 
 
 def test_an_older_attempt_that_cannot_be_sent_changes_nothing(do: Driver) -> None:
     old = ref(one_assigned(do)).model_copy(update={"attempt": 0})
-    assert do(c.Undeliverable(old, "too large")) == []
+    assert do(c.AssignmentUndeliverable(old, "too large")) == []
 
 
 # --- runs
@@ -278,7 +279,7 @@ def test_a_run_is_complete_when_its_last_task_has_ended(do: Driver) -> None:
 def test_a_run_that_is_complete_says_so_again_to_who_submits_it_again(do: Driver) -> None:
     do(results(one_assigned(do)))
     out = do(submission(task("a")))
-    assert [type(command) for command in out] == [c.Answer, c.CompleteRun]
+    assert [type(command) for command in out] == [c.AnswerSubmission, c.CompleteRun]
 
 
 def test_a_run_that_ends_and_goes_on_in_one_batch_is_not_complete(do: Driver) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.timers import Kind, Timers
+from skillq_manager.core.timers import TimerKind, Timers
 from tests.factories import (
     Driver,
     cancel,
@@ -32,13 +32,13 @@ def test_timers_whose_reason_is_gone_are_thrown_out() -> None:
     for n in range(5000):
         gone = task_entry(n)
         gone.status = S.SUCCEEDED
-        timers.add(1e9, Kind.DEADLINE, gone)
-    timers.add(5.0, Kind.DEADLINE, entry)
+        timers.add_timer(1e9, TimerKind.DEADLINE, gone)
+    timers.add_timer(5.0, TimerKind.DEADLINE, entry)
     assert len(timers._heap) < 1100
     assert timers.next_at() == 5.0
     assert [(at, task) for at, _, task in timers] == [(5.0, entry)]
     assert list(timers.due(4.9)) == []
-    assert list(timers.due(5.0)) == [(Kind.DEADLINE, entry)]
+    assert list(timers.due(5.0)) == [(TimerKind.DEADLINE, entry)]
     assert timers.next_at() is None
 
 
@@ -56,5 +56,5 @@ def test_tasks_called_off_behind_one_that_waits_leave_nothing_behind(do: Driver)
         ids = [f"{turn}-{n}" for n in range(100)]
         do(submission(*(task(id, 9) for id in ids)))
         do(cancel(*ids))
-    (waiting,) = do.state.board._classes.values()
+    (waiting,) = do.state.board._queues.values()
     assert len(waiting.heap) < 200

@@ -6,9 +6,9 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.matching import Arrival
 from skillq_manager.core.model import Need
-from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.core.rules.matching import Arrival
+from skillq_manager.core.rules.retry import RetryPolicy
 from tests.factories import (
     Driver,
     connect,
@@ -67,7 +67,7 @@ def test_a_deadline_ends_a_task_wherever_it_is() -> None:
     }
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status) == (Outcome.TIMED_OUT, S.TIMED_OUT)
-    assert one(out, c.Abort).attempts == (ref(other),)
+    assert one(out, c.CancelAttempts).attempts == (ref(other),)
     assert do.state.is_idle
     assert do.state.tasks.timers.next_at() is None
 
@@ -100,7 +100,7 @@ def test_a_worker_that_does_not_say_that_an_attempt_took_too_long_is_told_so(do:
     )
     assert not pick(do(*beats(ADA, BOB), after=19.5), c.EndAttempt)
     out = do(*beats(ADA, BOB), after=0.5)
-    assert one(out, c.Abort) == c.Abort(held.worker, "", (ref(held),))
+    assert one(out, c.CancelAttempts) == c.CancelAttempts(held.worker, "", (ref(held),))
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status, end.reason) == (
         Outcome.TIMED_OUT,
@@ -108,7 +108,7 @@ def test_a_worker_that_does_not_say_that_an_attempt_took_too_long_is_told_so(do:
         "took longer than 5 s",
     )
     assert one(out, c.Assign).worker == BOB
-    assert isinstance(do(results(held))[0], c.Stale)
+    assert isinstance(do(results(held))[0], c.RecordStaleResult)
 
 
 def test_each_attempt_has_its_own_time(do: Driver) -> None:
@@ -127,9 +127,9 @@ def test_a_timeout_that_the_manager_saw_is_retried_as_one_that_the_worker_saw(do
 
 def test_a_manager_that_could_not_hear_does_not_call_attempts_overdue(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5))), c.Assign)
-    do(c.Blinded())
+    do(c.HeartbeatsLost())
     assert do(after=60.0) == []
-    do(c.Sighted())
+    do(c.HeartbeatsRecovered())
     assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 

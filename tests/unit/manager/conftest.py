@@ -33,7 +33,7 @@ async def office() -> AsyncIterator[Office]:
 @pytest.fixture
 def cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """A few tasks at most fit into one message."""
-    monkeypatch.setattr("skillq.handed.ROOM_BYTES", 110)
+    monkeypatch.setattr("skillq.client.submission.TASKS_BYTES", 110)
 
 
 @pytest.fixture

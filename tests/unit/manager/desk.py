@@ -10,7 +10,6 @@ import httpx
 from pydantic import SecretStr
 
 from skillq import topology
-from skillq.clock import steady_clock
 from skillq.messages import (
     Connect,
     Disconnect,
@@ -24,9 +23,10 @@ from skillq.messages import (
     WorkerProfile,
     slug,
 )
+from skillq.runtime.clock import steady_clock
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core.matching import BestFit
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
@@ -86,7 +86,7 @@ class Desk:
             await asyncio.sleep(0)
 
     async def say(self, key: str, message: Message) -> None:
-        await self._transport.publish(topology.REPORTS, key, Outgoing.of(message))
+        await self._transport.publish(topology.REPORTS, key, Outgoing.from_message(message))
 
     async def join(self, title: str, skill: int, **more: Any) -> WorkerProfile:
         fields = {"name": slug(title), "title": title, "incarnation": f"{title}-1", "skill": skill}
@@ -152,10 +152,10 @@ class Desk:
 
     async def stray(self, text: str = "?", key: str = "result.x") -> str:
         """Send what nobody can read; its message id, once it is parked."""
-        parked = self.manager.tally.parked
+        parked = self.manager.counters.unreadable
         message = Outgoing(text.encode(), "note")
         await self._transport.publish(topology.REPORTS, key, message)
-        await self.until(lambda: self.manager.tally.parked > parked)
+        await self.until(lambda: self.manager.counters.unreadable > parked)
         return message.message_id
 
     async def get(self, path: str, **parameters: Any) -> Any:

@@ -9,7 +9,7 @@ from skillq.messages import (
     Message,
     RunEvent,
     RunStatus,
-    Standing,
+    StatusReply,
     decode,
 )
 from skillq.transport import Consumer, Outgoing
@@ -33,8 +33,8 @@ class Ear:
     def of(self, *kinds: type[Message]) -> list[Message]:
         return [message for message in self.heard if isinstance(message, kinds)]
 
-    def standings(self) -> list[Standing]:
-        return [m for m in self.heard if isinstance(m, Standing)]
+    def standings(self) -> list[StatusReply]:
+        return [m for m in self.heard if isinstance(m, StatusReply)]
 
     def answers(self, status: RunStatus) -> list[RunEvent]:
         return [m for m in self.heard if isinstance(m, RunEvent) and m.status is status]

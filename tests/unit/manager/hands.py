@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from skillq.messages import (
     TaskAssignment,
 )
-from skillq_worker.executor import Cancel, Job, in_task
+from skillq_worker.execution.executor import Cancel, Job, in_task
 
 
 class Count:
@@ -21,7 +21,7 @@ class Count:
         if not held:
             self._go_on.set()
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:

@@ -13,7 +13,7 @@ from skillq.messages import (
 from skillq.transport import Consumer
 from skillq.transport.memory import MemoryBroker
 from skillq_manager.core import commands as c
-from skillq_manager.outbox import Outbox
+from skillq_manager.outbound.outbox import Outbox
 from skillq_manager.store.memory import MemoryStore
 from tests.factories import profile
 from tests.unit.wire import Wire
@@ -52,11 +52,11 @@ class Office:
             ]
         )
 
-    async def hand_over(self, decided: c.Decided) -> None:
-        await self.outbox.send(decided, self.outbox.news(decided))
+    async def hand_over(self, decided: c.Decisions) -> None:
+        await self.outbox.send(decided, self.outbox.event_messages(decided))
 
     async def send(self, *commands: c.Command) -> None:
-        await self.hand_over(c.Decided(commands))
+        await self.hand_over(c.Decisions(commands))
         await self.outbox.flush(timeout=5)
 
     def assign(self, id: str, worker: WorkerProfile | None = None) -> c.Assign:

@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from skillq import topology
 from skillq.client import Client, RunResult
-from skillq.clock import steady_clock
 from skillq.messages import (
     Connect,
     Lease,
@@ -19,15 +18,16 @@ from skillq.messages import (
     WorkerProfile,
     slug,
 )
+from skillq.runtime.clock import steady_clock
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.matching import BestFit, Policy
+from skillq_manager.core.rules.leases import LeasePolicy
+from skillq_manager.core.rules.matching import BestFit, Policy
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
-from skillq_worker.executor import Executor
-from skillq_worker.simulation import Simulation
+from skillq_worker.execution.executor import Executor
+from skillq_worker.execution.simulation import Simulation
 from skillq_worker.worker import Worker
 from tests.unit.worker.boss import until
 
@@ -160,7 +160,7 @@ class Plant:
         return hand
 
     def entry(self, profile: WorkerProfile) -> object:
-        return self.manager.state.fleet.current(profile.name, profile.incarnation)
+        return self.manager.state.workers.current(profile.name, profile.incarnation)
 
     @property
     def _is_done(self) -> bool:
@@ -181,7 +181,9 @@ class Plant:
             return await client.complete(run, tasks, self.events.append)
 
     async def say(self, exchange: str, key: str, message: Message | bytes) -> None:
-        out = Outgoing(message, "?") if isinstance(message, bytes) else Outgoing.of(message)
+        out = (
+            Outgoing(message, "?") if isinstance(message, bytes) else Outgoing.from_message(message)
+        )
         await self.voice.publish(exchange, key, out)
 
     async def meet(self, title: str, skill: int = 5, **more: Any) -> WorkerProfile:

@@ -8,11 +8,11 @@ from uuid import uuid4
 import pytest
 
 from skillq import timings, topology
+from skillq.client.submission import follow_submission
 from skillq.errors import Unreachable, UsageError
-from skillq.handed import hand_in
 from skillq.messages import (
-    Inquiry,
     RunStatus,
+    StatusQuery,
     Stop,
     Submission,
     Task,
@@ -21,8 +21,8 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
-from skillq_manager import parts as parts_module
-from skillq_manager import queues
+from skillq_manager.inbound import multipart as parts_module
+from skillq_manager.leadership import queues
 from skillq_manager.store.base import RunRow
 from tests.factories import task
 from tests.unit.manager.ear import listening, put, stored, waiting
@@ -67,7 +67,9 @@ async def test_a_submission_in_parts_is_answered_once_and_done() -> None:
 async def test_one_bad_task_has_all_parts_refused_and_none_of_them_done(
     bad: Task, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq.handed.check_tasks", lambda _: None)  # whoever hands them in
+    monkeypatch.setattr(
+        "skillq.client.submission.check_tasks", lambda _: None
+    )  # whoever hands them in
     async with Plant() as plant:
         await plant.hand("Ada")
         await plant.complete(task("old"))
@@ -79,7 +81,7 @@ async def test_one_bad_task_has_all_parts_refused_and_none_of_them_done(
 
 
 async def test_where_two_parts_have_one_task_all_are_refused() -> None:
-    briefs = [task(id).brief() for id in "aba"]
+    briefs = [task(id).to_wire() for id in "aba"]
     parts = [
         encode_submission("s", "default", "default", [brief], part=number, parts=3)
         for number, brief in enumerate(briefs, 1)
@@ -95,7 +97,7 @@ async def test_where_two_parts_have_one_task_all_are_refused() -> None:
 @pytest.mark.usefixtures("cut")
 async def test_the_order_of_parts_does_not_matter_and_copies_of_them_do_no_harm() -> None:
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
-        messages = hand_in("default", both_ways()).messages
+        messages = follow_submission("default", both_ways()).messages
         await put(plant, [*reversed(messages[1:]), *messages[1:]])
         await until(lambda: waiting(plant) == len(messages) - 1)
         assert await stored(plant) == []
@@ -109,10 +111,10 @@ async def test_the_order_of_parts_does_not_matter_and_copies_of_them_do_no_harm(
 
 @pytest.mark.usefixtures("cut")
 async def test_parts_that_a_manager_had_when_it_left_are_there_for_the_next() -> None:
-    messages = hand_in("default", both_ways()).messages
+    messages = follow_submission("default", both_ways()).messages
     async with Plant() as first:
         await put(first, messages[:-1])
-        await until(lambda: len(first.manager._parts) == len(messages) - 1)
+        await until(lambda: len(first.manager._multipart) == len(messages) - 1)
         first.manager.stop()
         await first.running
         async with Plant(broker=first.broker) as second:
@@ -129,7 +131,7 @@ async def test_parts_whose_rest_does_not_come_are_refused_and_keep_nobody_waitin
 ) -> None:
     monkeypatch.setattr(timings, "PARTS_SILENCE_SECONDS", 0.1)
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
-        messages = hand_in("default", both_ways()).messages
+        messages = follow_submission("default", both_ways()).messages
         await put(plant, messages[1:-1])
         await until(lambda: ear.answers(RunStatus.REFUSED))
         (answer,) = ear.answers(RunStatus.REFUSED)
@@ -146,12 +148,12 @@ async def test_parts_of_what_an_earlier_manager_took_in_are_not_refused_when_the
     """It died when it had acknowledged some of them."""
     monkeypatch.setattr(timings, "PARTS_SILENCE_SECONDS", 0.05)
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
-        messages = hand_in("default", both_ways()).messages
+        messages = follow_submission("default", both_ways()).messages
         await put(plant, messages)
         await until(lambda: ear.answers(RunStatus.ACCEPTED))
-        plant.manager._inquiries._decided.clear()
+        plant.manager._status_queries._decided.clear()
         await put(plant, messages[1:])
-        await until(lambda: len(plant.manager._parts) == len(messages) - 1)
+        await until(lambda: len(plant.manager._multipart) == len(messages) - 1)
         await until(lambda: waiting(plant) == 0)
         assert not ear.answers(RunStatus.REFUSED)
 
@@ -170,7 +172,7 @@ async def test_however_many_large_submissions_come_at_once_all_are_done(
         Plant(broker=broker, transport=wire) as plant,
         listening(plant, topology.EVENTS) as ear,
     ):
-        handed = [hand_in(f"run {n}", tasks(10)).messages for n in range(8)]
+        handed = [follow_submission(f"run {n}", tasks(10)).messages for n in range(8)]
         await put(plant, [message for several in zip(*handed, strict=True) for message in several])
         await until(lambda: len(ear.answers(RunStatus.ACCEPTED)) == len(handed))
         assert {(e.accepted, e.known) for e in ear.answers(RunStatus.ACCEPTED)} == {(10, 0)}
@@ -218,7 +220,7 @@ async def test_a_client_that_follows_waits_for_the_next_manager(
             await second.hand("Bob")
             assert (await running).counts == {SUCCEEDED: 3}
         assert len(ear.of(Submission)) == 1
-        assert ear.of(Inquiry)
+        assert ear.of(StatusQuery)
 
 
 async def test_who_asks_a_leaving_manager_for_more_work_is_told_to_ask_again(
@@ -237,12 +239,12 @@ async def test_who_asks_a_leaving_manager_for_more_work_is_told_to_ask_again(
 async def test_a_manager_does_not_leave_while_a_submission_is_on_its_way(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq.handed.ROOM_BYTES", 110)
+    monkeypatch.setattr("skillq.client.submission.TASKS_BYTES", 110)
     async with Plant(stop_when_done=True) as plant:
         await plant.hand("Ada")
-        messages = hand_in("second", tasks(10)).messages
+        messages = follow_submission("second", tasks(10)).messages
         await put(plant, messages[:-1])
-        await until(lambda: len(plant.manager._parts) == len(messages) - 1)
+        await until(lambda: len(plant.manager._multipart) == len(messages) - 1)
         await plant.complete(*tasks(1), run="first")
         assert not plant.running.done()
         await put(plant, messages[-1:])
@@ -296,7 +298,7 @@ async def test_a_run_that_is_added_to_again_and_again_is_looked_up_until_it_is_t
 async def test_the_titles_that_are_kept_are_not_more_and_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq_manager.sorting._TITLES", 1)
+    monkeypatch.setattr("skillq_manager.inbound.triage._TITLES", 1)
     async with questions(monkeypatch) as (plant, asked):
         for n, run in enumerate(("one", "one", "other", "other", "one")):
             await plant.manager.submit(of_run(run, str(n)))

@@ -7,16 +7,16 @@ import pytest
 
 from skillq import topology
 from skillq.errors import MalformedMessage
-from skillq.messages import Inquiry, Message, Probe, Submission
+from skillq.messages import Message, Probe, StatusQuery, Submission
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core import commands as c
-from skillq_manager.inbox import BELONGS, Inbox, read
+from skillq_manager.inbound.inbox import BELONGS, Inbox, read
 from tests.factories import connect, disconnect, heartbeat, profile, report, submission, task
 
 
 def delivery(message: Message, queue: str, key: str) -> Delivery:
-    body = Outgoing.of(message).body
+    body = Outgoing.from_message(message).body
     return Delivery(body, message.type, queue, "x", key, False, {}, "1", "app", 1)
 
 
@@ -24,7 +24,7 @@ ADA = profile("Ada")
 GOOD: dict[str, tuple[Message, str, str]] = {
     "submission": (submission(task()), topology.MANAGER_SUBMISSIONS, "submit.anyone"),
     "inquiry": (
-        Inquiry(submission_id="s", number=1, run="default"),
+        StatusQuery(submission_id="s", number=1, run="default"),
         topology.MANAGER_SUBMISSIONS,
         "submit.anyone",
     ),
@@ -66,11 +66,13 @@ async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> Non
     async with MemoryTransport(broker) as transport:
         await transport.declare(topology.MANAGER)
         for n in range(20):
-            message = Outgoing.of(connect(f"w{n}"))
+            message = Outgoing.from_message(connect(f"w{n}"))
             await transport.publish(topology.REPORTS, f"connect.w{n}", message)
         queue = topology.MANAGER_REPORTS
-        pump = asyncio.create_task(inbox.pump(queue, await transport.consume(queue, prefetch=100)))
-        intake = await inbox.take(5)
+        pump = asyncio.create_task(
+            inbox.receive_from(queue, await transport.consume(queue, prefetch=100))
+        )
+        intake = await inbox.take_received(5)
         keys = [one.delivery.routing_key for _, there in intake.deliveries for one in there]
         assert keys == [f"connect.w{n}" for n in range(20)]
         assert set(heard) == {queue}
@@ -80,26 +82,28 @@ async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> Non
 async def test_of_very_many_new_tasks_a_round_takes_some_and_what_has_ended_waits_for_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq_manager.inbox._ROUND", 5)
+    monkeypatch.setattr("skillq_manager.inbound.inbox._ROUND", 5)
     inbox = Inbox(lambda _: None)
     async with MemoryTransport(MemoryBroker()) as transport:
         await transport.declare(topology.MANAGER)
         for n in range(4):
             few = submission(*(task(f"{n}-{i}") for i in range(3)), run=f"run {n}")
-            await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.of(few))
-            asked = Inquiry(submission_id=few.submission_id, number=1, run=few.run)
-            await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.of(asked))
-        await transport.publish(topology.REPORTS, "result.ada", Outgoing.of(report(ADA)))
+            await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.from_message(few))
+            asked = StatusQuery(submission_id=few.submission_id, number=1, run=few.run)
+            await transport.publish(topology.SUBMISSIONS, "submit.me", Outgoing.from_message(asked))
+        await transport.publish(topology.REPORTS, "result.ada", Outgoing.from_message(report(ADA)))
         queues = (topology.MANAGER_SUBMISSIONS, topology.MANAGER_REPORTS)
         pumps = [
-            asyncio.create_task(inbox.pump(queue, await transport.consume(queue, prefetch=100)))
+            asyncio.create_task(
+                inbox.receive_from(queue, await transport.consume(queue, prefetch=100))
+            )
             for queue in queues
         ]
         for _ in range(3):
             await asyncio.sleep(0)  # both have brought all that was there
         rounds = []
         while not inbox.is_empty:
-            intake = await inbox.take(None)
+            intake = await inbox.take_received(None)
             rounds.append([one.message for _, there in intake.deliveries for one in there])
         await _cancel(pumps)
     said = [[_said(message) for message in one] for one in rounds]
@@ -123,14 +127,14 @@ async def _cancel(pumps: list[asyncio.Task[None]]) -> None:
 async def test_after_the_time_an_empty_intake_is_taken() -> None:
     inbox = Inbox(lambda _: None)
     began = time.monotonic()
-    assert not await inbox.take(0.02)
-    assert not await inbox.take(0)
+    assert not await inbox.take_received(0.02)
+    assert not await inbox.take_received(0)
     assert time.monotonic() - began < 2
 
 
 async def test_events_and_submissions_from_inside_wake_it_and_none_is_taken_twice() -> None:
     inbox = Inbox(lambda _: None)
-    taking = asyncio.create_task(inbox.take(None))
+    taking = asyncio.create_task(inbox.take_received(None))
     await asyncio.sleep(0)
     inbox.add_event(connect("Ada"))
     inbox.add_submission(submission(task()))
@@ -138,17 +142,17 @@ async def test_events_and_submissions_from_inside_wake_it_and_none_is_taken_twic
     assert intake
     assert (len(intake.events), len(intake.submissions)) == (1, 1)
     inbox.wake()
-    assert not await inbox.take(None)
+    assert not await inbox.take_received(None)
 
 
 async def test_what_is_forgotten_wakes_nobody() -> None:
     inbox = Inbox(lambda _: None)
-    inbox.add_event(c.Blinded())
+    inbox.add_event(c.HeartbeatsLost())
     inbox.clear()
     async with asyncio.timeout(5):
-        waited = asyncio.create_task(inbox.take(None))
+        waited = asyncio.create_task(inbox.take_received(None))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waited.done()
-        inbox.add_event(c.Sighted())
-        assert (await waited).events == [c.Sighted()]
+        inbox.add_event(c.HeartbeatsRecovered())
+        assert (await waited).events == [c.HeartbeatsRecovered()]

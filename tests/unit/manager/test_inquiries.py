@@ -7,11 +7,11 @@ import pytest
 
 from skillq import timings, topology
 from skillq.client import Receipt, RunResult
+from skillq.client.submission import follow_submission
 from skillq.errors import TransportError
-from skillq.handed import hand_in
 from skillq.messages import (
-    Inquiry,
     RunStatus,
+    StatusQuery,
     Submission,
     TaskEvent,
     TaskEvents,
@@ -19,8 +19,8 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
-from skillq_manager.core.commands import Command, Event, Submitted
-from skillq_worker.executor import Cancel, Job, in_task
+from skillq_manager.core.commands import Command, Event, SubmissionReceived
+from skillq_worker.execution.executor import Cancel, Job, in_task
 from tests.factories import task
 from tests.unit.manager.ear import listening, put
 from tests.unit.manager.hands import Count
@@ -40,11 +40,11 @@ async def test_a_run_that_takes_long_is_asked_about_and_not_submitted_again() ->
         count = Count(held=True)
         await plant.hand("Ada", 5, count)
         running = asyncio.create_task(plant.complete(*tasks(1)))
-        await until(lambda: len(ear.of(Inquiry)) >= 3)
+        await until(lambda: len(ear.of(StatusQuery)) >= 3)
         count.let_go()
         assert (await running).has_succeeded
         assert len(ear.of(Submission)) == 1
-        assert max(len(Outgoing.of(asked).body) for asked in ear.of(Inquiry)) < 250
+        assert max(len(Outgoing.from_message(asked).body) for asked in ear.of(StatusQuery)) < 250
 
 
 @pytest.mark.usefixtures("impatient")
@@ -110,7 +110,7 @@ class Large:
 
     types = None
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         return in_task(self._work(), job)
 
     async def _work(self) -> str:
@@ -128,8 +128,8 @@ async def test_the_next_manager_of_a_store_knows_what_the_last_took_in() -> None
         await first.running
         async with Plant(broker=first.broker, store=first.store) as second:
             await until(lambda: second.entry(hand.profile) is not None)
-            asked = len(ear.of(Inquiry))
-            await until(lambda: len(ear.of(Inquiry)) > asked + 1)
+            asked = len(ear.of(StatusQuery))
+            await until(lambda: len(ear.of(StatusQuery)) > asked + 1)
             count.let_go()
             assert (await running).counts == {SUCCEEDED: 2}
         assert len(ear.of(Submission)) == 1
@@ -138,7 +138,7 @@ async def test_the_next_manager_of_a_store_knows_what_the_last_took_in() -> None
 async def test_who_asks_about_a_submission_that_nobody_knows_is_told_so() -> None:
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
         for number, store in enumerate(("", "another", plant.store.id)):
-            asked = Inquiry(submission_id="s", number=number, run="nowhere", store=store)
+            asked = StatusQuery(submission_id="s", number=number, run="nowhere", store=store)
             await plant.say(topology.SUBMISSIONS, "submit.x", asked)
         await until(lambda: len(ear.standings()) == 3)
         answers = ear.standings()
@@ -148,9 +148,9 @@ async def test_who_asks_about_a_submission_that_nobody_knows_is_told_so() -> Non
 
 async def test_a_refusal_is_told_again_to_who_asks() -> None:
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
-        handed = hand_in("default", [task("a", depends_on=("gone",))])
+        handed = follow_submission("default", [task("a", depends_on=("gone",))])
         await put(plant, handed.messages)
-        await put(plant, [handed.inquiry()])
+        await put(plant, [handed.next_query()])
         await until(ear.standings)
         (answer,) = ear.standings()
         assert answer.status is RunStatus.REFUSED
@@ -161,7 +161,7 @@ async def test_a_question_that_the_store_cannot_answer_now_is_left_to_be_asked_a
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     async with Plant() as plant, listening(plant, topology.EVENTS) as ear:
-        handed = hand_in("default", tasks(1))
+        handed = follow_submission("default", tasks(1))
         await put(plant, handed.messages)
         await until(lambda: ear.answers(RunStatus.ACCEPTED))
         with monkeypatch.context() as patch:
@@ -172,9 +172,9 @@ async def test_a_question_that_the_store_cannot_answer_now_is_left_to_be_asked_a
 
             failed: list[str] = []
             patch.setattr(plant.store, "run", fail)
-            await put(plant, [handed.inquiry()])
+            await put(plant, [handed.next_query()])
             await until(lambda: failed)
-        await put(plant, [handed.inquiry()])
+        await put(plant, [handed.next_query()])
         await until(ear.standings)
         (answer,) = ear.standings()
         assert (answer.number, answer.status) == (2, RunStatus.ACCEPTED)
@@ -182,7 +182,7 @@ async def test_a_question_that_the_store_cannot_answer_now_is_left_to_be_asked_a
 
 async def test_the_lease_is_renewed_before_much_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is decided nothing else is done: another would take the lead, and begin with the same."""
-    monkeypatch.setattr("skillq_manager.sorting._MANY", 5)
+    monkeypatch.setattr("skillq_manager.inbound.triage._MANY", 5)
     monkeypatch.setattr(timings, "RENEW_SECONDS", 60.0)
     async with Plant() as plant:
         told: list[str] = []
@@ -195,7 +195,7 @@ async def test_the_lease_is_renewed_before_much_is_decided(monkeypatch: pytest.M
 
         def decide(events: Iterable[Event], now: float) -> list[Command]:
             given = list(events)
-            told.extend("decided" for event in given if isinstance(event, Submitted))
+            told.extend("decided" for event in given if isinstance(event, SubmissionReceived))
             return handle(given, now)
 
         monkeypatch.setattr(plant.store, "acquire", acquire)

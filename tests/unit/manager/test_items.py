@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from skillq.messages import Assignments, Task, TaskAssignment, decode
-from skillq_manager.items import assignment, assignments, ref
+from skillq_manager.outbound.messages import assignment, assignments, attempt_ref
 from skillq_manager.store.base import Body
 from tests.factories import budget, profile
 
@@ -34,7 +34,7 @@ def test_a_worker_reads_of_an_assignment_all_that_there_is_to_it(
     expected, items = [], []
     for number, (definition, dependencies, attempt) in enumerate(some):
         task = Task(id=f"t{number}", **definition)
-        items.append(assignment(("run", task.id), attempt, Body.of(task, dependencies)))
+        items.append(assignment(("run", task.id), attempt, Body.from_task(task, dependencies)))
         expected.append(
             TaskAssignment(
                 run="run",
@@ -58,4 +58,6 @@ def test_a_worker_reads_of_an_assignment_all_that_there_is_to_it(
         ADA.incarnation,
         "a-store",
     )
-    assert [ref(item) for item in items] == [ref(task.model_dump()) for task in expected]
+    assert [attempt_ref(item) for item in items] == [
+        attempt_ref(task.model_dump()) for task in expected
+    ]

@@ -6,18 +6,18 @@ from collections import Counter
 import pytest
 
 from skillq import timings, topology
-from skillq.clock import steady_clock
 from skillq.errors import Unreachable, UsageError
 from skillq.messages import (
     Submission,
     Task,
     TaskStatus,
 )
+from skillq.runtime.clock import steady_clock
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core.matching import BestFit
+from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
+from skillq_manager.leadership.probe import CONSUMED_QUEUES
 from skillq_manager.manager import Manager
-from skillq_manager.senses import CONSUMED
 from skillq_manager.store.base import Filter
 from skillq_manager.store.memory import MemoryStore
 from tests.unit.manager.hands import Count
@@ -122,7 +122,7 @@ async def test_with_stop_when_done_the_workers_leave_and_then_the_manager() -> N
             await plant.running
             await asyncio.gather(*(hand.running for hand in hands))
         assert plant.completed == ["default"]
-        assert not plant.manager.state.fleet.workers
+        assert not plant.manager.state.workers.workers
 
 
 async def test_a_manager_that_goes_on_serves_the_next_run() -> None:
@@ -235,7 +235,7 @@ async def test_a_manager_takes_over_when_its_predecessor_leaves() -> None:
     await second._stack.aclose()
 
 
-@pytest.mark.parametrize("queue", CONSUMED)
+@pytest.mark.parametrize("queue", CONSUMED_QUEUES)
 async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_with_one_line(
     queue: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -247,7 +247,7 @@ async def test_a_manager_whose_queue_another_one_has_decides_no_more_and_leaves_
         wire.lose(queue)
         await plant.voice.consume(queue, prefetch=1, exclusive=True)
         await until(lambda: not plant.manager.is_leading)
-        assert not any(one.live for one in wire._consumers if one._queue.name != CONSUMED[0])
+        assert not any(one.live for one in wire._consumers if one._queue.name != CONSUMED_QUEUES[0])
         with pytest.raises(Unreachable):
             await plant.manager.submit(submission(*tasks(1)))
         with pytest.raises(UsageError) as caught:
@@ -289,7 +289,7 @@ async def test_a_broker_that_comes_back_empty_gets_its_queues_and_a_run_goes_on(
         hand = await plant.hand("Ada", 5, count)
         running = asyncio.create_task(plant.complete(*tasks(3)))
         await until(lambda: count.begun)
-        for queue in [*CONSUMED, topology.DEAD_LETTERS, topology.worker_queue("ada")]:
+        for queue in [*CONSUMED_QUEUES, topology.DEAD_LETTERS, topology.worker_queue("ada")]:
             plant.broker.delete_queue(queue)
         assert not hand.is_ready
         await until(lambda: hand.is_ready)

@@ -62,7 +62,7 @@ async def test_why_a_task_on_a_shelf_waits_is_shown_as_of_one_in_memory(desk: De
 async def test_a_run_is_called_off_with_what_is_on_shelves_a_page_at_a_time(
     desk: Desk, page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.store.base.SHELF_PAGE", page)
+    monkeypatch.setattr("skillq_manager.store.base.BACKLOG_PAGE", page)
     await desk.submit(*MANY)
     assert await desk.post("/api/tasks/default/19/cancel") == {"run": "default", "cancelled": 1}
     assert await desk.post("/api/runs/default/cancel") == {"run": "default", "cancelled": 19}

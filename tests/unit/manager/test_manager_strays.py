@@ -101,11 +101,13 @@ async def test_what_cannot_be_read_is_parked_with_its_reason_and_everything_goes
         assert (await plant.complete(*tasks(2))).has_succeeded
         await until(lambda: plant.dead)
         (dead,) = plant.dead
-        assert "nobody" not in plant.manager.state.fleet.workers
+        assert "nobody" not in plant.manager.state.workers.workers
     assert reason in str(dead.headers[REASON_HEADER])
     assert str(dead.headers[QUEUE_HEADER]).startswith("skillq.manager.")
     assert len(str(dead.headers[REASON_HEADER])) <= 1000
-    assert dead.body == (message if isinstance(message, bytes) else Outgoing.of(message).body)
+    assert dead.body == (
+        message if isinstance(message, bytes) else Outgoing.from_message(message).body
+    )
 
 
 async def test_a_message_that_cannot_be_parked_yet_is_parked_later() -> None:

@@ -15,9 +15,9 @@ from skillq.messages import (
     TaskStatus,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.leases import LeasePolicy
+from skillq_manager.core.rules.leases import LeasePolicy
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor
+from skillq_worker.execution.executor import HandlerExecutor
 from tests.unit.manager.hands import Count
 from tests.unit.manager.plant import QUICK, SHORT, Plant, tasks
 from tests.unit.worker.boss import until
@@ -55,7 +55,7 @@ async def test_a_worker_that_holds_more_than_one_message_can_name_is_not_lost(
         client = await plant.client()
         await client.submit(run, many)
         await until(lambda: len(count.begun) == len(many))
-        holds = plant.manager.state.fleet.workers["ada"].holds
+        holds = plant.manager.state.workers.workers["ada"].attempts
         heard: list[Heartbeat] = []
         decided: list[c.Command] = []
         handle = plant.manager.state.handle
@@ -69,7 +69,7 @@ async def test_a_worker_that_holds_more_than_one_message_can_name_is_not_lost(
         monkeypatch.setattr(plant.manager.state, "handle", listen)
         await until(lambda: sum(event.upto is None for event in heard) >= 2)
         assert any(event.above for event in heard), "it comes in parts"
-        wrong = [d for d in decided if isinstance(d, c.Resend | c.Abort | c.SaveWorker)]
+        wrong = [d for d in decided if isinstance(d, c.Resend | c.CancelAttempts | c.SaveWorker)]
         assert not wrong, "nothing is missing, nothing is a stranger's, and nobody is suspect"
         assert len(holds) == len(many)
         assert plant.entry(hand.profile) is not None
@@ -127,7 +127,7 @@ async def test_a_worker_that_drains_is_not_offered_its_tasks_again_and_again() -
         await until(lambda: count.begun)
         leaving.stop()
         second = asyncio.create_task(plant.complete(*tasks(1), run="second"))
-        await until(lambda: plant.manager.state.fleet.workers["leaving"].draining)
+        await until(lambda: plant.manager.state.workers.workers["leaving"].draining)
         await asyncio.sleep(0.1)
         heir = Count()
         await plant.hand("Heir", 9, heir)

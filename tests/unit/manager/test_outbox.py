@@ -74,7 +74,7 @@ async def test_what_no_message_can_hold_is_given_up_on_with_the_reason(office: O
     queue = await office.give_queue(office.ada)
     await office.send(office.assign("sum"), office.assign("x"))
     (event,) = office.fed
-    assert isinstance(event, c.Undeliverable)
+    assert isinstance(event, c.AssignmentUndeliverable)
     assert event.attempt.id == "sum"
     assert str(MAX_MESSAGE_BYTES) in event.reason
     (message,) = await said(queue)
@@ -86,7 +86,7 @@ async def test_an_assignment_that_comes_back_is_told_and_the_queue_declared(offi
     await office.store_tasks(task("a"))
     await office.send(office.assign("a"))
     (event,) = office.fed
-    assert isinstance(event, c.Returned)
+    assert isinstance(event, c.AssignmentReturned)
     assert (event.worker, event.incarnation) == ("ada", "1")
     assert [ref.id for ref in event.attempts] == ["a"]
     await office.wire.consume(topology.worker_queue("ada"), prefetch=1)
@@ -110,7 +110,7 @@ async def test_an_assignment_that_is_wanted_no_more_is_not_sent_again(
     monkeypatch.setattr(timings, "ASSIGNMENT_RETRY_SECONDS", 0.01)
     await office.store_tasks(task("a"))
     office.wire.fails = lambda _: True
-    await office.hand_over(c.Decided([office.assign("a")]))
+    await office.hand_over(c.Decisions([office.assign("a")]))
     await until(lambda: office.wire.failed.count("assignment.ada") >= 2)
     office.current = False
     await office.outbox.flush(timeout=5)
@@ -124,7 +124,7 @@ async def test_assignments_wait_while_another_manager_may_give_the_same_ones_out
     queue = await office.give_queue(office.ada)
     await office.store_tasks(task("a"))
     office.alone = False
-    await office.hand_over(c.Decided([office.assign("a")]))
+    await office.hand_over(c.Decisions([office.assign("a")]))
     waiting = asyncio.create_task(said(queue))
     await asyncio.sleep(0.05)
     assert not waiting.done()
@@ -138,7 +138,7 @@ async def test_a_worker_that_cannot_be_reached_holds_up_no_other(office: Office)
     queue = await office.give_queue(bob)
     await office.store_tasks(task("a"), task("b"))
     office.wire.fails = lambda key: key == "assignment.ada"
-    await office.hand_over(c.Decided([office.assign("a"), office.assign("b", bob)]))
+    await office.hand_over(c.Decisions([office.assign("a"), office.assign("b", bob)]))
     (message,) = await said(queue)
     assert message.type == "assignment"
     await office.outbox.flush(timeout=0)
@@ -147,7 +147,7 @@ async def test_a_worker_that_cannot_be_reached_holds_up_no_other(office: Office)
 async def test_an_order_to_give_up_names_the_attempts_and_the_incarnation(office: Office) -> None:
     queue = await office.give_queue(office.ada)
     lost = AttemptRef(run="run", id="a", attempt=2)
-    await office.send(c.Abort(office.ada, "a-store", (lost,)))
+    await office.send(c.CancelAttempts(office.ada, "a-store", (lost,)))
     (message,) = await said(queue)
     assert isinstance(message, Cancel)
     assert (message.incarnation, message.store, message.attempts) == ("1", "a-store", (lost,))
@@ -156,7 +156,7 @@ async def test_an_order_to_give_up_names_the_attempts_and_the_incarnation(office
 async def test_a_recall_is_an_order_to_give_up_only_what_waits(office: Office) -> None:
     queue = await office.give_queue(office.ada)
     waiting = AttemptRef(run="run", id="a", attempt=2)
-    for command, waiting_only in ((c.Recall, True), (c.Abort, False)):
+    for command, waiting_only in ((c.RecallAttempts, True), (c.CancelAttempts, False)):
         await office.send(command(office.ada, "a-store", (waiting,)))
         (message,) = await said(queue)
         assert isinstance(message, Cancel)
@@ -167,7 +167,7 @@ async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
     queue = await office.give_queue(office.ada)
     lost = tuple(AttemptRef(run="r" * 60, id=f"{n:0>120}", attempt=1) for n in range(9000))
     incarnations = [f"{n:0>64}" for n in range(30_000)]
-    await office.send(c.Abort(office.ada, "a-store", lost))
+    await office.send(c.CancelAttempts(office.ada, "a-store", lost))
     await office.outbox.stop_all(incarnations, "done")
     cancelled: list[AttemptRef] = []
     stopped: list[str] = []
@@ -183,7 +183,7 @@ async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
 async def test_at_the_end_it_waits_so_long_and_no_longer(office: Office) -> None:
     await office.store_tasks(task("a"))
     office.wire.fails = lambda _: True
-    await office.hand_over(c.Decided([office.assign("a")]))
+    await office.hand_over(c.Decisions([office.assign("a")]))
     async with asyncio.timeout(2):
         await office.outbox.flush(timeout=0.05)
     assert not office.outbox._pending

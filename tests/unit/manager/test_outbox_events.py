@@ -83,7 +83,10 @@ MOVES: list[tuple[c.Command, dict[str, object]]] = [
         c.Assign(("run", "a"), "ocr", 2, _ADA, 9.0),
         {"status": TaskStatus.ASSIGNED, "worker": "Ada"},
     ),
-    (c.Start(("run", "a"), "ocr", 2, _ADA, 9.0), {"status": TaskStatus.RUNNING, "worker": "Ada"}),
+    (
+        c.StartAttempt(("run", "a"), "ocr", 2, _ADA, 9.0),
+        {"status": TaskStatus.RUNNING, "worker": "Ada"},
+    ),
     (_END, {"status": TaskStatus.SUCCEEDED, "worker": "Ada", "output": 7}),
     (
         replace(_END, outcome=Outcome.LOST, status=TaskStatus.READY, reason="lost", result=None),
@@ -136,7 +139,7 @@ async def test_what_came_back_in_the_turn_in_which_it_began_is_told_last_as_read
 async def test_one_event_that_cannot_be_told_holds_up_none_after_it(
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    telling = office.wire.tell
+    telling = office.wire.publish_unconfirmed
     failures = [ValueError("a name too long for a key")]
 
     async def tell(exchange: str, key: str, message: Outgoing) -> None:
@@ -144,9 +147,9 @@ async def test_one_event_that_cannot_be_told_holds_up_none_after_it(
             raise failures.pop()
         await telling(exchange, key, message)
 
-    monkeypatch.setattr(office.wire, "tell", tell)
+    monkeypatch.setattr(office.wire, "publish_unconfirmed", tell)
     lost = c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0)
-    await office.hand_over(c.Decided([lost, lost]))
+    await office.hand_over(c.Decisions([lost, lost]))
     await until(lambda: not office.outbox._pending)
     (event,) = await said(office.events)
     assert isinstance(event, WorkerEvent)
@@ -154,7 +157,9 @@ async def test_one_event_that_cannot_be_told_holds_up_none_after_it(
 
 async def test_an_answer_tells_who_submitted(office: Office) -> None:
     given = submission(task("a"), run="Nightly 1")
-    await office.send(c.Answer(given, 1, 2, None, 0.0), c.Answer(given, 0, 0, "because", 0.0))
+    await office.send(
+        c.AnswerSubmission(given, 1, 2, None, 0.0), c.AnswerSubmission(given, 0, 0, "because", 0.0)
+    )
     async with asyncio.timeout(5):
         deliveries = await office.events.batch()
     assert [d.routing_key for d in deliveries] == [
@@ -190,7 +195,7 @@ async def test_nothing_else_is_decided_before_the_tasks_of_a_run_at_its_end_are_
         return await run(name)
 
     monkeypatch.setattr(office.store, "run", slow)
-    sending = asyncio.create_task(office.hand_over(c.Decided([c.CompleteRun("run", 0.0)])))
+    sending = asyncio.create_task(office.hand_over(c.Decisions([c.CompleteRun("run", 0.0)])))
     await asked.wait()
     assert not sending.done()
     may_go_on.set()
@@ -201,7 +206,7 @@ async def test_all_that_is_told_has_left_before_the_tasks_of_a_run_at_its_end_ar
     office: Office, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await office.store_tasks(task("a"))
-    told, left_by_then, tell = [], [], office.wire.tell
+    told, left_by_then, tell = [], [], office.wire.publish_unconfirmed
 
     async def heard(exchange: str, key: str, message: Outgoing) -> None:
         told.append(key)
@@ -211,9 +216,9 @@ async def test_all_that_is_told_has_left_before_the_tasks_of_a_run_at_its_end_ar
         left_by_then.extend(told)
         return None
 
-    monkeypatch.setattr(office.wire, "tell", heard)
+    monkeypatch.setattr(office.wire, "publish_unconfirmed", heard)
     monkeypatch.setattr(office.store, "run", run)
-    answer = c.Answer(submission(task("a")), 1, 0, None, 0.0)
+    answer = c.AnswerSubmission(submission(task("a")), 1, 0, None, 0.0)
     await office.send(answer, _ENDED, c.CompleteRun("run", 0.0))
     assert left_by_then == ["task.run.task.succeeded", "run.default.accepted"]
     assert told == [*left_by_then, "run.run.completed"]

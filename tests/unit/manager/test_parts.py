@@ -7,8 +7,8 @@ import pytest
 from skillq import timings, topology
 from skillq.messages import MAX_PARTS, Submission
 from skillq.transport import Consumer, Delivery, Outgoing
-from skillq_manager.parts import ROOM, Parts, Pile
-from skillq_manager.queues import PREFETCH
+from skillq_manager.inbound.multipart import ROOM, MultipartBuffer, Partial
+from skillq_manager.leadership.queues import PREFETCH
 from tests.factories import task
 
 
@@ -32,7 +32,7 @@ class Shelf:
 
     def __init__(self) -> None:
         self.now = 1000.0
-        self.parts = Parts(lambda: self.now)
+        self.parts = MultipartBuffer(lambda: self.now)
         self.consumer: Consumer = Nobody()
 
     def put(self, number: int, of: int, id: str = "s") -> Delivery | None:
@@ -45,10 +45,10 @@ class Shelf:
             part=number,
             parts=of,
         )
-        body = Outgoing.of(part).body
+        body = Outgoing.from_message(part).body
         queue = topology.MANAGER_SUBMISSIONS
         delivery = Delivery(body, part.type, queue, "x", "submit.x", False, {}, "1", "app", number)
-        earlier = self.parts.add(part, self.consumer, delivery)
+        earlier = self.parts.add_part(part, self.consumer, delivery)
         return earlier and earlier.delivery
 
 
@@ -57,7 +57,7 @@ def shelf() -> Shelf:
     return Shelf()
 
 
-def ids(piles: Sequence[Pile]) -> list[str]:
+def ids(piles: Sequence[Partial]) -> list[str]:
     return [pile.key[0] for pile in piles]
 
 
@@ -66,9 +66,9 @@ async def test_a_submission_is_whole_when_all_its_parts_are_there_in_whatever_or
 ) -> None:
     for number in (3, 1):
         shelf.put(number, 3)
-        assert not shelf.parts.take_whole()
+        assert not shelf.parts.take_complete()
     shelf.put(2, 3)
-    (pile,) = shelf.parts.take_whole()
+    (pile,) = shelf.parts.take_complete()
     whole = await pile.merged()
     assert [t.id for t in whole.tasks] == ["s1", "s2", "s3"]
     assert (whole.submission_id, whole.run, whole.run_title, whole.parts) == ("s", "run", "Run", 1)
@@ -80,9 +80,9 @@ def test_parts_of_different_submissions_are_kept_apart(shelf: Shelf) -> None:
     shelf.put(1, 2, "a")
     shelf.put(2, 2, "b")
     shelf.put(2, 3, "a")  # who cuts anew hands in something else
-    assert not shelf.parts.take_whole()
+    assert not shelf.parts.take_complete()
     shelf.put(2, 2, "a")
-    assert ids(shelf.parts.take_whole()) == ["a"]
+    assert ids(shelf.parts.take_complete()) == ["a"]
 
 
 def test_of_a_part_that_comes_twice_the_later_copy_is_kept(shelf: Shelf) -> None:
@@ -92,7 +92,7 @@ def test_of_a_part_that_comes_twice_the_later_copy_is_kept(shelf: Shelf) -> None
     assert earlier is not None
     assert len(shelf.parts) == 1
     shelf.put(2, 2)
-    (pile,) = shelf.parts.take_whole()
+    (pile,) = shelf.parts.take_complete()
     assert pile.held[1].delivery is not earlier
 
 
@@ -106,7 +106,7 @@ def test_the_rest_is_waited_for_since_the_last_part_that_came(shelf: Shelf) -> N
     shelf.put(2, 3, "a")
     assert shelf.parts.next_deadline() == shelf.now + 1
     shelf.now += 1
-    assert ids(shelf.parts.take_hopeless()) == ["b"]
+    assert ids(shelf.parts.take_expired()) == ["b"]
     assert len(shelf.parts) == 2
 
 

@@ -4,8 +4,8 @@ import pytest
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.settings import load
-from skillq_manager.core.retry import RetryPolicy
+from skillq.runtime.settings import load
+from skillq_manager.core.rules.retry import RetryPolicy
 from skillq_manager.settings import ManagerSettings
 from skillq_worker.settings import WorkerSettings
 
@@ -28,4 +28,4 @@ def test_a_longest_pause_that_is_shorter_than_the_first_is_refused_in_one_line()
 def test_no_lease_is_so_short_that_a_manager_that_hears_nothing_would_end_it() -> None:
     dead_after = WorkerSettings.model_fields["dead_after"]
     (least,) = [rule.ge for rule in dead_after.metadata if hasattr(rule, "ge")]
-    assert least > timings.BLIND_AFTER_SECONDS
+    assert least > timings.HEARTBEATS_LOST_SECONDS

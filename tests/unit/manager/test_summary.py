@@ -11,8 +11,8 @@ import structlog
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.outbound.run_summary import SummaryPrinter, print_summary
 from skillq_manager.store.memory import MemoryStore
-from skillq_manager.summary import Summaries, print_summary
 from tests.factories import profile, task
 
 KEY, EVIL = ("run", "1"), profile("red\x1b[31m")
@@ -61,7 +61,7 @@ async def test_where_it_cannot_be_written_it_is_logged_and_the_next_one_is_tried
         patched.setattr("sys.stdout", nowhere)
         await print_summary(store, "run")
         await print_summary(store, "run")
-    assert [entry["event"] for entry in entries] == ["summary_unread"] * 2
+    assert [entry["event"] for entry in entries] == ["summary_not_printed"] * 2
     assert (entries[0]["run"], entries[0]["tasks"], entries[0]["success_rate"]) == ("run", 1, 100)
     await print_summary(store, "run")
     assert capfd.readouterr().out.startswith("All tasks completed\n")
@@ -70,9 +70,9 @@ async def test_where_it_cannot_be_written_it_is_logged_and_the_next_one_is_tried
 async def test_a_run_that_completes_again_and_again_does_not_hold_up_the_manager(
     store: MemoryStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with Summaries(store) as summaries:
+    async with SummaryPrinter(store) as summaries:
         for _ in range(100):
-            await summaries.note("run")
+            await summaries.print_later("run")
         await asyncio.sleep(0)
     assert capfd.readouterr().out.count("All tasks completed") == 1
 
@@ -80,8 +80,8 @@ async def test_a_run_that_completes_again_and_again_does_not_hold_up_the_manager
 async def test_what_completes_at_the_end_is_printed_before_the_manager_leaves(
     store: MemoryStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    async with Summaries(store) as summaries:
-        await summaries.note("run")
+    async with SummaryPrinter(store) as summaries:
+        await summaries.print_later("run")
     assert capfd.readouterr().out.count("All tasks completed") == 1
 
 

@@ -228,7 +228,7 @@ async def test_workers_show_those_that_are_there_and_those_that_left(desk: Desk)
 async def test_a_worker_that_drains_or_is_late_is_shown_so(desk: Desk) -> None:
     who = await desk.join("Ada", 5)
     await desk.say("heartbeat.ada", Heartbeat(worker=who, draining=True))
-    entry = desk.manager.state.fleet.workers["ada"]
+    entry = desk.manager.state.workers.workers["ada"]
     await desk.until(lambda: entry.draining)
     assert (await desk.get("/api/workers"))["items"][0]["status"] == "draining"
     assert (await desk.get("/api/summary"))["slots"] == {"total": 1, "busy": 0, "free": 0}

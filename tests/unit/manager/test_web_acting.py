@@ -130,7 +130,7 @@ async def test_what_depends_on_another_is_sent_again_with_it_and_not_without(des
 async def test_more_than_one_part_is_sent_again_whole(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.web.acting._AT_ONCE", 2)
+    monkeypatch.setattr("skillq_manager.web.actions._AT_ONCE", 2)
     chain = [{"id": n, "difficulty": 1, "depends_on": [n - 1] if n else []} for n in range(7)]
     await desk.submit(*chain)
     await desk.post("/api/runs/default/cancel")
@@ -348,7 +348,7 @@ async def test_metrics_count_retries_stale_results_and_what_was_given_up_on(desk
     late = TaskResult(run="default", id="1", attempt=1, outcome="succeeded")  # type: ignore[arg-type]
     message = TaskResults(worker="victim", incarnation="Victim-1", results=(late,))
     await desk.say("result.victim", message)
-    await desk.until(lambda: desk.manager.tally.stale)
+    await desk.until(lambda: desk.manager.counters.stale)
     await desk.stray()
     lines = set((await desk.http.get("/metrics")).text.splitlines())
     assert {

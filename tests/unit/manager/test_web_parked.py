@@ -8,8 +8,8 @@ from skillq import topology
 from skillq.messages import Connect, WorkerProfile
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager import inbox
-from skillq_manager.web import parked
+from skillq_manager.inbound import inbox
+from skillq_manager.web import unreadable
 from tests.unit.manager.desk import Desk, refused
 
 
@@ -56,19 +56,19 @@ async def test_a_message_that_can_be_read_now_is_taken_in_when_it_is_sent_again(
     who = WorkerProfile(name="ada", title="Ada", skill=5, incarnation="1")
     monkeypatch.setitem(inbox.BELONGS, topology.MANAGER_REPORTS, ())  # as an older release
     await desk.say("connect.ada", Connect(worker=who))
-    await desk.until(lambda: desk.manager.tally.parked)
+    await desk.until(lambda: desk.manager.counters.unreadable)
     monkeypatch.undo()
     (letter,) = (await desk.get("/api/parked"))["items"]
     sent = await desk.post(f"/api/parked/{letter['message_id']}/retry")
     assert sent == letter
-    await desk.until(lambda: "ada" in desk.manager.state.fleet.workers)
+    await desk.until(lambda: "ada" in desk.manager.state.workers.workers)
     assert (await desk.get("/api/parked"))["items"] == []
 
 
 async def test_a_message_that_still_cannot_be_read_is_parked_again(desk: Desk) -> None:
     id = await desk.stray("?")
     await desk.post(f"/api/parked/{id}/retry")
-    await desk.until(lambda: desk.manager.tally.parked == 2)
+    await desk.until(lambda: desk.manager.counters.unreadable == 2)
     (letter,) = (await desk.get("/api/parked"))["items"]
     assert (letter["message_id"], letter["body"]) == (id, "?")
 
@@ -153,7 +153,7 @@ def test_a_message_that_the_broker_has_moved_says_so_in_the_brokers_words() -> N
         "time": at,
     }
     delivery = Delivery(b"", "", "q", "e", "k", False, {"x-death": [death]}, "1", "app", 1)
-    assert parked._origin(delivery) == (
+    assert unreadable._origin(delivery) == (
         "the broker moved it: delivery_limit",
         topology.MANAGER_REPORTS,
         topology.REPORTS,

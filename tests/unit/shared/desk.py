@@ -5,11 +5,11 @@ from collections.abc import Iterable
 
 from skillq import topology
 from skillq.messages import (
-    Inquiry,
     Message,
     RunEvent,
     RunStatus,
-    Standing,
+    StatusQuery,
+    StatusReply,
     Submission,
     Task,
     TaskEvent,
@@ -25,7 +25,7 @@ class Desk:
     def __init__(self, broker: MemoryBroker) -> None:
         self.transport = MemoryTransport(broker)
         self.taken: list[Submission] = []
-        self.asked: list[Inquiry] = []
+        self.asked: list[StatusQuery] = []
         self._queue: Consumer
 
     async def open(self) -> None:
@@ -37,7 +37,7 @@ class Desk:
         await self.receive()
         return self.taken[-1]
 
-    async def question(self) -> Inquiry:
+    async def question(self) -> StatusQuery:
         """The next inquiry; no submission comes with it."""
         taken = len(self.taken)
         await self.receive()
@@ -50,15 +50,19 @@ class Desk:
         await self._queue.ack(deliveries)
         messages = [decode(delivery.body) for delivery in deliveries]
         self.taken += [message for message in messages if isinstance(message, Submission)]
-        self.asked += [message for message in messages if isinstance(message, Inquiry)]
+        self.asked += [message for message in messages if isinstance(message, StatusQuery)]
 
-    async def answer(self, asked: Inquiry, status: RunStatus, *ids: str, **more: object) -> None:
+    async def answer(
+        self, asked: StatusQuery, status: RunStatus, *ids: str, **more: object
+    ) -> None:
         fields = {"submission_id": asked.submission_id, "number": asked.number, "store": "s"}
-        said = Standing.model_validate(fields | {"status": status, "tasks": _ends(ids)} | more)
+        said = StatusReply.model_validate(fields | {"status": status, "tasks": _ends(ids)} | more)
         await self.tell(f"answer.{asked.submission_id}", said)
 
     async def tell(self, key: str, message: Message) -> None:
-        await self.transport.tell(topology.EVENTS, key, Outgoing.of(message))
+        await self.transport.publish_unconfirmed(
+            topology.EVENTS, key, Outgoing.from_message(message)
+        )
 
     async def say(self, run: str, status: RunStatus, **more: object) -> None:
         event = RunEvent.model_validate(

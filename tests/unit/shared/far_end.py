@@ -8,8 +8,8 @@ from aiormq.abc import AbstractChannel
 from pamqp import commands, frame, header
 from pamqp.frame import FrameTypes
 
-from skillq.transport.frames import FrameReader
-from skillq.transport.rabbitmq.wire import Wire
+from skillq.transport.rabbitmq.fastpath.channel import FrameWriter
+from skillq.transport.rabbitmq.fastpath.reader import FrameReader
 
 CHANNEL = 3
 
@@ -29,7 +29,7 @@ class FarEnd:
             drain=self._reads.wait,
             transport=SimpleNamespace(get_write_buffer_size=lambda: self.unread),
         )
-        self.wire = Wire(self.reader, cast(asyncio.StreamWriter, writer))
+        self.wire = FrameWriter(self.reader, cast(asyncio.StreamWriter, writer))
         self.closing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         tune = SimpleNamespace(frame_max=frame_max)  # 0: no limit
         connection = SimpleNamespace(connection_tune=tune)

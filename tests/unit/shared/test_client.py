@@ -6,8 +6,8 @@ import pytest
 
 from skillq import timings, topology
 from skillq.client import Client, Receipt
+from skillq.client.submission import follow_submission
 from skillq.errors import Unreachable, UsageError
-from skillq.handed import hand_in
 from skillq.messages import (
     MAX_TASKS,
     RunStatus,
@@ -263,7 +263,7 @@ async def test_what_is_too_large_for_a_message_comes_in_parts_of_one_submission(
 async def test_what_would_come_in_too_many_parts_is_refused_in_one_line_before_any_is_sent(
     desk: Desk, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq.handed.ROOM_BYTES", 50)
+    monkeypatch.setattr("skillq.client.submission.TASKS_BYTES", 50)
     with pytest.raises(UsageError) as caught:
         await client.submit("run", [task(str(n)) for n in range(65)])
     assert str(caught.value) == (
@@ -277,7 +277,7 @@ async def test_what_would_come_in_too_many_parts_is_refused_in_one_line_before_a
 
 def test_a_message_holds_no_more_tasks_than_can_be_decided_in_time() -> None:
     """64 messages are decided as a whole, within a leader's lease."""
-    messages = hand_in("run", [task(str(n)) for n in range(2 * MAX_TASKS + 1)]).messages
+    messages = follow_submission("run", [task(str(n)) for n in range(2 * MAX_TASKS + 1)]).messages
     parts = [decode(message.body) for message in messages]
     sizes = [len(part.tasks) for part in parts if isinstance(part, Submission)]
     assert sizes == [MAX_TASKS, MAX_TASKS, 1]
@@ -357,7 +357,7 @@ def test_a_client_s_name_makes_its_routing_key() -> None:
 
 
 def test_a_run_that_is_named_by_a_number_is_named_by_its_digits() -> None:
-    (message,) = hand_in(2024, [task("a")]).messages  # type: ignore[arg-type]
+    (message,) = follow_submission(2024, [task("a")]).messages  # type: ignore[arg-type]
     read = decode(message.body)
     assert isinstance(read, Submission)
     assert (read.run, read.run_title) == ("2024", "2024")
@@ -365,4 +365,4 @@ def test_a_run_that_is_named_by_a_number_is_named_by_its_digits() -> None:
 
 def test_tasks_that_can_be_read_but_once_are_not_taken_for_none_that_were_handed_in() -> None:
     with pytest.raises(UsageError, match="there are no tasks"):
-        hand_in("run", (task(id) for id in "ab"))  # type: ignore[arg-type]
+        follow_submission("run", (task(id) for id in "ab"))  # type: ignore[arg-type]

@@ -8,7 +8,7 @@ import pytest
 from skillq import timings
 from skillq.errors import QueueInUse, QueueNotFound, TransportError, Unreachable
 from skillq.transport.base import Delivery
-from skillq.transport.consuming import KeptConsumer, Session
+from skillq.transport.reconnecting import ChannelSession, ReconnectingConsumer
 
 
 class Silent:
@@ -27,20 +27,20 @@ class Broker:
     def __init__(self) -> None:
         self.refusals: list[Exception] = []
         self.refused = 0
-        self.sessions: list[Session] = []
+        self.sessions: list[ChannelSession] = []
 
-    async def begin(self) -> Session:
+    async def begin(self) -> ChannelSession:
         await asyncio.sleep(0)
         if self.refusals:
             self.refused += 1
             raise self.refusals.pop(0)
-        self.sessions.append(Session(Silent()))
+        self.sessions.append(ChannelSession(Silent()))
         return self.sessions[-1]
 
     def deliver(self, body: bytes) -> None:
         session = self.sessions[-1]
         delivery = Delivery(body, "note", "q", "x", "k", False, {}, "1", "app", (session, 1))
-        session.take(1, delivery)
+        session.add_delivery(1, delivery)
 
     def lose(self) -> None:
         self.sessions[-1].end()
@@ -60,8 +60,8 @@ def broker() -> Broker:
 
 
 @pytest.fixture
-async def consumer(broker: Broker) -> AsyncIterator[KeptConsumer]:
-    consumer = await KeptConsumer(broker.begin, always).open()
+async def consumer(broker: Broker) -> AsyncIterator[ReconnectingConsumer]:
+    consumer = await ReconnectingConsumer(broker.begin, always).open()
     yield consumer
     await consumer.close()
 
@@ -72,13 +72,13 @@ async def consumer(broker: Broker) -> AsyncIterator[KeptConsumer]:
     ids=lambda error: type(error).__name__,
 )
 async def test_what_may_pass_is_waited_for_and_the_consumer_says_that_it_has_nothing_meanwhile(
-    broker: Broker, consumer: KeptConsumer, refusal: Exception
+    broker: Broker, consumer: ReconnectingConsumer, refusal: Exception
 ) -> None:
     live = [consumer.live]
     broker.refusals = [refusal] * 3
     broker.lose()
     live.append(consumer.live)
-    await consumer.until_live()
+    await consumer.wait_until_live()
     live.append(consumer.live)
     assert (live, broker.refused, len(broker.sessions)) == ([True, False, True], 3, 2)
     broker.deliver(b"hello")
@@ -86,13 +86,13 @@ async def test_what_may_pass_is_waited_for_and_the_consumer_says_that_it_has_not
 
 
 async def test_a_queue_that_somebody_else_has_meanwhile_ends_the_consumer_with_that_reason(
-    broker: Broker, consumer: KeptConsumer
+    broker: Broker, consumer: ReconnectingConsumer
 ) -> None:
     waiting = asyncio.create_task(consumer.batch())
     await asyncio.sleep(0)
     broker.refusals = [QueueNotFound("no queue"), QueueInUse("q has a consumer")]
     broker.lose()
-    for asking in (waiting, consumer.batch(), consumer.until_live()):
+    for asking in (waiting, consumer.batch(), consumer.wait_until_live()):
         with pytest.raises(QueueInUse, match="q has a consumer"):
             async with asyncio.timeout(5):
                 await asking
@@ -101,10 +101,10 @@ async def test_a_queue_that_somebody_else_has_meanwhile_ends_the_consumer_with_t
 
 
 async def test_one_consumer_begins_anew_only_after_another(
-    broker: Broker, consumer: KeptConsumer
+    broker: Broker, consumer: ReconnectingConsumer
 ) -> None:
     others = Broker()
-    second = await KeptConsumer(others.begin, consumer.until_live).open()
+    second = await ReconnectingConsumer(others.begin, consumer.wait_until_live).open()
     broker.refusals = [QueueNotFound("not yet")] * 5
     broker.lose()
     others.lose()
@@ -116,10 +116,10 @@ async def test_one_consumer_begins_anew_only_after_another(
 
 
 async def test_who_waits_for_another_that_is_over_waits_until_it_is_closed(
-    broker: Broker, consumer: KeptConsumer
+    broker: Broker, consumer: ReconnectingConsumer
 ) -> None:
     others = Broker()
-    second = await KeptConsumer(others.begin, consumer.until_live).open()
+    second = await ReconnectingConsumer(others.begin, consumer.wait_until_live).open()
     broker.refusals = [QueueInUse("taken")]
     broker.lose()
     others.lose()
@@ -131,11 +131,11 @@ async def test_who_waits_for_another_that_is_over_waits_until_it_is_closed(
 
 
 async def test_who_waits_until_it_is_live_is_told_when_it_is_closed(
-    broker: Broker, consumer: KeptConsumer
+    broker: Broker, consumer: ReconnectingConsumer
 ) -> None:
     broker.refusals = [QueueNotFound("gone")] * 1000
     broker.lose()
-    waiting = asyncio.create_task(consumer.until_live())
+    waiting = asyncio.create_task(consumer.wait_until_live())
     await asyncio.sleep(0)
     await consumer.close()
     with pytest.raises(TransportError, match="closed"):

@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import pytest
 
-from skillq.convoy import Convoy
+from skillq.client.group_commit import GroupCommit
 from skillq.errors import TransportError, Unreachable, UsageError
 from tests.unit.shared.conftest import Clock
 
@@ -38,17 +38,17 @@ def road() -> Road:
 
 
 @pytest.fixture
-def convoy(road: Road) -> Convoy[str]:
-    return Convoy(road.carry)
+def convoy(road: Road) -> GroupCommit[str]:
+    return GroupCommit(road.carry)
 
 
 @pytest.fixture
-async def heard(patient: None, convoy: Convoy[str]) -> None:
-    convoy.answered(is_latest=True)
+async def heard(patient: None, convoy: GroupCommit[str]) -> None:
+    convoy.on_answered(is_latest=True)
 
 
 @pytest.fixture
-async def held(heard: None, road: Road, convoy: Convoy[str]) -> None:
+async def held(heard: None, road: Road, convoy: GroupCommit[str]) -> None:
     """Of two that went together an answer is to come, and a third waits for it."""
     await put(convoy, "a", "b")
     road.arrive()
@@ -61,14 +61,16 @@ async def turns() -> None:
         await asyncio.sleep(0)
 
 
-async def put(convoy: Convoy[str], *items: str, share: float = 0.1) -> list[asyncio.Task[None]]:
+async def put(
+    convoy: GroupCommit[str], *items: str, share: float = 0.1
+) -> list[asyncio.Task[None]]:
     tasks = [asyncio.create_task(convoy.put(item, share)) for item in items]
     await turns()
     return tasks
 
 
 async def test_what_comes_alone_goes_at_once_and_what_comes_meanwhile_goes_together(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     (first,) = await put(convoy, "a")
     others = await put(convoy, "b", "c")
@@ -80,26 +82,28 @@ async def test_what_comes_alone_goes_at_once_and_what_comes_meanwhile_goes_toget
     assert not any(one.done() for one in others)
     road.arrive()
     await asyncio.gather(*others)
-    convoy.answered(is_latest=True)
+    convoy.on_answered(is_latest=True)
     last = await put(convoy, "d")
     road.arrive()
     await asyncio.gather(*last)
     assert road.loads[2:] == [["d"]]
 
 
-async def test_a_load_takes_no_more_than_it_has_room_for(road: Road, convoy: Convoy[str]) -> None:
+async def test_a_load_takes_no_more_than_it_has_room_for(
+    road: Road, convoy: GroupCommit[str]
+) -> None:
     waiting = await put(convoy, "a")
     waiting += await put(convoy, "b", "c", "d", share=0.4)
     for _ in range(3):
         road.arrive()
-        convoy.answered(is_latest=True)
+        convoy.on_answered(is_latest=True)
         await turns()
     await asyncio.gather(*waiting)
     assert road.loads == [["a"], ["b", "c"], ["d"]]
 
 
 async def test_when_nobody_is_there_all_who_wait_hear_so_and_the_next_is_tried(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     waiting = await put(convoy, "a", share=1.0) + await put(convoy, "b", "c", share=1.0)
     road.arrive(Unreachable("gone"))
@@ -112,7 +116,7 @@ async def test_when_nobody_is_there_all_who_wait_hear_so_and_the_next_is_tried(
 
 
 async def test_what_cannot_be_carried_is_no_fault_of_what_waits_behind_it(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     (large,) = await put(convoy, "a", share=1.0)
     (other,) = await put(convoy, "b")
@@ -125,7 +129,7 @@ async def test_what_cannot_be_carried_is_no_fault_of_what_waits_behind_it(
     assert road.loads == [["a"], ["b"]]
 
 
-async def test_who_gives_up_waiting_stops_nobody_else(road: Road, convoy: Convoy[str]) -> None:
+async def test_who_gives_up_waiting_stops_nobody_else(road: Road, convoy: GroupCommit[str]) -> None:
     one, other = await put(convoy, "a", "b")
     one.cancel()
     with suppress(asyncio.CancelledError):
@@ -135,7 +139,7 @@ async def test_who_gives_up_waiting_stops_nobody_else(road: Road, convoy: Convoy
     assert road.loads == [["a", "b"]]
 
 
-async def test_when_it_is_closed_who_waits_is_told(road: Road, convoy: Convoy[str]) -> None:
+async def test_when_it_is_closed_who_waits_is_told(road: Road, convoy: GroupCommit[str]) -> None:
     waiting = await put(convoy, "a")
     waiting += await put(convoy, "b")
     convoy.close(TransportError("closed"))
@@ -145,7 +149,7 @@ async def test_when_it_is_closed_who_waits_is_told(road: Road, convoy: Convoy[st
 
 
 async def test_who_comes_when_it_is_closed_is_told_though_nothing_had_gone_yet(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     first = asyncio.create_task(convoy.put("a", 0.1))
     await asyncio.sleep(0)
@@ -159,7 +163,7 @@ async def test_who_comes_when_it_is_closed_is_told_though_nothing_had_gone_yet(
 
 @pytest.mark.usefixtures("heard")
 async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_together(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     waiting = await put(convoy, "a", "b")
     waiting += await put(convoy, "c")
@@ -168,7 +172,7 @@ async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_togeth
     waiting += await put(convoy, "d")
     assert road.loads == [["a", "b"]]
     assert [one.done() for one in waiting] == [True, True, False, False]
-    convoy.answered(is_latest=True)
+    convoy.on_answered(is_latest=True)
     await turns()
     road.arrive()
     await asyncio.gather(*waiting)
@@ -177,10 +181,10 @@ async def test_after_several_in_one_the_next_wait_for_their_answer_and_go_togeth
 
 @pytest.mark.usefixtures("heard")
 async def test_an_answer_may_come_before_what_it_answers_has_arrived(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     first = await put(convoy, "a", "b")
-    convoy.answered(is_latest=True)
+    convoy.on_answered(is_latest=True)
     road.arrive()
     await asyncio.gather(*first)
     await put(convoy, "c")
@@ -189,7 +193,7 @@ async def test_an_answer_may_come_before_what_it_answers_has_arrived(
 
 @pytest.mark.usefixtures("heard")
 async def test_what_comes_one_after_the_other_waits_for_no_answer(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     for item in "abc":
         (sent,) = await put(convoy, item)
@@ -202,7 +206,7 @@ async def test_what_comes_one_after_the_other_waits_for_no_answer(
 @pytest.mark.parametrize("is_early", [True, False])
 @pytest.mark.parametrize("share", [0.5, 0.6])
 async def test_a_load_that_can_take_no_more_waits_for_no_answer(
-    road: Road, convoy: Convoy[str], share: float, is_early: bool
+    road: Road, convoy: GroupCommit[str], share: float, is_early: bool
 ) -> None:
     await put(convoy, "a", "b")
     await put(convoy, "c", share=0.5)
@@ -218,7 +222,7 @@ async def test_a_load_that_can_take_no_more_waits_for_no_answer(
 
 @pytest.mark.usefixtures("heard")
 async def test_an_answer_is_waited_for_for_so_long_since_what_it_answers_began_to_go(
-    road: Road, convoy: Convoy[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: Clock
 ) -> None:
     waiting = await put(convoy, "a", "b")
     clock.advance(999)
@@ -239,7 +243,7 @@ async def test_an_answer_is_waited_for_for_so_long_since_what_it_answers_began_t
 
 @pytest.mark.usefixtures("heard")
 async def test_it_is_waited_for_each_time_that_several_have_gone(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     for name in "abc":
         await put(convoy, name + "1", name + "2")
@@ -248,7 +252,7 @@ async def test_it_is_waited_for_each_time_that_several_have_gone(
         assert road.loads[-1] == [name + "1", name + "2"]
         await put(convoy, name + "3")
         assert road.loads[-1] == [name + "1", name + "2"]
-        convoy.answered(is_latest=True)
+        convoy.on_answered(is_latest=True)
         await turns()
         assert road.loads[-1] == [name + "3"]
         road.arrive()
@@ -257,19 +261,19 @@ async def test_it_is_waited_for_each_time_that_several_have_gone(
 
 @pytest.mark.usefixtures("held")
 async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
-    convoy.answered(is_latest=False)
+    convoy.on_answered(is_latest=False)
     await turns()
     assert road.loads == [["a", "b"]]
 
 
 @pytest.mark.usefixtures("held")
 async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_took(
-    road: Road, convoy: Convoy[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: Clock
 ) -> None:
     clock.advance(100)
-    convoy.accepted(is_latest=True)
+    convoy.on_accepted(is_latest=True)
     clock.advance(99)
     await turns()
     await put(convoy, "d")
@@ -281,10 +285,10 @@ async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_too
 
 @pytest.mark.usefixtures("held")
 async def test_what_is_accepted_late_is_waited_for_no_longer_than_otherwise(
-    road: Road, convoy: Convoy[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: Clock
 ) -> None:
     clock.advance(900)
-    convoy.accepted(is_latest=True)
+    convoy.on_accepted(is_latest=True)
     await turns()
     assert road.loads == [["a", "b"]]
     clock.advance(101)
@@ -294,13 +298,13 @@ async def test_what_is_accepted_late_is_waited_for_no_longer_than_otherwise(
 
 @pytest.mark.usefixtures("heard")
 async def test_what_was_accepted_before_it_has_arrived_and_has_ended_is_not_waited_for(
-    road: Road, convoy: Convoy[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: Clock
 ) -> None:
     await put(convoy, "a", "b")
     clock.advance(100)
-    convoy.accepted(is_latest=True)
-    convoy.answered(is_latest=True)
-    convoy.accepted(is_latest=True)
+    convoy.on_accepted(is_latest=True)
+    convoy.on_answered(is_latest=True)
+    convoy.on_accepted(is_latest=True)
     road.arrive()
     await turns()
     await put(convoy, "c")
@@ -309,18 +313,18 @@ async def test_what_was_accepted_before_it_has_arrived_and_has_ended_is_not_wait
 
 @pytest.mark.usefixtures("held")
 async def test_that_what_went_before_the_last_load_is_accepted_lets_nothing_go_sooner(
-    road: Road, convoy: Convoy[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: Clock
 ) -> None:
-    convoy.accepted(is_latest=False)
+    convoy.on_accepted(is_latest=False)
     clock.advance(999)
     await turns()
     assert road.loads == [["a", "b"]]
 
 
 @pytest.mark.usefixtures("heard")
-@pytest.mark.parametrize("sign", [Convoy.accepted, Convoy.answered])
+@pytest.mark.parametrize("sign", [GroupCommit.on_accepted, GroupCommit.on_answered])
 async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
-    road: Road, convoy: Convoy[str], clock: Clock, sign: Callable[..., None]
+    road: Road, convoy: GroupCommit[str], clock: Clock, sign: Callable[..., None]
 ) -> None:
     clock.advance(2001)
     for items in (["a", "b"], ["c", "d"]):
@@ -336,7 +340,7 @@ async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("count", [10, 1000])
 async def test_shares_that_make_a_whole_fill_a_load(
-    road: Road, convoy: Convoy[str], count: int
+    road: Road, convoy: GroupCommit[str], count: int
 ) -> None:
     await put(convoy, "a", "b")
     await put(convoy, *map(str, range(count)), share=1 / count)
@@ -348,7 +352,7 @@ async def test_shares_that_make_a_whole_fill_a_load(
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("error", [UsageError("too large"), Unreachable("gone")])
 async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
-    road: Road, convoy: Convoy[str], error: Exception
+    road: Road, convoy: GroupCommit[str], error: Exception
 ) -> None:
     waiting = await put(convoy, "a", "b")
     road.arrive(error)
@@ -360,7 +364,7 @@ async def test_of_what_could_not_be_carried_no_answer_is_waited_for(
 
 @pytest.mark.usefixtures("heard")
 async def test_when_it_is_closed_who_waits_for_an_answer_is_told(
-    road: Road, convoy: Convoy[str]
+    road: Road, convoy: GroupCommit[str]
 ) -> None:
     waiting = await put(convoy, "a", "b")
     road.arrive()
@@ -368,7 +372,7 @@ async def test_when_it_is_closed_who_waits_for_an_answer_is_told(
     convoy.close(TransportError("closed"))
     outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [str(one) for one in outcomes] == ["None", "None", "closed"]
-    convoy.answered(is_latest=True)
+    convoy.on_answered(is_latest=True)
     await turns()
     assert road.loads == [["a", "b"]]
     assert not [one for one in asyncio.all_tasks() if one.get_name() == "convoy"]

@@ -11,8 +11,8 @@ from pamqp.base import Frame
 
 from skillq.messages import SCHEMA_VERSION
 from skillq.transport import Delivery, Outgoing
-from skillq.transport.decoding import read_delivery
-from skillq.transport.encoding import Encoder
+from skillq.transport.rabbitmq.fastpath.decode import read_delivery
+from skillq.transport.rabbitmq.fastpath.encode import Encoder
 
 DELIVER = struct.pack(">I", commands.Basic.Deliver.index) + b"\x01t"
 GET_OK = struct.pack(">I", commands.Basic.GetOk.index)

@@ -11,7 +11,7 @@ from pamqp import body, commands, frame, header
 from pamqp.frame import FrameTypes
 
 from skillq.transport import Outgoing
-from skillq.transport.encoding import Encoder
+from skillq.transport.rabbitmq.fastpath.encode import Encoder
 
 NOW = 1_764_259_200.9
 ROOM = 100
@@ -52,7 +52,9 @@ def test_a_message_is_published_in_the_very_bytes_of_the_driver(
     message: Outgoing, key: str, mandatory: bool, user: str | None, app: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("skillq.transport.encoding.time", SimpleNamespace(time=lambda: NOW))
+        patch.setattr(
+            "skillq.transport.rabbitmq.fastpath.encode.time", SimpleNamespace(time=lambda: NOW)
+        )
         ours = Encoder(app, user).publish(5, ROOM, "x.y", key, message, mandatory=mandatory)
     assert ours == by_the_driver(message, key, mandatory=mandatory, user_id=user, app_id=app)
 

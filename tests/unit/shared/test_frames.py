@@ -12,14 +12,14 @@ from pamqp import body, commands, frame, header, heartbeat
 from pamqp.base import Frame
 from pamqp.frame import FrameTypes
 
-from skillq.transport import frames
-from skillq.transport.frames import FrameReader, Lane
+from skillq.transport.rabbitmq.fastpath import reader
+from skillq.transport.rabbitmq.fastpath.reader import ChannelHandler, FrameReader
 
 OURS, OTHER = 7, 8
 PROPERTIES = commands.Basic.Properties(message_type="note")
 
 
-class Kept(Lane):
+class Kept(ChannelHandler):
     """Keeps the bodies of what came."""
 
     def __init__(self) -> None:
@@ -27,12 +27,12 @@ class Kept(Lane):
         self.bodies: list[bytes] = []
         self.answers: list[bytes] = []
 
-    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
         self.bodies.append(body)
 
-    def take_answer(self, index: bytes, payload: bytes) -> bool:
+    def handle_method(self, index: bytes, payload: bytes) -> bool:
         self.answers.append(index)
-        return index == frames.index_of(commands.Basic.Ack)
+        return index == reader.index_of(commands.Basic.Ack)
 
 
 def message(text: bytes, *parts: bytes, channel: int = OURS) -> bytes:
@@ -54,7 +54,7 @@ def read(lane: Kept, *chunks: bytes) -> bytes:
 
     async def run() -> bytes:
         reader = FrameReader()
-        reader.lanes[OURS] = lane
+        reader.handlers[OURS] = lane
         for chunk in chunks:
             reader.feed_data(chunk)
         reader.feed_eof()
@@ -107,7 +107,7 @@ def test_a_broker_that_sends_nothing_but_messages_is_not_taken_for_dead(
 ) -> None:
     seconds = iter([100.0, 100.5, 101.5, 102.0, 103.0, 103.5])
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
-    monkeypatch.setattr("skillq.transport.frames.time", clock)
+    monkeypatch.setattr("skillq.transport.rabbitmq.fastpath.reader.time", clock)
     beat = frame.marshal(heartbeat.Heartbeat(), 0)
     lane = Kept()
     assert read(lane, *[message(b"one")] * 5) == beat * 2

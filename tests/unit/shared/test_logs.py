@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from skillq import logs
+from skillq.runtime import logs
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ import pytest
 
 from skillq import topology
 from skillq.topology import Binding, Queue, Topology, key_matches
-from skillq.transport import memory
 from skillq.transport.memory import MemoryBroker
+from skillq.transport.memory import broker as broker_module
 
 FLEET = 300
 WORDS, PATTERNS = ("a", "b"), ("a", "b", "*", "#")
@@ -27,7 +27,7 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         count[pattern] += 1
         return key_matches(pattern, key)
 
-    monkeypatch.setattr(memory, "key_matches", counting)
+    monkeypatch.setattr(broker_module, "key_matches", counting)
     return count
 
 

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from skillq import messages as m
 from skillq.errors import MalformedMessage
-from skillq_worker.outputs import as_output
+from skillq_worker.execution.outputs import as_output
 from tests.factories import budget, connect, submission, task
 
 # --- any message -----------------------------------------------------------------------------
@@ -73,7 +73,7 @@ def some(what: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
 unique_tasks = st.lists(tasks, min_size=1, max_size=3, unique_by=lambda t: t.id).map(tuple)
 ANY: dict[type, st.SearchStrategy[m.Message]] = {
     m.Submission: st.builds(m.Submission, submission_id=texts, run=names, run_title=labels, tasks=unique_tasks),
-    m.Inquiry: st.builds(m.Inquiry, submission_id=names, number=st.integers(0, 9), run=names, store=texts, tasks=some(ids)),
+    m.StatusQuery: st.builds(m.StatusQuery, submission_id=names, number=st.integers(0, 9), run=names, store=texts, tasks=some(ids)),
     m.Connect: st.builds(m.Connect, worker=profiles, ready=st.booleans()),
     m.Disconnect: st.builds(m.Disconnect, **common, reason=texts),
     m.Heartbeat: st.builds(m.Heartbeat, worker=profiles, holds=attempts, draining=st.booleans()),
@@ -88,8 +88,8 @@ ANY: dict[type, st.SearchStrategy[m.Message]] = {
         m.RunEvent, run=names, title=texts, status=st.sampled_from(m.RunStatus), at=moments,
         counts=st.dictionaries(statuses, st.integers(0, 9), max_size=2),
     ),
-    m.Standing: st.builds(
-        m.Standing, submission_id=names, number=st.integers(0, 9), status=st.sampled_from(m.RunStatus), store=texts,
+    m.StatusReply: st.builds(
+        m.StatusReply, submission_id=names, number=st.integers(0, 9), status=st.sampled_from(m.RunStatus), store=texts,
         tasks=some(events), more=st.booleans(),
     ),
     m.Probe: st.builds(m.Probe),

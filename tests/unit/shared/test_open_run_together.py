@@ -4,11 +4,11 @@ import asyncio
 
 import pytest
 
-from skillq import open_run
 from skillq.client import Client, OpenRun
+from skillq.client import run as run_module
+from skillq.client.run import Results
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus
-from skillq.open_run import Results
 from skillq.transport import Outgoing
 from tests.unit.shared.conftest import Clock
 from tests.unit.shared.desk import Desk, task
@@ -26,8 +26,8 @@ class Road:
         self.fails = False
         self._open = asyncio.Event()
         self._open.set()
-        self._go = client._say
-        monkeypatch.setattr(client, "_say", self._say)
+        self._go = client._publish_message
+        monkeypatch.setattr(client, "_publish_message", self._say)
 
     def close(self) -> None:
         self._open.clear()
@@ -111,8 +111,8 @@ async def test_what_depends_on_other_tasks_goes_alone(desk: Desk, run: OpenRun) 
 async def test_together_they_are_no_more_than_one_submission_takes(
     desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_run, "_BATCH", 4)
-    monkeypatch.setattr(open_run, "_JOINT_BYTES", 1000)
+    monkeypatch.setattr(run_module, "_BATCH", 4)
+    monkeypatch.setattr(run_module, "_JOINT_BYTES", 1000)
     heavy = task("h", payload={"text": "x" * 900})
     calls = ([task("a"), task("b")], [task("c"), task("d")], [task("e")], [heavy])
     await asyncio.gather(*(run.submit(call) for call in calls))
@@ -179,7 +179,7 @@ async def test_where_some_of_what_is_refused_had_ended_elsewhere_all_others_are_
     assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["c"]]
     await desk.end("nightly-1", "a", "c")
     assert [(await one).id for one in waiting] == ["a", "b", "c"]
-    assert not run._parts
+    assert not run._submissions
 
 
 async def test_a_call_that_was_refused_alone_names_the_reason_though_a_part_of_it_has_ended(
@@ -205,7 +205,7 @@ async def test_a_run_that_was_closed_takes_nothing_more(desk: Desk, client: Clie
 async def test_of_many_that_went_together_each_that_is_lost_is_told_to_its_own(
     desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(open_run, "MAX_INQUIRED", 2)
+    monkeypatch.setattr(run_module, "MAX_QUERIED_TASKS", 2)
     a, b, c = (asyncio.create_task(run.result(task(id))) for id in "abc")
     await desk.accept(await desk.take())
     asked = await desk.question()
@@ -217,7 +217,7 @@ async def test_of_many_that_went_together_each_that_is_lost_is_told_to_its_own(
     with pytest.raises(SkillqError, match="task a: its run has ended"):
         await a
     assert [(await one).id for one in (b, c)] == ["b", "c"]
-    assert not run._parts
+    assert not run._submissions
 
 
 async def test_what_could_not_be_handed_in_leaves_nothing_and_may_come_again(
@@ -227,7 +227,7 @@ async def test_what_could_not_be_handed_in_leaves_nothing_and_may_come_again(
     calls = [asyncio.create_task(run.submit([task(id)])) for id in "abc"]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unreachable] * 3
-    assert not run._parts
+    assert not run._submissions
     road.fails = False
     again = [asyncio.create_task(run.result(task(id))) for id in "abc"]
     await desk.take()
@@ -251,7 +251,7 @@ async def test_who_gives_up_on_the_way_is_missed_by_nobody_and_may_hand_in_again
     await desk.end("nightly-1", "a", "b")
     assert (await other).id == "b"
     assert (await again).id == "a"
-    assert not run._parts
+    assert not run._submissions
 
 
 @pytest.mark.usefixtures("impatient")
@@ -277,7 +277,7 @@ async def test_a_defect_while_results_are_heard_ends_no_wait_in_silence(
 
     waiting = asyncio.create_task(run.result(task("a")))
     await desk.take()
-    monkeypatch.setattr(run, "hear", fail)
+    monkeypatch.setattr(run, "on_event", fail)
     await desk.end("nightly-1", "a")
     with pytest.raises(KeyError):
         await waiting

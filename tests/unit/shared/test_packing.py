@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 
 from skillq.messages import MAX_MESSAGE_BYTES, Task, TaskEvent, TaskEvents, TaskStatus
-from skillq.packing import check_readable, pack
 from skillq.transport import Outgoing
+from skillq.transport.batching import check_readable, split_to_fit
 from tests.factories import budget
 
 
@@ -15,7 +15,7 @@ def event(id: int, size: int) -> TaskEvent:
 
 
 def make(events: tuple[TaskEvent, ...]) -> Outgoing:
-    return Outgoing.of(TaskEvents(run="run", task_type="task", events=events))
+    return Outgoing.from_message(TaskEvents(run="run", task_type="task", events=events))
 
 
 @budget(40)
@@ -24,7 +24,7 @@ def test_all_items_are_packed_in_order_but_those_too_large_for_any_message(
     sizes: list[int],
 ) -> None:
     items = [event(n, size) for n, size in enumerate(sizes)]
-    messages, too_large = pack(make, items)
+    messages, too_large = split_to_fit(make, items)
     assert all(len(message.body) <= MAX_MESSAGE_BYTES for message, _ in messages)
     packed = [item for _, part in messages for item in part]
     assert packed == [item for item in items if item not in too_large]
@@ -34,7 +34,7 @@ def test_all_items_are_packed_in_order_but_those_too_large_for_any_message(
 
 
 def test_what_fits_into_one_message_is_one_message() -> None:
-    messages, too_large = pack(make, [event(n, 10) for n in range(1000)])
+    messages, too_large = split_to_fit(make, [event(n, 10) for n in range(1000)])
     assert (len(messages), too_large) == (1, [])
 
 

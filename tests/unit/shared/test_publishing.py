@@ -17,9 +17,9 @@ from pamqp import commands, frame, header
 
 from skillq import timings
 from skillq.transport import Outgoing
-from skillq.transport.encoding import Encoder
-from skillq.transport.rabbitmq.publishing import Publisher
-from skillq.transport.rabbitmq.sessions import ChannelBrowser
+from skillq.transport.rabbitmq.fastpath.consumer import ChannelBrowser
+from skillq.transport.rabbitmq.fastpath.encode import Encoder
+from skillq.transport.rabbitmq.fastpath.publisher import Publisher
 from tests.unit.shared.far_end import FarEnd, turns
 
 
@@ -104,7 +104,7 @@ async def test_of_two_with_one_id_the_one_comes_back_whose_key_it_has(
 async def test_no_frame_is_larger_than_the_broker_takes_and_what_is_told_comes_never_back() -> None:
     far_end = FarEnd(frame_max=4096)
     publisher = Publisher(far_end.channel, far_end.wire, Encoder("app", "user"))
-    publisher.tell("x", "k", Outgoing(b"x" * 10_000, "note"))
+    publisher.publish_unconfirmed("x", "k", Outgoing(b"x" * 10_000, "note"))
     sizes = [size for size, _ in far_end.frames]
     assert max(sizes) == 4096
     _, method = far_end.frames[0]
@@ -216,7 +216,7 @@ async def test_what_is_sent_in_one_turn_is_written_in_order_the_first_at_once(
 ) -> None:
     def tell(*texts: bytes) -> None:
         for text in texts:
-            publisher.tell("x", "k", Outgoing(text, "note"))
+            publisher.publish_unconfirmed("x", "k", Outgoing(text, "note"))
 
     tell(b"1")
     assert len(far_end.writes) == 1
@@ -236,7 +236,7 @@ async def test_on_a_connection_that_is_gone_nothing_is_written(
 ) -> None:
     far_end.gone = True
     with pytest.raises(AMQPConnectionError):
-        publisher.tell("x", "k", Outgoing(b"", "note"))
+        publisher.publish_unconfirmed("x", "k", Outgoing(b"", "note"))
     await turns()
     assert far_end.writes == []
 
@@ -248,15 +248,15 @@ async def test_a_browser_that_gave_up_takes_no_late_answer_for_that_to_another_q
     browser = ChannelBrowser(far_end.channel, far_end.wire, "q", lambda _: nullcontext())
     far_end.says(commands.Basic.GetEmpty())  # nobody asked
     with pytest.raises(TimeoutError):
-        await browser.next()
+        await browser.next_message()
     far_end.says(commands.Basic.GetEmpty())
     with pytest.raises(ChannelInvalidStateError):
-        await browser.next()
+        await browser.next_message()
 
 
 async def test_a_browser_whose_channel_ends_hears_why(far_end: FarEnd) -> None:
     browser = ChannelBrowser(far_end.channel, far_end.wire, "q", lambda _: nullcontext())
-    asking = asyncio.create_task(browser.next())
+    asking = asyncio.create_task(browser.next_message())
     await turns()
     far_end.closing.set_exception(ChannelClosed(404, "no queue"))
     with pytest.raises(ChannelClosed):

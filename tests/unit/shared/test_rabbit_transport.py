@@ -11,7 +11,7 @@ from skillq import timings
 from skillq.errors import TransportError
 from skillq.transport import Outgoing
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq.transport.rabbitmq.wire import Wire
+from skillq.transport.rabbitmq.fastpath.channel import FrameWriter
 from tests.unit.shared.far_end import FarEnd, turns
 
 
@@ -30,7 +30,7 @@ class Connection:
         self.opens = asyncio.Event()
         self.asked = 0
 
-    async def channel(self, *, confirms: bool) -> tuple[AbstractChannel, Wire]:
+    async def channel(self, *, confirms: bool) -> tuple[AbstractChannel, FrameWriter]:
         self.asked += 1
         await self.opens.wait()
         return self._far_end.channel, self._far_end.wire
@@ -57,24 +57,24 @@ async def test_where_no_channel_can_be_opened_all_who_wait_hear_so_at_the_same_t
 ) -> None:
     outcomes = await asyncio.gather(
         *(transport.publish("x", "k", NOTE) for _ in range(10)),
-        *(transport.tell("x", "k", NOTE) for _ in range(10)),
+        *(transport.publish_unconfirmed("x", "k", NOTE) for _ in range(10)),
         return_exceptions=True,
     )
     assert {type(outcome) for outcome in outcomes} == {TransportError}
     assert connection.asked == 1
     connection.opens.set()
-    await transport.tell("x", "k", NOTE)
+    await transport.publish_unconfirmed("x", "k", NOTE)
 
 
 async def test_while_the_broker_reads_nothing_no_more_is_written_than_so_much(
     transport: RabbitTransport, connection: Connection, far_end: FarEnd
 ) -> None:
     connection.opens.set()
-    await transport.tell("x", "k", NOTE)
+    await transport.publish_unconfirmed("x", "k", NOTE)
     before = len(far_end.writes)
     far_end.unread = 2**30
     with pytest.raises(TransportError, match="takes nothing"):
-        await transport.tell("x", "k", NOTE)
+        await transport.publish_unconfirmed("x", "k", NOTE)
     with pytest.raises(TransportError, match="did not answer in time"):
         await transport.publish("x", "k", NOTE)
     waiting = [asyncio.create_task(transport.publish("x", key, NOTE)) for key in "abc"]

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, SecretStr, model_validator
 
 from skillq.errors import UsageError
-from skillq.settings import Settings, load, without_password
+from skillq.runtime.settings import Settings, load, without_password
 
 
 class Mine(Settings):

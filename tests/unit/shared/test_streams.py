@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from skillq import streams
+from skillq.runtime import stdio
 
 
 def python(code: str, shell: str = "") -> str:
@@ -25,8 +25,8 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_is_closed_swallows_what_is_written_and_no_file_takes_its_place() -> None:
     code = (
-        "from skillq import streams; streams.replace_closed(); import sys\n"
-        "print('lost'); print('lost', file=sys.stderr); streams.write_out('lost')\n"
+        "from skillq.runtime import stdio; stdio.replace_closed(); import sys\n"
+        "print('lost'); print('lost', file=sys.stderr); stdio.write_out('lost')\n"
         "file = open('said', 'w'); file.write(str((file.fileno() > 2, sys.stdin.read())))"
     )
     assert python(code, "<&- >&- 2>&-") == "(True, '')"
@@ -34,8 +34,8 @@ def test_what_is_closed_swallows_what_is_written_and_no_file_takes_its_place() -
 
 def test_what_cannot_be_written_now_is_not_kept_for_later() -> None:
     code = (
-        "from skillq import streams\n"
-        "try: streams.write_out('lost\\n')\n"
+        "from skillq.runtime import stdio\n"
+        "try: stdio.write_out('lost\\n')\n"
         "except OSError as error: open('said', 'w').write(error.strerror)"
     )
     assert python(code, ">/dev/full") == "No space left on device"  # and it has ended well
@@ -45,12 +45,12 @@ def test_what_is_written_is_whole_whatever_the_locale_can_say(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = "größe 🦀 \ud800\n" + "x" * 1_000_000
-    streams.write_out(text)
+    stdio.write_out(text)
     assert capfd.readouterr().out == text.replace("\ud800", r"\ud800")
     assert sys.stdout.write("still there") == 11
 
 
 def test_an_open_stream_is_left_as_it_is() -> None:
     before = (sys.stdin, sys.stdout, sys.stderr, os.fstat(1))
-    streams.replace_closed()
+    stdio.replace_closed()
     assert (sys.stdin, sys.stdout, sys.stderr, os.fstat(1)) == before

@@ -42,14 +42,14 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         ("HEARTBEAT_SECONDS", "HEARTBEAT_TTL_SECONDS", 1),
         ("HEARTBEAT_TTL_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
         # Before it judges a worker, a manager knows whether it can receive at all.
-        ("PROBE_SECONDS", "BLIND_AFTER_SECONDS", 2),
-        ("BLIND_AFTER_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
-        ("BLIND_AFTER_SECONDS", "LEAST_DEAD_AFTER_SECONDS", 1),
-        ("BLIND_AFTER_SECONDS", "READY_WITHIN_SECONDS", 1),
+        ("PROBE_SECONDS", "HEARTBEATS_LOST_SECONDS", 2),
+        ("HEARTBEATS_LOST_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
+        ("HEARTBEATS_LOST_SECONDS", "LEAST_DEAD_AFTER_SECONDS", 1),
+        ("HEARTBEATS_LOST_SECONDS", "READY_WITHIN_SECONDS", 1),
         # A leader that goes on renews in time, and one that is cut off steps down before its lease ends.
         ("RENEW_SECONDS", "LEADER_LEASE_SECONDS", 3),
-        ("LONELY_SECONDS", "LEADER_LEASE_SECONDS", 1),
-        ("RENEW_SECONDS", "LONELY_SECONDS", 2),
+        ("BROKER_LOST_SECONDS", "LEADER_LEASE_SECONDS", 1),
+        ("RENEW_SECONDS", "BROKER_LOST_SECONDS", 2),
         ("STAND_BY_SECONDS", "LEADER_LEASE_SECONDS", 1),
         # Whoever waits for a queue waits until the broker knows that its consumer is dead.
         ("AMQP_HEARTBEAT_SECONDS", "CONNECTION_DEAD_SECONDS", 3),
@@ -63,9 +63,9 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         ("LOOKAHEAD_SECONDS", "RECALL_AFTER_SECONDS", 1),
         ("RECALL_AFTER_SECONDS", "RECALL_RETRY_SECONDS", 1),
         ("GROUP_COMMIT_WAIT_SECONDS", "GROUP_COMMIT_AWAY_SECONDS", 1),
-        ("HASTY_GOODBYE_SECONDS", "GOODBYE_SECONDS", 1),
+        ("HASTY_LEAVE_SECONDS", "LEAVE_SECONDS", 1),
         ("LEAST_CONNECT_SECONDS", "CONNECT_SECONDS", 1),
-        ("CONNECT_SECONDS", "CONNECT_PATIENCE_SECONDS", 1),
+        ("CONNECT_SECONDS", "START_PATIENCE_SECONDS", 1),
         ("API_SECONDS", "API_LONG_SECONDS", 1),
     ],
 )

@@ -7,7 +7,7 @@ from pydantic import BaseModel, BeforeValidator, Field, JsonValue, ValidationErr
 from pydantic_core import PydanticCustomError
 
 from skillq.messages import TaskStatus, Title, WorkerProfile
-from skillq.wording import plainly, shorten, with_value
+from skillq.messages.error_text import plain_error, shorten, with_value
 
 
 class Model(BaseModel):
@@ -91,7 +91,7 @@ def test_users_own_validators_say_it_as_they_want_it() -> None:
     with pytest.raises(ValidationError) as caught:
         Odd.model_validate({"width": 3})
     (complaint,) = caught.value.errors()
-    assert (plainly(complaint), with_value(complaint, 3)) == ("too odd", "too odd, not 3")
+    assert (plain_error(complaint), with_value(complaint, 3)) == ("too odd", "too odd, not 3")
 
 
 @pytest.mark.parametrize("kind", ["enum", "too_short", "greater_than"])

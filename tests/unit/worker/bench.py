@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 
 from pydantic import JsonValue
 
-from skillq.clock import steady_clock
 from skillq.messages import TaskAssignment, WorkerProfile
+from skillq.runtime.clock import steady_clock
 from skillq.transport import Transport
 from skillq.transport.memory import MemoryTransport
-from skillq_worker.executor import Cancel, Executor, Job, in_task
+from skillq_worker.execution.executor import Cancel, Executor, Job, in_task
 from skillq_worker.worker import Worker
 from tests.unit.worker.boss import Boss, until
 
@@ -29,7 +29,7 @@ class Bench:
         self._ends: dict[tuple[str, int], asyncio.Event] = {}
         self._at_once = False
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:

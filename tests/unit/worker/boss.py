@@ -22,7 +22,7 @@ from skillq.messages import (
 )
 from skillq.transport import Consumer, Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq.transport.memory_queue import MemoryConsumer
+from skillq.transport.memory.queue import MemoryConsumer
 
 SECONDS = 10.0
 STORE = "store-1"
@@ -125,7 +125,7 @@ class Boss:
 
     async def tell(self, message: Message, key: str | None = None) -> None:
         key = key or f"{message.type}.{self.worker.name}"
-        await self.transport.publish(topology.COMMANDS, key, Outgoing.of(message))
+        await self.transport.publish(topology.COMMANDS, key, Outgoing.from_message(message))
 
     async def assign(
         self, *tasks: TaskAssignment, store: str = STORE, incarnation: str | None = None

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import JsonValue
 
-from skillq.clock import Clock, steady_clock
 from skillq.messages import (
     Outcome,
     TaskAssignment,
@@ -14,9 +13,10 @@ from skillq.messages import (
     TaskResults,
     decode,
 )
+from skillq.runtime.clock import Clock, steady_clock
 from skillq_worker import Handlers
-from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.making import Making, Shop
+from skillq_worker.execution.attempt import AttemptContext, AttemptRun
+from skillq_worker.execution.executor import Executor, HandlerExecutor
 from skillq_worker.results import Result, report
 from tests.unit.worker.boss import order, who
 
@@ -25,16 +25,16 @@ clock = steady_clock()
 
 def begin(
     executor: Executor, task: TaskAssignment, clock: Clock
-) -> tuple[Making, asyncio.Future[Result | None]]:
+) -> tuple[AttemptRun, asyncio.Future[Result | None]]:
     """An attempt that has begun, and is followed by none; and what it will have come to."""
     ended: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
 
-    def over(_: Making, result: Result | None) -> None:
+    def over(_: AttemptRun, result: Result | None) -> None:
         ended.set_result(result)
 
-    shop = Shop(executor, clock, next=lambda: None, begun=lambda _: None, over=over)
-    making = Making(shop, (task.run, task.id, task.attempt), task)
-    making.begin()
+    shop = AttemptContext(executor, clock, next=lambda: None, begun=lambda _: None, over=over)
+    making = AttemptRun(shop, (task.run, task.id, task.attempt), task)
+    making.start()
     return making, ended
 
 

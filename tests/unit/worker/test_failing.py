@@ -11,13 +11,13 @@ import pytest
 import structlog
 from pydantic import BaseModel
 
-from skillq.logs import Log
 from skillq.messages import (
     Outcome,
 )
+from skillq.runtime.logs import Log
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor
-from skillq_worker.failing import TaskFailed
+from skillq_worker.execution.executor import HandlerExecutor
+from skillq_worker.execution.failures import TaskFailed
 from tests.unit.worker.boss import order
 from tests.unit.worker.calls import attempt, call, clock, complaint, made, returned
 

@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 
 from skillq.messages import Outcome, Progress, TaskResults
-from skillq_worker.executor import Cancel, Job
+from skillq_worker.execution.executor import Cancel, Job
 from tests.unit.worker.bench import BRIEF, working
 from tests.unit.worker.boss import Boss, order, ref, until, who
 
@@ -23,7 +23,7 @@ class Relay:
         self._ended: list[Job] = []
         self.leaves = False  # to the worker what is to follow
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         self.begun.append(job)
         return partial(self._call_off, job)
 
@@ -31,19 +31,19 @@ class Relay:
         if job in self._ended:
             return False
         self.called_off.append(job.task.id)
-        asyncio.get_running_loop().call_soon(job.done, None, asyncio.CancelledError())
+        asyncio.get_running_loop().call_soon(job.on_done, None, asyncio.CancelledError())
         return True
 
     def end(self, number: int) -> Job | None:
         job = self.begun[number]
         self._ended.append(job)
-        following = job.next()
+        following = job.take_next()
         if following is not None and not self.leaves:
-            following.begun(self.begin(following))
+            following.on_started(self.start(following))
         return following
 
     def hear(self, number: int, error: BaseException | None = None) -> None:
-        self.begun[number].done(None if error else "well", error)
+        self.begun[number].on_done(None if error else "well", error)
 
     @property
     def ids(self) -> list[str]:

@@ -11,8 +11,8 @@ import pytest
 
 from skillq.messages import Outcome, TaskAssignment
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor
-from skillq_worker.making import Making
+from skillq_worker.execution.attempt import AttemptRun
+from skillq_worker.execution.executor import HandlerExecutor
 from tests.unit.worker.bench import working
 from tests.unit.worker.boss import SECONDS, Boss, order, ref, until, who
 
@@ -189,7 +189,7 @@ async def test_a_long_row_of_short_attempts_crosses_seldom_and_leaves_nothing(
             try:
                 await boss.assign(*(job(f"row-{n}") for n in range(500)))
                 await boss.has_results(500)
-                making = (one for one in gc.get_objects() if isinstance(one, Making))
+                making = (one for one in gc.get_objects() if isinstance(one, AttemptRun))
                 assert not [one for one in making if one.task.id.startswith("row-")]
             finally:
                 gc.enable()

@@ -17,9 +17,10 @@ from skillq.errors import UsageError
 from skillq.messages import (
     MAX_PAYLOAD_BYTES,
 )
-from skillq_worker import Context, Handlers, outputs
-from skillq_worker.handlers import load_handlers
-from skillq_worker.outputs import OutputError, as_output
+from skillq_worker import Context, Handlers
+from skillq_worker.execution import outputs
+from skillq_worker.execution.handlers import load_handlers
+from skillq_worker.execution.outputs import OutputError, as_output
 from tests.unit.worker.boss import order
 from tests.unit.worker.calls import complaint, made, returned
 

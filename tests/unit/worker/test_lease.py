@@ -5,10 +5,10 @@ import asyncio
 import pytest
 
 from skillq import timings
-from skillq.clock import steady_clock
 from skillq.errors import UsageError
 from skillq.messages import Lease
-from skillq.settings import load
+from skillq.runtime.clock import steady_clock
+from skillq.runtime.settings import load
 from skillq_worker.__main__ import profile_of
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
@@ -43,7 +43,7 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
             await boss.assign(order("a"))
             await until(lambda: bench.busy == 1)
             wire.fails = lambda key: key.startswith("heartbeat")
-            await until(lambda: not one._trust.may_begin.is_set())
+            await until(lambda: not one._trust.may_start.is_set())
             await boss.assign(order("b"))
             if aborts:
                 await until(lambda: not one._held and not bench.busy)

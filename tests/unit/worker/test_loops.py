@@ -11,8 +11,8 @@ import pytest
 
 from skillq.messages import Outcome, TaskResult
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor
-from skillq_worker.loops import UsersLoop
+from skillq_worker.execution.executor import HandlerExecutor
+from skillq_worker.execution.handler_loop import HandlerLoop
 from tests.unit.worker.boss import SECONDS, order, until
 from tests.unit.worker.calls import attempt, begin, clock
 
@@ -217,9 +217,9 @@ async def test_what_ended_is_heard_though_one_that_ended_with_it_could_not_be() 
     errands = [Errand(fails=n == 1) for n in range(4)]
     heard_wrong: list[object] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, said: heard_wrong.append(said))
-    with UsersLoop[int]() as loop:
+    with HandlerLoop[int]() as loop:
         for errand in errands:
-            loop.begin(errand)
+            loop.start(errand)
         await until(lambda: all(errand.is_done for errand in errands))
     assert len(heard_wrong) == 1
 
@@ -227,15 +227,15 @@ async def test_what_ended_is_heard_though_one_that_ended_with_it_could_not_be() 
 async def test_what_follows_is_known_before_it_can_be_heard_of() -> None:
     first, second = Errand(), Errand()
     first.following = second
-    with UsersLoop[int]() as loop:
+    with HandlerLoop[int]() as loop:
         put, known = loop._back.put, []
 
         def look(item: object) -> None:
-            known.append(second in loop._errands)
+            known.append(second in loop._calls)
             put(item)  # type: ignore[arg-type]
 
         loop._back.put = look  # type: ignore[method-assign]
-        loop.begin(first)
+        loop.start(first)
         await until(lambda: second.is_done)
     assert known[0]
 
@@ -251,10 +251,10 @@ class Errand:
     async def work(self) -> int:
         return 1
 
-    def next(self) -> "Errand | None":
+    def next_call(self) -> "Errand | None":
         return self.following
 
-    def done(self, output: int | None, error: BaseException | None) -> None:
+    def on_done(self, output: int | None, error: BaseException | None) -> None:
         self.is_done = True
         if self._fails:
             raise RuntimeError("a defect of ours")

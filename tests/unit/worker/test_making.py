@@ -12,8 +12,8 @@ import pytest
 
 from skillq.messages import Outcome
 from skillq_worker import Handlers
-from skillq_worker.executor import Cancel, HandlerExecutor, Job, in_task
-from skillq_worker.making import Making
+from skillq_worker.execution.attempt import AttemptRun
+from skillq_worker.execution.executor import Cancel, HandlerExecutor, Job, in_task
 from tests.unit.worker.bench import working
 from tests.unit.worker.boss import SECONDS, Boss, order, until, who
 from tests.unit.worker.calls import attempt, begin, clock
@@ -27,7 +27,7 @@ class Stubborn:
     def __init__(self, says: str) -> None:
         self._says = says
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         return in_task(self._work(), job)
 
     async def _work(self) -> str:
@@ -109,8 +109,8 @@ async def test_what_is_over_leaves_nothing_to_the_search_for_cycles() -> None:
     async def slow() -> None:
         await asyncio.sleep(SECONDS)
 
-    def left() -> list[Making]:
-        there = (one for one in gc.get_objects() if isinstance(one, Making))
+    def left() -> list[AttemptRun]:
+        there = (one for one in gc.get_objects() if isinstance(one, AttemptRun))
         return [making for making in there if making.task.id == "gone"]
 
     handlers.task("sync")(lambda: None)

@@ -3,8 +3,8 @@
 import pytest
 
 from skillq.messages import Outcome
-from skillq_worker import memory, results
-from skillq_worker.memory import Memory
+from skillq_worker import recent_results, results
+from skillq_worker.recent_results import RecentResults
 from skillq_worker.results import Result
 
 
@@ -13,10 +13,10 @@ def result(id: str, output: str | None = None) -> Result:
 
 
 def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_BYTES", 1200)
-    kept = Memory()
+    monkeypatch.setattr(recent_results, "_MAX_BYTES", 1200)
+    kept = RecentResults()
     for id in "abc":
-        kept.add(result(id, "x" * 400))
+        kept.add_result(result(id, "x" * 400))
     assert [kept.get(("r", id, 1)) for id in "abc"] == [
         None,
         result("b", "x" * 400),
@@ -25,18 +25,18 @@ def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch
 
 
 def test_the_same_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_BYTES", 1200)
-    kept = Memory()
-    kept.add(result("a", "x" * 400))
+    monkeypatch.setattr(recent_results, "_MAX_BYTES", 1200)
+    kept = RecentResults()
+    kept.add_result(result("a", "x" * 400))
     for _ in range(5):
-        kept.add(result("b", "x" * 400))
+        kept.add_result(result("b", "x" * 400))
     assert kept.get(("r", "a", 1)) is not None
 
 
 def test_very_many_small_ones_do_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_MAX_RESULTS", 2)
-    kept = Memory()
+    monkeypatch.setattr(recent_results, "_MAX_RESULTS", 2)
+    kept = RecentResults()
     for id in "abc":
-        kept.add(result(id))
+        kept.add_result(result(id))
     assert kept.get(("r", "a", 1)) is None
     assert kept.get(("r", "b", 1)) is not None

@@ -6,7 +6,6 @@ import time
 import pytest
 
 from skillq import timings, topology
-from skillq.clock import steady_clock
 from skillq.messages import (
     Connect,
     Disconnect,
@@ -15,6 +14,7 @@ from skillq.messages import (
     Progress,
     TaskResults,
 )
+from skillq.runtime.clock import steady_clock
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker.worker import Worker
 from tests.unit.wire import Wire
@@ -275,7 +275,7 @@ async def test_a_second_order_to_stop_shortens_the_grace_of_the_first(
 async def test_a_worker_whose_broker_never_answers_still_leaves(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timings, "GOODBYE_SECONDS", 0.1)
+    monkeypatch.setattr(timings, "LEAVE_SECONDS", 0.1)
     wire = Wire(boss.broker)
     async with working(boss, bench, transport=wire) as (one, running):
         wire.fails = lambda _: True

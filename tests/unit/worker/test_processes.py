@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import structlog
 
-from skillq.clock import steady_clock
-from skillq.logs import Log
 from skillq.messages import Outcome, TaskResult
-from skillq_worker.executor import HandlerExecutor
-from skillq_worker.handlers import load_handlers
+from skillq.runtime.clock import steady_clock
+from skillq.runtime.logs import Log
+from skillq_worker.execution.executor import HandlerExecutor
+from skillq_worker.execution.handlers import load_handlers
 from tests.unit.worker.boss import order, until
 from tests.unit.worker.calls import attempt
 

@@ -18,7 +18,7 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_worker.executor import Cancel, Job, in_task
+from skillq_worker.execution.executor import Cancel, Job, in_task
 from skillq_worker.reporter import Reporter
 from skillq_worker.results import Result, result
 from tests.simulation.loop import VirtualLoop
@@ -32,7 +32,7 @@ class OneTurn:
 
     types = None
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> str:
@@ -121,7 +121,7 @@ def test_results_wait_10_ms_for_others_while_attempts_wait_for_a_slot() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         for id in "abcdefgh":  # 3 ms each
             await asyncio.sleep(0.003)
-            reporter.ended(success(id))
+            reporter.report_result(success(id))
 
     assert heard_of(story) == [(0.013, list("abcd")), (0.025, list("efgh"))]
 
@@ -130,14 +130,14 @@ def test_they_wait_from_when_they_ended_not_from_when_that_was_heard() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         ended = success("a")
         await asyncio.sleep(0.002)
-        reporter.ended(ended)
+        reporter.report_result(ended)
 
     assert heard_of(story) == [(0.01, ["a"])]
 
 
 def test_results_wait_no_longer_than_until_the_last_attempt_has_a_slot() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.ended(success("a"))
+        reporter.report_result(success("a"))
         await asyncio.sleep(0.001)
         all_begun.set()
 
@@ -151,16 +151,16 @@ def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> Non
             await asyncio.sleep(0.03)
 
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.ended(success("a"))
+        reporter.report_result(success("a"))
         await asyncio.sleep(0.012)
-        reporter.ended(success("b"))
+        reporter.report_result(success("b"))
 
     assert heard_of(story, Slow()) == [(0.01, ["a"]), (0.04, ["b"])]
 
 
 def test_what_is_handed_back_does_not_wait() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.ended(result(("default", "a", 1), Outcome.RETURNED))
+        reporter.report_result(result(("default", "a", 1), Outcome.RETURNED))
 
     assert heard_of(story) == [(0.0, ["a"])]
 
@@ -169,7 +169,7 @@ def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
     heard = Heard()
 
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.started(("default", "a", 1), clock())
+        reporter.report_start(("default", "a", 1), clock())
         await asyncio.sleep(0.05)
 
     heard_of(story, heard)
@@ -180,9 +180,9 @@ def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
 def test_results_do_not_wait_for_as_long_as_others_end_turn_by_turn() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
         all_begun.set()
-        reporter.started(("default", "long", 1), clock())
+        reporter.report_start(("default", "long", 1), clock())
         for n in range(100):
-            reporter.ended(success(f"t{n}"))
+            reporter.report_result(success(f"t{n}"))
             await asyncio.sleep(0)
 
     (_, first), *others = heard_of(story)
@@ -196,12 +196,12 @@ def test_starts_are_told_only_of_what_goes_on_however_much_else_begins_meanwhile
     async def story() -> None:
         reporter = Reporter(heard, who("ada"), lambda _: None, begun(), clock)
         running = asyncio.create_task(reporter.run())
-        reporter.started(("default", "long", 1), clock())
+        reporter.report_start(("default", "long", 1), clock())
         for n in range(8):  # 5 ms each
-            reporter.started(("default", f"brief-{n}", 1), clock())
+            reporter.report_start(("default", f"brief-{n}", 1), clock())
             await asyncio.sleep(0.005)
-            reporter.ended(success(f"brief-{n}"))
-        reporter.started(("default", "next", 1), clock())
+            reporter.report_result(success(f"brief-{n}"))
+        reporter.report_start(("default", "next", 1), clock())
         await asyncio.sleep(1.0)
         running.cancel()
 
@@ -240,8 +240,8 @@ async def test_what_ends_alone_is_told_in_the_next_turn(
     published: tuple[Reporter, list[str]],
 ) -> None:
     reporter, keys = published
-    reporter.started(("default", "a", 1), clock())
-    reporter.ended(success("a"))
+    reporter.report_start(("default", "a", 1), clock())
+    reporter.report_result(success("a"))
     await asyncio.sleep(0)  # wakes it
     await asyncio.sleep(0)
     assert keys == ["result.ada"]
@@ -249,9 +249,9 @@ async def test_what_ends_alone_is_told_in_the_next_turn(
 
 async def test_what_goes_on_keeps_no_result_back(published: tuple[Reporter, list[str]]) -> None:
     reporter, keys = published
-    reporter.started(("default", "long", 1), clock())
-    reporter.started(("default", "a", 1), clock())
-    reporter.ended(success("a"))
+    reporter.report_start(("default", "long", 1), clock())
+    reporter.report_start(("default", "a", 1), clock())
+    reporter.report_result(success("a"))
     for _ in range(10):
         await asyncio.sleep(0)
     assert keys == ["result.ada"]

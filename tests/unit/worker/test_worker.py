@@ -6,7 +6,6 @@ import time
 import pytest
 
 from skillq import timings, topology
-from skillq.clock import steady_clock
 from skillq.errors import UsageError
 from skillq.messages import (
     Connect,
@@ -17,12 +16,13 @@ from skillq.messages import (
     Stop,
     encode,
 )
+from skillq.runtime.clock import steady_clock
 from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker import Handlers
-from skillq_worker.executor import HandlerExecutor
-from skillq_worker.simulation import Simulation
+from skillq_worker.execution.executor import HandlerExecutor
+from skillq_worker.execution.simulation import Simulation
 from skillq_worker.worker import Worker
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
@@ -166,7 +166,7 @@ STRAYS = {
     "a very long type": (b'{"type": "' + b"x" * 200_000 + b'"}', "xxx"),
     "a field is missing": (b'{"type": "cancel", "worker": "ada"}', "cancel.incarnation"),
     "no business here": (
-        Outgoing.of(Probe()).body,
+        Outgoing.from_message(Probe()).body,
         "a probe message does not belong in a worker's queue",
     ),
 }

@@ -23,34 +23,34 @@ from skillq.messages import (
     WorkerEventKind,
     WorkerProfile,
 )
-from skillq_manager.core.model import LiveTask, Need, Place, TaskKey
+from skillq_manager.core.model import DispatchKey, LiveTask, Need, TaskKey
 
 # --- events ----------------------------------------------------------------------------------
 
 
-class Known(NamedTuple):
+class StoredStatus(NamedTuple):
     """What the store knows of a task; `fingerprint` is of its definition."""
 
     status: TaskStatus
     fingerprint: int
 
 
-class Submitted(NamedTuple):
+class SubmissionReceived(NamedTuple):
     """A submission, with what the store knows of the tasks and the run that it names."""
 
     submission: Submission
-    known: Mapping[TaskKey, Known]
+    known: Mapping[TaskKey, StoredStatus]
     run_title: str | None  # of the run, where it exists
 
 
-class Unfit(NamedTuple):
+class SubmissionInvalid(NamedTuple):
     """A submission of which one need not know more to refuse it."""
 
     submission: Submission
     reason: str
 
 
-class Returned(NamedTuple):
+class AssignmentReturned(NamedTuple):
     """Assignments came back from the broker: the worker's queue is not there."""
 
     worker: str
@@ -58,7 +58,7 @@ class Returned(NamedTuple):
     attempts: tuple[AttemptRef, ...]
 
 
-class Undeliverable(NamedTuple):
+class AssignmentUndeliverable(NamedTuple):
     """An assignment that cannot be sent, to anyone, ever."""
 
     attempt: AttemptRef
@@ -72,10 +72,10 @@ class CancelRequested(NamedTuple):
     run: str
     ids: tuple[str, ...] | None
     reason: str
-    shelved: tuple[LiveTask, ...] = ()
+    backlog: tuple[LiveTask, ...] = ()
 
 
-class Again(NamedTuple):
+class StoredTask(NamedTuple):
     """A task that has ended, as the store has it."""
 
     key: TaskKey
@@ -86,23 +86,23 @@ class Again(NamedTuple):
     attempt: int
 
 
-class Retried(NamedTuple):
+class RetryRequested(NamedTuple):
     """Somebody sends tasks again; `known` are the tasks they depend on."""
 
     request: str
-    tasks: tuple[Again, ...]
-    known: Mapping[TaskKey, Known]
+    tasks: tuple[StoredTask, ...]
+    known: Mapping[TaskKey, StoredStatus]
 
 
-class Refill(NamedTuple):
+class RefillRequest(NamedTuple):
     """What the core asks for: the first tasks of a shelf from `start` on, so many."""
 
     need: Need
-    start: Place
+    start: DispatchKey
     limit: int
 
 
-class Refilled(NamedTuple):
+class BacklogPage(NamedTuple):
     """The answer, before anything else has happened; `more` may follow."""
 
     need: Need
@@ -110,36 +110,36 @@ class Refilled(NamedTuple):
     more: bool
 
 
-class Shelf(NamedTuple):
+class BacklogSummary(NamedTuple):
     """What a store keeps that a manager that starts has not loaded."""
 
     needs: Collection[Need]  # those that have a shelf
     ready: Mapping[str, int]  # how many tasks are ready, loaded or not, by run
 
 
-class Blinded(NamedTuple):
+class HeartbeatsLost(NamedTuple):
     """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
 
 
-class Sighted(NamedTuple):
+class HeartbeatsRecovered(NamedTuple):
     """It can hear them again."""
 
 
 Event = (
-    Submitted
-    | Unfit
+    SubmissionReceived
+    | SubmissionInvalid
     | CancelRequested
-    | Retried
-    | Refilled
-    | Blinded
-    | Sighted
+    | RetryRequested
+    | BacklogPage
+    | HeartbeatsLost
+    | HeartbeatsRecovered
     | Connect
     | Disconnect
     | Heartbeat
     | TaskResults
     | Progress
-    | Returned
-    | Undeliverable
+    | AssignmentReturned
+    | AssignmentUndeliverable
 )
 
 # --- commands --------------------------------------------------------------------------------
@@ -149,7 +149,7 @@ Event = (
 
 
 @dataclass(slots=True)
-class Answer:
+class AnswerSubmission:
     """Tell who submitted: taken, or refused for a reason, as a whole."""
 
     submission: Submission
@@ -160,7 +160,7 @@ class Answer:
 
 
 @dataclass(slots=True)
-class Reply:
+class AnswerRequest:
     """Tell who asked for tasks to be called off or sent again."""
 
     request: str
@@ -177,11 +177,11 @@ class AddTask:
     fingerprint: int
     status: TaskStatus
     at: float
-    shelf: Need | None = None  # on which it lies from now on
+    backlog: Need | None = None  # on which it lies from now on
 
 
 @dataclass(slots=True)
-class Shelve:
+class MoveToBacklog:
     """A ready task goes to a shelf: there are many before it."""
 
     key: TaskKey
@@ -220,7 +220,7 @@ class Resend:
 
 
 @dataclass(slots=True)
-class Start:
+class StartAttempt:
     key: TaskKey
     task_type: str
     attempt: int
@@ -268,7 +268,7 @@ class Reopen:
 
 
 @dataclass(slots=True)
-class Stale:
+class RecordStaleResult:
     """A result that is not of the current attempt: late, foreign, doubled. It changes nothing."""
 
     result: TaskResult
@@ -277,7 +277,7 @@ class Stale:
 
 
 @dataclass(slots=True)
-class Abort:
+class CancelAttempts:
     """Tell a worker to give up attempts that are not its own any more."""
 
     worker: WorkerProfile
@@ -286,7 +286,7 @@ class Abort:
 
 
 @dataclass(slots=True)
-class Recall:
+class RecallAttempts:
     """Tell a worker to hand attempts back that it has not begun: somebody else is idle."""
 
     worker: WorkerProfile
@@ -308,24 +308,24 @@ class CompleteRun:
 
     run: str
     at: float
-    again: bool = False
+    was_complete: bool = False
 
 
 Command = (
-    Answer
-    | Reply
+    AnswerSubmission
+    | AnswerRequest
     | AddTask
-    | Shelve
+    | MoveToBacklog
     | SetStatus
     | Assign
     | Resend
-    | Start
+    | StartAttempt
     | EndAttempt
     | SetNeed
     | Reopen
-    | Stale
-    | Abort
-    | Recall
+    | RecordStaleResult
+    | CancelAttempts
+    | RecallAttempts
     | SaveWorker
     | CompleteRun
 )
@@ -333,7 +333,7 @@ Command = (
 Kind = TypeVar("Kind", bound=Command)
 
 
-class Decided:
+class Decisions:
     """The commands of one turn: `all` in order, and those `of` one kind in theirs."""
 
     __slots__ = ("_kinds", "all")
@@ -344,5 +344,5 @@ class Decided:
         for command in commands:
             self._kinds[type(command)].append(command)
 
-    def of(self, kind: type[Kind]) -> Sequence[Kind]:
+    def of_kind(self, kind: type[Kind]) -> Sequence[Kind]:
         return self._kinds.get(kind, ())

@@ -6,8 +6,10 @@ from typing import NamedTuple, Protocol
 from skillq.messages import AttemptRef, Task, TaskStatus, Unroutable, WorkerProfile
 
 TaskKey = tuple[str, str]  # run, id
-Place = tuple[int, int]  # (-priority, seq): in the order of these, tasks with one need are taken
-FIRST: Place = (-(2**31), 0)  # none is before it
+DispatchKey = tuple[
+    int, int
+]  # (-priority, seq): in the order of these, tasks with one need are taken
+FIRST: DispatchKey = (-(2**31), 0)  # none is before it
 
 
 class Need(NamedTuple):
@@ -20,7 +22,7 @@ class Need(NamedTuple):
     aged: bool = False  # has waited so long that reserved workers take it
 
     @classmethod
-    def of(cls, task: Task) -> "Need":
+    def from_task(cls, task: Task) -> "Need":
         return cls(task.type, task.difficulty, frozenset(task.requires))
 
 
@@ -35,7 +37,7 @@ class Skills(NamedTuple):
     alias: str | None = None  # its name, where a task excludes it: then it is in a pool of its own
 
     @classmethod
-    def of(cls, profile: WorkerProfile) -> "Skills":
+    def from_profile(cls, profile: WorkerProfile) -> "Skills":
         types = None if profile.types is None else frozenset(profile.types)
         return cls(profile.skill, frozenset(profile.specialties), types, profile.reserve)
 
@@ -55,7 +57,7 @@ class Terms:
     unroutable_after: float
 
     @classmethod
-    def of(cls, task: Task) -> "Terms":
+    def from_task(cls, task: Task) -> "Terms":
         return cls(
             task.max_attempts,
             task.timeout,
@@ -77,11 +79,13 @@ class WorkerEntry:
     suspect: bool = False  # not heard of for a while, or its queue was not there
     draining: bool = False
     # In the order in which it got them; what is beyond its slots waits.
-    holds: "dict[TaskKey, TaskEntry]" = field(default_factory=dict)
+    attempts: "dict[TaskKey, TaskEntry]" = field(default_factory=dict)
     load: float = 0.0  # seconds that those of them that are short will take
     long: int = 0  # those that will take long
     unknown: int = 0  # those of which nobody knows
-    stalled: bool = False  # something was recalled from it, and nothing has ended there since
+    recall_pending: bool = (
+        False  # something was recalled from it, and nothing has ended there since
+    )
     # What its profile says, at hand: it is asked for each task.
     skills: Skills = field(init=False)
     name: str = field(init=False)
@@ -89,16 +93,16 @@ class WorkerEntry:
     slots: int = field(init=False)
 
     def __post_init__(self) -> None:
-        self.become(self.profile)
+        self.set_profile(self.profile)
 
-    def become(self, profile: WorkerProfile) -> None:
+    def set_profile(self, profile: WorkerProfile) -> None:
         """From now on it is like that."""
-        self.profile, self.skills = profile, Skills.of(profile)
+        self.profile, self.skills = profile, Skills.from_profile(profile)
         self.name, self.incarnation, self.slots = profile.name, profile.incarnation, profile.slots
 
     @property
     def is_free(self) -> bool:
-        return not (self.suspect or self.draining) and len(self.holds) < self.slots
+        return not (self.suspect or self.draining) and len(self.attempts) < self.slots
 
 
 @dataclass(slots=True, eq=False)
@@ -122,16 +126,16 @@ class TaskEntry:
     ticket: int = 0  # its valid place in the ready set; 0: none
     # Of the current attempt:
     estimate: float | None = None  # seconds that it will take; None: nobody knows
-    may_wait: bool = False  # was given ahead of a slot
+    is_prefetched: bool = False  # was given ahead of a slot
     began_at: float = 0.0  # when the manager heard that it had
     recalled_at: float | None = None
 
     @property
-    def place(self) -> Place:
+    def dispatch_key(self) -> DispatchKey:
         return (-self.priority, self.seq)
 
     @property
-    def is_plain(self) -> bool:
+    def fits_backlog(self) -> bool:
         """As long as it is ready, the store alone can keep it: nothing happens to it but that a worker is free."""
         terms = self.terms
         return not self.attempt and terms.deadline is None and terms.unroutable is Unroutable.WAIT

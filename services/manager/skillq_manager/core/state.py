@@ -20,22 +20,24 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.fleet import Fleet
-from skillq_manager.core.intake import Intake
-from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.lookahead import Lookahead, LookaheadPolicy
-from skillq_manager.core.matching import Policy, why_not, why_unable
+from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
+from skillq_manager.core.dispatch.recall import Recalls
 from skillq_manager.core.model import LiveTask, Need, TaskEntry, TaskKey, WorkerEntry
-from skillq_manager.core.ready import Board
-from skillq_manager.core.recall import Recalls
-from skillq_manager.core.retry import RetryPolicy, Verdict
+from skillq_manager.core.round import RoundState
+from skillq_manager.core.rules.leases import LeasePolicy
+from skillq_manager.core.rules.matching import Policy, why_not, why_unable
+from skillq_manager.core.rules.retry import RetryPolicy, RetryVerdict
+from skillq_manager.core.submissions import Submissions
 from skillq_manager.core.tasks import Tasks
-from skillq_manager.core.turn import Turn
+from skillq_manager.core.workers import Workers
 
-HEAD = 2000  # tasks with one need that are in memory where the store keeps the rest
-CROWD = 20_000  # tasks that may wait in memory, of all needs, before any of them goes to the store
-_NO_SHELF = c.Shelf((), {})
-_NOTHING: Mapping[TaskKey, c.Known] = {}
+BACKLOG_KEEP = 2000  # tasks with one need that are in memory where the store keeps the rest
+BACKLOG_FROM = (
+    20_000  # tasks that may wait in memory, of all needs, before any of them goes to the store
+)
+_NO_SHELF = c.BacklogSummary((), {})
+_NOTHING: Mapping[TaskKey, c.StoredStatus] = {}
 _DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 _HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
 _REFUSED = Outcome.REFUSED  # a name, for the reason that those in `lifecycle` have
@@ -61,87 +63,93 @@ class State:
         head: int = 0,
         crowd: int = 0,
     ) -> None:
-        self._turn = Turn(store)
+        self._round = RoundState(store)
         self.lookahead = Lookahead(lookahead or LookaheadPolicy())
         self.board = Board(policy, self.lookahead, head, crowd)
-        self.tasks = Tasks(self._turn, self.board, self.lookahead, retries or RetryPolicy(), chance)
-        self._recalls = Recalls(self._turn, self.board, self.lookahead.policy)
-        self._intake = Intake(self._turn, self.tasks)
-        self.fleet = Fleet(self._turn, self.board, self.tasks, leases or LeasePolicy())
+        self.tasks = Tasks(
+            self._round, self.board, self.lookahead, retries or RetryPolicy(), chance
+        )
+        self._recalls = Recalls(self._round, self.board, self.lookahead.policy)
+        self._submissions = Submissions(self._round, self.tasks)
+        self.workers = Workers(self._round, self.board, self.tasks, leases or LeasePolicy())
         self.expected_workers = expected_workers
-        self.refills: list[c.Refill] = []  # what the last turn asks for, before there is another
+        self.refills: list[
+            c.RefillRequest
+        ] = []  # what the last turn asks for, before there is another
         self._handlers: dict[type, Callable[[Any], None]] = {
-            c.Submitted: self._intake.submit,
-            c.Unfit: self._intake.refuse,
-            c.CancelRequested: self._intake.cancel,
-            c.Retried: self._intake.retry,
-            c.Refilled: self._intake.refill,
-            c.Blinded: self.fleet.blinded,
-            c.Sighted: self.fleet.sighted,
-            Connect: self.fleet.connect,
-            Heartbeat: self.fleet.heartbeat,
-            Disconnect: self.fleet.disconnect,
-            c.Returned: self.fleet.returned,
+            c.SubmissionReceived: self._submissions.submit,
+            c.SubmissionInvalid: self._submissions.refuse,
+            c.CancelRequested: self._submissions.cancel,
+            c.RetryRequested: self._submissions.retry,
+            c.BacklogPage: self._submissions.refill,
+            c.HeartbeatsLost: self.workers.on_heartbeats_lost,
+            c.HeartbeatsRecovered: self.workers.on_heartbeats_recovered,
+            Connect: self.workers.connect,
+            Heartbeat: self.workers.heartbeat,
+            Disconnect: self.workers.disconnect,
+            c.AssignmentReturned: self.workers.on_assignment_returned,
             TaskResults: self._results,
             Progress: self._progress,
-            c.Undeliverable: self._undeliverable,
+            c.AssignmentUndeliverable: self._undeliverable,
         }
 
     def handle(self, events: Iterable[c.Event], now: float) -> list[c.Command]:
         """Take in what has happened up to `now` (seconds, never going back), and decide what is to be done."""
-        self._turn.begin(now)
+        self._round.start(now)
         for event in events:
             self._handlers[type(event)](event)
-        return self._conclude()
+        return self._finish_round()
 
     # Taking over from an earlier manager, once, before anything else: begin, tasks page by page, end.
 
     @property
-    def shelves(self) -> bool:
+    def keeps_backlog(self) -> bool:
         """Whether it leaves tasks to the store; else it has to be given all."""
-        return self.board.shelves.head > 0
+        return self.board.backlog.keep > 0
 
     def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
-        self._turn.begin(now)
-        self._turn.hears_since = now
-        self.fleet.restore(workers)
+        self._round.start(now)
+        self._round.listening_since = now
+        self.workers.restore(workers)
         self.tasks.seq = count(last_seq + 1)
 
     def restore(self, rows: Iterable[LiveTask]) -> None:
-        self._intake.restore(rows, self.fleet.workers)
+        self._submissions.restore(rows, self.workers.workers)
 
-    def unsure(self) -> set[TaskKey]:
+    def unresolved_dependencies(self) -> set[TaskKey]:
         """Of these tasks `end_restore` wants to know where they are, if there is a shelf."""
-        return self._intake.unsure()
+        return self._submissions.unresolved_dependencies()
 
     def end_restore(
-        self, shelf: c.Shelf = _NO_SHELF, known: Mapping[TaskKey, c.Known] = _NOTHING
+        self,
+        shelf: c.BacklogSummary = _NO_SHELF,
+        known: Mapping[TaskKey, c.StoredStatus] = _NOTHING,
     ) -> list[c.Command]:
         """What follows from it."""
-        self._intake.restored(shelf, known)
+        self._submissions.finish_restore(shelf, known)
         if any(task.attempt for task in self.tasks.live.values()):
             self.expected_workers = 0  # they had been there
-        return self._conclude()
+        return self._finish_round()
 
-    def _conclude(self) -> list[c.Command]:
-        self.fleet.sweep()
-        self.tasks.due(fleet_is_there=not self.expected_workers)
+    def _finish_round(self) -> list[c.Command]:
+        self.workers.sweep()
+        self.tasks.handle_due(fleet_is_there=not self.expected_workers)
         self._match()
         self.board.settle()
-        shelves = self.board.shelves
-        self.refills = [c.Refill(*where, shelves.head) for where in shelves.wanted()]
+        shelves = self.board.backlog
+        self.refills = [c.RefillRequest(*where, shelves.keep) for where in shelves.wanted()]
         if not self.refills:
             self._recalls.look()
-        self._turn.out.extend(
-            c.CompleteRun(run, self._turn.now, again=not moved)
-            for run, moved in self._turn.runs.items()
+        self._round.commands.extend(
+            c.CompleteRun(run, self._round.now, was_complete=not moved)
+            for run, moved in self._round.runs.items()
             if run not in self.tasks.open
         )
-        return self._turn.out
+        return self._round.commands
 
     def next_deadline(self) -> float | None:
         """When `handle` has something to do even if nothing happens."""
-        sweep = self.fleet.next_sweep if self.fleet.workers else None
+        sweep = self.workers.next_sweep if self.workers.workers else None
         due = (self.tasks.timers.next_at(), self._recalls.next_look(), sweep)
         return min((at for at in due if at is not None), default=None)
 
@@ -151,54 +159,56 @@ class State:
         return not self.tasks.open
 
     def _match(self) -> None:
-        if len(self.fleet.workers) < self.expected_workers:
+        if len(self.workers.workers) < self.expected_workers:
             return
         self.expected_workers = 0  # from now on they may come and go
         while (match := self.board.next_match()) is not None:
             self.tasks.assign(*match)
 
     def _results(self, event: TaskResults) -> None:
-        speaker = self._speaker(event)
+        speaker = self._reporting_worker(event)
         for result in event.results:
-            task = self._reported(result, speaker)
+            task = self._current_task(result, speaker)
             if task is None or speaker is None:
-                self._turn.out.append(c.Stale(result, event.worker, event.incarnation))
+                self._round.commands.append(
+                    c.RecordStaleResult(result, event.worker, event.incarnation)
+                )
                 continue
             outcome = result.outcome
             if outcome is _REFUSED:
-                self.fleet.refuse(speaker, task.need.type)
+                self.workers.on_type_refused(speaker, task.need.type)
             if outcome in _HANDED_BACK:
-                self.fleet.hands_back(speaker, task)
+                self.workers.on_attempt_returned(speaker, task)
             if result.started_at is not None and outcome in _DONE:
                 self._learn(task.need.type, result)
-            self.tasks.end(task, speaker, outcome, reason=result.error, result=result)
+            self.tasks.end_attempt(task, speaker, outcome, reason=result.error, result=result)
 
     def _learn(self, task_type: str, result: TaskResult) -> None:
         if self.lookahead.learn(task_type, result.started_at, result.finished_at):
             self.board.reconsider()
 
     def _progress(self, event: Progress) -> None:
-        speaker = self._speaker(event)
+        speaker = self._reporting_worker(event)
         for item in event.items:
-            task = self._reported(item, speaker)
+            task = self._current_task(item, speaker)
             if task is not None and speaker is not None:
-                self.tasks.start(task, speaker, item.at or self._turn.now)
+                self.tasks.start_attempt(task, speaker, item.at or self._round.now)
 
-    def _undeliverable(self, event: c.Undeliverable) -> None:
+    def _undeliverable(self, event: c.AssignmentUndeliverable) -> None:
         task = self.tasks.live.get((event.attempt.run, event.attempt.id))
         if task is not None and task.worker is not None and task.attempt == event.attempt.attempt:
-            given_up = Verdict(TaskStatus.DEAD_LETTERED)
-            self.tasks.end(
+            given_up = RetryVerdict(TaskStatus.DEAD_LETTERED)
+            self.tasks.end_attempt(
                 task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=given_up
             )
 
-    def _speaker(self, event: TaskResults | Progress) -> WorkerEntry | None:
+    def _reporting_worker(self, event: TaskResults | Progress) -> WorkerEntry | None:
         """Who says it; None: nobody who is there, or of attempts that another store has numbered."""
-        if event.store != self._turn.store:
+        if event.store != self._round.store:
             return None
-        return self.fleet.current(event.worker, event.incarnation)
+        return self.workers.current(event.worker, event.incarnation)
 
-    def _reported(self, ref: AttemptRef, speaker: WorkerEntry | None) -> TaskEntry | None:
+    def _current_task(self, ref: AttemptRef, speaker: WorkerEntry | None) -> TaskEntry | None:
         """The task, if this is its current attempt, and this worker's."""
         task = self.tasks.live.get((ref.run, ref.id))
         if task is None or task.worker is not speaker or task.attempt != ref.attempt:
@@ -207,7 +217,7 @@ class State:
 
     def is_current(self, ref: AttemptRef, worker: str, incarnation: str) -> bool:
         """Whether this attempt is still this worker's."""
-        return self._reported(ref, self.fleet.current(worker, incarnation)) is not None
+        return self._current_task(ref, self.workers.current(worker, incarnation)) is not None
 
     # --- why a task waits
 
@@ -216,9 +226,9 @@ class State:
         task = self.tasks.live.get(key)
         return None if task is None else self._why(task, now)
 
-    def reason_on_shelf(self, need: Need) -> str | None:
+    def reason_in_backlog(self, need: Need) -> str | None:
         """The same of a task that is ready and not here; None where there is no shelf for it."""
-        return self._why_waiting(need) if self.board.has_shelf(need) else None
+        return self._why_waiting(need) if self.board.has_backlog(need) else None
 
     def verdicts(self, key: TaskKey) -> list[tuple[str, str]]:
         """Worker by worker, as its user wrote it: why this one has, could have, or cannot have the task."""
@@ -227,14 +237,14 @@ class State:
             return []
         return [(w.profile.title, self._verdict(task.need, w, task)) for w in self._by_name()]
 
-    def verdicts_on_shelf(self, need: Need) -> list[tuple[str, str]]:
+    def verdicts_in_backlog(self, need: Need) -> list[tuple[str, str]]:
         """The same of a task that is ready and not here."""
-        if not self.board.has_shelf(need):
+        if not self.board.has_backlog(need):
             return []
         return [(w.profile.title, self._verdict(need, w)) for w in self._by_name()]
 
     def _by_name(self) -> list[WorkerEntry]:
-        return sorted(self.fleet.workers.values(), key=lambda worker: worker.name)
+        return sorted(self.workers.workers.values(), key=lambda worker: worker.name)
 
     def _verdict(self, need: Need, worker: WorkerEntry, task: TaskEntry | None = None) -> str:
         if task is not None and task.worker is worker:
@@ -260,8 +270,8 @@ class State:
 
     def _why_waiting(self, need: Need) -> str:
         if self.expected_workers:
-            return f"waits for workers: {len(self.fleet.workers)} of {self.expected_workers} expected are there"
+            return f"waits for workers: {len(self.workers.workers)} of {self.expected_workers} expected are there"
         capable = sum(1 for _ in self.board.capable(need))
         if capable:
-            return f"waits for a slot: {capable} of {len(self.fleet.workers)} workers can do it, none is free"
-        return why_unable([worker.skills for worker in self.fleet.workers.values()], need)
+            return f"waits for a slot: {capable} of {len(self.workers.workers)} workers can do it, none is free"
+        return why_unable([worker.skills for worker in self.workers.workers.values()], need)

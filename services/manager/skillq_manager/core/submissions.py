@@ -6,7 +6,6 @@ from typing import Any
 
 from skillq.messages import MIN_LEVEL, Outcome, Submission, Task, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import ASSIGNED, BLOCKED, READY, SUCCEEDED, check
 from skillq_manager.core.model import (
     LiveTask,
     Need,
@@ -15,17 +14,18 @@ from skillq_manager.core.model import (
     Terms,
     WorkerEntry,
 )
+from skillq_manager.core.round import RoundState
+from skillq_manager.core.rules.lifecycle import ASSIGNED, BLOCKED, READY, SUCCEEDED, check
 from skillq_manager.core.tasks import Tasks, is_met
-from skillq_manager.core.turn import Turn
 
 _REMEMBERED = 4096
 
 _Kind = tuple[Need, Terms]
-_KnownTasks = Mapping[TaskKey, c.Known]
+_KnownTasks = Mapping[TaskKey, c.StoredStatus]
 
 
-class Intake:
-    def __init__(self, turn: Turn, tasks: Tasks) -> None:
+class Submissions:
+    def __init__(self, turn: RoundState, tasks: Tasks) -> None:
         self._turn = turn
         self._tasks = tasks
         self._kinds: dict[tuple[Any, ...], _Kind] = {}  # what tasks of one shape ask for
@@ -33,45 +33,56 @@ class Intake:
         self._needs: dict[Need, Need] = {}
         self._blocked: list[tuple[TaskEntry, tuple[str, ...]]] = []  # while restoring
         self._lost: list[tuple[TaskEntry, WorkerEntry]] = []  # likewise
-        self._crowded: dict[WorkerEntry, None] = {}  # likewise: have more than slots
+        self._overcommitted: dict[WorkerEntry, None] = {}  # likewise: have more than slots
 
     # --- submission
 
-    def submit(self, event: c.Submitted) -> None:
+    def submit(self, event: c.SubmissionReceived) -> None:
         """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
         submission, known = event.submission, event.known
         run, tasks = submission.run, submission.tasks
-        there = self._there([(run, task.id) for task in tasks], known)
+        there = self._known_tasks([(run, task.id) for task in tasks], known)
         reason = self._refusal(event, there)
         if reason is not None:
-            self.refuse(c.Unfit(submission, reason))
+            self.refuse(c.SubmissionInvalid(submission, reason))
             return
         fresh = [task for task in tasks if task.id not in there] if there else tasks
-        self._turn.out.append(c.Answer(submission, len(fresh), len(there), None, self._turn.now))
+        self._turn.commands.append(
+            c.AnswerSubmission(submission, len(fresh), len(there), None, self._turn.now)
+        )
         self._turn.runs[run] = bool(fresh) or self._turn.runs.get(run, False)
         self._turn.titles[run] = submission.run_title
-        self._take_in(submission, fresh, known)
+        self._accept(submission, fresh, known)
 
-    def _take_in(self, submission: Submission, fresh: Sequence[Task], known: _KnownTasks) -> None:
-        run, title, out, now = submission.run, submission.run_title, self._turn.out, self._turn.now
-        entries = [self._enter(run, task) for task in fresh]
+    def _accept(self, submission: Submission, fresh: Sequence[Task], known: _KnownTasks) -> None:
+        run, title, out, now = (
+            submission.run,
+            submission.run_title,
+            self._turn.commands,
+            self._turn.now,
+        )
+        entries = [self._new_entry(run, task) for task in fresh]
         for entry, task in zip(entries, fresh, strict=True):
-            is_here = not self._is_free(entry, task, known) or self._tasks.arrive(entry)
+            is_here = not self._set_initial_status(entry, task, known) or self._tasks.add_new(entry)
             shelf = None if is_here else entry.need
             out.append(
                 c.AddTask(
                     entry.key, entry.seq, title, task, entry.fingerprint, entry.status, now, shelf
                 )
             )
-        self._tasks.spill()
+        self._tasks.evict()
         for entry, task in zip(entries, fresh, strict=True):
             if task.depends_on:
-                self._fail_if_doomed(entry, task, known)
+                self._fail_with_dependency(entry, task, known)
 
-    def refuse(self, event: c.Unfit) -> None:
-        self._turn.out.append(c.Answer(event.submission, 0, 0, event.reason, self._turn.now))
+    def refuse(self, event: c.SubmissionInvalid) -> None:
+        self._turn.commands.append(
+            c.AnswerSubmission(event.submission, 0, 0, event.reason, self._turn.now)
+        )
 
-    def _refusal(self, event: c.Submitted, there: Mapping[str, c.Known]) -> str | None:
+    def _refusal(
+        self, event: c.SubmissionReceived, there: Mapping[str, c.StoredStatus]
+    ) -> str | None:
         submission = event.submission
         run, title = submission.run, submission.run_title
         other = self._turn.titles.get(run, event.run_title)
@@ -80,12 +91,12 @@ class Intake:
         doubtful = [task for task in submission.tasks if task.depends_on or task.id in there]
         own = {task.id for task in submission.tasks} if doubtful else set()
         complaints = (
-            self._complaint(run, task, own, there.get(task.id), event.known) for task in doubtful
+            self._task_refusal(run, task, own, there.get(task.id), event.known) for task in doubtful
         )
         return next((complaint for complaint in complaints if complaint), None)
 
-    def _complaint(
-        self, run: str, task: Task, own: set[str], there: c.Known | None, known: _KnownTasks
+    def _task_refusal(
+        self, run: str, task: Task, own: set[str], there: c.StoredStatus | None, known: _KnownTasks
     ) -> str | None:
         if there is not None and there.fingerprint != task.fingerprint():
             return (
@@ -93,30 +104,32 @@ class Intake:
                 "use another id or another run"
             )
         for other in task.depends_on:
-            if other not in own and self._known((run, other), known) is None:
+            if other not in own and self._known_task((run, other), known) is None:
                 return (
                     f"task {task.id} depends on {other}, which is neither in this submission "
                     f"nor in run {run}; submit it first or correct the id"
                 )
         return None
 
-    def _there(self, keys: Sequence[TaskKey], known: _KnownTasks) -> dict[str, c.Known]:
+    def _known_tasks(
+        self, keys: Sequence[TaskKey], known: _KnownTasks
+    ) -> dict[str, c.StoredStatus]:
         """Those that are known, by id: few of very many, so that they are looked for together."""
-        places = (self._tasks.live, self._turn.shelved, self._turn.ended, known)
+        places = (self._tasks.live, self._turn.moved_to_backlog, self._turn.ended, known)
         found = set().union(*(place.keys() & keys for place in places if place))
-        return {key[1]: one for key in found if (one := self._known(key, known)) is not None}
+        return {key[1]: one for key in found if (one := self._known_task(key, known)) is not None}
 
-    def _known(self, key: TaskKey, known: _KnownTasks) -> c.Known | None:
+    def _known_task(self, key: TaskKey, known: _KnownTasks) -> c.StoredStatus | None:
         entry = self._tasks.live.get(key)
         if entry is not None:
-            return c.Known(entry.status, entry.fingerprint)
-        away = self._turn.shelved.get(key)
+            return c.StoredStatus(entry.status, entry.fingerprint)
+        away = self._turn.moved_to_backlog.get(key)
         if away is not None:
-            return c.Known(away.status, away.fingerprint)
+            return c.StoredStatus(away.status, away.fingerprint)
         return self._turn.ended.get(key) or known.get(key)
 
-    def _enter(self, run: str, task: Task) -> TaskEntry:
-        need, terms = self._kind(task)
+    def _new_entry(self, run: str, task: Task) -> TaskEntry:
+        need, terms = self._need_and_terms(task)
         entry = TaskEntry(
             (run, task.id),
             next(self._tasks.seq),
@@ -127,10 +140,10 @@ class Intake:
             self._turn.now,
             BLOCKED,
         )
-        self._tasks.open_up(entry)
+        self._tasks.open_task(entry)
         return entry
 
-    def _kind(self, task: Task) -> _Kind:
+    def _need_and_terms(self, task: Task) -> _Kind:
         """What it asks for, made once for all of its shape; no more of them are remembered than are worth it."""
         shape = task.shape()
         kind = self._kinds.get(shape)
@@ -138,11 +151,11 @@ class Intake:
             if len(self._kinds) >= _REMEMBERED:
                 self._kinds.clear()
                 self._needs.clear()
-            need = Need.of(task)
-            kind = self._kinds[shape] = self._needs.setdefault(need, need), Terms.of(task)
+            need = Need.from_task(task)
+            kind = self._kinds[shape] = self._needs.setdefault(need, need), Terms.from_task(task)
         return kind
 
-    def _is_free(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> bool:
+    def _set_initial_status(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> bool:
         """Whether it waits for no other task: then it is ready."""
         for other in task.depends_on:
             key = (entry.key[0], other)
@@ -154,7 +167,7 @@ class Intake:
         entry.status = check(BLOCKED, READY)
         return True
 
-    def _fail_if_doomed(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
+    def _fail_with_dependency(self, entry: TaskEntry, task: Task, known: _KnownTasks) -> None:
         for other in task.depends_on:
             key = (entry.key[0], other)
             status = self._status(key, known)
@@ -162,28 +175,28 @@ class Intake:
                 self._tasks.resolve(key, status)
 
     def _status(self, key: TaskKey, known: _KnownTasks) -> TaskStatus:
-        there = self._known(key, known)
+        there = self._known_task(key, known)
         if there is None:
             raise KeyError(key)
         return there.status
 
     # --- sent again
 
-    def retry(self, event: c.Retried) -> None:
+    def retry(self, event: c.RetryRequested) -> None:
         """Take in again tasks that have ended; what is live, or waits for one that is not, is left alone."""
         done: list[TaskKey] = []
         refused: dict[TaskKey, str] = {}
-        for again in _in_order(event.tasks):
-            reason = self._objection(again, event.known)
+        for again in _in_dependency_order(event.tasks):
+            reason = self._retry_refusal(again, event.known)
             if reason is not None:
                 refused[again.key] = reason
                 continue
             self._reopen(again, event.known)
             done.append(again.key)
-        self._turn.out.append(c.Reply(event.request, tuple(done), refused))
+        self._turn.commands.append(c.AnswerRequest(event.request, tuple(done), refused))
 
-    def _objection(self, again: c.Again, known: _KnownTasks) -> str | None:
-        if again.key in self._tasks.live or self._is_on_shelf(again):
+    def _retry_refusal(self, again: c.StoredTask, known: _KnownTasks) -> str | None:
+        if again.key in self._tasks.live or self._is_in_backlog(again):
             return "has not ended"
         if again.key in self._turn.ended or not again.status.is_terminal:
             return "has ended just now; ask again"
@@ -196,14 +209,14 @@ class Intake:
                 return f"depends on {other}, which {status}; send that again first, or with it"
         return None
 
-    def _is_on_shelf(self, again: c.Again) -> bool:
-        if again.key in self._turn.shelved:
+    def _is_in_backlog(self, again: c.StoredTask) -> bool:
+        if again.key in self._turn.moved_to_backlog:
             return True
         was_ready = again.status is READY and again.key not in self._turn.ended
-        return was_ready and self._tasks.has_shelf(again.task)
+        return was_ready and self._tasks.has_backlog(again.task)
 
-    def _reopen(self, again: c.Again, known: _KnownTasks) -> None:
-        need, terms = self._kind(again.task)
+    def _reopen(self, again: c.StoredTask, known: _KnownTasks) -> None:
+        need, terms = self._need_and_terms(again.task)
         entry = TaskEntry(
             key=again.key,
             seq=again.seq,
@@ -215,11 +228,11 @@ class Intake:
             status=check(again.status, BLOCKED),
             attempt=again.attempt,
         )
-        self._tasks.open_up(entry)
-        if self._is_free(entry, again.task, known):
+        self._tasks.open_task(entry)
+        if self._set_initial_status(entry, again.task, known):
             self._tasks.put_on_board(entry)
         self._turn.runs[entry.key[0]] = True
-        self._turn.out.append(
+        self._turn.commands.append(
             c.Reopen(entry.key, entry.need.type, entry.status, entry.attempt, self._turn.now)
         )
 
@@ -227,36 +240,36 @@ class Intake:
 
     def cancel(self, event: c.CancelRequested) -> None:
         """End tasks that have not; all of the run where no ids are given."""
-        self._fetch(event)
+        self._load_from_backlog(event)
         live = self._tasks.live
         if event.ids is None:
             tasks = [task for key, task in live.items() if key[0] == event.run]
         else:
             keys = dict.fromkeys((event.run, id) for id in event.ids)
             tasks = [live[key] for key in keys if key in live]
-        self._tasks.call_off(tasks, event.reason)
+        self._tasks.cancel_tasks(tasks, event.reason)
         done = tuple(task.key for task in tasks)
-        self._turn.out.append(c.Reply(event.request, done, {}))
+        self._turn.commands.append(c.AnswerRequest(event.request, done, {}))
 
-    def _fetch(self, event: c.CancelRequested) -> None:
+    def _load_from_backlog(self, event: c.CancelRequested) -> None:
         """Take those of them off their shelves."""
-        for row in event.shelved:
-            if not self._is_here((row.run, row.id)):
+        for row in event.backlog:
+            if not self._is_known((row.run, row.id)):
                 entry = self._entry(row)
                 self._tasks.live[entry.key] = entry
-        away = self._turn.shelved
+        away = self._turn.moved_to_backlog
         asked = None if event.ids is None else set(event.ids)
         for key in [k for k in away if k[0] == event.run and (asked is None or k[1] in asked)]:
             self._tasks.live[key] = away.pop(key)
 
-    def _is_here(self, key: TaskKey) -> bool:
+    def _is_known(self, key: TaskKey) -> bool:
         """Whether what the store said of it before this turn is of no account."""
         turn = self._turn
-        return key in self._tasks.live or key in turn.shelved or key in turn.ended
+        return key in self._tasks.live or key in turn.moved_to_backlog or key in turn.ended
 
-    def refill(self, event: c.Refilled) -> None:
+    def refill(self, event: c.BacklogPage) -> None:
         """The next tasks of a shelf: they have been open all the time."""
-        rows = [row for row in event.rows if not self._is_here((row.run, row.id))]
+        rows = [row for row in event.rows if not self._is_known((row.run, row.id))]
         entries = [self._entry(row) for row in rows]
         for entry in entries:
             entry.ready_at = entry.submitted_at
@@ -272,7 +285,7 @@ class Intake:
     def restore(self, rows: Iterable[LiveTask], workers: Mapping[str, WorkerEntry]) -> None:
         """Take in what an earlier manager left; what no worker of these has is lost, and ready again."""
         for row in rows:
-            entry = self._restored(row)
+            entry = self._restored_entry(row)
             if entry.status is BLOCKED:
                 self._blocked.append((entry, row.like.depends_on))
             elif entry.status is READY and row.retry_at is not None:
@@ -280,16 +293,16 @@ class Intake:
             elif entry.status is READY:
                 self._tasks.put_on_board(entry)
             else:
-                self._hold_again(entry, row, workers.get(row.worker or ""))
+                self._restore_attempt(entry, row, workers.get(row.worker or ""))
 
-    def unsure(self) -> set[TaskKey]:
+    def unresolved_dependencies(self) -> set[TaskKey]:
         """What blocked tasks depend on that has ended, or is on a shelf."""
         named = {(entry.key[0], d) for entry, depends_on in self._blocked for d in depends_on}
         return named - self._tasks.live.keys()
 
-    def restored(self, shelf: c.Shelf, known: _KnownTasks) -> None:
+    def finish_restore(self, shelf: c.BacklogSummary, known: _KnownTasks) -> None:
         """All are there: a blocked task waits for those of its dependencies that have not ended."""
-        self._tasks.open_shelves(shelf)
+        self._tasks.open_backlogs(shelf)
         shelved = {key for key, there in known.items() if not there.status.is_terminal}
         for entry, depends_on in self._blocked:
             for other in depends_on:
@@ -302,30 +315,30 @@ class Intake:
         self._blocked.clear()
         for entry, worker in self._lost:
             reason = "its worker is not there any more"
-            self._tasks.end(entry, worker, Outcome.LOST, reason=reason)
+            self._tasks.end_attempt(entry, worker, Outcome.LOST, reason=reason)
         self._lost.clear()
-        for worker in self._crowded:
-            _put_in_order(worker)
-        self._crowded.clear()
+        for worker in self._overcommitted:
+            _sort_attempts(worker)
+        self._overcommitted.clear()
 
-    def _hold_again(self, entry: TaskEntry, row: LiveTask, worker: WorkerEntry | None) -> None:
+    def _restore_attempt(self, entry: TaskEntry, row: LiveTask, worker: WorkerEntry | None) -> None:
         if worker is None or worker.incarnation != row.incarnation:
-            worker = _ghost(row, self._turn.now)
+            worker = _departed_worker(row, self._turn.now)
             self._lost.append((entry, worker))
         elif entry.status is ASSIGNED:
             # Who wrote that it is assigned may have died before it could say so.
-            self._turn.out.append(c.Resend(entry.key, entry.attempt, worker.profile))
-        self._tasks.hand_over(entry, worker, row.assigned_at or self._turn.now)
-        if entry.may_wait:
-            self._crowded[worker] = None
+            self._turn.commands.append(c.Resend(entry.key, entry.attempt, worker.profile))
+        self._tasks.give_to(entry, worker, row.assigned_at or self._turn.now)
+        if entry.is_prefetched:
+            self._overcommitted[worker] = None
 
-    def _restored(self, row: LiveTask) -> TaskEntry:
+    def _restored_entry(self, row: LiveTask) -> TaskEntry:
         entry = self._entry(row)
-        self._tasks.open_up(entry)
+        self._tasks.open_task(entry)
         return entry
 
     def _entry(self, row: LiveTask) -> TaskEntry:
-        need, terms = self._kind(row.like)
+        need, terms = self._need_and_terms(row.like)
         return TaskEntry(
             key=(row.run, row.id),
             seq=row.seq,
@@ -341,7 +354,7 @@ class Intake:
         )
 
 
-def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:
+def _in_dependency_order(tasks: Iterable[c.StoredTask]) -> list[c.StoredTask]:
     """Each after those of them that it depends on, else in order of submission."""
     given = {again.key: again for again in sorted(tasks, key=lambda again: again.seq)}
     graph = {
@@ -351,15 +364,15 @@ def _in_order(tasks: Iterable[c.Again]) -> list[c.Again]:
     return [given[key] for key in TopologicalSorter(graph).static_order()]
 
 
-def _put_in_order(worker: WorkerEntry) -> None:
+def _sort_attempts(worker: WorkerEntry) -> None:
     """What has begun, then what was given out first: so the worker goes on."""
-    held = worker.holds.values()
+    held = worker.attempts.values()
     for task in sorted(held, key=lambda t: (t.status is ASSIGNED, t.assigned_at)):
-        worker.holds[task.key] = worker.holds.pop(task.key)
-        task.may_wait = True
+        worker.attempts[task.key] = worker.attempts.pop(task.key)
+        task.is_prefetched = True
 
 
-def _ghost(row: LiveTask, now: float) -> WorkerEntry:
+def _departed_worker(row: LiveTask, now: float) -> WorkerEntry:
     """Stands for a worker of which nothing is known but that it had a task."""
     name = row.worker or "unknown"
     profile = WorkerProfile(

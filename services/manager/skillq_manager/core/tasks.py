@@ -7,9 +7,13 @@ from itertools import count
 from skillq import timings
 from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
-from skillq_manager.core import retry
-from skillq_manager.core.asking import escalated, for_the_best, relaxed
-from skillq_manager.core.lifecycle import (
+from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.dispatch.lookahead import Lookahead, is_waiting
+from skillq_manager.core.model import DispatchKey, Need, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.round import RoundState
+from skillq_manager.core.rules import retry
+from skillq_manager.core.rules.escalation import escalated, for_best_worker, relaxed
+from skillq_manager.core.rules.lifecycle import (
     ASSIGNED,
     BLOCKED,
     CANCELLED,
@@ -21,16 +25,12 @@ from skillq_manager.core.lifecycle import (
     TIMED_OUT,
     check,
 )
-from skillq_manager.core.lookahead import Lookahead, is_waiting
-from skillq_manager.core.matching import why_unable
-from skillq_manager.core.model import Need, Place, TaskEntry, TaskKey, WorkerEntry
-from skillq_manager.core.ready import Board
-from skillq_manager.core.timers import Kind, Timers
-from skillq_manager.core.turn import Turn
+from skillq_manager.core.rules.matching import why_unable
+from skillq_manager.core.timers import TimerKind, Timers
 
 _AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 _TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
-_DONE = retry.Verdict(SUCCEEDED)
+_DONE = retry.RetryVerdict(SUCCEEDED)
 # Names, for the reason that those in `lifecycle` have.
 _WENT_WELL, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
 
@@ -43,7 +43,7 @@ class Tasks:
 
     def __init__(
         self,
-        turn: Turn,
+        turn: RoundState,
         board: Board,
         lookahead: Lookahead,
         policy: retry.RetryPolicy,
@@ -60,104 +60,104 @@ class Tasks:
         self.open: dict[str, int] = {}  # by run, how many have not ended
         self.timers = Timers()
 
-    def open_up(self, task: TaskEntry) -> None:
+    def open_task(self, task: TaskEntry) -> None:
         """A task is live from here on."""
         self.live[task.key] = task
         self.open[task.key[0]] = self.open.get(task.key[0], 0) + 1
         if task.terms.deadline is not None:
-            self.timers.add(task.submitted_at + task.terms.deadline, Kind.DEADLINE, task)
+            self.timers.add_timer(task.submitted_at + task.terms.deadline, TimerKind.DEADLINE, task)
 
     def put_on_board(self, task: TaskEntry) -> None:
         task.retry_at = None
         task.ready_at = self._turn.now
-        self._add(task)
+        self._add_to_board(task)
 
-    def arrive(self, task: TaskEntry) -> bool:
+    def add_new(self, task: TaskEntry) -> bool:
         """A new task is ready. Whether it is on the board; else it is left to the store."""
         task.ready_at = self._turn.now
-        if self._board.shelves.full:
-            self.spill()
-        if not self._board.arrive(task):
-            self._put_away(task)
+        if self._board.backlog.full:
+            self.evict()
+        if not self._board.add_new(task):
+            self._evict_task(task)
             return False
         if task.terms.unroutable is not _WAIT:
-            self._look_again(task, self._turn.now)
+            self._check_unroutable_later(task, self._turn.now)
         return True
 
-    def spill(self) -> None:
+    def evict(self) -> None:
         """Leave to the store what the board has no room for."""
-        for task in self._board.spill():
-            self._put_away(task)
-            self._turn.out.append(c.Shelve(task.key, task.need, task.priority))
+        for task in self._board.evict():
+            self._evict_task(task)
+            self._turn.commands.append(c.MoveToBacklog(task.key, task.need, task.priority))
 
-    def refill(self, need: Need, tasks: Sequence[TaskEntry], horizon: Place | None) -> None:
+    def refill(self, need: Need, tasks: Sequence[TaskEntry], horizon: DispatchKey | None) -> None:
         """These come from the shelf; the next one there is not before `horizon`."""
         self._board.refill(need, tasks, horizon)
 
-    def open_shelves(self, shelf: c.Shelf) -> None:
+    def open_backlogs(self, shelf: c.BacklogSummary) -> None:
         """Count what an earlier manager has left there; it is fetched when it is wanted."""
         here = Counter(t.key[0] for t in self.live.values() if t.status is READY)
         for run, ready in shelf.ready.items():
             if ready > here[run]:
                 self.open[run] = self.open.get(run, 0) + ready - here[run]
         for need in shelf.needs:
-            self._board.open_shelf(need, self._turn.now)
+            self._board.open_backlog(need, self._turn.now)
 
-    def has_shelf(self, of: Task) -> bool:
+    def has_backlog(self, of: Task) -> bool:
         """Whether such a task may be there."""
-        return self._board.has_shelf(Need.of(of))
+        return self._board.has_backlog(Need.from_task(of))
 
-    def _put_away(self, task: TaskEntry) -> None:
+    def _evict_task(self, task: TaskEntry) -> None:
         """It is open, but no longer live."""
         del self.live[task.key]
-        self._turn.shelved[task.key] = task
+        self._turn.moved_to_backlog[task.key] = task
 
-    def _add(self, task: TaskEntry) -> None:
-        self._board.add(task)
+    def _add_to_board(self, task: TaskEntry) -> None:
+        self._board.add_task(task)
         if task.terms.unroutable is not _WAIT:
-            self._look_again(task, self._turn.now)
+            self._check_unroutable_later(task, self._turn.now)
 
-    def _look_again(self, task: TaskEntry, since: float) -> None:
+    def _check_unroutable_later(self, task: TaskEntry, since: float) -> None:
         """Apply the policy of a task that nobody can do, if that has been so since then."""
         at = max(
             since + task.terms.unroutable_after, self._turn.now + timings.UNROUTABLE_LOOK_SECONDS
         )
-        self.timers.add(at, Kind.UNROUTABLE, task)
+        self.timers.add_timer(at, TimerKind.UNROUTABLE, task)
 
     # --- attempts
 
     def assign(self, task: TaskEntry, worker: WorkerEntry) -> None:
         task.status = check(task.status, ASSIGNED)
         task.attempt += 1
-        self._turn.out.append(
+        self._turn.commands.append(
             c.Assign(task.key, task.need.type, task.attempt, worker.profile, self._turn.now)
         )
-        self.hand_over(task, worker, self._turn.now)
+        self.give_to(task, worker, self._turn.now)
 
-    def hand_over(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
+    def give_to(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
         """The worker has the current attempt, since `at`."""
         task.worker = worker
         task.assigned_at = at
         task.began_at = self._turn.now  # if it has
-        self._lookahead.take(worker, task)
-        self._board.freed(worker)
-        self._time(task, at)
+        self._lookahead.add_attempt(worker, task)
+        self._board.worker_changed(worker)
+        self._start_timeout(task, at)
 
-    def _time(self, task: TaskEntry, since: float) -> None:
+    def _start_timeout(self, task: TaskEntry, since: float) -> None:
         if task.terms.timeout is not None:
-            self.timers.add(
-                since + task.terms.timeout + timings.OVERDUE_SLACK_SECONDS, Kind.OVERDUE, task
+            self.timers.add_timer(
+                since + task.terms.timeout + timings.OVERDUE_SLACK_SECONDS, TimerKind.OVERDUE, task
             )
 
-    def start(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
+    def start_attempt(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
         if task.status is ASSIGNED:
             task.status = check(task.status, RUNNING)
             task.began_at = self._turn.now
-            self._turn.out.append(
-                c.Start(task.key, task.need.type, task.attempt, worker.profile, at)
+            self._turn.commands.append(
+                c.StartAttempt(task.key, task.need.type, task.attempt, worker.profile, at)
             )
 
-    def end(
+    def end_attempt(
         self,
         task: TaskEntry,
         worker: WorkerEntry,
@@ -165,19 +165,19 @@ class Tasks:
         *,
         reason: str | None = None,
         result: TaskResult | None = None,
-        verdict: retry.Verdict | None = None,
+        verdict: retry.RetryVerdict | None = None,
     ) -> None:
         """The current attempt has ended: the task has, too, or it is ready again (unless `verdict` says)."""
         verdict = verdict or self._verdict(task, outcome, result)
         if verdict.status is READY and self._is_late(task):
-            verdict = retry.Verdict(TIMED_OUT)
+            verdict = retry.RetryVerdict(TIMED_OUT)
         task.status = check(task.status, verdict.status)
         task.worker = None
-        self._lookahead.drop(worker, task)
-        worker.stalled = worker.stalled and outcome is _RETURNED
-        self._board.freed(worker)
+        self._lookahead.remove_attempt(worker, task)
+        worker.recall_pending = worker.recall_pending and outcome is _RETURNED
+        self._board.worker_changed(worker)
         retry_at = self._turn.now + verdict.delay if verdict.delay else None
-        self._turn.out.append(
+        self._turn.commands.append(
             c.EndAttempt(
                 task.key,
                 task.need.type,
@@ -197,12 +197,12 @@ class Tasks:
             self._close(task)
             return
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
-            self._ask_for_more(task, worker)
-        self._ready_again(task, retry_at)
+            self._escalate(task, worker)
+        self._make_ready(task, retry_at)
 
     def _verdict(
         self, task: TaskEntry, outcome: Outcome, result: TaskResult | None
-    ) -> retry.Verdict:
+    ) -> retry.RetryVerdict:
         if outcome is _WENT_WELL:
             return _DONE
         task.failures += outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
@@ -217,11 +217,11 @@ class Tasks:
             chance=self._chance(),
         )
 
-    def _ask_for_more(self, task: TaskEntry, worker: WorkerEntry) -> None:
+    def _escalate(self, task: TaskEntry, worker: WorkerEntry) -> None:
         """The next attempt needs more skill, and another worker where there is one."""
         need = task.need
         harder = need._replace(
-            difficulty=escalated(need, task.terms.escalate_by, self._board.kinds),
+            difficulty=escalated(need, task.terms.escalate_by, self._board.skill_counts),
             excluded=need.excluded | {worker.name},
         )
         others = (w for w in self._board.capable(harder._replace(excluded=frozenset())))
@@ -234,9 +234,9 @@ class Tasks:
     def _change_need(self, task: TaskEntry, need: Need, reason: str) -> None:
         if need != task.need:
             task.need = need
-            self._turn.out.append(c.SetNeed(task.key, need, reason, self._turn.now))
+            self._turn.commands.append(c.SetNeed(task.key, need, reason, self._turn.now))
 
-    def _ready_again(self, task: TaskEntry, retry_at: float | None) -> None:
+    def _make_ready(self, task: TaskEntry, retry_at: float | None) -> None:
         if retry_at is None:
             self.put_on_board(task)
         else:
@@ -245,24 +245,26 @@ class Tasks:
     def wait_until(self, task: TaskEntry, at: float) -> None:
         """Ready, but not before."""
         task.retry_at = at
-        self.timers.add(at, Kind.RETRY, task)
+        self.timers.add_timer(at, TimerKind.RETRY, task)
 
     # --- time
 
-    def due(self, *, fleet_is_there: bool = True) -> None:
+    def handle_due(self, *, fleet_is_there: bool = True) -> None:
         """Look at all whose time has come. Before the fleet is there, nobody says that none of it can do a task."""
         whys: dict[Need, str] = {}
         for kind, task in self.timers.due(self._turn.now):
-            if kind is Kind.RETRY:
+            if kind is TimerKind.RETRY:
                 self.put_on_board(task)
-            elif kind is Kind.UNROUTABLE:
+            elif kind is TimerKind.UNROUTABLE:
                 self._unroutable(task, whys, fleet_is_there=fleet_is_there)
             elif task.worker is None:
                 self._stop_late(task)
-            elif self._turn.has_heard_for(timings.OVERDUE_SLACK_SECONDS):
-                self._stop_late(task) if kind is Kind.DEADLINE else self._overdue(task, task.worker)
+            elif self._turn.has_listened_for(timings.OVERDUE_SLACK_SECONDS):
+                self._stop_late(task) if kind is TimerKind.DEADLINE else self._overdue(
+                    task, task.worker
+                )
             else:  # its result may be on its way
-                self.timers.add(self._turn.now + timings.OVERDUE_SLACK_SECONDS, kind, task)
+                self.timers.add_timer(self._turn.now + timings.OVERDUE_SLACK_SECONDS, kind, task)
 
     def _is_late(self, task: TaskEntry) -> bool:
         """Whether its deadline is over."""
@@ -271,94 +273,98 @@ class Tasks:
 
     def _stop_late(self, task: TaskEntry) -> None:
         reason = f"its deadline of {task.terms.deadline:g} s is over"
-        self.stop(task, Outcome.TIMED_OUT, TIMED_OUT, reason)
+        self.end_task(task, Outcome.TIMED_OUT, TIMED_OUT, reason)
 
     def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
         """The worker should have ended it, and has not said so; its time counts from when it could begin."""
-        if task.may_wait:
-            task.may_wait = is_waiting(task, worker)
+        if task.is_prefetched:
+            task.is_prefetched = is_waiting(task, worker)
             has_begun = task.status is RUNNING
-            self._time(task, task.began_at if has_begun else self._turn.now)
+            self._start_timeout(task, task.began_at if has_begun else self._turn.now)
             return
-        self._abort(task, worker)
+        self._cancel_attempt(task, worker)
         reason = f"took longer than {task.terms.timeout:g} s"
-        self.end(task, worker, Outcome.TIMED_OUT, reason=reason)
+        self.end_attempt(task, worker, Outcome.TIMED_OUT, reason=reason)
 
     def _unroutable(self, task: TaskEntry, whys: dict[Need, str], *, fleet_is_there: bool) -> None:
         """Apply the policy of a task that nobody can do, if that is so, and has been for long enough."""
         since = self._board.unroutable_since(task.need) if fleet_is_there else None
         if since is None or since + task.terms.unroutable_after > self._turn.now:
-            self._look_again(task, self._turn.now if since is None else since)
+            self._check_unroutable_later(task, self._turn.now if since is None else since)
             return
         why = whys.get(task.need)
         if why is None:
-            why = whys[task.need] = why_unable(list(self._board.kinds), task.need)
+            why = whys[task.need] = why_unable(list(self._board.skill_counts), task.need)
         if task.terms.unroutable is Unroutable.REJECT:
             self._board.discard(task)
             self._set(task, DEAD_LETTERED, why)
             self._close(task)
         elif task.terms.unroutable is Unroutable.RELAX:
-            self._ask_again(task, relaxed(task.need, self._board.kinds), f"relaxed: {why}")
+            self._set_waiting_need(
+                task, relaxed(task.need, self._board.skill_counts), f"relaxed: {why}"
+            )
         else:
-            need = for_the_best(task.need, self._board.kinds)
-            self._ask_again(task, need, f"escalated: {why}")
+            need = for_best_worker(task.need, self._board.skill_counts)
+            self._set_waiting_need(task, need, f"escalated: {why}")
 
     def age(self, older_than: float) -> None:
         """Let reserved workers take what has waited for so long: not worth a row, the next manager begins anew."""
         for task in self._board.aged(self._turn.now - older_than, _AGED_AT_ONCE):
             self._board.discard(task)
             task.need = task.need._replace(aged=True)
-            self._add(task)
+            self._add_to_board(task)
 
     def lift_exclusions(self, after: float) -> None:
         """Nobody else has been there for so long: the workers that failed a task may try it again."""
         for task in list(self._board.stuck_by_exclusion(self._turn.now - after)):
-            self._ask_again(task, task.need._replace(excluded=frozenset()), "nobody else can do it")
+            self._set_waiting_need(
+                task, task.need._replace(excluded=frozenset()), "nobody else can do it"
+            )
 
-    def _ask_again(self, task: TaskEntry, need: Need, reason: str) -> None:
+    def _set_waiting_need(self, task: TaskEntry, need: Need, reason: str) -> None:
         """A waiting task asks for something else."""
         self._board.discard(task)
         self._change_need(task, need, reason)
-        self._add(task)
+        self._add_to_board(task)
 
     # --- the end
 
-    def stop(self, task: TaskEntry, outcome: Outcome, status: TaskStatus, reason: str) -> None:
+    def end_task(self, task: TaskEntry, outcome: Outcome, status: TaskStatus, reason: str) -> None:
         """End a task wherever it is; a worker that has it is told to give it up."""
         if task.worker is not None:
-            self._abort(task, task.worker)
-            verdict = retry.Verdict(status)
-            self.end(task, task.worker, outcome, reason=reason, verdict=verdict)
+            self._cancel_attempt(task, task.worker)
+            verdict = retry.RetryVerdict(status)
+            self.end_attempt(task, task.worker, outcome, reason=reason, verdict=verdict)
             return
         self._board.discard(task)
         task.retry_at = None
         self._set(task, status, reason)
         self._close(task)
 
-    def call_off(self, tasks: Sequence[TaskEntry], reason: str) -> None:
+    def cancel_tasks(self, tasks: Sequence[TaskEntry], reason: str) -> None:
         """End all of these as cancelled, even those that depend on others of them."""
         blocked = [task for task in tasks if task.status is BLOCKED]
         for task in blocked:
             self._set(task, CANCELLED, reason)
-            self._leave(task)
+            self._remove(task)
         for task in tasks:
             if not task.status.is_terminal:
-                self.stop(task, Outcome.CANCELLED, CANCELLED, reason)
+                self.end_task(task, Outcome.CANCELLED, CANCELLED, reason)
         for task in blocked:
             self.resolve(task.key, task.status)
 
-    def _abort(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        self._turn.out.append(c.Abort(worker.profile, self._turn.store, (task.ref,)))
+    def _cancel_attempt(self, task: TaskEntry, worker: WorkerEntry) -> None:
+        self._turn.commands.append(c.CancelAttempts(worker.profile, self._turn.store, (task.ref,)))
 
     def _close(self, task: TaskEntry) -> None:
-        self._leave(task)
+        self._remove(task)
         if task.key in self.dependents:
             self.resolve(task.key, task.status)
 
-    def _leave(self, task: TaskEntry) -> None:
+    def _remove(self, task: TaskEntry) -> None:
         run = task.key[0]
         del self.live[task.key]
-        self._turn.ended[task.key] = c.Known(task.status, task.fingerprint)
+        self._turn.ended[task.key] = c.StoredStatus(task.status, task.fingerprint)
         self._turn.runs[run] = True
         self.open[run] -= 1
         if not self.open[run]:
@@ -377,7 +383,7 @@ class Tasks:
                     self.unblock(dependent)
                     continue
                 self._set(dependent, FAILED, f"dependency {key[1]} {status}")
-                self._leave(dependent)
+                self._remove(dependent)
                 resolved.append((dependent.key, dependent.status))
 
     def unblock(self, task: TaskEntry) -> None:
@@ -388,7 +394,7 @@ class Tasks:
 
     def _set(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
         task.status = check(task.status, status)
-        self._turn.out.append(
+        self._turn.commands.append(
             c.SetStatus(task.key, task.need.type, status, reason, task.attempt, self._turn.now)
         )
 

@@ -14,15 +14,15 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.core.leases import LeasePolicy, Verdict, judge
+from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.model import TaskEntry, WorkerEntry
-from skillq_manager.core.ready import Board
+from skillq_manager.core.round import RoundState
+from skillq_manager.core.rules.leases import LeasePolicy, LeaseVerdict, judge
 from skillq_manager.core.tasks import Tasks
-from skillq_manager.core.turn import Turn
 
 
-class Fleet:
-    def __init__(self, turn: Turn, board: Board, tasks: Tasks, policy: LeasePolicy) -> None:
+class Workers:
+    def __init__(self, turn: RoundState, board: Board, tasks: Tasks, policy: LeasePolicy) -> None:
         self._turn = turn
         self._board = board
         self._tasks = tasks
@@ -34,18 +34,18 @@ class Fleet:
 
     def connect(self, event: Connect) -> None:
         if event.ready:
-            self._hear(event.worker, replace=True)
+            self._seen(event.worker, replace=True)
 
     def heartbeat(self, event: Heartbeat) -> None:
         """Renew the lease; compare what the worker holds with what it should, and send the difference."""
         # Heartbeats have a queue of their own: one of a dead namesake may come after its heir's Connect.
-        worker = self._hear(event.worker, replace=False)
+        worker = self._seen(event.worker, replace=False)
         if worker is None:
             return
         if worker.draining != event.draining:
             worker.draining = event.draining
-            self._board.freed(worker)
-        self._abort_strangers(worker, event)
+            self._board.worker_changed(worker)
+        self._cancel_foreign_attempts(worker, event)
         self._resend_missing(worker, event)
 
     def disconnect(self, event: Disconnect) -> None:
@@ -53,9 +53,9 @@ class Fleet:
         self._departed[event.worker, event.incarnation] = self._turn.now
         worker = self.current(event.worker, event.incarnation)
         if worker is not None:
-            self._part(worker, WorkerEventKind.DISCONNECTED, Outcome.RETURNED, event.reason)
+            self._remove(worker, WorkerEventKind.DISCONNECTED, Outcome.RETURNED, event.reason)
 
-    def returned(self, event: c.Returned) -> None:
+    def on_assignment_returned(self, event: c.AssignmentReturned) -> None:
         """Assignments came back: no new work for that worker until it is heard of again."""
         worker = self.current(event.worker, event.incarnation)
         if worker is None:
@@ -70,17 +70,17 @@ class Fleet:
                 and task.attempt == ref.attempt
                 and task.status is not TaskStatus.RUNNING
             ):
-                self._tasks.end(
+                self._tasks.end_attempt(
                     task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
                 )
 
-    def hands_back(self, worker: WorkerEntry, task: TaskEntry) -> None:
+    def on_attempt_returned(self, worker: WorkerEntry, task: TaskEntry) -> None:
         """It does not want what it is given: it is leaving, until a heartbeat says otherwise; unless we asked."""
         if task.recalled_at is None:
             worker.draining = True
-            self._board.freed(worker)
+            self._board.worker_changed(worker)
 
-    def refuse(self, worker: WorkerEntry, task_type: str) -> None:
+    def on_type_refused(self, worker: WorkerEntry, task_type: str) -> None:
         """The worker has no handler for this type: it gets no more of them."""
         self._board.leave(worker, self._turn.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {task_type})
@@ -90,40 +90,40 @@ class Fleet:
         """Judge the silence of every worker, once per `sweep_every`."""
         if self._turn.now < self.next_sweep:
             return
-        self._pardon(self._turn.now - self.next_sweep)
+        self._extend_leases(self._turn.now - self.next_sweep)
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
         self._tasks.age(self._policy.reserve_for)
         self._tasks.lift_exclusions(self._policy.exclude_for)
-        if not self._turn.blind:
-            self._judge()
+        if not self._turn.heartbeats_lost:
+            self._check_leases()
 
-    def _pardon(self, late: float) -> None:
+    def _extend_leases(self, late: float) -> None:
         """A manager that was held up has heard nobody meanwhile: that time counts against no worker."""
         if late > self._policy.late_after:
-            self._turn.hears_since = self._turn.now
+            self._turn.listening_since = self._turn.now
         if late > self._policy.sweep_every:
             for worker in self.workers.values():
                 worker.last_seen = min(self._turn.now, worker.last_seen + late)
 
-    def _judge(self) -> None:
+    def _check_leases(self) -> None:
         for worker in list(self.workers.values()):
             lease = worker.profile.lease
             verdict = judge(lease, worker.last_seen, self._turn.now)
-            if verdict is Verdict.DEAD:
+            if verdict is LeaseVerdict.DEAD:
                 reason = f"not heard of for {lease.dead_after:g} s"
-                self._part(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
-            elif verdict is Verdict.SUSPECT:
+                self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
+            elif verdict is LeaseVerdict.SUSPECT:
                 self._suspect(worker, "heartbeats are late")
 
-    def blinded(self, event: c.Blinded) -> None:
+    def on_heartbeats_lost(self, event: c.HeartbeatsLost) -> None:
         """No worker is judged by its silence while the manager cannot hear any."""
-        self._turn.blind = True
+        self._turn.heartbeats_lost = True
 
-    def sighted(self, event: c.Sighted) -> None:
+    def on_heartbeats_recovered(self, event: c.HeartbeatsRecovered) -> None:
         """From now on, all have their full time to be heard of again."""
-        self._turn.blind = False
-        self._turn.hears_since = self._turn.now
+        self._turn.heartbeats_lost = False
+        self._turn.listening_since = self._turn.now
         for worker in self.workers.values():
             worker.last_seen = self._turn.now
 
@@ -137,8 +137,8 @@ class Fleet:
     def _suspect(self, worker: WorkerEntry, reason: str) -> None:
         if not worker.suspect:
             worker.suspect = True
-            self._board.freed(worker)
-            self._tell(worker, WorkerEventKind.SUSPECT, reason)
+            self._board.worker_changed(worker)
+            self._save(worker, WorkerEventKind.SUSPECT, reason)
 
     def _forget_departed(self) -> None:
         """Nothing that a worker said is on its way for as long as this."""
@@ -149,7 +149,7 @@ class Fleet:
         worker = self.workers.get(name)
         return worker if worker is not None and worker.incarnation == incarnation else None
 
-    def _hear(self, profile: WorkerProfile, *, replace: bool) -> WorkerEntry | None:
+    def _seen(self, profile: WorkerProfile, *, replace: bool) -> WorkerEntry | None:
         """The entry of a worker that gives a sign of life, or None for a ghost's."""
         if (profile.name, profile.incarnation) in self._departed:
             return None
@@ -160,7 +160,7 @@ class Fleet:
             if not replace:
                 return None
             self._departed[worker.name, worker.incarnation] = self._turn.now
-            self._part(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was started anew")
+            self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was started anew")
             return self._join(profile)
         self._renew(worker, profile)
         return worker
@@ -170,41 +170,41 @@ class Fleet:
         changed = worker.profile != profile
         if changed:
             self._board.leave(worker, self._turn.now)
-            worker.become(profile)
+            worker.set_profile(profile)
             self._board.join(worker)
         if changed or worker.suspect:
             worker.suspect = False
-            self._board.freed(worker)
+            self._board.worker_changed(worker)
             reason = "its profile has changed" if changed else "heard of again"
-            self._tell(worker, WorkerEventKind.CONNECTED, reason)
+            self._save(worker, WorkerEventKind.CONNECTED, reason)
 
     def _join(self, profile: WorkerProfile) -> WorkerEntry:
         worker = WorkerEntry(profile, next(self._joined), self._turn.now)
         self.workers[profile.name] = worker
         self._board.join(worker)
-        self._tell(worker, WorkerEventKind.CONNECTED, "")
+        self._save(worker, WorkerEventKind.CONNECTED, "")
         return worker
 
-    def _part(
+    def _remove(
         self, worker: WorkerEntry, event: WorkerEventKind, outcome: Outcome, reason: str
     ) -> None:
         del self.workers[worker.name]
         self._board.leave(worker, self._turn.now)
-        self._tell(worker, event, reason)
-        for task in list(worker.holds.values()):
-            self._tasks.end(
+        self._save(worker, event, reason)
+        for task in list(worker.attempts.values()):
+            self._tasks.end_attempt(
                 task, worker, outcome, reason=f"worker {worker.profile.title}: {reason or event}"
             )
 
-    def _abort_strangers(self, worker: WorkerEntry, event: Heartbeat) -> None:
+    def _cancel_foreign_attempts(self, worker: WorkerEntry, event: Heartbeat) -> None:
         """Nobody waits for attempts that are not its own any more, or that another store had numbered."""
         ours = event.store == self._turn.store
         strangers = tuple(ref for ref in event.holds if not (ours and self._is_held(worker, ref)))
         if strangers:
-            self._turn.out.append(c.Abort(worker.profile, event.store, strangers))
+            self._turn.commands.append(c.CancelAttempts(worker.profile, event.store, strangers))
 
     def _is_held(self, worker: WorkerEntry, ref: AttemptRef) -> bool:
-        task = worker.holds.get((ref.run, ref.id))
+        task = worker.attempts.get((ref.run, ref.id))
         return task is not None and task.attempt == ref.attempt
 
     def _resend_missing(self, worker: WorkerEntry, event: Heartbeat) -> None:
@@ -213,19 +213,21 @@ class Fleet:
         there = {(ref.run, ref.id, ref.attempt) for ref in held}
         missing = [
             task
-            for task in worker.holds.values()
+            for task in worker.attempts.values()
             if self._is_overdue(task)
             and (*task.key, task.attempt) not in there
             and event.tells_of(*task.key)
         ]
         for task in missing:
-            worker.holds[task.key] = worker.holds.pop(task.key)  # it gets there after the others
+            worker.attempts[task.key] = worker.attempts.pop(
+                task.key
+            )  # it gets there after the others
             task.assigned_at = self._turn.now
-            task.may_wait = len(worker.holds) > worker.slots
-            self._turn.out.append(c.Resend(task.key, task.attempt, worker.profile))
+            task.is_prefetched = len(worker.attempts) > worker.slots
+            self._turn.commands.append(c.Resend(task.key, task.attempt, worker.profile))
 
     def _is_overdue(self, task: TaskEntry) -> bool:
         return self._turn.now - task.assigned_at >= self._policy.resend_after
 
-    def _tell(self, worker: WorkerEntry, event: WorkerEventKind, reason: str) -> None:
-        self._turn.out.append(c.SaveWorker(worker.profile, event, reason, self._turn.now))
+    def _save(self, worker: WorkerEntry, event: WorkerEventKind, reason: str) -> None:
+        self._turn.commands.append(c.SaveWorker(worker.profile, event, reason, self._turn.now))

@@ -12,29 +12,31 @@ from skillq.messages import (
     Connect,
     Disconnect,
     Heartbeat,
-    Inquiry,
     Message,
     Probe,
     Progress,
+    StatusQuery,
     Submission,
     TaskResults,
 )
-from skillq.transport import Consumer, Delivery, message_in
+from skillq.transport import Consumer, Delivery, read_message
 from skillq_manager.core.commands import Event
 from skillq_manager.core.model import TaskKey
 
-Inbound = Submission | Inquiry | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
+Inbound = (
+    Submission | StatusQuery | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
+)
 
 _ROUND = 1000  # new tasks, about
 
 BELONGS: dict[str, tuple[type[Message], ...]] = {
-    topology.MANAGER_SUBMISSIONS: (Submission, Inquiry, Probe),
+    topology.MANAGER_SUBMISSIONS: (Submission, StatusQuery, Probe),
     topology.MANAGER_REPORTS: (Connect, Disconnect, TaskResults, Progress, Probe),
     topology.MANAGER_HEARTBEATS: (Heartbeat, Probe),
 }
 
 
-class Arrived(NamedTuple):
+class ReceivedMessage(NamedTuple):
     """A delivery, and what it says; else what is wrong with it."""
 
     delivery: Delivery
@@ -43,10 +45,10 @@ class Arrived(NamedTuple):
 
 
 @dataclass(slots=True)
-class Intake:
+class Received:
     """All that has arrived since the last round."""
 
-    deliveries: list[tuple[Consumer, Sequence[Arrived]]] = field(default_factory=list)
+    deliveries: list[tuple[Consumer, Sequence[ReceivedMessage]]] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
     retries: list[tuple[str, Sequence[TaskKey]]] = field(default_factory=list)  # with their request
@@ -54,18 +56,18 @@ class Intake:
     def __bool__(self) -> bool:
         return bool(self.deliveries or self.submissions or self.events or self.retries)
 
-    def beyond(self, room: int) -> "Intake":
+    def beyond(self, room: int) -> "Received":
         """Take out, in their order, the submissions that come after those with so many tasks.
 
         And the inquiries after them: they may ask about those.
         """
-        late = Intake()
+        late = Received()
         deliveries, self.deliveries = self.deliveries, []
         for consumer, arrivals in deliveries:
-            now: list[Arrived] = []
-            then: list[Arrived] = []
+            now: list[ReceivedMessage] = []
+            then: list[ReceivedMessage] = []
             for one in arrivals:
-                is_late = room <= 0 and isinstance(one.message, Submission | Inquiry)
+                is_late = room <= 0 and isinstance(one.message, Submission | StatusQuery)
                 (then if is_late else now).append(one)
                 if isinstance(one.message, Submission):
                     room -= len(one.message.tasks)
@@ -83,7 +85,7 @@ class Inbox:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self._note = note  # is told of each queue that brings something
-        self._intake = Intake()
+        self._intake = Received()
         self._arrived = asyncio.Event()
 
     def add_event(self, event: Event) -> None:
@@ -107,10 +109,10 @@ class Inbox:
 
     def clear(self) -> None:
         """Forget what has arrived: the broker delivers it again, to whoever leads next."""
-        self._intake = Intake()
+        self._intake = Received()
         self._arrived.clear()
 
-    async def pump(self, queue: str, consumer: Consumer) -> None:
+    async def receive_from(self, queue: str, consumer: Consumer) -> None:
         """Take in what `consumer` brings, for ever. It is read at once: the disk may be at work on something else."""
         while True:
             deliveries = await consumer.batch()
@@ -118,14 +120,14 @@ class Inbox:
             self._intake.deliveries.append((consumer, list(map(_arrived, deliveries))))
             self._arrived.set()
 
-    async def take(self, timeout: float | None) -> Intake:
+    async def take_received(self, timeout: float | None) -> Received:
         """Wait until something is there, or for `timeout` seconds."""
         if not self._arrived.is_set():
             try:
                 async with asyncio.timeout(timeout):
                     await self._arrived.wait()
             except TimeoutError:
-                return Intake()
+                return Received()
         self._arrived.clear()
         intake = self._intake
         self._intake = intake.beyond(_ROUND)
@@ -134,11 +136,11 @@ class Inbox:
         return intake
 
 
-def _arrived(delivery: Delivery) -> Arrived:
+def _arrived(delivery: Delivery) -> ReceivedMessage:
     try:
-        return Arrived(delivery, read(delivery))
+        return ReceivedMessage(delivery, read(delivery))
     except MalformedMessage as error:
-        return Arrived(delivery, None, str(error))
+        return ReceivedMessage(delivery, None, str(error))
 
 
 def read(delivery: Delivery) -> Inbound:
@@ -147,7 +149,7 @@ def read(delivery: Delivery) -> Inbound:
     Raises:
         MalformedMessage: it cannot be read, or it has no business in this queue or under this key.
     """
-    message = message_in(delivery)
+    message = read_message(delivery)
     if not isinstance(message, BELONGS[delivery.queue]):
         raise MalformedMessage(f"a {message.type} message does not belong in {delivery.queue}")
     sender = _sender(message)

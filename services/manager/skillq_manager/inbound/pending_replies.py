@@ -4,20 +4,24 @@ import asyncio
 from collections.abc import Callable
 
 from skillq.errors import Unreachable
-from skillq_manager.core.commands import Answer, Reply
+from skillq_manager.core.commands import AnswerRequest, AnswerSubmission
 
 
-class Questions:
+class PendingReplies:
     def __init__(self) -> None:
-        self._open: dict[str, asyncio.Future[Answer | Reply]] = {}
+        self._open: dict[str, asyncio.Future[AnswerSubmission | AnswerRequest]] = {}
 
-    async def ask(self, request: str, put: Callable[[], None]) -> Answer | Reply:
+    async def wait_for(
+        self, request: str, put: Callable[[], None]
+    ) -> AnswerSubmission | AnswerRequest:
         """`put` the request where it is decided, and wait for that.
 
         Raises:
             Unreachable: it has been dropped.
         """
-        future: asyncio.Future[Answer | Reply] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[AnswerSubmission | AnswerRequest] = (
+            asyncio.get_running_loop().create_future()
+        )
         self._open[request] = future
         put()
         try:
@@ -25,12 +29,12 @@ class Questions:
         finally:
             self._open.pop(request, None)
 
-    def answer(self, request: str, answer: Answer | Reply) -> None:
+    def resolve(self, request: str, answer: AnswerSubmission | AnswerRequest) -> None:
         future = self._open.get(request)
         if future is not None and not future.done():
             future.set_result(answer)
 
-    def drop(self, reason: str) -> None:
+    def fail_all(self, reason: str) -> None:
         """Nothing will be decided about any of them here."""
         for future in self._open.values():
             if not future.done():

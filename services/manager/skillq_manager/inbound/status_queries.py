@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from skillq.messages import Inquiry, RunStatus, Standing, TaskEvent
-from skillq.packing import pack
+from skillq.messages import RunStatus, StatusQuery, StatusReply, TaskEvent
 from skillq.transport import Outgoing
+from skillq.transport.batching import split_to_fit
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import Filter, TaskRow, Views
 
@@ -13,7 +13,7 @@ _REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Decision:
+class _Remembered:
     """What was said to a submission."""
 
     accepted: int
@@ -21,7 +21,7 @@ class _Decision:
     reason: str | None
 
 
-class Inquiries:
+class StatusQueries:
     """Remembers what was said to the last submissions; of runs and tasks, the store knows.
 
     A submission that is not remembered may be anywhere. But one that is in our store stays there.
@@ -30,25 +30,25 @@ class Inquiries:
     def __init__(self, store: Views, store_id: str) -> None:
         self._store = store
         self._store_id = store_id
-        self._decided: dict[str, _Decision] = {}
+        self._decided: dict[str, _Remembered] = {}
 
-    def note(self, answer: c.Answer) -> None:
+    def remember(self, answer: c.AnswerSubmission) -> None:
         id = answer.submission.submission_id
         self._decided.pop(id, None)
-        self._decided[id] = _Decision(answer.accepted, answer.known, answer.reason)
+        self._decided[id] = _Remembered(answer.accepted, answer.known, answer.reason)
         if len(self._decided) > _REMEMBERED:
             del self._decided[next(iter(self._decided))]
 
     def has_decided(self, submission_id: str) -> bool:
         return submission_id in self._decided
 
-    def can_answer(self, inquiry: Inquiry) -> bool:
+    def can_answer(self, inquiry: StatusQuery) -> bool:
         """Otherwise the answer is that the submission is to be handed in again."""
         return self.has_decided(inquiry.submission_id) or inquiry.store == self._store_id
 
-    async def answer(self, inquiry: Inquiry) -> list[Outgoing]:
-        said = self._decided.get(inquiry.submission_id, _Decision(0, 0, None))
-        about = Standing(
+    async def answer(self, inquiry: StatusQuery) -> list[Outgoing]:
+        said = self._decided.get(inquiry.submission_id, _Remembered(0, 0, None))
+        about = StatusReply(
             submission_id=inquiry.submission_id,
             number=inquiry.number,
             status=RunStatus.UNKNOWN,
@@ -69,31 +69,31 @@ class Inquiries:
                 "counts": {status: n for status, n in run.counts.items() if n},
             }
         )
-        return _cut(about, await self._events(inquiry))
+        return _split(about, await self._events(inquiry))
 
-    async def _events(self, inquiry: Inquiry) -> list[TaskEvent]:
+    async def _events(self, inquiry: StatusQuery) -> list[TaskEvent]:
         if not inquiry.tasks:
             return []
         which = Filter(run=inquiry.run, ids=inquiry.tasks, limit=len(inquiry.tasks))
         return [_event(row) for row in await self._store.tasks(which)]
 
 
-def _cut(about: Standing, events: Sequence[TaskEvent]) -> list[Outgoing]:
+def _split(about: StatusReply, events: Sequence[TaskEvent]) -> list[Outgoing]:
     """As few messages as hold all events; each but the last says that there are more."""
 
-    def make(events: Sequence[TaskEvent], more: bool = False) -> Standing:
+    def make(events: Sequence[TaskEvent], more: bool = False) -> StatusReply:
         return about.model_copy(update={"tasks": tuple(events), "more": more})
 
-    cut, _ = pack(lambda part: Outgoing.of(make(part), persistent=False), events)
+    cut, _ = split_to_fit(lambda part: Outgoing.from_message(make(part), persistent=False), events)
     parts = [part for _, part in cut] or [[]]
     return [
-        Outgoing.of(make(part, more=number < len(parts)), persistent=False)
+        Outgoing.from_message(make(part, more=number < len(parts)), persistent=False)
         for number, part in enumerate(parts, 1)
     ]
 
 
-def _outgoing(about: Standing, **more: object) -> Outgoing:
-    return Outgoing.of(about.model_copy(update=more), persistent=False)
+def _outgoing(about: StatusReply, **more: object) -> Outgoing:
+    return Outgoing.from_message(about.model_copy(update=more), persistent=False)
 
 
 def _event(row: TaskRow) -> TaskEvent:

@@ -8,16 +8,16 @@ from pydantic import ValidationError
 
 from skillq import timings, topology
 from skillq.errors import TransportError
-from skillq.logs import Log
-from skillq.messages import Inquiry, Probe, Submission, explain
-from skillq.transport import Consumer, Delivery, Outgoing, Transport, park
+from skillq.messages import Probe, StatusQuery, Submission, first_error
+from skillq.runtime.logs import Log
+from skillq.transport import Consumer, Delivery, Outgoing, Transport, dead_letter
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
-from skillq_manager.inbox import Inbound, Intake
-from skillq_manager.inquiries import Inquiries
-from skillq_manager.parts import Parts, Pile
+from skillq_manager.inbound.inbox import Inbound, Received
+from skillq_manager.inbound.multipart import MultipartBuffer, Partial
+from skillq_manager.inbound.status_queries import StatusQueries
+from skillq_manager.outbound.counters import Counters
 from skillq_manager.store.base import Store
-from skillq_manager.tally import Tally
 
 _MANY = 10_000  # tasks
 _TITLES = 4096  # of runs, that are remembered
@@ -26,12 +26,12 @@ log = structlog.get_logger()
 
 
 @dataclass(slots=True)
-class Mail:
+class Round:
     """All that one round deals with."""
 
     events: list[c.Event] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
-    inquiries: list[Inquiry] = field(default_factory=list)
+    status_queries: list[StatusQuery] = field(default_factory=list)
     settled: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
 
     @property
@@ -40,17 +40,17 @@ class Mail:
         return sum(len(submission.tasks) for submission in self.submissions) > _MANY
 
 
-class Sorter:
+class Triage:
     """`notice` is shown what workers and managers say."""
 
     def __init__(
         self,
         transport: Transport,
         store: Store,
-        parts: Parts,
-        inquiries: Inquiries,
+        parts: MultipartBuffer,
+        inquiries: StatusQueries,
         *,
-        tally: Tally,
+        tally: Counters,
         notice: Callable[[Inbound], None],
     ) -> None:
         self._transport = transport
@@ -58,106 +58,112 @@ class Sorter:
         self._parts = parts
         self._inquiries = inquiries
         self._tally = tally
-        self._notice = notice
+        self._on_message = notice
         self._titles: dict[str, str] = {}
 
-    async def sort(self, intake: Intake, *, leaving: bool = False) -> Mail:
+    async def sort(self, intake: Received, *, leaving: bool = False) -> Round:
         """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
-        events = [await self._with_shelved(event) for event in intake.events]
-        mail = Mail(events, [] if leaving else list(intake.submissions))
+        events = [await self._with_backlog(event) for event in intake.events]
+        mail = Round(events, [] if leaving else list(intake.submissions))
         for consumer, arrivals in intake.deliveries:
             good: list[Delivery] = []
             mail.settled.append((consumer, good))
             for delivery, message, complaint in arrivals:
                 if message is None:
-                    await self._park(consumer, delivery, complaint)
+                    await self._dead_letter(consumer, delivery, complaint)
                     continue
-                if leaving and self._is_for_the_next(message):
+                if leaving and self._is_for_next_manager(message):
                     continue
                 if isinstance(message, Submission) and message.parts > 1:
-                    self._keep(mail, message, consumer, delivery)
+                    self._add_part(mail, message, consumer, delivery)
                     continue
                 good.append(delivery)
-                self._put(mail, message)
-        await self._see_to_parts(mail)
+                self._add_message(mail, message)
+        await self._process_parts(mail)
         mail.events += await self._with_known(mail.submissions)
         if not leaving:
-            mail.events += [await self._again(*retry) for retry in intake.retries]
+            mail.events += [await self._with_stored_tasks(*retry) for retry in intake.retries]
         return mail
 
-    async def _park(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
-        log.warning(Log.MESSAGE_PARKED, queue=delivery.queue, reason=reason)
+    async def _dead_letter(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
+        log.warning(Log.MESSAGE_UNREADABLE, queue=delivery.queue, reason=reason)
         try:
-            await park(self._transport, consumer, delivery, reason)
-            self._tally.parked += 1
+            await dead_letter(self._transport, consumer, delivery, reason)
+            self._tally.unreadable += 1
         except TransportError:
             await consumer.nack(delivery, requeue=True)
 
-    def _is_for_the_next(self, message: Inbound) -> bool:
-        if isinstance(message, Inquiry):
+    def _is_for_next_manager(self, message: Inbound) -> bool:
+        if isinstance(message, StatusQuery):
             return not self._inquiries.can_answer(message)
         return isinstance(message, Submission)
 
-    def _put(self, mail: Mail, message: Inbound) -> None:
+    def _add_message(self, mail: Round, message: Inbound) -> None:
         match message:
             case Submission():
                 mail.submissions.append(message)
-            case Inquiry():
-                mail.inquiries.append(message)
+            case StatusQuery():
+                mail.status_queries.append(message)
             case Probe():
-                self._notice(message)
+                self._on_message(message)
             case _:
-                self._notice(message)
+                self._on_message(message)
                 mail.events.append(message)
 
     # --- submissions in parts
 
-    def _keep(self, mail: Mail, part: Submission, consumer: Consumer, delivery: Delivery) -> None:
+    def _add_part(
+        self, mail: Round, part: Submission, consumer: Consumer, delivery: Delivery
+    ) -> None:
         if self._inquiries.has_decided(part.submission_id):
             mail.settled.append((consumer, [delivery]))  # its acknowledgement was lost
             return
-        earlier = self._parts.add(part, consumer, delivery)
+        earlier = self._parts.add_part(part, consumer, delivery)
         if earlier is not None:
             mail.settled.append((earlier.consumer, [earlier.delivery]))
 
-    async def _see_to_parts(self, mail: Mail) -> None:
-        for pile in self._parts.take_whole():
+    async def _process_parts(self, mail: Round) -> None:
+        for pile in self._parts.take_complete():
             _settle(mail, pile)
             try:
                 mail.submissions.append(await pile.merged())
             except ValidationError as error:
-                mail.events.append(c.Unfit((await pile.read())[0], explain(error)))
-        for pile in self._parts.take_hopeless():
-            await self._give_up(mail, pile)
+                mail.events.append(
+                    c.SubmissionInvalid((await pile.read_parts())[0], first_error(error))
+                )
+        for pile in self._parts.take_expired():
+            await self._refuse_incomplete(mail, pile)
         for pile in self._parts.take_excess():
-            await self._send_back(mail, pile)
+            await self._requeue_parts(mail, pile)
 
-    async def _give_up(self, mail: Mail, pile: Pile) -> None:
+    async def _refuse_incomplete(self, mail: Round, pile: Partial) -> None:
         _settle(mail, pile)
-        parts = await pile.read()
-        if await self._are_there(parts):
+        parts = await pile.read_parts()
+        if await self._are_stored(parts):
             return  # it was taken in as a whole before, and not all of that was acknowledged
         reason = (
             f"{pile.parts - len(parts)} of the {pile.parts} messages of this submission "
             f"did not come within {timings.PARTS_SILENCE_SECONDS:g} s; submit it again"
         )
-        mail.events.append(c.Unfit(parts[0], reason))
+        mail.events.append(c.SubmissionInvalid(parts[0], reason))
 
-    async def _send_back(self, mail: Mail, pile: Pile) -> None:
+    async def _requeue_parts(self, mail: Round, pile: Partial) -> None:
         """To the end of the queue."""
         try:
             for _, delivery in pile.held.values():
                 copy = Outgoing(delivery.body, delivery.type, message_id=delivery.message_id)
                 await self._transport.publish(delivery.exchange, delivery.routing_key, copy)
         except TransportError as error:
-            log.warning(Log.NOT_CONFIRMED, key=topology.MANAGER_SUBMISSIONS, error=str(error))
+            log.warning(
+                Log.PUBLISH_NOT_CONFIRMED, key=topology.MANAGER_SUBMISSIONS, error=str(error)
+            )
             self._parts.put_back(pile)
         else:
             _settle(mail, pile)
 
-    async def _are_there(self, parts: Sequence[Submission]) -> bool:
+    async def _are_stored(self, parts: Sequence[Submission]) -> bool:
         tasks = {(part.run, task.id): task for part in parts for task in part.tasks}
-        known = await self._store.known(tasks)
+        known = await self._store.known_tasks(tasks)
         return all(
             key in known and known[key].fingerprint == task.fingerprint()
             for key, task in tasks.items()
@@ -165,24 +171,26 @@ class Sorter:
 
     # --- with what the store knows of them
 
-    async def _again(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
+    async def _with_stored_tasks(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
         """Tasks to be sent again, as the store has them now."""
         rows = [row for key in keys if (row := await self._store.task(key)) is not None]
-        known = await self._store.known({(row.run, d) for row in rows for d in row.task.depends_on})
+        known = await self._store.known_tasks(
+            {(row.run, d) for row in rows for d in row.task.depends_on}
+        )
         again = tuple(
-            c.Again(
+            c.StoredTask(
                 (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
             )
             for row in rows
         )
-        return c.Retried(request, again, known)
+        return c.RetryRequested(request, again, known)
 
-    async def _with_shelved(self, event: c.Event) -> c.Event:
+    async def _with_backlog(self, event: c.Event) -> c.Event:
         """What is called off, with what of that the core has left to the store."""
         if not isinstance(event, c.CancelRequested):
             return event
-        rows = await self._store.on_shelf(event.run, event.ids)
-        return event._replace(shelved=tuple(rows))
+        rows = await self._store.backlog_tasks(event.run, event.ids)
+        return event._replace(backlog=tuple(rows))
 
     async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
         """Each submission with what the store knows of the tasks it names."""
@@ -197,8 +205,8 @@ class Sorter:
         titles = {run: await self._title(run) for run in dict.fromkeys(s.run for s in submissions)}
         # In a run that there is not, nothing is known.
         keys = {key for key in keys if titles[key[0]] is not None}
-        known = await self._store.known(keys) if keys else {}
-        return [c.Submitted(s, known, titles[s.run]) for s in submissions]
+        known = await self._store.known_tasks(keys) if keys else {}
+        return [c.SubmissionReceived(s, known, titles[s.run]) for s in submissions]
 
     async def _title(self, run: str) -> str | None:
         """Of a run that there is; it never changes."""
@@ -209,7 +217,7 @@ class Sorter:
         return self._titles.get(run)
 
 
-def _settle(mail: Mail, pile: Pile) -> None:
+def _settle(mail: Round, pile: Partial) -> None:
     by_consumer: dict[int, tuple[Consumer, list[Delivery]]] = {}
     for held in pile.held.values():
         _, deliveries = by_consumer.setdefault(id(held.consumer), (held.consumer, []))

@@ -6,19 +6,19 @@ from contextlib import AsyncExitStack
 import structlog
 
 from skillq import timings, topology
-from skillq.clock import Clock
 from skillq.errors import QueueInUse, UsageError
-from skillq.logs import Log
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Transport
-from skillq_manager.senses import CONSUMED
-from skillq_manager.store.base import Leadership, LeadershipLost
+from skillq_manager.leadership.probe import CONSUMED_QUEUES
+from skillq_manager.store.base import LeaderLease, LeadershipLost
 
 PREFETCH = 200  # more than the parts of submissions that may wait for the rest
 
 log = structlog.get_logger()
 
 
-async def stay(leadership: Leadership) -> None:
+async def renew_or_raise(leadership: LeaderLease) -> None:
     """Stay the leader.
 
     Raises:
@@ -28,12 +28,12 @@ async def stay(leadership: Leadership) -> None:
         raise LeadershipLost("another manager has taken the lead")
 
 
-class Queues:
+class ManagerQueues:
     """Where managers share a store, a hung leader would keep its heir from the queues for half a minute:
     there the newest leader is served first, and the store refuses what the old one decides.
     """
 
-    def __init__(self, transport: Transport, leadership: Leadership, clock: Clock) -> None:
+    def __init__(self, transport: Transport, leadership: LeaderLease, clock: Clock) -> None:
         self._transport = transport
         self._leadership = leadership
         self._clock = clock
@@ -48,7 +48,7 @@ class Queues:
         """Certainly: no other manager has taken them from us."""
         return self._lock is not None and self._lock.live
 
-    async def take(self, stack: AsyncExitStack) -> dict[str, Consumer]:
+    async def consume_all(self, stack: AsyncExitStack) -> dict[str, Consumer]:
         """Consume them all, until the stack is left; wait for a predecessor to let them go.
 
         Raises:
@@ -57,20 +57,20 @@ class Queues:
         """
         await self._transport.declare(topology.MANAGER)
         consumers: dict[str, Consumer] = {}
-        for queue in CONSUMED:
+        for queue in CONSUMED_QUEUES:
             consumers[queue] = consumer = await self._consume(queue)
             stack.push_async_callback(consumer.close)
             self._lock = self._lock or consumer
         return consumers
 
-    def drop(self) -> None:
+    def forget(self) -> None:
         self._lock = None
 
     async def _consume(self, queue: str) -> Consumer:
         epoch = self._leadership.epoch
         give_up_at = self._clock() + timings.TAKE_OVER_SECONDS
         while True:
-            await stay(self._leadership)  # the wait may be longer than the lease
+            await renew_or_raise(self._leadership)  # the wait may be longer than the lease
             try:
                 return await self._transport.consume(
                     queue,

@@ -8,23 +8,23 @@ from skillq_manager.core import commands as c
 
 
 @dataclass(slots=True)
-class Tally:
+class Counters:
     ended: Counter[TaskStatus] = field(default_factory=Counter)  # tasks
     attempts: Counter[Outcome] = field(default_factory=Counter)
     retries: int = 0  # failed or lost attempts after which the task is tried again
-    sent_again: int = 0  # tasks, by an operator
+    operator_retries: int = 0  # tasks, by an operator
     stale: int = 0
-    parked: int = 0
+    unreadable: int = 0
 
-    def count(self, decided: c.Decided) -> None:
-        ends = decided.of(c.EndAttempt)
+    def count_decisions(self, decided: c.Decisions) -> None:
+        ends = decided.of_kind(c.EndAttempt)
         self.attempts.update(end.outcome for end in ends)
         self.ended.update(end.status for end in ends if end.status in TERMINAL)
-        moves = decided.of(c.SetStatus)
+        moves = decided.of_kind(c.SetStatus)
         self.ended.update(moved.status for moved in moves if moved.status in TERMINAL)
         self.retries += sum(end.status not in TERMINAL and end.outcome in _TRIED for end in ends)
-        self.sent_again += len(decided.of(c.Reopen))
-        self.stale += len(decided.of(c.Stale))
+        self.operator_retries += len(decided.of_kind(c.Reopen))
+        self.stale += len(decided.of_kind(c.RecordStaleResult))
 
 
 _TRIED = {Outcome.FAILED, Outcome.TIMED_OUT, Outcome.LOST}

@@ -6,51 +6,51 @@ from collections.abc import Iterable
 import structlog
 from structlog.typing import FilteringBoundLogger
 
-from skillq.logs import Log
 from skillq.messages import TaskStatus
+from skillq.runtime.logs import Log
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import SUCCEEDED
+from skillq_manager.core.rules.lifecycle import SUCCEEDED
 
-_USUAL = frozenset({c.Assign, c.AddTask, c.Start})
+_ROUTINE = frozenset({c.Assign, c.AddTask, c.StartAttempt})
 
 log = structlog.get_logger()
 
 
-def tell(commands: Iterable[c.Command]) -> None:
+def log_decisions(commands: Iterable[c.Command]) -> None:
     """Runs, workers and what went wrong as info; each task that goes its way as debug."""
     bound = log.bind()  # once: to bind takes longer than not to log
     tells_all = bound.is_enabled_for(logging.DEBUG)
     for command in commands:
-        if tells_all or not _goes_its_way(command):
-            _tell(bound, command)
+        if tells_all or not _is_routine(command):
+            _log_command(bound, command)
 
 
-def _goes_its_way(command: c.Command) -> bool:
+def _is_routine(command: c.Command) -> bool:
     if type(command) is c.EndAttempt:
         return command.status is SUCCEEDED
-    return type(command) in _USUAL
+    return type(command) in _ROUTINE
 
 
-def _tell(log: FilteringBoundLogger, command: c.Command) -> None:
+def _log_command(log: FilteringBoundLogger, command: c.Command) -> None:
     match command:
-        case c.Answer(submission=submission, reason=None):
+        case c.AnswerSubmission(submission=submission, reason=None):
             log.info(
                 Log.SUBMISSION_ACCEPTED,
                 run=submission.run,
                 tasks=command.accepted,
                 known=command.known,
             )
-        case c.Answer(submission=submission, reason=reason):
+        case c.AnswerSubmission(submission=submission, reason=reason):
             log.warning(Log.SUBMISSION_REFUSED, run=submission.run, reason=reason)
-        case c.CompleteRun(run=run, again=False):
+        case c.CompleteRun(run=run, was_complete=False):
             log.info(Log.RUN_COMPLETED, run=run)
         case c.SaveWorker(profile=worker, event=event, reason=reason):
             log.info(Log.WORKER_CHANGED, worker=worker.title, now=event, reason=reason)
         case _:
-            _tell_task(log, command)
+            _log_task_command(log, command)
 
 
-def _tell_task(log: FilteringBoundLogger, command: c.Command) -> None:
+def _log_task_command(log: FilteringBoundLogger, command: c.Command) -> None:
     match command:
         case c.Assign(key=key, attempt=attempt, worker=worker):
             log.debug(Log.TASK_ASSIGNED, task=key, attempt=attempt, worker=worker.title)
@@ -66,8 +66,8 @@ def _tell_task(log: FilteringBoundLogger, command: c.Command) -> None:
                 now=command.status,
                 reason=command.reason,
             )
-        case c.Stale(result=result, worker=name):
+        case c.RecordStaleResult(result=result, worker=name):
             task = (result.run, result.id)
-            log.info(Log.RESULT_STALE, task=task, attempt=result.attempt, worker=name)
+            log.info(Log.STALE_RESULT, task=task, attempt=result.attempt, worker=name)
         case _:
             pass

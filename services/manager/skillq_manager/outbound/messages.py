@@ -10,8 +10,8 @@ from pydantic import JsonValue
 from pydantic_core import to_json
 
 from skillq.messages import (
-    PLAIN,
     SCHEMA_VERSION,
+    STATUS_TEXT,
     AttemptRef,
     TaskAssignment,
     TaskStatus,
@@ -19,8 +19,8 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import ASSIGNED, READY, RUNNING
 from skillq_manager.core.model import TaskKey
+from skillq_manager.core.rules.lifecycle import ASSIGNED, READY, RUNNING
 from skillq_manager.store.base import Body
 
 Fields = dict[str, Any]
@@ -53,7 +53,7 @@ def assignment(key: TaskKey, attempt: int, body: Body) -> Fields:
     return item
 
 
-def ref(item: Fields) -> AttemptRef:
+def attempt_ref(item: Fields) -> AttemptRef:
     return AttemptRef(run=item["run"], id=item["id"], attempt=item["attempt"])
 
 
@@ -80,20 +80,22 @@ def _outgoing(type: str, *, persistent: bool, **fields: object) -> Outgoing:
     return Outgoing(body, type, persistent=persistent)
 
 
-Told = tuple[str, str, Fields]  # the run and the type of a task, and what a `TaskEvent` has
+TaskEventFields = tuple[
+    str, str, Fields
+]  # the run and the type of a task, and what a `TaskEvent` has
 
 
-def task_events(decided: c.Decided) -> Iterator[Told]:
+def task_events(decided: c.Decisions) -> Iterator[TaskEventFields]:
     """What is told of tasks. A new one that is given out at once is not told of as ready: that is over."""
-    given = {command.key for command in decided.of(c.Assign)}
-    for added in decided.of(c.AddTask):
+    given = {command.key for command in decided.of_kind(c.Assign)}
+    for added in decided.of_kind(c.AddTask):
         if added.key not in given or added.status is not READY:
             yield _event(added, added.task.type, added.status, 0)
-    for again in decided.of(c.Reopen):
+    for again in decided.of_kind(c.Reopen):
         yield _event(again, again.task_type, again.status, again.attempt, reason="sent again")
-    for began in decided.of(c.Start):
+    for began in decided.of_kind(c.StartAttempt):
         yield _event(began, began.task_type, RUNNING, began.attempt, began.worker)
-    for end in decided.of(c.EndAttempt):
+    for end in decided.of_kind(c.EndAttempt):
         output = end.result.output if end.result else None
         yield _event(
             end,
@@ -105,14 +107,14 @@ def task_events(decided: c.Decided) -> Iterator[Told]:
             output=output,
         )
     # What an attempt's end leads to, and what is called off, comes after it.
-    for moved in decided.of(c.SetStatus):
+    for moved in decided.of_kind(c.SetStatus):
         yield _event(moved, moved.task_type, moved.status, moved.attempt, reason=moved.reason)
-    for gave in decided.of(c.Assign):
+    for gave in decided.of_kind(c.Assign):
         yield _event(gave, gave.task_type, ASSIGNED, gave.attempt, gave.worker)
 
 
 def _event(
-    command: c.AddTask | c.Reopen | c.SetStatus | c.Start | c.EndAttempt | c.Assign,
+    command: c.AddTask | c.Reopen | c.SetStatus | c.StartAttempt | c.EndAttempt | c.Assign,
     task_type: str,
     status: TaskStatus,
     attempt: int,
@@ -120,10 +122,10 @@ def _event(
     *,
     reason: str | None = None,
     output: JsonValue = None,
-) -> Told:
+) -> TaskEventFields:
     run, id = command.key
     # What is as by default is left out.
-    event: Fields = {"id": id, "status": PLAIN[status], "attempt": attempt, "at": command.at}
+    event: Fields = {"id": id, "status": STATUS_TEXT[status], "attempt": attempt, "at": command.at}
     if worker is not None:
         event["worker"] = worker.title
     if reason is not None:

@@ -8,9 +8,8 @@ from typing import Any
 
 import structlog
 
-from skillq import crash, timings, topology
-from skillq.errors import SkillqError, TransportError, Unreachable, Unroutable, UsageError
-from skillq.logs import Log
+from skillq import timings, topology
+from skillq.errors import SkillqError, TransportError, Unreachable, UnroutableMessage, UsageError
 from skillq.messages import (
     MAX_MESSAGE_BYTES,
     AttemptRef,
@@ -23,16 +22,25 @@ from skillq.messages import (
     WorkerProfile,
     slug,
 )
-from skillq.packing import pack
+from skillq.runtime import crash_points
+from skillq.runtime.logs import Log
 from skillq.transport import Outgoing, Transport
+from skillq.transport.batching import split_to_fit
 from skillq_manager.core import commands as c
-from skillq_manager.items import Fields, assignment, assignments, events, ref, task_events
+from skillq_manager.outbound.messages import (
+    Fields,
+    assignment,
+    assignments,
+    attempt_ref,
+    events,
+    task_events,
+)
 from skillq_manager.store.base import RunRow, Store
 
 _RANKS = {"running": 0, "blocked": 1, "ready": 2, "assigned": 4}
 _ENDED_RANK = 3  # of all others
 
-News = tuple[str, Sequence[Outgoing]]  # messages, and their routing key
+OutgoingEvent = tuple[str, Sequence[Outgoing]]  # messages, and their routing key
 
 log = structlog.get_logger()
 
@@ -61,39 +69,39 @@ class Outbox:
         self._is_telling = False
         self._pending: set[asyncio.Task[None]] = set()
 
-    def news(self, decided: c.Decided) -> list[News]:
+    def event_messages(self, decided: c.Decisions) -> list[OutgoingEvent]:
         """What is to be told of tasks once the commands are committed."""
         by_key: defaultdict[tuple[str, str, str], list[Fields]] = defaultdict(list)
         for run, task_type, item in task_events(decided):
             by_key[run, task_type, item["status"]].append(item)
-        found: list[News] = []
+        found: list[OutgoingEvent] = []
         for (run, task_type, status), items in sorted(by_key.items(), key=_rank):
-            messages, _ = pack(partial(events, run, task_type), items)
+            messages, _ = split_to_fit(partial(events, run, task_type), items)
             key = f"task.{run}.{slug(task_type)}.{status}"
             found.append((key, [message for message, _ in messages]))
         return found
 
-    async def send(self, decided: c.Decided, news: Iterable[News]) -> None:
+    async def send(self, decided: c.Decisions, news: Iterable[OutgoingEvent]) -> None:
         """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
-        await self._send_assignments([*decided.of(c.Resend), *decided.of(c.Assign)])
-        for abort in decided.of(c.Abort):
+        await self._send_assignments([*decided.of_kind(c.Resend), *decided.of_kind(c.Assign)])
+        for abort in decided.of_kind(c.CancelAttempts):
             self._send_cancel(abort)
-        for recall in decided.of(c.Recall):
+        for recall in decided.of_kind(c.RecallAttempts):
             self._send_cancel(recall)
         for key, messages in news:
-            self._tell(key, messages)
-        for saved in decided.of(c.SaveWorker):
+            self._publish_events(key, messages)
+        for saved in decided.of_kind(c.SaveWorker):
             self._send_worker(saved)
-        for answer in decided.of(c.Answer):
-            self._tell_run(_answer_event(answer, self._store.id))
+        for answer in decided.of_kind(c.AnswerSubmission):
+            self._publish_run_event(_answer_event(answer, self._store.id))
         # All that leaves now: the rest may take as long as its way. In one turn it is handed to the transport, which
         # writes the first message; in the next, those that came with it.
         for _ in range(2):
             await asyncio.sleep(0)
-        for complete in decided.of(c.CompleteRun):
+        for complete in decided.of_kind(c.CompleteRun):
             # Before anything else is committed: these counts are of the end, and of nothing that came after.
             row = await self._store.run(complete.run)
-            self._tell_run(_complete_event(complete, row))
+            self._publish_run_event(_complete_event(complete, row))
 
     async def flush(self, timeout: float) -> None:
         """Wait until all is confirmed, and news are on their way, `timeout` seconds at most; drop the rest."""
@@ -111,26 +119,26 @@ class Outbox:
         try:
             messages = await answer()
         except SkillqError as error:
-            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+            log.debug(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
             return  # it asks again
         for message in messages:
-            await self._tell_one(key, message)
+            await self._publish_one(key, message)
 
     def declare(self, worker: str) -> None:
         self._spawn(self._declare(worker))
 
     async def stop_all(self, incarnations: Iterable[str], reason: str) -> None:
         def make(incarnations: tuple[str, ...]) -> Outgoing:
-            return Outgoing.of(Stop(incarnations=incarnations, reason=reason))
+            return Outgoing.from_message(Stop(incarnations=incarnations, reason=reason))
 
-        messages, _ = pack(make, list(incarnations))
+        messages, _ = split_to_fit(make, list(incarnations))
         for stop, _ in messages:
             try:
                 await self._transport.publish(topology.COMMANDS, "stop.all", stop)
-            except Unroutable:
+            except UnroutableMessage:
                 return  # nobody is there
             except TransportError as error:
-                log.warning(Log.NOT_CONFIRMED, key="stop.all", error=str(error))
+                log.warning(Log.PUBLISH_NOT_CONFIRMED, key="stop.all", error=str(error))
 
     # --- assignments
 
@@ -148,7 +156,7 @@ class Outbox:
             self._send_to(worker, items)
 
     def _send_to(self, worker: WorkerProfile, items: list[Fields]) -> None:
-        messages, too_large = pack(partial(assignments, worker, self._store.id), items)
+        messages, too_large = split_to_fit(partial(assignments, worker, self._store.id), items)
         for message, tasks in messages:
             self._spawn(self._deliver(worker, message, tasks))
         for item in too_large:
@@ -156,12 +164,12 @@ class Outbox:
                 f"its payload and the outputs of its dependencies are over {MAX_MESSAGE_BYTES} bytes together; "
                 "return references instead"
             )
-            self._feed(c.Undeliverable(ref(item), reason))
+            self._feed(c.AssignmentUndeliverable(attempt_ref(item), reason))
 
     async def _deliver(
         self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[Fields]
     ) -> None:
-        while any(self._is_current(ref(task), worker) for task in tasks):
+        while any(self._is_current(attempt_ref(task), worker) for task in tasks):
             if not self._may_assign():
                 await asyncio.sleep(timings.ASSIGNMENT_RETRY_SECONDS)
                 continue
@@ -169,16 +177,20 @@ class Outbox:
                 await self._transport.publish(
                     topology.COMMANDS, f"assignment.{worker.name}", message
                 )
-            except Unroutable:
+            except UnroutableMessage:
                 log.warning(Log.ASSIGNMENT_RETURNED, worker=worker.title, tasks=len(tasks))
-                self._feed(c.Returned(worker.name, worker.incarnation, tuple(map(ref, tasks))))
+                self._feed(
+                    c.AssignmentReturned(
+                        worker.name, worker.incarnation, tuple(map(attempt_ref, tasks))
+                    )
+                )
                 await self._declare(worker.name)
                 return
             except TransportError as error:
-                log.warning(Log.NOT_CONFIRMED, worker=worker.title, error=str(error))
+                log.warning(Log.PUBLISH_NOT_CONFIRMED, worker=worker.title, error=str(error))
                 await asyncio.sleep(timings.ASSIGNMENT_RETRY_SECONDS)
             else:
-                crash.at("manager.confirmed")
+                crash_points.at("manager.confirmed")
                 return
 
     async def _declare(self, worker: str) -> None:
@@ -186,11 +198,11 @@ class Outbox:
             await self._transport.declare(topology.worker_topology(worker))
         except (TransportError, UsageError, Unreachable) as error:
             # The worker says Connect again until its queue is there.
-            log.warning(Log.NOT_CONFIRMED, worker=worker, error=str(error))
+            log.warning(Log.PUBLISH_NOT_CONFIRMED, worker=worker, error=str(error))
 
-    def _send_cancel(self, command: c.Abort | c.Recall) -> None:
+    def _send_cancel(self, command: c.CancelAttempts | c.RecallAttempts) -> None:
         worker = command.worker
-        is_recall = isinstance(command, c.Recall)
+        is_recall = isinstance(command, c.RecallAttempts)
 
         def make(attempts: tuple[AttemptRef, ...]) -> Outgoing:
             cancel = Cancel(
@@ -201,9 +213,9 @@ class Outbox:
                 reason="another worker is idle" if is_recall else "not its attempt any more",
                 waiting_only=is_recall,
             )
-            return Outgoing.of(cancel)
+            return Outgoing.from_message(cancel)
 
-        messages, _ = pack(make, command.attempts)
+        messages, _ = split_to_fit(make, command.attempts)
         for message, _ in messages:
             self._spawn(self._cancel(f"cancel.{worker.name}", message))
 
@@ -211,7 +223,7 @@ class Outbox:
         try:
             await self._transport.publish(topology.COMMANDS, key, message)
         except TransportError as error:
-            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+            log.debug(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
 
     # --- events
 
@@ -219,36 +231,36 @@ class Outbox:
         event = _worker_event(saved)
         if saved.event is WorkerEventKind.CONNECTED:
             self.declare(event.worker)  # its queue may have expired while it was away
-        self._tell_event(f"worker.{event.worker}.{event.event}", event)
+        self._publish_event(f"worker.{event.worker}.{event.event}", event)
 
-    def _tell_run(self, event: RunEvent) -> None:
-        self._tell_event(f"run.{event.run}.{event.status}", event)
+    def _publish_run_event(self, event: RunEvent) -> None:
+        self._publish_event(f"run.{event.run}.{event.status}", event)
 
-    def _tell_event(self, key: str, event: RunEvent | WorkerEvent) -> None:
-        self._tell(key, [Outgoing.of(event, persistent=False)])
+    def _publish_event(self, key: str, event: RunEvent | WorkerEvent) -> None:
+        self._publish_events(key, [Outgoing.from_message(event, persistent=False)])
 
-    def _tell(self, key: str, messages: Iterable[Outgoing]) -> None:
+    def _publish_events(self, key: str, messages: Iterable[Outgoing]) -> None:
         self._news.extend((key, message) for message in messages)
         if not self._is_telling:
             self._is_telling = True
-            self._spawn(self._tell_all())
+            self._spawn(self._publish_all())
 
-    async def _tell_all(self) -> None:
+    async def _publish_all(self) -> None:
         try:
             while self._news:
                 key, message = self._news.popleft()
                 try:
-                    await self._tell_one(key, message)
+                    await self._publish_one(key, message)
                 except Exception as error:  # noqa: BLE001 - it holds up none of those after it
-                    log.warning(Log.NOT_CONFIRMED, key=key, error=repr(error))
+                    log.warning(Log.PUBLISH_NOT_CONFIRMED, key=key, error=repr(error))
         finally:
             self._is_telling = False
 
-    async def _tell_one(self, key: str, message: Outgoing) -> None:
+    async def _publish_one(self, key: str, message: Outgoing) -> None:
         try:
-            await self._transport.tell(topology.EVENTS, key, message)
+            await self._transport.publish_unconfirmed(topology.EVENTS, key, message)
         except TransportError as error:
-            log.debug(Log.NOT_CONFIRMED, key=key, error=str(error))
+            log.debug(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -283,7 +295,7 @@ def _complete_event(command: c.CompleteRun, row: RunRow | None) -> RunEvent:
     )
 
 
-def _answer_event(command: c.Answer, store: str) -> RunEvent:
+def _answer_event(command: c.AnswerSubmission, store: str) -> RunEvent:
     return RunEvent(
         run=command.submission.run,
         title=command.submission.run_title,

@@ -8,12 +8,13 @@ from typing import Self
 
 import structlog
 
-from skillq import streams, timings
+from skillq import timings
 from skillq.errors import SkillqError
 from skillq.forms import one_line
-from skillq.logs import Log
 from skillq.messages import TERMINAL, TaskStatus
-from skillq.summary import MANY, Ended, success_rate, summary
+from skillq.runtime import stdio
+from skillq.runtime.logs import Log
+from skillq.summary import MANY, EndedTask, success_rate, summary
 from skillq_manager.store.base import Filter, TaskRow, Views
 
 _PAGE = 1000
@@ -21,9 +22,9 @@ _PAGE = 1000
 log = structlog.get_logger()
 
 
-async def ended_tasks(store: Views, run: str) -> list[Ended]:
+async def ended_tasks(store: Views, run: str) -> list[EndedTask]:
     """All tasks of a run that have ended, in order of submission."""
-    ended: list[Ended] = []
+    ended: list[EndedTask] = []
     which = Filter(run=run, limit=_PAGE)
     while rows := await store.tasks(which):
         ended += [_ended(row) for row in rows if row.status.is_terminal]
@@ -31,8 +32,8 @@ async def ended_tasks(store: Views, run: str) -> list[Ended]:
     return ended
 
 
-def _ended(row: TaskRow) -> Ended:
-    return Ended(row.task.id, row.worker, row.status, row.reason)
+def _ended(row: TaskRow) -> EndedTask:
+    return EndedTask(row.task.id, row.worker, row.status, row.reason)
 
 
 async def print_summary(store: Views, run: str) -> None:
@@ -41,15 +42,19 @@ async def print_summary(store: Views, run: str) -> None:
     counts = Counter({s: n for s, n in row.counts.items() if s in TERMINAL}) if row else Counter()
     ended = await _shown(store, run, counts)
     try:
-        streams.write_out("".join(one_line(line) + "\n" for line in summary(ended, counts)))
+        stdio.write_out("".join(one_line(line) + "\n" for line in summary(ended, counts)))
     except OSError as error:
         rate = round(success_rate(counts), 2)
         log.warning(
-            Log.SUMMARY_UNREAD, run=run, tasks=counts.total(), success_rate=rate, error=str(error)
+            Log.SUMMARY_NOT_PRINTED,
+            run=run,
+            tasks=counts.total(),
+            success_rate=rate,
+            error=str(error),
         )
 
 
-async def _shown(store: Views, run: str, counts: Mapping[TaskStatus, int]) -> list[Ended]:
+async def _shown(store: Views, run: str, counts: Mapping[TaskStatus, int]) -> list[EndedTask]:
     """All of a short run; of a long one those that did not succeed."""
     if sum(counts.values()) <= MANY:
         return await ended_tasks(store, run)
@@ -60,7 +65,7 @@ async def _shown(store: Views, run: str, counts: Mapping[TaskStatus, int]) -> li
     return [_ended(row) for row in sorted(rows, key=lambda row: row.seq)[:MANY]]
 
 
-class Summaries:
+class SummaryPrinter:
     """Prints them beside the manager's loop, which does not wait for it; what is left, at the end."""
 
     def __init__(self, store: Views) -> None:
@@ -82,7 +87,7 @@ class Summaries:
         await asyncio.gather(self._printing, return_exceptions=True)
         await self._print()
 
-    async def note(self, run: str) -> None:
+    async def print_later(self, run: str) -> None:
         self._completed[run] = None
         self._news.set()
 
@@ -102,4 +107,4 @@ class Summaries:
                 self._completed[run] = None
                 raise
             except SkillqError as error:
-                log.warning(Log.SUMMARY_UNREAD, run=run, error=str(error))
+                log.warning(Log.SUMMARY_NOT_PRINTED, run=run, error=str(error))

@@ -10,6 +10,6 @@ def open_store(url: str, *, connect_timeout: float) -> Store:
     """The store at an address: `memory://`, `sqlite:///FILE` or `postgresql://…`; enter it to open it."""
     if url == MEMORY:
         return MemoryStore()
-    from skillq_manager.store.sql import SqlStore  # noqa: PLC0415 - sqlalchemy takes a while
+    from skillq_manager.store.sql.store import SqlStore  # noqa: PLC0415 - sqlalchemy takes a while
 
     return SqlStore(url, connect_timeout=connect_timeout)

@@ -12,10 +12,17 @@ from pydantic import JsonValue
 
 from skillq.errors import SkillqError, Unreachable
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf, Stale
+from skillq_manager.core.commands import (
+    BacklogPage,
+    BacklogSummary,
+    Command,
+    RecordStaleResult,
+    RefillRequest,
+    StoredStatus,
+)
 from skillq_manager.core.model import Need, TaskKey
 
-SHELF_PAGE = 10_000  # tasks that are called off at a time
+BACKLOG_PAGE = 10_000  # tasks that are called off at a time
 
 
 class Body(NamedTuple):
@@ -27,7 +34,7 @@ class Body(NamedTuple):
     dependencies: dict[str, JsonValue]  # their outputs, by id
 
     @classmethod
-    def of(cls, task: Task, dependencies: dict[str, JsonValue]) -> Self:
+    def from_task(cls, task: Task, dependencies: dict[str, JsonValue]) -> Self:
         return cls(task, task.description, task.payload, dependencies)
 
 
@@ -44,7 +51,7 @@ class AttemptRow:
     counted: bool = True  # False for a stale report: late, foreign, doubled
 
     @classmethod
-    def of_stale(cls, command: Stale) -> Self:
+    def of_stale(cls, command: RecordStaleResult) -> Self:
         result = command.result
         return cls(
             result.attempt,
@@ -184,15 +191,15 @@ class Journal(Protocol):
         """
         ...
 
-    async def shelf(self) -> Shelf:
+    async def backlog_summary(self) -> BacklogSummary:
         """What `load` leaves out. A task is on a shelf once it was put there, as long as it is ready."""
         ...
 
-    async def refilled(self, wanted: Refill) -> Refilled:
+    async def backlog_page(self, wanted: RefillRequest) -> BacklogPage:
         """The first tasks of a shelf from a place on, in order of their places."""
         ...
 
-    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+    async def backlog_tasks(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
         """Those tasks of a run that are on a shelf: `SHELF_PAGE` at most of all of it, or (`ids`) all of these."""
         ...
 
@@ -200,7 +207,7 @@ class Journal(Protocol):
         """The highest `seq` given out; 0 where there is none."""
         ...
 
-    async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
+    async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, StoredStatus]:
         """Those of these tasks that there are."""
         ...
 
@@ -229,7 +236,7 @@ class Views(Protocol):
         ...
 
 
-class Leadership(Protocol):
+class LeaderLease(Protocol):
     """Which manager decides; the others may read. What another one took over, `commit` refuses."""
 
     async def acquire(self) -> bool:
@@ -246,7 +253,7 @@ class Leadership(Protocol):
         ...
 
 
-class Store(Journal, Views, Leadership, Protocol):
+class Store(Journal, Views, LeaderLease, Protocol):
     """All of them, in one thing: an async context manager, open between enter and exit."""
 
     async def __aenter__(self) -> Self: ...

@@ -11,9 +11,9 @@ from uuid import uuid4
 
 from skillq.messages import TERMINAL, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import ASSIGNED, READY, RUNNING
-from skillq_manager.core.model import Need, Place, TaskKey
-from skillq_manager.store import base, fences
+from skillq_manager.core.model import DispatchKey, Need, TaskKey
+from skillq_manager.core.rules.lifecycle import ASSIGNED, READY, RUNNING
+from skillq_manager.store import base, preconditions
 from skillq_manager.store.base import (
     AttemptRow,
     Body,
@@ -33,7 +33,7 @@ _Place = tuple[TaskStatus, int]  # where a task is, and its last attempt
 
 
 @dataclass(slots=True)
-class _Beside:
+class _RestoreFields:
     """What a manager that starts needs of a task beside what is shown of it."""
 
     opened_at: float
@@ -49,21 +49,21 @@ class MemoryStore:
     def __init__(self) -> None:
         self.id = uuid4().hex[:8]
         self._tasks: dict[TaskKey, TaskRow] = {}
-        self._beside: dict[TaskKey, _Beside] = {}
+        self._beside: dict[TaskKey, _RestoreFields] = {}
         self._rows: list[TaskRow] = []  # in order of submission
         self._by_run: dict[str, list[TaskRow]] = {}
         self._runs: dict[str, RunRow] = {}
         self._workers: dict[str, WorkerRow] = {}
         self._writers: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
-            c.Shelve: self._shelve,
+            c.MoveToBacklog: self._shelve,
             c.SetStatus: self._set_status,
             c.Assign: self._assign,
-            c.Start: self._start,
+            c.StartAttempt: self._start,
             c.EndAttempt: self._end,
             c.SetNeed: self._set_need,
             c.Reopen: self._reopen,
-            c.Stale: self._stale,
+            c.RecordStaleResult: self._stale,
             c.SaveWorker: self._save_worker,
             c.CompleteRun: self._complete_run,
         }
@@ -112,35 +112,39 @@ class MemoryStore:
         ready = row.status is READY
         return self._beside[row.run, row.task.id].shelf if ready else None
 
-    async def shelf(self) -> c.Shelf:
+    async def backlog_summary(self) -> c.BacklogSummary:
         needs = dict.fromkeys(need for row in self._rows if (need := self._shelf_of(row)))
         counts = {run.run: run.counts[READY] for run in self._runs.values()}
-        return c.Shelf(tuple(needs), {run: n for run, n in counts.items() if n})
+        return c.BacklogSummary(tuple(needs), {run: n for run, n in counts.items() if n})
 
-    async def refilled(self, wanted: c.Refill) -> c.Refilled:
+    async def backlog_page(self, wanted: c.RefillRequest) -> c.BacklogPage:
         rows = [row for row in self._rows if self._shelf_of(row) == wanted.need]
         rows = sorted((row for row in rows if _rank(row) >= wanted.start), key=_rank)
         first = self._live_rows(rows[: wanted.limit])
-        return c.Refilled(wanted.need, first, len(first) == wanted.limit)
+        return c.BacklogPage(wanted.need, first, len(first) == wanted.limit)
 
-    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+    async def backlog_tasks(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
         rows = self._among(Filter(run=run, ids=None if ids is None else tuple(ids)))
         found = (row for row in rows if self._shelf_of(row))
-        return self._live_rows(islice(found, base.SHELF_PAGE if ids is None else None))
+        return self._live_rows(islice(found, base.BACKLOG_PAGE if ids is None else None))
 
     async def last_seq(self) -> int:
         return self._rows[-1].seq if self._rows else 0
 
-    async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, c.Known]:
+    async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, c.StoredStatus]:
         found = ((key, self._tasks.get(key)) for key in keys)
-        return {key: c.Known(row.status, row.fingerprint) for key, row in found if row is not None}
+        return {
+            key: c.StoredStatus(row.status, row.fingerprint)
+            for key, row in found
+            if row is not None
+        }
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         return {key: self._body(key) for key in keys if key in self._tasks}
 
     def _body(self, key: TaskKey) -> Body:
         task = self._tasks[key].task
-        return Body.of(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
+        return Body.from_task(task, {id: self._tasks[key[0], id].output for id in task.depends_on})
 
     # --- before anything is written
 
@@ -154,20 +158,20 @@ class MemoryStore:
                     raise StoreConflict(f"task {command.key} or number {command.seq} is there")
                 last_seq = command.seq
                 now[command.key] = command.status, 0
-            elif type(command) in fences.FROM:
-                move = cast(fences.Move, command)
+            elif type(command) in preconditions.FROM:
+                move = cast(preconditions.Move, command)
                 now[move.key] = self._checked(move, now.get(move.key) or self._place(move.key))
 
-    def _checked(self, command: fences.Move, place: _Place) -> _Place:
+    def _checked(self, command: preconditions.Move, place: _Place) -> _Place:
         status, attempt = place
-        needed = fences.attempt_before(command)
-        if status not in fences.FROM[type(command)] or needed not in (None, attempt):
+        needed = preconditions.attempt_before(command)
+        if status not in preconditions.FROM[type(command)] or needed not in (None, attempt):
             raise StoreConflict(
                 f"{type(command).__name__} does not fit task {command.key}: "
                 f"it is {status}, its last attempt is {attempt}"
             )
         after = command.attempt if isinstance(command, c.Assign) else attempt
-        return fences.status_after(command) or status, after
+        return preconditions.status_after(command) or status, after
 
     def _place(self, key: TaskKey) -> _Place:
         row = self._tasks.get(key)
@@ -183,7 +187,7 @@ class MemoryStore:
             run, command.seq, command.task, command.fingerprint, command.status, command.at
         )
         self._tasks[command.key] = row
-        self._beside[command.key] = _Beside(command.at, shelf=command.shelf)
+        self._beside[command.key] = _RestoreFields(command.at, shelf=command.backlog)
         self._rows.append(row)
         self._by_run.setdefault(run, []).append(row)
         if run not in self._runs:
@@ -191,7 +195,7 @@ class MemoryStore:
         self._runs[run].finished_at = None
         self._runs[run].counts[command.status] += 1
 
-    def _shelve(self, command: c.Shelve) -> None:
+    def _shelve(self, command: c.MoveToBacklog) -> None:
         self._beside[command.key].shelf = command.need
 
     def _move(self, row: TaskRow, command: c.SetStatus | c.EndAttempt) -> None:
@@ -206,7 +210,7 @@ class MemoryStore:
         counts[status] += 1
         row.status = status
 
-    def _both(self, key: TaskKey) -> tuple[TaskRow, _Beside]:
+    def _both(self, key: TaskKey) -> tuple[TaskRow, _RestoreFields]:
         return self._tasks[key], self._beside[key]
 
     def _set_status(self, command: c.SetStatus) -> None:
@@ -223,7 +227,7 @@ class MemoryStore:
             AttemptRow(command.attempt, worker.title, worker.incarnation, command.at)
         )
 
-    def _start(self, command: c.Start) -> None:
+    def _start(self, command: c.StartAttempt) -> None:
         row = self._tasks[command.key]
         self._count(row, RUNNING)
         row.started_at = command.at
@@ -254,12 +258,12 @@ class MemoryStore:
 
     def _reopen(self, command: c.Reopen) -> None:
         row = self._tasks[command.key]
-        self._beside[command.key] = _Beside(command.at)
+        self._beside[command.key] = _RestoreFields(command.at)
         self._count(row, command.status)
         self._runs[row.run].finished_at = None
         row.reason = row.finished_at = row.output = row.error = None
 
-    def _stale(self, command: c.Stale) -> None:
+    def _stale(self, command: c.RecordStaleResult) -> None:
         row = self._tasks.get((command.result.run, command.result.id))
         if row is not None:
             row.attempts.append(AttemptRow.of_stale(command))
@@ -318,7 +322,7 @@ def _attempt(row: TaskRow) -> AttemptRow:
     return last if last.counted else next(a for a in reversed(row.attempts) if a.counted)
 
 
-def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
+def _live_row(row: TaskRow, beside: _RestoreFields) -> LiveRow:
     holder = beside.holder
     return LiveRow(
         run=row.run,
@@ -339,7 +343,7 @@ def _live_row(row: TaskRow, beside: _Beside) -> LiveRow:
     )
 
 
-def _rank(row: TaskRow) -> Place:
+def _rank(row: TaskRow) -> DispatchKey:
     return (-row.task.priority, row.seq)
 
 

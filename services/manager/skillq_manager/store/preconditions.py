@@ -8,19 +8,21 @@ from collections.abc import Mapping
 
 from skillq.messages import TERMINAL, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import ASSIGNED, BLOCKED, READY, RUNNING
+from skillq_manager.core.rules.lifecycle import ASSIGNED, BLOCKED, READY, RUNNING
 
-Move = c.Shelve | c.SetStatus | c.Assign | c.Start | c.EndAttempt | c.SetNeed | c.Reopen
+Move = (
+    c.MoveToBacklog | c.SetStatus | c.Assign | c.StartAttempt | c.EndAttempt | c.SetNeed | c.Reopen
+)
 
 WAITING = frozenset({BLOCKED, READY})
 HELD = frozenset({ASSIGNED, RUNNING})  # a worker has it
 
 # Where a task must be for a command to fit.
 FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
-    c.Shelve: frozenset({READY}),
+    c.MoveToBacklog: frozenset({READY}),
     c.SetStatus: WAITING,
     c.Assign: frozenset({READY}),
-    c.Start: HELD,
+    c.StartAttempt: HELD,
     c.EndAttempt: HELD,
     c.SetNeed: WAITING | HELD,
     c.Reopen: TERMINAL,
@@ -36,7 +38,7 @@ def attempt_before(command: Move) -> int | None:
         return command.attempt - 1
     if isinstance(command, c.SetNeed):
         return None
-    return 0 if isinstance(command, c.Shelve) else command.attempt
+    return 0 if isinstance(command, c.MoveToBacklog) else command.attempt
 
 
 def status_after(command: Move) -> TaskStatus | None:
@@ -45,8 +47,8 @@ def status_after(command: Move) -> TaskStatus | None:
         return command.status
     if isinstance(command, c.Assign):
         return ASSIGNED
-    if isinstance(command, c.Start):
+    if isinstance(command, c.StartAttempt):
         return RUNNING
-    if isinstance(command, c.SetNeed | c.Shelve):
+    if isinstance(command, c.SetNeed | c.MoveToBacklog):
         return None
     return command.status

@@ -12,7 +12,6 @@ from skillq_manager.core.model import TaskKey
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import Filter
 from skillq_manager.web import views
-from skillq_manager.web.deciding import Form, decided, read_form
 from skillq_manager.web.lookup import TheManager, run_of, task_of
 from skillq_manager.web.models import (
     Cancelled,
@@ -23,7 +22,8 @@ from skillq_manager.web.models import (
     Retried,
 )
 from skillq_manager.web.paging import PageQuery, page
-from skillq_manager.web.parked import Parked
+from skillq_manager.web.request_bodies import Form, decided, read_form
+from skillq_manager.web.unreadable import UnreadableMessages
 
 router = APIRouter(prefix="/api", responses={"default": {"model": Problem}})
 
@@ -35,7 +35,7 @@ class CancelForm(Form):
     reason: str = Field("called off by an operator", min_length=1, max_length=_MAX_REASON)
 
 
-class TaskName(Form):
+class TaskRef(Form):
     run: str
     id: str
 
@@ -43,7 +43,7 @@ class TaskName(Form):
 class RetryForm(Form):
     """Tasks by name, or else all that match: of this run, of this type, with this status."""
 
-    tasks: list[TaskName] | None = Field(None, min_length=1, max_length=10_000)
+    tasks: list[TaskRef] | None = Field(None, min_length=1, max_length=10_000)
     run: str | None = None
     type: str | None = None
     status: Literal["dead_lettered", "failed", "timed_out", "cancelled"] | None = None
@@ -148,38 +148,38 @@ async def _matching(manager: Manager, form: RetryForm) -> AsyncIterator[Sequence
 # --- parked messages
 
 
-async def _parked(request: Request) -> Parked:
-    parked: Parked = request.app.state.parked
+async def _parked(request: Request) -> UnreadableMessages:
+    parked: UnreadableMessages = request.app.state.parked
     return parked
 
 
-TheParked = Annotated[Parked, Depends(_parked)]
+TheUnreadable = Annotated[UnreadableMessages, Depends(_parked)]
 
 
 @router.get("/parked", response_model=Page[ParkedView])
-async def parked(letters: TheParked, query: Annotated[PageQuery, Query()]) -> Response:
+async def parked(letters: TheUnreadable, query: Annotated[PageQuery, Query()]) -> Response:
     """Messages that nobody could read, the oldest first. Looking takes them out of the queue for a moment."""
     first = query.after_number
-    found = await decided(letters.some(first, query.limit + 1))
+    found = await decided(letters.first_messages(first, query.limit + 1))
     numbered = list(enumerate(found, first + 1))
     return await page(numbered, query.limit, lambda row: row[1], lambda row: str(row[0]))
 
 
 @router.post("/parked/{message_id:path}/retry", openapi_extra=_body(NoForm))
 async def retry_parked(
-    manager: TheManager, letters: TheParked, request: Request, message_id: str
+    manager: TheManager, letters: TheUnreadable, request: Request, message_id: str
 ) -> ParkedView:
     """Publish a message again as it was first; one that still cannot be read is parked again."""
     await read_form(request, NoForm)
     _must_lead(manager)
-    return await decided(letters.send_again(message_id))
+    return await decided(letters.publish_again(message_id))
 
 
 @router.delete("/parked/{message_id:path}")
-async def delete_parked(manager: TheManager, letters: TheParked, message_id: str) -> ParkedView:
+async def delete_parked(manager: TheManager, letters: TheUnreadable, message_id: str) -> ParkedView:
     """Throw a message away; the answer is the last of it."""
     _must_lead(manager)
-    return await decided(letters.remove(message_id))
+    return await decided(letters.delete_message(message_id))
 
 
 def _must_lead(manager: Manager) -> None:

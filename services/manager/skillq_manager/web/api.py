@@ -47,13 +47,13 @@ async def runs(manager: TheManager, query: Annotated[PageQuery, Query()]) -> Res
     first = query.after_number
     numbered = list(enumerate(rows[first : first + query.limit + 1], first + 1))
     return await page(
-        numbered, query.limit, lambda row: RunView.of(row[1]), lambda row: str(row[0])
+        numbered, query.limit, lambda row: RunView.from_run(row[1]), lambda row: str(row[0])
     )
 
 
 @router.get("/runs/{run}")
 async def run(manager: TheManager, run: str) -> RunView:
-    return RunView.of(await run_of(manager, run))
+    return RunView.from_run(await run_of(manager, run))
 
 
 @router.get("/tasks", response_model=Page[TaskView])
@@ -71,7 +71,7 @@ async def tasks(manager: TheManager, query: Annotated[TaskQuery, Query()]) -> Re
     return await page(
         rows,
         query.limit,
-        lambda row: TaskView.of(row, views.why(manager, row)),
+        lambda row: TaskView.from_task(row, views.why(manager, row)),
         lambda row: str(row.seq),
     )
 

@@ -16,12 +16,12 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from skillq.errors import Unreachable, UsageError
 from skillq.forms import one_line
 from skillq.messages import shorten
-from skillq.wording import with_value
+from skillq.messages.error_text import with_value
 from skillq_manager.manager import Manager
 from skillq_manager.settings import is_loopback
-from skillq_manager.web import acting, api, metrics, views
+from skillq_manager.web import actions, api, metrics, views
 from skillq_manager.web.lookup import TheManager
-from skillq_manager.web.parked import Parked, WholeTransport
+from skillq_manager.web.unreadable import UnreadableMessages, WholeTransport
 
 _NOT_READY = (
     "the broker or the store is not connected, another manager has the queues, "
@@ -46,9 +46,9 @@ def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | N
         redirect_slashes=False,
     )
     app.state.manager = manager
-    app.state.parked = Parked(transport)
+    app.state.parked = UnreadableMessages(transport)
     app.state.token = token
-    for router in (api.router, acting.router):
+    for router in (api.router, actions.router):
         app.include_router(router, dependencies=[Depends(_authorized)])
     app.get("/livez")(_livez)
     app.get("/readyz")(_readyz)
@@ -57,7 +57,7 @@ def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | N
     app.exception_handler(RequestValidationError)(_misunderstand)
     app.exception_handler(Unreachable)(_wait)
     app.exception_handler(Exception)(_fail)
-    app.openapi()["components"]["schemas"] |= api.FORM_PARTS | acting.PARTS
+    app.openapi()["components"]["schemas"] |= api.FORM_PARTS | actions.PARTS
     return app
 
 
@@ -105,10 +105,10 @@ async def _readyz(manager: TheManager) -> dict[str, str]:
 
 
 async def _metrics(manager: TheManager, request: Request) -> Response:
-    parked: Parked = request.app.state.parked
+    parked: UnreadableMessages = request.app.state.parked
     body = metrics.render(
         await views.summary(manager),
-        manager.tally,
+        manager.counters,
         ready=manager.is_ready,
         parked=await parked.count(),
     )

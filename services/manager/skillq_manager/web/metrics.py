@@ -8,12 +8,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from skillq.messages import TERMINAL, Outcome, TaskStatus
-from skillq_manager.tally import Tally
+from skillq_manager.outbound.counters import Counters
 from skillq_manager.web.models import Leadership, Summary
 
 
 class _Snapshot(Collector):
-    def __init__(self, summary: Summary, tally: Tally, *, ready: bool, parked: int | None) -> None:
+    def __init__(
+        self, summary: Summary, tally: Counters, *, ready: bool, parked: int | None
+    ) -> None:
         self._summary = summary
         self._tally = tally
         self._ready = ready
@@ -42,7 +44,7 @@ def _gauges(now: Summary) -> Iterable[Metric]:
     yield _gauge("skillq_slots", "Slots of the workers that are there.", "state", slots)
 
 
-def _counters(tally: Tally) -> Iterable[Metric]:
+def _counters(tally: Counters) -> Iterable[Metric]:
     """Since this manager started; of several managers, only the one that leads goes on counting."""
     ended = {status: tally.ended[status] for status in TaskStatus if status in TERMINAL}
     yield _counter("skillq_tasks_ended", "Tasks that have ended, by how.", "status", ended)
@@ -50,9 +52,13 @@ def _counters(tally: Tally) -> Iterable[Metric]:
     yield _counter("skillq_attempts_ended", "Attempts that have ended.", "outcome", attempts)
     for name, meaning, count in (
         ("retries", "Attempts that failed or were lost, and are made again.", tally.retries),
-        ("tasks_sent_again", "Ended tasks that an operator has sent again.", tally.sent_again),
+        (
+            "tasks_sent_again",
+            "Ended tasks that an operator has sent again.",
+            tally.operator_retries,
+        ),
         ("stale_results", "Results that came late, twice or from elsewhere.", tally.stale),
-        ("parked_messages", "Messages parked because nobody could read them.", tally.parked),
+        ("parked_messages", "Messages parked because nobody could read them.", tally.unreadable),
     ):
         yield CounterMetricFamily(f"skillq_{name}", meaning, count)
 
@@ -80,7 +86,7 @@ def _gauge(name: str, help: str, label: str, values: Mapping[Any, int]) -> Gauge
     return family
 
 
-def render(summary: Summary, tally: Tally, *, ready: bool, parked: int | None) -> bytes:
+def render(summary: Summary, tally: Counters, *, ready: bool, parked: int | None) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Snapshot(summary, tally, ready=ready, parked=parked))
     return generate_latest(registry)

@@ -50,7 +50,7 @@ class TaskView(BaseModel):
     error: str | None
 
     @classmethod
-    def of(cls, row: TaskRow, reason: str | None) -> Self:
+    def from_task(cls, row: TaskRow, reason: str | None) -> Self:
         task = row.task
         return cls(
             run=row.run,
@@ -85,7 +85,7 @@ class AttemptView(BaseModel):
     counted: bool
 
     @classmethod
-    def of(cls, row: AttemptRow) -> Self:
+    def from_attempt(cls, row: AttemptRow) -> Self:
         return cls(
             attempt=row.attempt,
             worker=row.worker,
@@ -108,7 +108,7 @@ class Asks(BaseModel):
     because: str | None
 
     @classmethod
-    def of(cls, need: Need, because: str | None) -> Self:
+    def from_need(cls, need: Need, because: str | None) -> Self:
         return cls(
             difficulty=need.difficulty,
             requires=sorted(need.requires),
@@ -134,19 +134,19 @@ class TaskPage(TaskView):
     @classmethod
     def of_live(cls, row: TaskRow, reason: str | None, entry: TaskEntry | None) -> Self:
         """With what the manager's state knows better, where the task has not ended."""
-        page = cls.of(row, reason)
+        page = cls.from_task(row, reason)
         if entry is not None:
             page.failures, page.losses = entry.failures, entry.losses
-            if entry.need._replace(aged=False) != Need.of(row.task):
-                page.asks = Asks.of(entry.need, row.reason)
+            if entry.need._replace(aged=False) != Need.from_task(row.task):
+                page.asks = Asks.from_need(entry.need, row.reason)
         return page
 
     @classmethod
-    def of(cls, row: TaskRow, reason: str | None) -> Self:
+    def from_task(cls, row: TaskRow, reason: str | None) -> Self:
         task = row.task
         outcomes = Counter(attempt.outcome for attempt in row.attempts if attempt.counted)
         return cls(
-            **dict(TaskView.of(row, reason)),
+            **dict(TaskView.from_task(row, reason)),
             requires=list(task.requires),
             depends_on=list(task.depends_on),
             payload=task.payload,
@@ -156,7 +156,7 @@ class TaskPage(TaskView):
             failures=outcomes[Outcome.FAILED] + outcomes[Outcome.TIMED_OUT],
             losses=outcomes[Outcome.LOST],
             asks=None,
-            attempts=[AttemptView.of(attempt) for attempt in row.attempts],
+            attempts=[AttemptView.from_attempt(attempt) for attempt in row.attempts],
         )
 
 
@@ -166,9 +166,9 @@ class DeadTask(TaskView):
     attempts: list[AttemptView]
 
     @classmethod
-    def of(cls, row: TaskRow, reason: str | None) -> Self:
-        attempts = [AttemptView.of(attempt) for attempt in row.attempts]
-        return cls(**dict(TaskView.of(row, reason)), attempts=attempts)
+    def from_task(cls, row: TaskRow, reason: str | None) -> Self:
+        attempts = [AttemptView.from_attempt(attempt) for attempt in row.attempts]
+        return cls(**dict(TaskView.from_task(row, reason)), attempts=attempts)
 
 
 class WorkerVerdict(BaseModel):
@@ -234,7 +234,7 @@ class RunView(BaseModel):
     finished_at: datetime | None
 
     @classmethod
-    def of(cls, row: RunRow) -> Self:
+    def from_run(cls, row: RunRow) -> Self:
         counts = all_counts(row.counts)
         return cls(
             run=row.run,
@@ -272,8 +272,8 @@ class WorkerView(BaseModel):
     def of_live(cls, entry: WorkerEntry) -> Self:
         row = WorkerRow(entry.profile, WorkerEventKind.CONNECTED, "", entry.last_seen)
         view = cls.of_row(row)
-        view.running = min(len(entry.holds), entry.slots)
-        view.waiting = len(entry.holds) - view.running
+        view.running = min(len(entry.attempts), entry.slots)
+        view.waiting = len(entry.attempts) - view.running
         view.status = live_status(entry)
         view.refused = sorted(entry.skills.refused)
         return view

@@ -13,7 +13,7 @@ from skillq import timings
 from skillq.errors import TransportError, Unreachable
 from skillq.forms import each_once, one_line
 from skillq.messages import MAX_MESSAGE_BYTES
-from skillq.wording import with_value
+from skillq.messages.error_text import with_value
 
 Answer = TypeVar("Answer")
 FormT = TypeVar("FormT", bound="Form")

@@ -12,7 +12,7 @@ from fastapi import FastAPI
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.logs import Log
+from skillq.runtime.logs import Log
 
 log = structlog.get_logger()
 

@@ -8,8 +8,8 @@ from pydantic import ValidationError
 from skillq.forms import SubmissionForm, explain_form, one_line
 from skillq.messages import Submission, slug
 from skillq_manager.manager import Manager
-from skillq_manager.web.deciding import decided, read_body, read_json
 from skillq_manager.web.models import Accepted
+from skillq_manager.web.request_bodies import decided, read_body, read_json
 
 
 async def accept(manager: Manager, request: Request) -> Accepted:

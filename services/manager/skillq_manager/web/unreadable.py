@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 
 from fastapi import HTTPException
 
-from skillq.errors import QueueNotFound, TransportError, Unreachable, Unroutable
+from skillq.errors import QueueNotFound, TransportError, Unreachable, UnroutableMessage
 from skillq.forms import one_line
 from skillq.messages import shorten
 from skillq.topology import COMMANDS, DEAD_LETTERS, REPORTS, SUBMISSIONS
@@ -40,19 +40,19 @@ class Origin(NamedTuple):
     at: datetime | None
 
 
-class Parked:
+class UnreadableMessages:
     """One look at a time: what one is looking at, another does not see."""
 
     def __init__(self, transport: WholeTransport) -> None:
         self._transport = transport
         self._looking = asyncio.Lock()
 
-    async def some(self, after: int, limit: int) -> list[ParkedView]:
+    async def first_messages(self, after: int, limit: int) -> list[ParkedView]:
         """In the order in which they were parked, from after so many on, `limit` at most."""
         found: list[ParkedView] = []
         try:
             async with self._browse() as browser:
-                while len(found) < limit and (letter := await browser.next()) is not None:
+                while len(found) < limit and (letter := await browser.next_message()) is not None:
                     if after:
                         after -= 1
                     else:
@@ -64,13 +64,13 @@ class Parked:
     async def count(self) -> int | None:
         """None where the broker does not say."""
         try:
-            return await self._transport.waiting(DEAD_LETTERS)
+            return await self._transport.message_count(DEAD_LETTERS)
         except QueueNotFound:
             return 0
         except (TransportError, Unreachable):
             return None
 
-    async def send_again(self, message_id: str) -> ParkedView:
+    async def publish_again(self, message_id: str) -> ParkedView:
         """Publish it to where it was sent first; only then is it gone from here.
 
         Raises:
@@ -85,12 +85,12 @@ class Parked:
                 )
             try:
                 await self._transport.publish(origin.exchange, origin.key, _as_it_was(letter))
-            except Unroutable as error:
+            except UnroutableMessage as error:
                 raise HTTPException(409, one_line(f"message {message_id}: {error}")) from error
             await browser.remove(letter)
         return _view(letter)
 
-    async def remove(self, message_id: str) -> ParkedView:
+    async def delete_message(self, message_id: str) -> ParkedView:
         async with self._browse() as browser:
             letter = await _find(browser, message_id)
             await browser.remove(letter)
@@ -103,7 +103,7 @@ class Parked:
 
 
 async def _find(browser: Browser, message_id: str) -> Delivery:
-    while (letter := await browser.next()) is not None:
+    while (letter := await browser.next_message()) is not None:
         if letter.message_id == message_id:
             return letter
     raise HTTPException(404, one_line(f"there is no parked message {message_id!r}"))

@@ -50,7 +50,9 @@ def why(manager: Manager, row: TaskRow) -> str | None:
         return row.reason
     if manager.is_leading:
         on_shelf = (
-            manager.state.reason_on_shelf(Need.of(row.task)) if _may_be_shelved(row) else None
+            manager.state.reason_in_backlog(Need.from_task(row.task))
+            if _may_be_shelved(row)
+            else None
         )
         return manager.reason((row.run, row.task.id)) or on_shelf or row.reason
     return row.reason or _STANDS_BY
@@ -76,7 +78,7 @@ def explanation(manager: Manager, row: TaskRow) -> Explanation:
 
 def _verdicts(manager: Manager, row: TaskRow) -> list[tuple[str, str]]:
     if _entry(manager, row) is None and _may_be_shelved(row):
-        return manager.state.verdicts_on_shelf(Need.of(row.task))
+        return manager.state.verdicts_in_backlog(Need.from_task(row.task))
     return manager.state.verdicts((row.run, row.task.id))
 
 
@@ -102,14 +104,14 @@ async def dead(manager: Manager, which: Filter, *, whole: bool) -> list[tuple[in
     found: list[tuple[int, DeadTask]] = []
     for row in sorted(rows, key=lambda row: row.seq)[: which.limit]:
         full = await manager.store.task((row.run, row.task.id)) or row
-        found.append((row.seq, DeadTask.of(full, full.reason)))
+        found.append((row.seq, DeadTask.from_task(full, full.reason)))
     return found
 
 
 async def workers(manager: Manager, after: str, limit: int) -> list[tuple[str, WorkerView]]:
     """Workers ever seen, in order of their names; one that is there as it is now."""
     departed = {row.profile.name: row for row in await manager.store.workers()}
-    live = manager.state.fleet.workers if manager.is_leading else {}
+    live = manager.state.workers.workers if manager.is_leading else {}
     of_row = WorkerView.of_departed if manager.is_leading else WorkerView.of_row
     names = sorted(name for name in departed.keys() | live.keys() if name > after)
     return [
@@ -134,17 +136,17 @@ async def summary(manager: Manager) -> Summary:
         slots=slots,
         runs=Runs(open=unfinished, ended=len(runs) - unfinished),
         manager=Leadership(
-            leading=manager.is_leading, blind=manager.is_blind, store=manager.store.id
+            leading=manager.is_leading, blind=manager.heartbeats_lost, store=manager.store.id
         ),
     )
 
 
 def _fleet(manager: Manager) -> tuple[Counter[str], Slots]:
-    live = manager.state.fleet.workers.values()
+    live = manager.state.workers.workers.values()
     return Counter(map(live_status, live)), Slots(
         total=sum(worker.slots for worker in live),
-        busy=sum(min(len(worker.holds), worker.slots) for worker in live),
-        free=sum(worker.slots - len(worker.holds) for worker in live if worker.is_free),
+        busy=sum(min(len(worker.attempts), worker.slots) for worker in live),
+        free=sum(worker.slots - len(worker.attempts) for worker in live if worker.is_free),
     )
 
 

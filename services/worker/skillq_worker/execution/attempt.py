@@ -7,13 +7,13 @@ from dataclasses import dataclass
 import structlog
 from pydantic import JsonValue
 
-from skillq.clock import Clock
-from skillq.logs import Log
 from skillq.messages import Outcome, TaskAssignment
-from skillq_worker.executor import Cancel, Executor, NoHandler
-from skillq_worker.failing import Failure, HandlerFailed, failure, said, types_of
+from skillq.runtime.clock import Clock
+from skillq.runtime.logs import Log
+from skillq_worker.execution.executor import Cancel, Executor, NoHandler
+from skillq_worker.execution.failures import Failure, HandlerFailed, failure, safe_str, types_of
+from skillq_worker.execution.slots import Attempt
 from skillq_worker.results import Result, result
-from skillq_worker.slots import Attempt
 
 _SUCCEEDED = Outcome.SUCCEEDED  # to look it up for each attempt is slow on Python 3.11
 
@@ -21,93 +21,95 @@ log = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
-class Shop:
+class AttemptContext:
     """What an attempt needs of its worker."""
 
     executor: Executor
     clock: Clock
-    next: "Callable[[], Making | None]"  # for the slot of one that has ended; on any thread
-    begun: "Callable[[Making], object]"
-    over: "Callable[[Making, Result | None], object]"  # without a result where it was called off
+    next: "Callable[[], AttemptRun | None]"  # for the slot of one that has ended; on any thread
+    begun: "Callable[[AttemptRun], object]"
+    over: (
+        "Callable[[AttemptRun, Result | None], object]"  # without a result where it was called off
+    )
 
 
-class Making:
-    """One attempt. `following` has its slot after it; see `skillq_worker.executor.Job`."""
+class AttemptRun:
+    """One attempt. `following` has its slot after it; see `skillq_worker.execution.executor.Job`."""
 
     __slots__ = (
         "_cancel",
+        "_context",
         "_ended_at",
-        "_is_called_off",
+        "_is_cancelled",
         "_is_late",
-        "_shop",
         "_timer",
         "attempt",
-        "began_at",
         "following",
-        "has_begun",
+        "has_started",
+        "started_at",
         "task",
     )
 
-    def __init__(self, shop: Shop, attempt: Attempt, task: TaskAssignment) -> None:
+    def __init__(self, shop: AttemptContext, attempt: Attempt, task: TaskAssignment) -> None:
         self.attempt = attempt
         self.task = task
-        self.began_at = shop.clock()
-        self.following: Making | None = None
-        self.has_begun = False
-        self._shop = shop
+        self.started_at = shop.clock()
+        self.following: AttemptRun | None = None
+        self.has_started = False
+        self._context = shop
         self._ended_at: float | None = None
-        self._is_called_off = self._is_late = False
+        self._is_cancelled = self._is_late = False
         self._cancel: Cancel | None = None
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> None:
+    def start(self) -> None:
         """Begin it, or take note that it has begun."""
-        if not self.has_begun:
-            self.began_at = self._shop.clock()
-            self.begun(self._shop.executor.begin(self))
+        if not self.has_started:
+            self.started_at = self._context.clock()
+            self.on_started(self._context.executor.start(self))
         if self.task.timeout is not None:
             # On this loop, not on the users': they may block theirs.
-            left = self.began_at + self.task.timeout - self._shop.clock()
+            left = self.started_at + self.task.timeout - self._context.clock()
             self._timer = asyncio.get_running_loop().call_later(left, self._expire)
-        self._shop.begun(self)
+        self._context.begun(self)
 
     def cancel(self) -> None:
-        self._is_called_off = True
-        self._call_off()
+        self._is_cancelled = True
+        self._cancel_work()
 
     def _expire(self) -> None:
-        self._is_late = self._call_off()
+        self._is_late = self._cancel_work()
 
-    def _call_off(self) -> bool:
+    def _cancel_work(self) -> bool:
         return self._cancel is not None and self._cancel()
 
     # --- for its executor
 
-    def begun(self, cancel: Cancel) -> None:
-        self.has_begun = True
+    def on_started(self, cancel: Cancel) -> None:
+        self.has_started = True
         self._cancel = cancel
 
-    def next(self) -> "Making | None":
-        self._ended_at = self._shop.clock()
-        self.following = self._shop.next()
+    def take_next(self) -> "AttemptRun | None":
+        self._ended_at = self._context.clock()
+        self.following = self._context.next()
         return self.following
 
-    def done(self, output: JsonValue, error: BaseException | None) -> None:
+    def on_done(self, output: JsonValue, error: BaseException | None) -> None:
         self._cancel = None  # which knows us: a cycle
         if self._timer is not None:
             self._timer.cancel()
-        if self._is_called_off:
-            self._shop.over(self, None)
+        if self._is_cancelled:
+            self._context.over(self, None)
         elif error is None:
-            self._shop.over(self, self._result(_SUCCEEDED, output))
+            self._context.over(self, self._result(_SUCCEEDED, output))
         else:
-            self._shop.over(self, self._failure(error))
+            self._context.over(self, self._failure(error))
 
     # --- its result
 
     def _failure(self, error: BaseException) -> Result:
         if isinstance(error, NoHandler):
-            return self._result(Outcome.REFUSED, error=said(error))
+            return self._result(Outcome.REFUSED, error=safe_str(error))
         if self._is_late:
             late = f"took longer than {self.task.timeout:g} s"
             return self._result(Outcome.TIMED_OUT, error=late, types=types_of(TimeoutError()))
@@ -136,6 +138,6 @@ class Making:
             output=output,
             error=error,
             error_types=types,
-            started_at=self.began_at,
-            finished_at=self._ended_at or self._shop.clock(),
+            started_at=self.started_at,
+            finished_at=self._ended_at or self._context.clock(),
         )

@@ -12,12 +12,12 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment
-from skillq_worker.failing import HandlerFailed, failure, told
-from skillq_worker.handlers import Handler, Handlers
-from skillq_worker.loops import UsersLoop
-from skillq_worker.outputs import as_output
-from skillq_worker.processes import Processes
-from skillq_worker.threads import on_thread
+from skillq_worker.execution.failures import HandlerFailed, failure, run_user_code
+from skillq_worker.execution.handler_loop import HandlerLoop
+from skillq_worker.execution.handlers import Handler, Handlers
+from skillq_worker.execution.outputs import as_output
+from skillq_worker.execution.processes import Processes
+from skillq_worker.execution.threads import on_thread
 
 Cancel = Callable[[], bool]
 
@@ -32,7 +32,7 @@ class Job(Protocol):
     @property
     def task(self) -> TaskAssignment: ...
 
-    def done(self, output: JsonValue, error: BaseException | None) -> None:
+    def on_done(self, output: JsonValue, error: BaseException | None) -> None:
         """Hear how it ended: on the worker's loop, once, and not before `begin` has returned.
 
         The error is TaskFailed where the work said no, NoHandler where nobody could begin it, CancelledError
@@ -40,7 +40,7 @@ class Job(Protocol):
         """
         ...
 
-    def next(self) -> "Job | None":
+    def take_next(self) -> "Job | None":
         """It has ended, and this one has its slot now: for executors that do not wait until the worker has heard.
 
         On any thread, at most once, and never of a job that was called off. What cannot begin there is left alone:
@@ -48,7 +48,7 @@ class Job(Protocol):
         """
         ...
 
-    def begun(self, cancel: Cancel) -> None:
+    def on_started(self, cancel: Cancel) -> None:
         """It was the next one, and has begun there."""
         ...
 
@@ -59,7 +59,7 @@ class Executor(Protocol):
     @property
     def types(self) -> tuple[str, ...] | None: ...
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         """Begin it, and return what calls it off, and says whether it had not ended."""
         ...
 
@@ -69,7 +69,7 @@ def in_task(work: Coroutine[Any, Any, JsonValue], job: Job) -> Cancel:
 
     def over(task: asyncio.Task[JsonValue]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
-        job.done(task.result() if error is None else None, error)
+        job.on_done(task.result() if error is None else None, error)
 
     task = asyncio.create_task(work, name="attempt")
     task.add_done_callback(over)
@@ -85,7 +85,7 @@ class HandlerExecutor:
     def __init__(self, handlers: Handlers) -> None:
         self._handlers = handlers
         self._processes = Processes()
-        self._loop: UsersLoop[JsonValue] = UsersLoop()
+        self._loop: HandlerLoop[JsonValue] = HandlerLoop()
 
     def __enter__(self) -> "HandlerExecutor":
         self._loop.__enter__()
@@ -99,36 +99,38 @@ class HandlerExecutor:
     def types(self) -> tuple[str, ...]:
         return self._handlers.types
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         handler = self._handlers.get(job.task.task_type)
         if handler is None:
             return in_task(_refuse(job.task), job)
         if handler.is_async:
-            return self._loop.begin(_Errand(self, handler, job))
+            return self._loop.start(_HandlerCall(self, handler, job))
         make = self._in_process if handler.process else self._on_thread
         return in_task(make(handler, job.task), job)
 
-    def follow(self, job: Job) -> "_Errand | None":
+    def follow(self, job: Job) -> "_HandlerCall | None":
         """On the users' loop: what begins there in the place of a job that has ended."""
-        following = job.next()
+        following = job.take_next()
         if following is None:
             return None
         handler = self._handlers.get(following.task.task_type)
         if handler is None or not handler.is_async:
             return None
-        errand = _Errand(self, handler, following)
-        following.begun(partial(self._loop.call_off, errand))
+        errand = _HandlerCall(self, handler, following)
+        following.on_started(partial(self._loop.cancel_call, errand))
         return errand
 
     async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
-        arguments = await on_thread(lambda: told(partial(handler.arguments, task)))
+        arguments = await on_thread(lambda: run_user_code(partial(handler.arguments, task)))
         return await self._processes.call(handler.function, arguments)
 
     async def _on_thread(self, handler: Handler, task: TaskAssignment) -> JsonValue:
         cancelled = threading.Event()
         arguments = partial(handler.arguments, task, cancelled)
         try:
-            return await on_thread(lambda: told(lambda: as_output(handler.function(**arguments()))))
+            return await on_thread(
+                lambda: run_user_code(lambda: as_output(handler.function(**arguments())))
+            )
         finally:
             cancelled.set()  # whoever still runs is not waited for
 
@@ -137,8 +139,8 @@ async def _refuse(task: TaskAssignment) -> JsonValue:
     raise NoHandler(f"no handler for the type {task.task_type!r}")
 
 
-class _Errand:
-    """See `skillq_worker.loops.Errand`."""
+class _HandlerCall:
+    """See `skillq_worker.execution.handler_loop.Errand`."""
 
     __slots__ = ("_executor", "_handler", "_job", "task")
 
@@ -159,8 +161,8 @@ class _Errand:
             failed = failure(error)
         raise HandlerFailed(failed)
 
-    def done(self, output: JsonValue, error: BaseException | None) -> None:
-        self._job.done(output, error)
+    def on_done(self, output: JsonValue, error: BaseException | None) -> None:
+        self._job.on_done(output, error)
 
-    def next(self) -> "_Errand | None":
+    def next_call(self) -> "_HandlerCall | None":
         return self._executor.follow(self._job)

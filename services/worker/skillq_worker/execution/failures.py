@@ -7,8 +7,8 @@ from typing import NamedTuple, TypeVar
 
 from skillq.forms import one_line
 from skillq.messages import shorten
-from skillq_worker.handlers import PayloadError
-from skillq_worker.outputs import OutputError
+from skillq_worker.execution.handlers import PayloadError
+from skillq_worker.execution.outputs import OutputError
 
 _MAX_ERROR = 2000
 _MAX_LINES, _MAX_LINE = 200, 1000  # of a traceback
@@ -46,7 +46,7 @@ def failure(error: BaseException) -> Failure:
 
 def _failure(error: BaseException) -> Failure:
     ours = isinstance(error, TaskFailed | PayloadError | OutputError)
-    text = said(error) if ours else f"{type(error).__name__}: {said(error)}"
+    text = safe_str(error) if ours else f"{type(error).__name__}: {safe_str(error)}"
     text = shorten(text.encode(errors="backslashreplace").decode(), _MAX_ERROR)
     return Failure(text, types_of(error), None if ours else _trace(error))
 
@@ -73,7 +73,7 @@ def _package(frames: TracebackType) -> str:
     return str(frames.tb_frame.f_globals.get("__name__")).partition(".")[0]
 
 
-def told(work: Callable[[], T]) -> T:
+def run_user_code(work: Callable[[], T]) -> T:
     """Do it, where users' code may run.
 
     Raises:
@@ -91,7 +91,7 @@ def types_of(error: BaseException) -> tuple[str, ...]:
     return tuple(cls.__name__ for cls in type(error).__mro__ if cls is not object)
 
 
-def said(error: BaseException) -> str:
+def safe_str(error: BaseException) -> str:
     try:
         return str(error)
     except BaseException:  # noqa: BLE001 - users' errors may fail at that, too, and as they like

@@ -33,7 +33,7 @@ from typing_extensions import TypedDict  # pydantic takes typing's only from Pyt
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.messages import MAX_LABELS, TaskAssignment, explain, slug
+from skillq.messages import MAX_LABELS, TaskAssignment, first_error, slug
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -65,7 +65,7 @@ class Context:
         return f"{self.run}/{self.id}:{self.attempt}"
 
     @classmethod
-    def of(cls, task: TaskAssignment, cancelled: threading.Event | None) -> "Context":
+    def from_assignment(cls, task: TaskAssignment, cancelled: threading.Event | None) -> "Context":
         return cls(
             task.run,
             task.id,
@@ -104,9 +104,9 @@ class Handler:
         try:
             arguments = self.payload.validate_python(task.payload)
         except ValidationError as error:
-            raise PayloadError(f"payload: {explain(error)}") from error
+            raise PayloadError(f"payload: {first_error(error)}") from error
         if self.context is not None:
-            arguments[self.context] = Context.of(task, cancelled)
+            arguments[self.context] = Context.from_assignment(task, cancelled)
         return arguments
 
 

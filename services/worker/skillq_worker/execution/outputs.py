@@ -9,7 +9,7 @@ from pydantic_core import to_json, to_jsonable_python
 
 from skillq.forms import one_line
 from skillq.messages import MAX_PAYLOAD_BYTES, shorten
-from skillq.packing import check_readable
+from skillq.transport.batching import check_readable
 
 # Made once: it takes longer to make than to use.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode

@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from skillq import timings
-from skillq_worker.failing import Failure, HandlerFailed, TaskFailed, failure
-from skillq_worker.outputs import as_output
-from skillq_worker.threads import on_thread
+from skillq_worker.execution.failures import Failure, HandlerFailed, TaskFailed, failure
+from skillq_worker.execution.outputs import as_output
+from skillq_worker.execution.threads import on_thread
 
 # Spawned: a fork would copy the threads' locks, but not the threads.
 _CONTEXT = get_context("spawn")

@@ -5,8 +5,8 @@ import asyncio
 from pydantic import JsonValue
 
 from skillq.messages import SPECIALTY_BONUS, TaskAssignment, WorkerProfile
-from skillq_worker.executor import Cancel, Job, in_task
-from skillq_worker.failing import TaskFailed
+from skillq_worker.execution.executor import Cancel, Job, in_task
+from skillq_worker.execution.failures import TaskFailed
 
 
 class Simulation:
@@ -19,7 +19,7 @@ class Simulation:
         self._specialties = frozenset(profile.specialties)
         self._time_scale = time_scale
 
-    def begin(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> Cancel:
         return in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:

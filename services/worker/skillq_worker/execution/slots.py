@@ -11,23 +11,23 @@ from skillq.messages import TaskAssignment
 Attempt = tuple[str, str, int]  # run, id, attempt
 
 
-class Making(Protocol):
+class RunnableAttempt(Protocol):
     """An attempt that has a slot. `following` has it after this one, and may have begun already."""
 
     attempt: Attempt
     task: TaskAssignment
     following: Self | None
-    has_begun: bool
+    has_started: bool
 
-    def begin(self) -> None: ...
+    def start(self) -> None: ...
 
     def cancel(self) -> object: ...
 
 
-M = TypeVar("M", bound=Making)
+M = TypeVar("M", bound=RunnableAttempt)
 
 
-class Slots(Generic[M]):
+class AttemptSlots(Generic[M]):
     """Begins what waits, as many at a time as there are slots; each says when it is `over`.
 
     Nothing is begun unless it `may_begin`. `all_begun` is set while none wait.
@@ -48,8 +48,8 @@ class Slots(Generic[M]):
         self._busy = 0  # slots; an attempt that was aborted has its own until it is over
         self._is_filling = self._is_closed = False
         self._one_is_over = asyncio.Event()
-        self.all_begun = asyncio.Event()
-        self.all_begun.set()
+        self.none_waiting = asyncio.Event()
+        self.none_waiting.set()
 
     @property
     def running(self) -> int:
@@ -60,9 +60,9 @@ class Slots(Generic[M]):
         """Slots for which nothing is there."""
         return max(0, self._count - self._busy - len(self._waiting))
 
-    def add(self, attempt: Attempt, task: TaskAssignment) -> None:
+    def add_attempt(self, attempt: Attempt, task: TaskAssignment) -> None:
         self._waiting[attempt] = task
-        self.all_begun.clear()
+        self.none_waiting.clear()
         self.fill()
 
     def take_back(self, attempt: Attempt) -> bool:
@@ -80,7 +80,7 @@ class Slots(Generic[M]):
         self._note_begun()
         return waiting
 
-    def abort(self, attempt: Attempt) -> bool:
+    def cancel_attempt(self, attempt: Attempt) -> bool:
         """End an attempt, begun or not; False where it is not there."""
         if self.take_back(attempt):
             return True
@@ -90,13 +90,13 @@ class Slots(Generic[M]):
             running.cancel()
         return running is not None
 
-    def over(self, one: M) -> None:
+    def on_attempt_over(self, one: M) -> None:
         if self._running.get(one.attempt) is one:
             del self._running[one.attempt]
         following = one.following
         one.following = None  # whoever keeps one is not to keep all after it
-        if following is not None and (following.has_begun or self._may_begin()):
-            self._begin(following)
+        if following is not None and (following.has_started or self._may_begin()):
+            self._start(following)
             self._note_begun()
             return
         if following is not None:
@@ -105,7 +105,7 @@ class Slots(Generic[M]):
         self._one_is_over.set()
         self._fill()
 
-    async def finished(self) -> None:
+    async def wait_until_idle(self) -> None:
         """Wait until nothing runs any more."""
         while self._busy:
             self._one_is_over.clear()
@@ -116,10 +116,10 @@ class Slots(Generic[M]):
         self._is_closed = True
         self.take_back_all()
         for attempt in list(self._running):
-            self.abort(attempt)
-        await self.finished()
+            self.cancel_attempt(attempt)
+        await self.wait_until_idle()
 
-    def take(self) -> M | None:
+    def take_waiting(self) -> M | None:
         """The next that waits, for a slot that is free, or whose attempt has ended; on any thread."""
         if not self._may_begin():
             return None
@@ -137,14 +137,14 @@ class Slots(Generic[M]):
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._busy < self._count and (one := self.take()) is not None:
+        while self._busy < self._count and (one := self.take_waiting()) is not None:
             self._busy += 1
-            self._begin(one)
+            self._start(one)
         self._note_begun()
 
-    def _begin(self, one: M) -> None:
+    def _start(self, one: M) -> None:
         self._running[one.attempt] = one
-        one.begin()
+        one.start()
         if self._is_closed:
             one.cancel()
 
@@ -157,8 +157,8 @@ class Slots(Generic[M]):
             return  # another store's, of the same name: ours is nobody's any more
         self._waiting[one.attempt] = one.task
         self._waiting.move_to_end(one.attempt, last=False)
-        self.all_begun.clear()
+        self.none_waiting.clear()
 
     def _note_begun(self) -> None:
         if not self._waiting:
-            self.all_begun.set()
+            self.none_waiting.set()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import TypeVar
 
-from skillq_worker.failing import said
+from skillq_worker.execution.failures import safe_str
 
 T = TypeVar("T")
 
@@ -31,6 +31,6 @@ def ordinary(error: BaseException) -> Exception:
     """An error that can cross to another thread's loop without ending it."""
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    other = RuntimeError(f"{type(error).__name__}: {said(error)}")
+    other = RuntimeError(f"{type(error).__name__}: {safe_str(error)}")
     other.__cause__ = error.__cause__
     return other.with_traceback(error.__traceback__)

@@ -11,16 +11,16 @@ from types import TracebackType
 from typing import Self
 from uuid import uuid4
 
-from skillq.errors import QueueInUse, QueueNotFound, TransportError, Unroutable, UsageError
+from skillq.errors import QueueInUse, QueueNotFound, TransportError, UnroutableMessage, UsageError
 from skillq.topology import Argument, Queue, Topology, is_pattern, key_matches, worker_queue
 from skillq.transport.base import Consumer, Outgoing
-from skillq.transport.memory_queue import (
+from skillq.transport.memory.queue import (
     KNOWN_ARGUMENTS,
     MemoryBrowser,
     MemoryConsumer,
     MemoryQueue,
-    Message,
-    dead_letter,
+    QueuedMessage,
+    dead_lettered_copy,
 )
 
 _WORKER_QUEUES = worker_queue("")
@@ -37,14 +37,14 @@ class _Bindings:
         self._of_pattern: dict[str, dict[str, None]] = {}
         self._keys: dict[str, dict[str, None]] = {}  # by queue
 
-    def add(self, key: str, queue: str) -> bool:
+    def add_binding(self, key: str, queue: str) -> bool:
         """Whether it is new."""
         queues = (self._of_pattern if is_pattern(key) else self._of_key).setdefault(key, {})
         is_new = queue not in queues
         queues[queue] = self._keys.setdefault(queue, {})[key] = None
         return is_new
 
-    def remove(self, queue: str) -> list[str]:
+    def remove_binding(self, queue: str) -> list[str]:
         """The keys that it had."""
         keys = list(self._keys.pop(queue, ()))
         for key in keys:
@@ -115,7 +115,7 @@ class MemoryBroker:
             return
         queue.shut()
         for exchange, bindings in self._bindings.items():
-            for key in bindings.remove(name):
+            for key in bindings.remove_binding(name):
                 self._forget_routes(exchange, key)
         for consumer in queue.consumers:
             consumer.forget()
@@ -125,7 +125,7 @@ class MemoryBroker:
     def bind(self, exchange: str, key: str, queue: str) -> None:
         if queue not in self._queues:
             raise QueueNotFound(f"queue {queue} does not exist; declare it before its bindings")
-        if self._exchange(exchange).add(key, queue):
+        if self._exchange(exchange).add_binding(key, queue):
             self._forget_routes(exchange, key)
 
     def _forget_routes(self, exchange: str, key: str) -> None:
@@ -143,10 +143,10 @@ class MemoryBroker:
                 f"exchange {name} does not exist; is the manager running?"
             ) from None
 
-    def publish(self, message: Message, *, mandatory: bool) -> None:
+    def publish(self, message: QueuedMessage, *, mandatory: bool) -> None:
         queues = self._route(message.exchange, message.routing_key)
         if not queues and mandatory:
-            raise Unroutable(
+            raise UnroutableMessage(
                 f"no queue takes {message.routing_key} from exchange {message.exchange}"
             )
         for queue in queues:
@@ -161,13 +161,13 @@ class MemoryBroker:
             self._routes[exchange, key] = found
         return found
 
-    def bury(self, message: Message, queue: MemoryQueue, reason: str) -> None:
+    def dead_letter(self, message: QueuedMessage, queue: MemoryQueue, reason: str) -> None:
         """Send a message to its queue's dead-letter exchange, if there is one."""
         exchange = queue.arguments.get("x-dead-letter-exchange")
         if not isinstance(exchange, str) or exchange not in self._bindings:
             return
         key = str(queue.arguments.get("x-dead-letter-routing-key", message.routing_key))
-        dead = dead_letter(message, queue.name, reason, exchange, key)
+        dead = dead_lettered_copy(message, queue.name, reason, exchange, key)
         for target in self._route(exchange, key):
             # As RabbitMQ does: a circle in which nobody rejects would never end.
             if target.name not in dead.died_in:
@@ -187,7 +187,7 @@ class MemoryBroker:
             raise QueueNotFound(f"queue {name} does not exist (yet)")
         return found
 
-    def waiting(self, queue: str) -> int:
+    def message_count(self, queue: str) -> int:
         return len(self._queue(queue))
 
     def browser(self, queue: str) -> MemoryBrowser:
@@ -254,14 +254,16 @@ class MemoryTransport:
     async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
         await self._publish(exchange, key, message, mandatory=True)
 
-    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+    async def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
         await self._publish(exchange, key, message, mandatory=False)
 
     async def _publish(
         self, exchange: str, key: str, message: Outgoing, *, mandatory: bool
     ) -> None:
         self._check_open()
-        self._broker.publish(Message(message, self._app_id, exchange, key), mandatory=mandatory)
+        self._broker.publish(
+            QueuedMessage(message, self._app_id, exchange, key), mandatory=mandatory
+        )
         self._published += 1
         if self._published % _PUBLISHES_PER_TURN == 0:
             # A publisher in a loop would keep it from everybody else.
@@ -278,15 +280,15 @@ class MemoryTransport:
     ) -> MemoryConsumer:
         self._check_open()
         consumer = self._broker.consumer(queue, prefetch, exclusive=exclusive, priority=priority)
-        return self._keep(consumer)
+        return self._track_consumer(consumer)
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._check_open()
-        return self._keep(self._broker.subscription(exchange, keys))
+        return self._track_consumer(self._broker.subscription(exchange, keys))
 
-    async def waiting(self, queue: str) -> int:
+    async def message_count(self, queue: str) -> int:
         self._check_open()
-        return self._broker.waiting(queue)
+        return self._broker.message_count(queue)
 
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator[MemoryBrowser]:
@@ -297,7 +299,7 @@ class MemoryTransport:
         finally:
             browser.close()
 
-    def _keep(self, consumer: MemoryConsumer) -> MemoryConsumer:
+    def _track_consumer(self, consumer: MemoryConsumer) -> MemoryConsumer:
         self._consumers = [one for one in self._consumers if not one.closed]
         self._consumers.append(consumer)
         return consumer

@@ -28,7 +28,7 @@ _tags = count(1)
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
+class QueuedMessage:
     """What was published, and where it died without anybody rejecting it."""
 
     outgoing: Outgoing
@@ -39,16 +39,18 @@ class Message:
 
 
 @dataclass(slots=True)
-class Stored:
+class StoredMessage:
     """A message in one queue. `place` keeps its position when it comes back."""
 
-    message: Message
+    message: QueuedMessage
     place: int
     deadline: float | None
     redelivered: bool = False
 
 
-def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: str) -> Message:
+def dead_lettered_copy(
+    message: QueuedMessage, queue: str, reason: str, exchange: str, key: str
+) -> QueuedMessage:
     """The message as it goes from a queue to that queue's dead-letter exchange."""
     first = {
         "x-first-death-reason": reason,
@@ -57,13 +59,13 @@ def dead_letter(message: Message, queue: str, reason: str, exchange: str, key: s
     }
     out = replace(message.outgoing, headers=first | dict(message.outgoing.headers))
     died_in = frozenset[str]() if reason == "rejected" else message.died_in | {queue}
-    return Message(out, message.app_id, exchange, key, died_in)
+    return QueuedMessage(out, message.app_id, exchange, key, died_in)
 
 
-class Owner(Protocol):
+class QueueOwner(Protocol):
     """What a queue asks of its broker."""
 
-    def bury(self, message: Message, queue: "MemoryQueue", reason: str) -> None: ...
+    def dead_letter(self, message: QueuedMessage, queue: "MemoryQueue", reason: str) -> None: ...
 
     def delete_queue(self, name: str) -> None: ...
 
@@ -73,14 +75,14 @@ class Owner(Protocol):
 class MemoryQueue:
     """Hands each message to one consumer that has room, in order, round robin."""
 
-    def __init__(self, broker: Owner, name: str, arguments: Mapping[str, Argument]):
+    def __init__(self, broker: QueueOwner, name: str, arguments: Mapping[str, Argument]):
         self.name = name
         self.arguments = dict(arguments)
         self.consumers: deque[MemoryConsumer] = deque()
         self.temporary = False
         self._ranked = False  # some consumers go first
         self._broker = broker
-        self._ready: deque[Stored] = deque()
+        self._ready: deque[StoredMessage] = deque()
         self._places = count()
         self._max_length = _number(arguments, "x-max-length")
         self._ttl = _number(arguments, "x-message-ttl")
@@ -89,25 +91,25 @@ class MemoryQueue:
         self._expires_timer: asyncio.TimerHandle | None = None
         self.touch()
 
-    def put(self, message: Message) -> None:
+    def put(self, message: QueuedMessage) -> None:
         deadline = None if self._ttl is None else _now() + self._ttl / 1000
-        stored = Stored(message, next(self._places), deadline)
+        stored = StoredMessage(message, next(self._places), deadline)
         if not self._ready and (consumer := self._free_consumer()):
-            consumer.take(stored, next(_tags))
+            consumer.add_message(stored, next(_tags))
             return
         self._ready.append(stored)
         if self._max_length is not None and len(self._ready) > self._max_length:
-            self._broker.bury(self._ready.popleft().message, self, "maxlen")
+            self._broker.dead_letter(self._ready.popleft().message, self, "maxlen")
         self._watch_ttl()
 
-    def put_back(self, returned: list[Stored]) -> None:
+    def put_back(self, returned: list[StoredMessage]) -> None:
         for stored in sorted(returned, key=lambda one: one.place, reverse=True):
             stored.redelivered = True
             self._insert(stored)
         if returned:
             self._watch_ttl()
 
-    def _insert(self, stored: Stored) -> None:
+    def _insert(self, stored: StoredMessage) -> None:
         ready = self._ready
         at = next((i for i, other in enumerate(ready) if other.place > stored.place), len(ready))
         ready.insert(at, stored)
@@ -116,7 +118,7 @@ class MemoryQueue:
         """How many messages nobody has."""
         return len(self._ready)
 
-    def get(self) -> Stored | None:
+    def get(self) -> StoredMessage | None:
         """Hand the first message that is ready to somebody who is no consumer."""
         self.touch()
         self._drop_expired()
@@ -125,7 +127,7 @@ class MemoryQueue:
     def dispatch(self) -> None:
         self._drop_expired()
         while self._ready and (consumer := self._free_consumer()):
-            consumer.take(self._ready.popleft(), next(_tags))
+            consumer.add_message(self._ready.popleft(), next(_tags))
 
     def _free_consumer(self) -> "MemoryConsumer | None":
         """Of those that have room, one of the highest priority, in turn."""
@@ -150,7 +152,7 @@ class MemoryQueue:
             return
         now = _now()
         while self._ready and (deadline := self._ready[0].deadline) is not None and deadline <= now:
-            self._broker.bury(self._ready.popleft().message, self, "expired")
+            self._broker.dead_letter(self._ready.popleft().message, self, "expired")
 
     def _watch_ttl(self) -> None:
         if self._ttl_timer is None and self._ready and (at := self._ready[0].deadline) is not None:
@@ -191,7 +193,7 @@ class MemoryConsumer:
 
     def __init__(
         self,
-        broker: Owner,
+        broker: QueueOwner,
         queue: MemoryQueue,
         prefetch: int,
         exclusive: bool,
@@ -202,7 +204,7 @@ class MemoryConsumer:
         self._prefetch = prefetch
         self.exclusive = exclusive
         self.priority = priority
-        self._unacked: dict[int, Stored] = {}
+        self._unacked: dict[int, StoredMessage] = {}
         self._arrived: list[Delivery] = []
         self._news = asyncio.Event()
         self._closed = False
@@ -221,7 +223,7 @@ class MemoryConsumer:
     def has_room(self) -> bool:
         return not self._prefetch or len(self._unacked) < self._prefetch
 
-    def take(self, stored: Stored, tag: int) -> None:
+    def add_message(self, stored: StoredMessage, tag: int) -> None:
         self._unacked[tag] = stored
         self._arrived.append(_delivery(stored, self._queue.name, tag))
         self._news.set()
@@ -251,7 +253,7 @@ class MemoryConsumer:
         if requeue:
             self._queue.put_back([stored])
         else:
-            self._broker.bury(stored.message, self._queue, "rejected")
+            self._broker.dead_letter(stored.message, self._queue, "rejected")
         self._queue.dispatch()
 
     async def close(self) -> None:
@@ -284,9 +286,9 @@ class MemoryBrowser:
 
     def __init__(self, queue: MemoryQueue) -> None:
         self._queue = queue
-        self._seen: dict[int, Stored] = {}
+        self._seen: dict[int, StoredMessage] = {}
 
-    async def next(self) -> Delivery | None:
+    async def next_message(self) -> Delivery | None:
         await asyncio.sleep(0)  # a long look would keep the loop from everybody else
         stored = self._queue.get()
         if stored is None:
@@ -304,7 +306,7 @@ class MemoryBrowser:
         self._queue.dispatch()
 
 
-def _delivery(stored: Stored, queue: str, tag: int) -> Delivery:
+def _delivery(stored: StoredMessage, queue: str, tag: int) -> Delivery:
     message, out = stored.message, stored.message.outgoing
     return Delivery(
         body=out.body,

@@ -15,17 +15,17 @@ from yarl import URL
 
 from skillq import timings
 from skillq.errors import TransportError, Unreachable
-from skillq.transport.address import Address
-from skillq.transport.frames import FrameReader
-from skillq.transport.outages import Outages
 from skillq.transport.rabbitmq.errors import reason_of
-from skillq.transport.rabbitmq.wire import Wire, close_channel
+from skillq.transport.rabbitmq.fastpath.channel import FrameWriter, close_channel
+from skillq.transport.rabbitmq.fastpath.reader import FrameReader
+from skillq.transport.rabbitmq.outage_log import OutageLog
+from skillq.transport.rabbitmq.url import Address
 
 
 class _Factory(TransportFactory):
     """Opens connections as the driver does, but for the reader."""
 
-    wire: Wire  # of the connection that was opened last
+    wire: FrameWriter  # of the connection that was opened last
 
     async def create(
         self, url: URL, **more: Any
@@ -42,11 +42,11 @@ class _Factory(TransportFactory):
         except OSError as error:
             raise amqp.AMQPConnectionError(*error.args) from error
         writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        self.wire = Wire(reader, writer)
+        self.wire = FrameWriter(reader, writer)
         return reader, writer
 
 
-class Link:
+class RabbitConnection:
     """One robust connection."""
 
     def __init__(self, address: Address, name: str) -> None:
@@ -61,7 +61,7 @@ class Link:
         self._connection.kwargs["transport_factory"] = self._factory
 
     @classmethod
-    async def open(cls, address: Address, name: str, deadline: float, outages: Outages) -> Self:
+    async def open(cls, address: Address, name: str, deadline: float, outages: OutageLog) -> Self:
         """Connect, trying again until the deadline of the monotonic clock.
 
         Raises:
@@ -89,7 +89,7 @@ class Link:
                 link._tell_of(name, outages)
                 return link
 
-    def _tell_of(self, name: str, outages: Outages) -> None:
+    def _tell_of(self, name: str, outages: OutageLog) -> None:
         def lost(_: object, error: BaseException | None) -> None:
             if not self._connection.close_called:
                 outages.lost(name, reason_of(error) if isinstance(error, Exception) else "closed")
@@ -104,7 +104,7 @@ class Link:
     async def wait_until_connected(self) -> None:
         await self._connection.connected.wait()
 
-    async def channel(self, *, confirms: bool = False) -> tuple[AbstractChannel, Wire]:
+    async def channel(self, *, confirms: bool = False) -> tuple[AbstractChannel, FrameWriter]:
         """A new channel, and the way past the driver on its connection."""
         transport = self._connection.transport
         if transport is None or not self.connected:

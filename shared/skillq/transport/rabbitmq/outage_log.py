@@ -5,12 +5,12 @@ import time
 import structlog
 
 from skillq import timings
-from skillq.logs import Log
+from skillq.runtime.logs import Log
 
 log = structlog.get_logger()
 
 
-class Outages:
+class OutageLog:
     """Tells of lost connections: once a minute at most, however often they are lost."""
 
     def __init__(self, broker: str) -> None:
@@ -35,5 +35,5 @@ class Outages:
     def back(self, connection: str) -> None:
         self._down.discard(connection)
         if self._told and not self._down:
-            log.info(Log.CONNECTION_BACK, broker=self._broker)
+            log.info(Log.CONNECTION_RESTORED, broker=self._broker)
             self._told = False

@@ -16,19 +16,19 @@ from skillq.errors import (
     QueueNotFound,
     TransportError,
     Unreachable,
-    Unroutable,
+    UnroutableMessage,
     UsageError,
 )
 from skillq.topology import Topology, worker_queue
-from skillq.transport.address import Address
 from skillq.transport.base import Consumer, Outgoing
-from skillq.transport.consuming import KeptConsumer, Session
-from skillq.transport.encoding import Encoder
-from skillq.transport.outages import Outages
+from skillq.transport.rabbitmq.connection import RabbitConnection
 from skillq.transport.rabbitmq.errors import reason_of, translated
-from skillq.transport.rabbitmq.link import Link
-from skillq.transport.rabbitmq.publishing import Publisher
-from skillq.transport.rabbitmq.sessions import ChannelBrowser, Find, begin_session
+from skillq.transport.rabbitmq.fastpath.consumer import ChannelBrowser, Find, open_session
+from skillq.transport.rabbitmq.fastpath.encode import Encoder
+from skillq.transport.rabbitmq.fastpath.publisher import Publisher
+from skillq.transport.rabbitmq.outage_log import OutageLog
+from skillq.transport.rabbitmq.url import Address
+from skillq.transport.reconnecting import ChannelSession, ReconnectingConsumer
 
 _SUBSCRIPTION_PREFETCH = 1000
 _WORKER_QUEUES = worker_queue("")
@@ -44,13 +44,13 @@ class RabbitTransport:
         *,
         app_id: str,
         connection_name: str,
-        connect_timeout: float = timings.CONNECT_PATIENCE_SECONDS,
+        connect_timeout: float = timings.START_PATIENCE_SECONDS,
     ) -> None:
         self._address = Address(url)
         self._name = connection_name
         self._connect_timeout = connect_timeout
-        self._consumers: list[KeptConsumer] = []
-        self._links: list[Link] = []
+        self._consumers: list[ReconnectingConsumer] = []
+        self._links: list[RabbitConnection] = []
         self._encoder = Encoder(app_id, None if self._address.external else self._address.user)
         self._publishers: dict[bool, Publisher] = {}  # by whether they confirm
         self._opening = asyncio.Lock()
@@ -58,11 +58,13 @@ class RabbitTransport:
 
     async def __aenter__(self) -> Self:
         deadline = time.monotonic() + self._connect_timeout
-        outages = Outages(self._address.shown)
+        outages = OutageLog(self._address.shown)
         try:
             for purpose in ("publish", "consume"):
                 name = f"{self._name} ({purpose})"
-                self._links.append(await Link.open(self._address, name, deadline, outages))
+                self._links.append(
+                    await RabbitConnection.open(self._address, name, deadline, outages)
+                )
         except BaseException:
             await self._close_links()
             raise
@@ -86,7 +88,7 @@ class RabbitTransport:
     def connected(self) -> bool:
         return bool(self._links) and all(link.connected for link in self._links)
 
-    def _link(self, number: int) -> Link:
+    def _link(self, number: int) -> RabbitConnection:
         if not self._links:
             raise TransportError("the transport is closed")
         return self._links[number]
@@ -137,15 +139,15 @@ class RabbitTransport:
                 # It may have ended while we waited.
                 publisher = await self._publisher(confirms=True)
             if not await publisher.publish(exchange, key, message):
-                raise Unroutable(f"no queue takes {key} from exchange {exchange}")
+                raise UnroutableMessage(f"no queue takes {key} from exchange {exchange}")
 
-    async def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+    async def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
         with translated(f"publish {key} to {exchange}"):
             publisher = await self._publisher(confirms=False)
             if publisher.wire.is_full:
                 raise TransportError("the broker takes nothing at present")
-            publisher.tell(exchange, key, message)
-        if publisher.wire.crowded:
+            publisher.publish_unconfirmed(exchange, key, message)
+        if publisher.wire.wait_while_full:
             await asyncio.sleep(0)
 
     async def _publisher(self, *, confirms: bool) -> Publisher:
@@ -159,7 +161,7 @@ class RabbitTransport:
                 publisher = self._publishers[confirms] = await self._open(link, confirms=confirms)
         return publisher
 
-    async def _open(self, link: Link, *, confirms: bool) -> Publisher:
+    async def _open(self, link: RabbitConnection, *, confirms: bool) -> Publisher:
         try:
             # The driver asks for confirms without end.
             async with asyncio.timeout(timings.RPC_SECONDS):
@@ -176,7 +178,7 @@ class RabbitTransport:
         exclusive: bool = False,
         priority: int = 0,
         after: Consumer | None = None,
-    ) -> KeptConsumer:
+    ) -> ReconnectingConsumer:
         async def find(channel: AbstractChannel) -> str:
             # Consuming asks for it anyhow, and a passive declaration needs more permissions.
             return queue
@@ -185,13 +187,13 @@ class RabbitTransport:
 
         async def may_begin() -> None:
             await link.wait_until_connected()
-            if isinstance(after, KeptConsumer):
-                await after.until_live()
+            if isinstance(after, ReconnectingConsumer):
+                await after.wait_until_live()
 
         begin = self._beginner(find, queue, prefetch, exclusive=exclusive, priority=priority)
-        return await self._keep(KeptConsumer(begin, may_begin))
+        return await self._reconnecting_consumer(ReconnectingConsumer(begin, may_begin))
 
-    async def subscribe(self, exchange: str, keys: Sequence[str]) -> KeptConsumer:
+    async def subscribe(self, exchange: str, keys: Sequence[str]) -> ReconnectingConsumer:
         async def find(channel: AbstractChannel) -> str:
             declared = await channel.queue_declare(
                 "", exclusive=True, auto_delete=True, timeout=timings.RPC_SECONDS
@@ -202,26 +204,28 @@ class RabbitTransport:
             return name
 
         begin = self._beginner(find, exchange, _SUBSCRIPTION_PREFETCH, exclusive=True)
-        return await self._keep(KeptConsumer(begin, self._link(_CONSUME).wait_until_connected))
+        return await self._reconnecting_consumer(
+            ReconnectingConsumer(begin, self._link(_CONSUME).wait_until_connected)
+        )
 
     def _beginner(
         self, find: Find, what: str, prefetch: int, *, exclusive: bool, priority: int = 0
-    ) -> Callable[[], Awaitable[Session]]:
+    ) -> Callable[[], Awaitable[ChannelSession]]:
         link = self._link(_CONSUME)
 
-        async def begin() -> Session:
+        async def begin() -> ChannelSession:
             with self._explained(what), translated(f"consume {what}"):
-                return await begin_session(link, find, prefetch, exclusive, priority)
+                return await open_session(link, find, prefetch, exclusive, priority)
 
         return begin
 
-    async def _keep(self, consumer: KeptConsumer) -> KeptConsumer:
+    async def _reconnecting_consumer(self, consumer: ReconnectingConsumer) -> ReconnectingConsumer:
         await consumer.open()
         self._consumers = [one for one in self._consumers if not one.closed]
         self._consumers.append(consumer)
         return consumer
 
-    async def waiting(self, queue: str) -> int:
+    async def message_count(self, queue: str) -> int:
         with self._browsing(queue):
             async with self._link(_CONSUME).short_lived_channel() as channel:
                 found = await channel.queue_declare(

@@ -3,45 +3,47 @@
 from collections.abc import Iterator, Sequence
 from math import inf
 
-from skillq_manager.core.classes import Class, Tier
-from skillq_manager.core.model import Need, Place, Skills, TaskEntry
+from skillq_manager.core.dispatch.queues import SlotTier, TaskQueue
+from skillq_manager.core.model import DispatchKey, Need, Skills, TaskEntry
 
 
-class Shelves:
+class Backlog:
     """`head`: of a class, about so many tasks stay here; 0: all of them do."""
 
-    def __init__(self, head: int, tiers: Sequence[Tier]) -> None:
-        self.head = head
+    def __init__(self, head: int, tiers: Sequence[SlotTier]) -> None:
+        self.keep = head
         self.room = 2 * head if head else inf
         self._tiers = tiers
-        self.dry: dict[Class, None] = {}
-        self.full: dict[Class, None] = {}  # have more than room
+        self.exhausted: dict[TaskQueue, None] = {}
+        self.full: dict[TaskQueue, None] = {}  # have more than room
         self._missed: dict[
-            Class, None
+            TaskQueue, None
         ] = {}  # dry ones that a reserved worker may take from once they have aged
 
-    def note(self, cls: Class) -> None:
+    def update(self, queue: TaskQueue) -> None:
         """Its head is gone, or on the shelf."""
-        if cls.is_dry:
-            self.dry[cls] = None
+        if queue.is_exhausted:
+            self.exhausted[queue] = None
 
-    def holds_up(self) -> bool:
+    def is_blocking(self) -> bool:
         """Whether what goes next may be on a shelf."""
-        return any(map(self._is_wanted, self.dry))
+        return any(map(self._is_wanted, self.exhausted))
 
-    def wanted(self) -> list[tuple[Need, Place]]:
+    def wanted(self) -> list[tuple[Need, DispatchKey]]:
         """The shelves from which something is wanted now, and from where on."""
-        wanted = [cls for cls in self.dry if self._is_wanted(cls) or cls in self._missed]
+        wanted = [
+            queue for queue in self.exhausted if self._is_wanted(queue) or queue in self._missed
+        ]
         self._missed.clear()
-        return [(cls.need, cls.horizon) for cls in wanted if cls.horizon is not None]
+        return [(queue.need, queue.cutoff) for queue in wanted if queue.cutoff is not None]
 
-    def _is_wanted(self, cls: Class) -> bool:
+    def _is_wanted(self, queue: TaskQueue) -> bool:
         """Whether a worker could be given the first task of a dry class."""
-        fits = cls.fits.keys()
+        fits = queue.fits.keys()
         return any(not fits.isdisjoint(tier.open) for tier in self._tiers)
 
-    def miss(self, cls: Class) -> None:
-        self._missed[cls] = None
+    def want(self, queue: TaskQueue) -> None:
+        self._missed[queue] = None
 
     def waiting_skills(self) -> set[Skills]:
         """Of workers that could be given something."""
@@ -49,12 +51,12 @@ class Shelves:
 
     def overflow(self) -> Iterator[TaskEntry]:
         """The last tasks of the classes that have more than room: they have to go."""
-        for cls in self.full:
-            tasks = cls.last(self.head + 1, self.head)
+        for queue in self.full:
+            tasks = queue.last(self.keep + 1, self.keep)
             if tasks:
-                cls.horizon = min(tasks[0].place, cls.horizon or tasks[0].place)
+                queue.cutoff = min(tasks[0].dispatch_key, queue.cutoff or tasks[0].dispatch_key)
             # Where it gave less than was asked for, it has no more that can go: it is not asked for each task that comes.
-            stay = len(cls.heap) - len(tasks) if len(tasks) <= self.head else 0
-            cls.room = max(self.room, stay + self.head)
+            stay = len(queue.heap) - len(tasks) if len(tasks) <= self.keep else 0
+            queue.room = max(self.room, stay + self.keep)
             yield from tasks
         self.full.clear()

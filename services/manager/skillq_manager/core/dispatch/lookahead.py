@@ -46,19 +46,19 @@ class Lookahead:
         self._durations[task_type] = took
         return True
 
-    def take(self, worker: WorkerEntry, task: TaskEntry) -> None:
+    def add_attempt(self, worker: WorkerEntry, task: TaskEntry) -> None:
         """The worker has this task from now on."""
-        worker.holds[task.key] = task
-        task.may_wait = len(worker.holds) > worker.slots
+        worker.attempts[task.key] = task
+        task.is_prefetched = len(worker.attempts) > worker.slots
         task.recalled_at = None
         task.estimate = None if task.losses else self._durations.get(task.need.type)
         self._count(worker, task, 1)
 
-    def drop(self, worker: WorkerEntry, task: TaskEntry) -> None:
+    def remove_attempt(self, worker: WorkerEntry, task: TaskEntry) -> None:
         """The worker has it no more."""
-        del worker.holds[task.key]
+        del worker.attempts[task.key]
         self._count(worker, task, -1)
-        if not worker.holds:
+        if not worker.attempts:
             worker.load = 0.0  # sums of many small numbers drift
 
     def _count(self, worker: WorkerEntry, task: TaskEntry, by: int) -> None:
@@ -78,21 +78,21 @@ class Lookahead:
 
         Long tasks take a slot each; what the others have to do must be short.
         """
-        if worker.suspect or worker.draining or worker.stalled or worker.unknown:
+        if worker.suspect or worker.draining or worker.recall_pending or worker.unknown:
             return False
         slots = worker.slots
-        if len(worker.holds) >= slots + self.policy.most:
+        if len(worker.attempts) >= slots + self.policy.most:
             return False
         return worker.load < (slots - worker.long) * self.policy.horizon
 
 
 def waiting(worker: WorkerEntry) -> Iterator[TaskEntry]:
     """The attempts that wait at a worker, the oldest first: it begins them in the order in which it got them."""
-    return islice(worker.holds.values(), worker.slots, None)
+    return islice(worker.attempts.values(), worker.slots, None)
 
 
 def is_waiting(task: TaskEntry, worker: WorkerEntry) -> bool:
     """Whether others that the worker has are before it, as far as is known."""
-    if task.status is not TaskStatus.ASSIGNED or not task.may_wait:
+    if task.status is not TaskStatus.ASSIGNED or not task.is_prefetched:
         return False
-    return all(other is not task for other in islice(worker.holds.values(), worker.slots))
+    return all(other is not task for other in islice(worker.attempts.values(), worker.slots))

@@ -9,16 +9,16 @@ from heapq import heapify, heappop, heappush, heapreplace, nsmallest
 from math import inf
 from typing import TypeAlias
 
-from skillq_manager.core.matching import Order
-from skillq_manager.core.model import Need, Place, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.model import DispatchKey, Need, Skills, TaskEntry, WorkerEntry
+from skillq_manager.core.rules.matching import Order
 
-Fit = tuple[Order, int, "Pool"]
+Fit = tuple[Order, int, "WorkerPool"]
 Free = tuple[Order, int, WorkerEntry]
 Waiting = tuple[Order, int, TaskEntry]
-Source: TypeAlias = "Class | Line"
+Source: TypeAlias = "TaskQueue | WorkerQueue"
 
 
-class Class:
+class TaskQueue:
     """Ready tasks with one need, and the pools that may take them, best fit first.
 
     Those from `horizon` on are on the shelf. A task that is here and belongs among them is not seen before
@@ -26,16 +26,16 @@ class Class:
     """
 
     __slots__ = (
+        "cutoff",
         "fits",
         "heap",
-        "horizon",
         "id",
         "need",
         "oldest",
         "pools",
         "room",
-        "since",
         "stale",
+        "unroutable_since",
     )
 
     def __init__(self, need: Need, id: int, at: float, room: float = inf) -> None:
@@ -44,11 +44,11 @@ class Class:
         self.heap: list[Waiting] = []
         self.stale = 0  # how many of those are ready no longer
         self.oldest = inf  # no task has been ready for longer
-        self.horizon: Place | None = None  # None: nothing is on the shelf
+        self.cutoff: DispatchKey | None = None  # None: nothing is on the shelf
         self.room = room  # for so many tasks
         self.pools: list[Fit] = []
-        self.fits: dict[Pool, Fit] = {}
-        self.since: float | None = at  # when the last pool went; None: there are some
+        self.fits: dict[WorkerPool, Fit] = {}
+        self.unroutable_since: float | None = at  # when the last pool went; None: there are some
 
     def push(self, entry: Waiting) -> None:
         heappush(self.heap, entry)
@@ -58,126 +58,126 @@ class Class:
         while self.heap:
             top = self.heap[0]
             if top[2].ticket == top[1]:
-                if self.horizon is not None and top[2].place >= self.horizon:
+                if self.cutoff is not None and top[2].dispatch_key >= self.cutoff:
                     return None
                 return top
             heappop(self.heap)
             self.stale -= 1
         return None
 
-    def drop(self) -> None:
+    def on_task_gone(self) -> None:
         """One of the tasks is ready no longer: those must not pile up behind the head."""
         self.stale += 1
         if self.stale > 64 + len(self.heap) // 2:
-            self.heap = self.waiting()
+            self.heap = self.entries()
             heapify(self.heap)
             self.stale = 0
 
     @property
     def is_empty(self) -> bool:
-        return self.horizon is None and self.head() is None
+        return self.cutoff is None and self.head() is None
 
     @property
-    def is_dry(self) -> bool:
+    def is_exhausted(self) -> bool:
         """Whether what goes first is on the shelf."""
-        return self.horizon is not None and self.head() is None
+        return self.cutoff is not None and self.head() is None
 
     def last(self, most: int, beside: int) -> list[TaskEntry]:
         """The last of the tasks that the shelf can take, and what comes after them; none of the first `beside`."""
-        self.heap = sorted(self.waiting())
+        self.heap = sorted(self.entries())
         self.stale = 0
-        return [task for _, _, task in self.heap[beside:] if task.is_plain][-most:]
+        return [task for _, _, task in self.heap[beside:] if task.fits_backlog][-most:]
 
-    def waiting(self) -> list[Waiting]:
+    def entries(self) -> list[Waiting]:
         return [entry for entry in self.heap if entry[2].ticket == entry[1]]
 
     def ready_since(self, before: float, most: int) -> list[TaskEntry]:
         """The first of the tasks that have been ready since before."""
-        waiting = self.waiting()
+        waiting = self.entries()
         self.oldest = min((entry[2].ready_at for entry in waiting), default=inf)
         old = nsmallest(most, (entry for entry in waiting if entry[2].ready_at <= before))
         return [task for _, _, task in old]
 
-    def admit(self, pool: "Pool", fit: Order) -> None:
-        self.since = None
+    def add_pool(self, pool: "WorkerPool", fit: Order) -> None:
+        self.unroutable_since = None
         self.fits[pool] = (fit, pool.id, pool)
         insort(self.pools, self.fits[pool])
 
-    def expel(self, pool: "Pool", at: float) -> None:
+    def remove_pool(self, pool: "WorkerPool", at: float) -> None:
         if pool in self.fits:
             del self.pools[bisect_left(self.pools, self.fits.pop(pool))]
             if not self.pools:
-                self.since = at
+                self.unroutable_since = at
 
 
-class Pool:
+class WorkerPool:
     """Workers with equal skills: a line of them for each tier, and the classes they may take from."""
 
-    __slots__ = ("classes", "entries", "id", "lines", "members", "seen", "skills")
+    __slots__ = ("entries", "id", "members", "queues", "seen", "skills", "worker_queues")
 
     def __init__(self, skills: Skills, id: int, tiers: int = 1) -> None:
         self.id = id
         self.skills = skills
         self.members: dict[str, WorkerEntry] = {}
-        self.lines = [Line(self) for _ in range(tiers)]
-        self.classes: list[tuple[Order, int, Class]] = []  # a heap of heads
-        self.entries: dict[Class, Order] = {}  # the one entry of each class that counts
+        self.worker_queues = [WorkerQueue(self) for _ in range(tiers)]
+        self.queues: list[tuple[Order, int, TaskQueue]] = []  # a heap of heads
+        self.entries: dict[TaskQueue, Order] = {}  # the one entry of each class that counts
         self.seen = 0  # the last of the board's news that it has read
 
-    def offer(self, cls: Class, rank: Order) -> None:
-        self.entries[cls] = rank
-        heappush(self.classes, (rank, cls.id, cls))
-        if len(self.classes) > 2 * len(self.entries) + 64:
+    def offer(self, queue: TaskQueue, rank: Order) -> None:
+        self.entries[queue] = rank
+        heappush(self.queues, (rank, queue.id, queue))
+        if len(self.queues) > 2 * len(self.entries) + 64:
             self.tidy()
 
     def tidy(self) -> None:
-        self.entries = {cls: rank for cls, rank in self.entries.items() if cls.heap}
-        self.classes = [(rank, cls.id, cls) for cls, rank in self.entries.items()]
-        heapify(self.classes)
+        self.entries = {queue: rank for queue, rank in self.entries.items() if queue.heap}
+        self.queues = [(rank, queue.id, queue) for queue, rank in self.entries.items()]
+        heapify(self.queues)
 
-    def best(self) -> tuple[Order, Class] | None:
+    def best(self) -> tuple[Order, TaskQueue] | None:
         """The class whose head goes first among all that this pool may take."""
-        while self.classes:
-            rank, _, cls = self.classes[0]
-            if self.entries.get(cls) != rank:
-                heappop(self.classes)
-            elif (head := cls.head()) is None:
-                heappop(self.classes)
-                del self.entries[cls]
+        while self.queues:
+            rank, _, queue = self.queues[0]
+            if self.entries.get(queue) != rank:
+                heappop(self.queues)
+            elif (head := queue.head()) is None:
+                heappop(self.queues)
+                del self.entries[queue]
             elif head[0] != rank:
-                self.entries[cls] = head[0]
-                heapreplace(self.classes, (head[0], cls.id, cls))
+                self.entries[queue] = head[0]
+                heapreplace(self.queues, (head[0], queue.id, queue))
             else:
-                return rank, cls
+                return rank, queue
         return None
 
 
-class Line:
+class WorkerQueue:
     """The workers of a pool that are in one tier: whose turn is it?"""
 
-    __slots__ = ("heap", "id", "pool", "turns")
+    __slots__ = ("heap", "id", "pool", "ranks")
 
-    def __init__(self, pool: Pool) -> None:
+    def __init__(self, pool: WorkerPool) -> None:
         self.id = pool.id
         self.pool = pool
-        self.turns: dict[WorkerEntry, Order] = {}
+        self.ranks: dict[WorkerEntry, Order] = {}
         self.heap: list[Free] = []
 
-    def put(self, worker: WorkerEntry, turn: Order) -> None:
-        self.turns[worker] = turn
+    def add_worker(self, worker: WorkerEntry, turn: Order) -> None:
+        self.ranks[worker] = turn
         heappush(self.heap, (turn, worker.joined, worker))
-        if len(self.heap) > 2 * len(self.turns) + 64:
-            self.heap = [(turn, w.joined, w) for w, turn in self.turns.items()]
+        if len(self.heap) > 2 * len(self.ranks) + 64:
+            self.heap = [(turn, w.joined, w) for w, turn in self.ranks.items()]
             heapify(self.heap)
 
     def first(self) -> Free:
         """Of a line that is not empty."""
-        while self.turns.get(self.heap[0][2]) is not self.heap[0][0]:
+        while self.ranks.get(self.heap[0][2]) is not self.heap[0][0]:
             heappop(self.heap)
         return self.heap[0]
 
 
-class Tier:
+class SlotTier:
     """What could be matched next with the workers of one tier.
 
     `admits` says which workers are in it, `allows` which tasks may go to them.
@@ -204,22 +204,22 @@ class Tier:
         self.number = number
         self.admits = admits
         self.allows = allows
-        self.open: set[Pool] = set()  # those whose line is not empty
-        self.improved: dict[Class, None] = {}  # have a new head since the last match
+        self.open: set[WorkerPool] = set()  # those whose line is not empty
+        self.improved: dict[TaskQueue, None] = {}  # have a new head since the last match
         self.woken: dict[Source, None] = {}  # lines that were empty, and what was held up
         self.held_up: dict[Source, None] = {}  # by a task that is not allowed
         self.candidates: list[tuple[Order, int, Source]] = []
         self.ranks: dict[Source, Order] = {}  # of the one candidate of each source that counts
 
-    def put(self, worker: WorkerEntry, pool: Pool, turn: Order) -> None:
-        line = pool.lines[self.number]
-        line.put(worker, turn)
+    def add_worker(self, worker: WorkerEntry, pool: WorkerPool, turn: Order) -> None:
+        line = pool.worker_queues[self.number]
+        line.add_worker(worker, turn)
         if pool not in self.open:
             self.open.add(pool)
             self.woken[line] = None
 
-    def remove(self, worker: WorkerEntry, pool: Pool) -> None:
-        turns = pool.lines[self.number].turns
+    def remove_worker(self, worker: WorkerEntry, pool: WorkerPool) -> None:
+        turns = pool.worker_queues[self.number].ranks
         if turns.pop(worker, None) is not None and not turns:
             self.open.discard(pool)
 
@@ -242,7 +242,7 @@ class Tier:
         # An older candidate of the same source may be there, with a rank that does not count any more.
         return self.candidates[0][0] is rank and self.candidates[0][2] is source
 
-    def drop(self) -> None:
+    def drop_candidate(self) -> None:
         """The first candidate brings nothing."""
         rank, _, source = heappop(self.candidates)
         if self.ranks.get(source) is rank:

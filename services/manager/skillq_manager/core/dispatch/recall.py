@@ -6,11 +6,11 @@ from itertools import islice
 from skillq import timings
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.classes import Pool
-from skillq_manager.core.lookahead import LookaheadPolicy, waiting
+from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.dispatch.lookahead import LookaheadPolicy, waiting
+from skillq_manager.core.dispatch.queues import WorkerPool
 from skillq_manager.core.model import Need, TaskEntry, WorkerEntry
-from skillq_manager.core.ready import Board
-from skillq_manager.core.turn import Turn
+from skillq_manager.core.round import RoundState
 
 _LOOKED_AT = 10_000  # attempts in one look, so that none takes long
 
@@ -18,7 +18,7 @@ _LOOKED_AT = 10_000  # attempts in one look, so that none takes long
 class Recalls:
     """Looks now and then, as long as somebody is idle and somebody has attempts waiting."""
 
-    def __init__(self, turn: Turn, board: Board, policy: LookaheadPolicy) -> None:
+    def __init__(self, turn: RoundState, board: Board, policy: LookaheadPolicy) -> None:
         self._turn = turn
         self._board = board
         self._policy = policy
@@ -33,53 +33,53 @@ class Recalls:
         if not self._board.is_uneven or self._turn.now < self._next_look:
             return
         self._next_look = self._turn.now + self._policy.recall_after / 2
-        if not self._turn.has_heard_for(self._policy.recall_after):
+        if not self._turn.has_listened_for(self._policy.recall_after):
             return  # what seems to wait may have ended long ago
-        idle = _Idle(self._board)
+        idle = _IdleSlots(self._board)
         left = _LOOKED_AT
-        for worker in self._board.next_laden():
-            left -= len(worker.holds)
+        for worker in self._board.next_overcommitted():
+            left -= len(worker.attempts)
             self._recall(worker, idle)
             if not idle.slots or left < 0:
                 return
 
-    def _recall(self, worker: WorkerEntry, idle: "_Idle") -> None:
+    def _recall(self, worker: WorkerEntry, idle: "_IdleSlots") -> None:
         """The newest first: the oldest may begin at any moment."""
         oldest = next(waiting(worker))
         if self._turn.now - oldest.assigned_at < self._policy.recall_after:
             return
-        newest = islice(reversed(worker.holds.values()), len(worker.holds) - worker.slots)
+        newest = islice(reversed(worker.attempts.values()), len(worker.attempts) - worker.slots)
         found = tuple(self._found(newest, idle))
         if not found:
             return
         for task in found:
             task.recalled_at = self._turn.now
-        worker.stalled = True
-        self._board.freed(worker)
+        worker.recall_pending = True
+        self._board.worker_changed(worker)
         refs = tuple(task.ref for task in found)
-        self._turn.out.append(c.Recall(worker.profile, self._turn.store, refs))
+        self._turn.commands.append(c.RecallAttempts(worker.profile, self._turn.store, refs))
 
-    def _found(self, newest: Iterator[TaskEntry], idle: "_Idle") -> Iterator[TaskEntry]:
+    def _found(self, newest: Iterator[TaskEntry], idle: "_IdleSlots") -> Iterator[TaskEntry]:
         for task in newest:
             if not idle.slots:
                 return
-            if task.status is not TaskStatus.ASSIGNED or not idle.take(task.need):
+            if task.status is not TaskStatus.ASSIGNED or not idle.take_slot(task.need):
                 continue
             asked_at = task.recalled_at
             if asked_at is None or self._turn.now - asked_at >= timings.RECALL_RETRY_SECONDS:
                 yield task
 
 
-class _Idle:
+class _IdleSlots:
     """The slots that nothing on the board is for."""
 
     def __init__(self, board: Board) -> None:
         self._board = board
         self._pools = board.idle_slots()
-        self._able: dict[Need, list[Pool]] = {}
+        self._able: dict[Need, list[WorkerPool]] = {}
         self.slots = sum(self._pools.values())
 
-    def take(self, need: Need) -> bool:
+    def take_slot(self, need: Need) -> bool:
         """Set a slot aside for a task with this need; False where none is left."""
         able = self._able.get(need)
         if able is None:

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 
 from skillq.messages import MAX_LEVEL, MIN_LEVEL
-from skillq_manager.core.matching import effective_skill, handles
 from skillq_manager.core.model import Need, Skills
+from skillq_manager.core.rules.matching import effective_skill, handles
 
 
 def relaxed(need: Need, kinds: Iterable[Skills]) -> Need:
@@ -27,7 +27,7 @@ def escalated(need: Need, by: int, kinds: Iterable[Skills]) -> int:
     return max(need.difficulty, min(need.difficulty + by, most))
 
 
-def for_the_best(need: Need, kinds: Iterable[Skills]) -> Need:
+def for_best_worker(need: Need, kinds: Iterable[Skills]) -> Need:
     """What the most skilled worker of those that handle the type can meet."""
     levels = [effective_skill(s, need.type) for s in kinds if handles(s, need.type)]
     if not levels:

@@ -7,7 +7,7 @@ from skillq import timings
 from skillq.messages import Lease
 
 
-class Verdict(Enum):
+class LeaseVerdict(Enum):
     ALIVE = "alive"
     SUSPECT = "suspect"  # no new work
     DEAD = "dead"  # its attempts are lost
@@ -25,8 +25,8 @@ class LeasePolicy:
     forget_after: float = timings.FORGET_DEPARTED_SECONDS
 
 
-def judge(lease: Lease, last_seen: float, now: float) -> Verdict:
+def judge(lease: Lease, last_seen: float, now: float) -> LeaseVerdict:
     silence = now - last_seen
     if silence >= lease.dead_after:
-        return Verdict.DEAD
-    return Verdict.SUSPECT if silence >= lease.suspect_after else Verdict.ALIVE
+        return LeaseVerdict.DEAD
+    return LeaseVerdict.SUSPECT if silence >= lease.suspect_after else LeaseVerdict.ALIVE

@@ -78,9 +78,9 @@ class Policy(Protocol):
     """
 
     looks_ahead: bool
-    shelves: bool
+    allows_backlog: bool
 
-    def essence(self, skills: Skills) -> Skills:
+    def relevant_skills(self, skills: Skills) -> Skills:
         """What of the skills matters; workers that are equal in it are looked at together."""
         ...
 
@@ -88,7 +88,7 @@ class Policy(Protocol):
         """Whether workers with these skills may be given tasks with this need."""
         ...
 
-    def rank(self, task: TaskEntry) -> Order:
+    def task_rank(self, task: TaskEntry) -> Order:
         """Which task goes first."""
         ...
 
@@ -96,7 +96,7 @@ class Policy(Protocol):
         """Which skills suit a need best."""
         ...
 
-    def turn(self, worker: WorkerEntry) -> Order:
+    def worker_rank(self, worker: WorkerEntry) -> Order:
         """Which of the workers that suit equally well."""
         ...
 
@@ -105,15 +105,15 @@ class BestFit:
     """The least-skilled worker that can do it; urgent, then hard tasks first."""
 
     looks_ahead = True
-    shelves = True
+    allows_backlog = True
 
-    def essence(self, skills: Skills) -> Skills:
+    def relevant_skills(self, skills: Skills) -> Skills:
         return skills
 
     def can(self, skills: Skills, need: Need) -> bool:
         return is_able(skills, need)
 
-    def rank(self, task: TaskEntry) -> Order:
+    def task_rank(self, task: TaskEntry) -> Order:
         return (-task.priority, -task.need.difficulty, task.seq)
 
     def fit(self, skills: Skills, need: Need) -> Order:
@@ -121,27 +121,27 @@ class BestFit:
         spare = len(skills.specialties - need.requires - {need.type})
         return (surplus, spare)
 
-    def turn(self, worker: WorkerEntry) -> Order:
-        return (len(worker.holds) / worker.slots, worker.name)
+    def worker_rank(self, worker: WorkerEntry) -> Order:
+        return (len(worker.attempts) / worker.slots, worker.name)
 
 
 class Arrival:
     """The tutorial's pairing: first task to first worker, able or not."""
 
     looks_ahead = False
-    shelves = False
+    allows_backlog = False
 
-    def essence(self, skills: Skills) -> Skills:
+    def relevant_skills(self, skills: Skills) -> Skills:
         return skills._replace(skill=0, specialties=frozenset(), reserve=0)
 
     def can(self, skills: Skills, need: Need) -> bool:
         return may_try(skills, need)
 
-    def rank(self, task: TaskEntry) -> Order:
+    def task_rank(self, task: TaskEntry) -> Order:
         return (task.seq,)
 
     def fit(self, skills: Skills, need: Need) -> Order:
         return ()
 
-    def turn(self, worker: WorkerEntry) -> Order:
+    def worker_rank(self, worker: WorkerEntry) -> Order:
         return (worker.joined,)

@@ -21,7 +21,7 @@ class RetryPolicy:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class RetryVerdict:
     """What becomes of the task; `delay` in seconds, when it is ready again."""
 
     status: TaskStatus
@@ -40,7 +40,7 @@ def decide(
     losses: int,
     error_types: Sequence[str] = (),
     chance: float,
-) -> Verdict:
+) -> RetryVerdict:
     """Decide after an attempt that did not succeed.
 
     `failures` and `losses` count this attempt; `error_types` are the names of the exception's class and
@@ -49,19 +49,19 @@ def decide(
     if outcome is Outcome.LOST:
         return _after_a_loss(policy, losses, chance)
     if outcome not in _GIVEN_UP:
-        return Verdict(TaskStatus.READY)
+        return RetryVerdict(TaskStatus.READY)
     if failures >= terms.max_attempts or not _is_retryable(terms, error_types):
-        return Verdict(_GIVEN_UP[outcome])
-    return Verdict(TaskStatus.READY, _back_off(policy, failures, chance))
+        return RetryVerdict(_GIVEN_UP[outcome])
+    return RetryVerdict(TaskStatus.READY, _back_off(policy, failures, chance))
 
 
-def _after_a_loss(policy: RetryPolicy, losses: int, chance: float) -> Verdict:
+def _after_a_loss(policy: RetryPolicy, losses: int, chance: float) -> RetryVerdict:
     """At once the first time. Then apart from what was lost with it: one of them may have killed the worker."""
     if losses >= policy.max_losses:
-        return Verdict(TaskStatus.DEAD_LETTERED)
+        return RetryVerdict(TaskStatus.DEAD_LETTERED)
     if losses <= 1:
-        return Verdict(TaskStatus.READY)
-    return Verdict(TaskStatus.READY, _back_off(policy, losses, chance))
+        return RetryVerdict(TaskStatus.READY)
+    return RetryVerdict(TaskStatus.READY, _back_off(policy, losses, chance))
 
 
 def _back_off(policy: RetryPolicy, times: int, chance: float) -> float:

@@ -10,21 +10,21 @@ _OVERHEAD = 1000  # bytes of a task without its texts
 _TIMES = 8
 
 
-class Fresh:
+class BodyCache:
     """Full, it takes no more until some are taken out: what came first is wanted first."""
 
     def __init__(self, room: int = ROOM) -> None:
         self._room = room
         self._tasks: dict[TaskKey, tuple[Task, int]] = {}
 
-    def add(self, key: TaskKey, task: Task, texts: int) -> None:
+    def add_bodies(self, key: TaskKey, task: Task, texts: int) -> None:
         """`texts` is how many bytes its texts have; read, they take several times as much."""
         size = _OVERHEAD + _TIMES * texts
         if size <= self._room:
             self._room -= size
             self._tasks[key] = task, size
 
-    def take(self, keys: Iterable[TaskKey]) -> dict[TaskKey, Task]:
+    def pop_bodies(self, keys: Iterable[TaskKey]) -> dict[TaskKey, Task]:
         """Those of these that there are; they are forgotten here."""
         found = {}
         for key in keys:

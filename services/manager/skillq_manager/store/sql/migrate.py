@@ -5,7 +5,7 @@ from uuid import uuid4
 from sqlalchemy import Connection, column, insert, inspect, select, table
 
 from skillq.errors import UsageError
-from skillq_manager.store.schema import HEAD, meta
+from skillq_manager.store.sql.schema import HEAD, meta
 
 VERSION_TABLE = "skillq_version"
 
@@ -35,7 +35,7 @@ def up(connection: Connection, place: str) -> None:
     from alembic.script import ScriptDirectory  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", "skillq_manager.store:migrations")
+    config.set_main_option("script_location", "skillq_manager.store.sql:migrations")
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
     ours = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}

@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from skillq import timings
 from skillq.errors import SkillqError, Unreachable, UsageError
-from skillq.settings import without_password
-from skillq_manager.store import migrate
+from skillq.runtime.settings import without_password
 from skillq_manager.store.base import LeadershipLost, StoreFailed
-from skillq_manager.store.database import T, Work, first_line, translated
+from skillq_manager.store.sql import migrate
+from skillq_manager.store.sql.database import T, Work, first_line, translated
 
 SCHEMES = ("postgresql", "postgres")
 READERS = 4

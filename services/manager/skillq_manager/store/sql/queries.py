@@ -23,9 +23,9 @@ from sqlalchemy import (
 )
 
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import Known, Refill, Refilled, Shelf
+from skillq_manager.core.commands import BacklogPage, BacklogSummary, RefillRequest, StoredStatus
 from skillq_manager.core.model import TaskKey
-from skillq_manager.store import base, fences
+from skillq_manager.store import base, preconditions
 from skillq_manager.store.base import (
     AttemptRow,
     Body,
@@ -35,8 +35,7 @@ from skillq_manager.store.base import (
     TaskRow,
     WorkerRow,
 )
-from skillq_manager.store.batch import kind_of, need_of
-from skillq_manager.store.schema import (
+from skillq_manager.store.sql.schema import (
     ENDED_BADLY,
     HELD,
     ON_SHELF,
@@ -49,6 +48,7 @@ from skillq_manager.store.schema import (
     tasks,
     workers,
 )
+from skillq_manager.store.sql.writes import kind_of, need_of
 
 # --- by key
 
@@ -76,9 +76,9 @@ def _ids_by_run(keys: Iterable[TaskKey]) -> dict[str, list[str]]:
     return ids
 
 
-def known(connection: Connection, keys: Iterable[TaskKey]) -> dict[TaskKey, Known]:
+def known(connection: Connection, keys: Iterable[TaskKey]) -> dict[TaskKey, StoredStatus]:
     return {
-        (run, id): Known(TaskStatus(status), fingerprint)
+        (run, id): StoredStatus(TaskStatus(status), fingerprint)
         for run, ids in _ids_by_run(keys).items()
         for id, status, fingerprint in _by_key(connection, _STATUSES, run, ids)
     }
@@ -177,25 +177,25 @@ def page_of(after: int, limit: int, which: Sequence[_Condition]) -> Select[Any]:
     return _LIVE.where(*which, tasks.c.seq > after).order_by(tasks.c.seq).limit(limit)
 
 
-def shelf(connection: Connection) -> Shelf:
+def shelf(connection: Connection) -> BacklogSummary:
     is_there = select(tasks.c.seq).where(tasks.c.kind == kinds.c.kind, _ON_SHELF).exists()
     needs = connection.execute(select(kinds.c.need).where(is_there)).scalars()
     ready = select(run_counts.c.run, run_counts.c.n).where(
         run_counts.c.status == TaskStatus.READY.value, run_counts.c.n != 0
     )
     counts = {row.run: row.n for row in connection.execute(ready)}
-    return Shelf(tuple(map(need_of, needs)), counts)
+    return BacklogSummary(tuple(map(need_of, needs)), counts)
 
 
-def refilled(connection: Connection, wanted: Refill) -> Refilled:
+def refilled(connection: Connection, wanted: RefillRequest) -> BacklogPage:
     rows: list[LiveRow] = []
     for query in refill_queries(wanted):
         page = connection.execute(query.limit(wanted.limit - len(rows)))
         rows += [_live_row(row) for row in page]
-    return Refilled(wanted.need, rows, len(rows) == wanted.limit)
+    return BacklogPage(wanted.need, rows, len(rows) == wanted.limit)
 
 
-def refill_queries(wanted: Refill) -> list[Select[Any]]:
+def refill_queries(wanted: RefillRequest) -> list[Select[Any]]:
     """Those of the same priority, then the others: SQLite would search for both together without the `seq`."""
     rank, seq = wanted.start
     query = _LIVE.where(tasks.c.kind == kind_of(wanted.need)[0], _ON_SHELF)
@@ -209,7 +209,7 @@ def refill_queries(wanted: Refill) -> list[Select[Any]]:
 def on_shelf(connection: Connection, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
     query = _LIVE.where(tasks.c.run == run, _ON_SHELF)
     if ids is None:
-        page = connection.execute(query.order_by(tasks.c.seq).limit(base.SHELF_PAGE))
+        page = connection.execute(query.order_by(tasks.c.seq).limit(base.BACKLOG_PAGE))
         return [_live_row(row) for row in page]
     named: list[LiveRow] = []
     for start in range(0, len(ids), _MANY):
@@ -223,7 +223,7 @@ def _live_row(row: Sequence[Any]) -> LiveRow:
     run, seq, id, terms, fingerprint, word, *numbers, worker, incarnation, at, retry_at, need = row
     submitted_at, attempt, failures, losses = numbers
     status = _STATUS[word]
-    held = status in fences.HELD
+    held = status in preconditions.HELD
     return LiveRow(
         run,
         id,
@@ -319,9 +319,9 @@ def _conditions(which: Filter) -> list[_Condition]:
 def _status_is(status: TaskStatus) -> list[_Condition]:
     """Said in the words of the indexes, and written out: a parameter could be any status."""
     is_it: ColumnElement[bool] = tasks.c.status == literal_column(f"'{status.value}'")
-    if status in fences.WAITING:
+    if status in preconditions.WAITING:
         return [is_it, tasks.c.finished_at.is_(None)]
-    if status in fences.HELD:
+    if status in preconditions.HELD:
         return [is_it, _HELD]
     return [is_it] if status is TaskStatus.SUCCEEDED else [is_it, _ENDED_BADLY]
 

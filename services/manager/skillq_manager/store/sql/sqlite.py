@@ -20,8 +20,8 @@ from sqlalchemy.pool import QueuePool
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq_manager.store import migrate
-from skillq_manager.store.database import T, Work, first_line, translated
+from skillq_manager.store.sql import migrate
+from skillq_manager.store.sql.database import T, Work, first_line, translated
 
 PREFIX = "sqlite:///"
 READERS = 3
@@ -55,7 +55,7 @@ class Sqlite:
         self._beside: Connection | None = None  # for the loop's thread
 
     async def open(self) -> None:
-        self._lock.take()
+        self._lock.acquire()
         try:
             await self._on(self._writer, self._open)
         except BaseException:
@@ -85,7 +85,7 @@ class Sqlite:
         await self._on(self._writer, self._close)
         self._readers.shutdown()
         self._writer.shutdown()
-        self._lock.drop()
+        self._lock.release()
 
     def _close(self) -> None:
         if self._connection is not None:
@@ -200,7 +200,7 @@ class _FileLock:
         self._file = file
         self._descriptor: int | None = None
 
-    def take(self) -> None:
+    def acquire(self) -> None:
         """Become the only manager of this file.
 
         Raises:
@@ -222,7 +222,7 @@ class _FileLock:
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
 
-    def drop(self) -> None:
+    def release(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

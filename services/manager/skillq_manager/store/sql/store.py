@@ -10,11 +10,16 @@ from sqlalchemy import Connection
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.settings import without_password
-from skillq_manager.core.commands import Command, Known, Refill, Refilled, Shelf
+from skillq.runtime.settings import without_password
+from skillq_manager.core.commands import (
+    BacklogPage,
+    BacklogSummary,
+    Command,
+    RefillRequest,
+    StoredStatus,
+)
 from skillq_manager.core.model import TaskKey
-from skillq_manager.store import fences, reading
-from skillq_manager.store import statements as s
+from skillq_manager.store import preconditions
 from skillq_manager.store.base import (
     Body,
     Filter,
@@ -24,10 +29,12 @@ from skillq_manager.store.base import (
     TaskRow,
     WorkerRow,
 )
-from skillq_manager.store.batch import Batch, Group
-from skillq_manager.store.database import Database
-from skillq_manager.store.fresh import Fresh
-from skillq_manager.store.sqlite import Sqlite
+from skillq_manager.store.sql import queries
+from skillq_manager.store.sql import statements as s
+from skillq_manager.store.sql.body_cache import BodyCache
+from skillq_manager.store.sql.database import Database
+from skillq_manager.store.sql.sqlite import Sqlite
+from skillq_manager.store.sql.writes import Group, WriteBatch
 
 PAGE = 2000  # tasks that are loaded at a time
 FEW = 100  # tasks that are soon looked up
@@ -41,11 +48,11 @@ class SqlStore:
         url: str,
         *,
         lease_seconds: float = timings.LEADER_LEASE_SECONDS,
-        connect_timeout: float = timings.CONNECT_PATIENCE_SECONDS,
+        connect_timeout: float = timings.START_PATIENCE_SECONDS,
     ) -> None:
         self._database = _database(url, lease_seconds, connect_timeout)
         self._id = ""
-        self._fresh = Fresh()
+        self._fresh = BodyCache()
 
     @property
     def id(self) -> str:
@@ -59,7 +66,7 @@ class SqlStore:
             Unreachable: the server is not there, or does not let us in.
         """
         await self._database.open()
-        self._id = await self._database.read(reading.store_id)
+        self._id = await self._database.read(queries.store_id)
         return self
 
     async def __aexit__(
@@ -85,65 +92,67 @@ class SqlStore:
     # --- Journal
 
     async def commit(self, commands: Sequence[Command]) -> None:
-        batch = Batch(commands)
+        batch = WriteBatch(commands)
         groups = [group for group in batch.groups() if group[1]]
         if groups:
             await self._database.write(lambda connection: _write(connection, batch, groups))
             for key, task, texts in batch.fresh:
-                self._fresh.add(key, task, texts)
-            self._fresh.take(batch.ended_unsent)
+                self._fresh.add_bodies(key, task, texts)
+            self._fresh.pop_bodies(batch.ended_unsent)
 
     async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
-        for which in (reading.ALL,) if shelved else (reading.ELSEWHERE, reading.TAKEN):
+        for which in (queries.ALL,) if shelved else (queries.ELSEWHERE, queries.TAKEN):
             after = 0
             while page := await self._database.read(
-                partial(reading.live_page, after=after, limit=PAGE, which=which)
+                partial(queries.live_page, after=after, limit=PAGE, which=which)
             ):
                 yield page
                 after = page[-1].seq
 
-    async def shelf(self) -> Shelf:
-        return await self._database.read(reading.shelf)
+    async def backlog_summary(self) -> BacklogSummary:
+        return await self._database.read(queries.shelf)
 
-    async def refilled(self, wanted: Refill) -> Refilled:
-        return await self._database.read(lambda connection: reading.refilled(connection, wanted))
+    async def backlog_page(self, wanted: RefillRequest) -> BacklogPage:
+        return await self._database.read(lambda connection: queries.refilled(connection, wanted))
 
-    async def on_shelf(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
+    async def backlog_tasks(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
         named = None if ids is None else [id for id in ids if _can_be_there(id)]
         return await self._database.read(
-            lambda connection: reading.on_shelf(connection, run, named)
+            lambda connection: queries.on_shelf(connection, run, named)
         )
 
     async def last_seq(self) -> int:
-        return await self._database.read(reading.last_seq)
+        return await self._database.read(queries.last_seq)
 
-    async def known(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Known]:
+    async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, StoredStatus]:
         sound = [key for key in keys if _can_be_there(*key)]
         return await self._database.read(
-            lambda connection: reading.known(connection, sound), brief=len(sound) <= FEW
+            lambda connection: queries.known(connection, sound), brief=len(sound) <= FEW
         )
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
         wanted = list(keys)
-        there = {key: Body.of(task, {}) for key, task in self._fresh.take(wanted).items()}
+        there = {
+            key: Body.from_task(task, {}) for key, task in self._fresh.pop_bodies(wanted).items()
+        }
         missing = [key for key in wanted if key not in there]
         if not missing:
             return there
         # Payloads, and outputs of what they depend on: they may be large.
         return there | await self._database.read(
-            lambda connection: reading.bodies(connection, missing)
+            lambda connection: queries.bodies(connection, missing)
         )
 
     # --- Views
 
     async def runs(self) -> list[RunRow]:
-        return await self._database.look(reading.all_runs)
+        return await self._database.look(queries.all_runs)
 
     async def run(self, run: str) -> RunRow | None:
         if not _can_be_there(run):
             return None
         return await self._database.read(
-            lambda connection: reading.one_run(connection, run), brief=True
+            lambda connection: queries.one_run(connection, run), brief=True
         )
 
     async def tasks(self, which: Filter) -> list[TaskRow]:
@@ -151,15 +160,15 @@ class SqlStore:
             return []
         if which.ids is not None:
             which = replace(which, ids=tuple(id for id in which.ids if _can_be_there(id)))
-        return await self._database.look(lambda connection: reading.task_page(connection, which))
+        return await self._database.look(lambda connection: queries.task_page(connection, which))
 
     async def task(self, key: TaskKey) -> TaskRow | None:
         if not _can_be_there(*key):
             return None
-        return await self._database.look(lambda connection: reading.task(connection, key))
+        return await self._database.look(lambda connection: queries.task(connection, key))
 
     async def workers(self) -> list[WorkerRow]:
-        return await self._database.look(reading.all_workers)
+        return await self._database.look(queries.all_workers)
 
 
 def _database(url: str, lease_seconds: float, connect_timeout: float) -> Database:
@@ -168,7 +177,7 @@ def _database(url: str, lease_seconds: float, connect_timeout: float) -> Databas
         return Sqlite(url)
     if scheme in {"postgresql", "postgres"}:
         # Not every manager needs its driver.
-        from skillq_manager.store.postgresql import Postgresql  # noqa: PLC0415
+        from skillq_manager.store.sql.postgresql import Postgresql  # noqa: PLC0415
 
         return Postgresql(url, lease_seconds=lease_seconds, connect_timeout=connect_timeout)
     raise UsageError(
@@ -182,7 +191,7 @@ def _can_be_there(*names: str | None) -> bool:
     return not any("\0" in name for name in names if name)
 
 
-def _write(connection: Connection, batch: Batch, groups: Iterable[Group]) -> None:
+def _write(connection: Connection, batch: WriteBatch, groups: Iterable[Group]) -> None:
     counts = _changes(connection, batch)
     for statement, rows in groups:
         written = statement.run(connection, rows)
@@ -195,14 +204,14 @@ def _write(connection: Connection, batch: Batch, groups: Iterable[Group]) -> Non
         s.COUNT.run(connection, counts)
 
 
-def _changes(connection: Connection, batch: Batch) -> list[s.Row]:
+def _changes(connection: Connection, batch: WriteBatch) -> list[s.Row]:
     """How the numbers of tasks per run and status change; assigned and running ones are not kept."""
     counts = batch.counts.copy()
     if batch.unknown:
-        for (run, _), there in reading.known(connection, batch.unknown).items():
+        for (run, _), there in queries.known(connection, batch.unknown).items():
             counts[run, there.status] -= 1
     return [
         (run, status.value, n)
         for (run, status), n in counts.items()
-        if n and status not in fences.HELD
+        if n and status not in preconditions.HELD
     ]

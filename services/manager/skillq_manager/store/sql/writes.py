@@ -14,13 +14,13 @@ from typing import Any
 from pydantic import JsonValue
 from pydantic_core import from_json, to_json
 
-from skillq.messages import PLAIN, TERMINAL, Task, TaskStatus
+from skillq.messages import STATUS_TEXT, TERMINAL, Task, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.lifecycle import ASSIGNED, READY
 from skillq_manager.core.model import Need, TaskKey
-from skillq_manager.store import fences
-from skillq_manager.store import statements as s
+from skillq_manager.core.rules.lifecycle import ASSIGNED, READY
+from skillq_manager.store import preconditions
 from skillq_manager.store.base import AttemptRow
+from skillq_manager.store.sql import statements as s
 
 Group = tuple[s.Statement, list[s.Row]]
 _Round = defaultdict[s.Statement, list[s.Row]]
@@ -32,7 +32,7 @@ _NOBODY = (None, None, None, None)  # has it
 _STATUS = 3  # its place in the row of a new task
 
 
-class Batch:
+class WriteBatch:
     def __init__(self, commands: Sequence[c.Command]) -> None:
         self.counts: Counter[tuple[str, TaskStatus]] = Counter()
         self.unknown: list[TaskKey] = []  # leave a status that only the database knows
@@ -52,14 +52,14 @@ class Batch:
         self._workers: dict[str, s.Row] = {}
         adders: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add,
-            c.Shelve: self._shelve,
+            c.MoveToBacklog: self._shelve,
             c.SetStatus: self._set_status,
             c.Assign: self._assign,
-            c.Start: self._start,
+            c.StartAttempt: self._start,
             c.EndAttempt: self._end,
             c.SetNeed: self._set_need,
             c.Reopen: self._reopen,
-            c.Stale: self._add_stale,
+            c.RecordStaleResult: self._add_stale,
             c.SaveWorker: self._save_worker,
             c.CompleteRun: self._complete,
         }
@@ -87,14 +87,14 @@ class Batch:
     def _add(self, command: c.AddTask) -> None:
         run, id = command.key
         task, status = command.task, command.status
-        word = PLAIN[status]
+        word = STATUS_TEXT[status]
         row = [command.seq, run, id, word, task.type, command.fingerprint, command.at, 0, 0, 0]
-        if command.shelf is None:
+        if command.backlog is None:
             row += _NOBODY
             self._added[command.key] = row
             self._tasks.append(row)
         else:
-            row += self._kind(command.shelf), -task.priority
+            row += self._kind(command.backlog), -task.priority
             self._shelved.append(row)
         payload = _json(task.payload or None)
         self._definitions.append(
@@ -115,18 +115,18 @@ class Batch:
         self._kinds[kind] = kind, text
         return kind
 
-    def _shelve(self, command: c.Shelve) -> None:
+    def _shelve(self, command: c.MoveToBacklog) -> None:
         rows, _ = self._round(command)
         rows[s.SHELVE].append((*command.key, self._kind(command.need), -command.priority))
 
     # --- tasks that move
 
-    def _round(self, command: fences.Move) -> tuple[_Round, TaskStatus | None]:
+    def _round(self, command: preconditions.Move) -> tuple[_Round, TaskStatus | None]:
         """Where a command on a task belongs, and the task's status before it; None: only the database knows."""
         number, before = self._after.get(command.key, (0, None))
         if number == len(self._rounds):
             self._rounds.append(defaultdict(list))
-        self._after[command.key] = number + 1, fences.status_after(command) or before
+        self._after[command.key] = number + 1, preconditions.status_after(command) or before
         return self._rounds[number], before
 
     def _leave(self, key: TaskKey, before: TaskStatus | None) -> None:
@@ -140,7 +140,7 @@ class Batch:
         run, id = command.key
         status = command.status
         finished_at = command.at if status in TERMINAL else None
-        row = (run, id, command.attempt, PLAIN[status], _text(command.reason), finished_at)
+        row = (run, id, command.attempt, STATUS_TEXT[status], _text(command.reason), finished_at)
         rows[s.SET_STATUS].append(row)
         if status in TERMINAL:
             self.ended_unsent.append(command.key)
@@ -160,14 +160,14 @@ class Batch:
         row = self._added.get(command.key)
         if row is not None and command.attempt == 1 and self._after[command.key] == _JUST_ADDED:
             # So its row is written once, and not twice in one transaction. All else has a fence to pass.
-            row[_STATUS] = PLAIN[ASSIGNED]
+            row[_STATUS] = STATUS_TEXT[ASSIGNED]
             row[-len(given) :] = given
             self._after[command.key] = 0, ASSIGNED
             return
         rows, _ = self._round(command)
         rows[s.ASSIGN].append((*command.key, *given))
 
-    def _start(self, command: c.Start) -> None:
+    def _start(self, command: c.StartAttempt) -> None:
         rows, _ = self._round(command)
         rows[s.START].append((*command.key, command.attempt, command.at))
 
@@ -175,7 +175,7 @@ class Batch:
         rows, _ = self._round(command)
         run, status, result = command.key[0], command.status, command.result
         this = (*command.key, command.attempt)
-        outcome, reason = PLAIN[command.outcome], _text(command.reason)
+        outcome, reason = STATUS_TEXT[command.outcome], _text(command.reason)
         started_at = (result.started_at if result else None) or None
         finished_at = (result.finished_at if result else None) or command.at
         spent = command.failures, command.losses
@@ -183,12 +183,21 @@ class Batch:
         if status in TERMINAL:
             output = _json(result.output if result else None)
             rows[s.END_TASK].append(
-                (*this, PLAIN[status], outcome, reason, output, started_at, finished_at, *spent)
+                (
+                    *this,
+                    STATUS_TEXT[status],
+                    outcome,
+                    reason,
+                    output,
+                    started_at,
+                    finished_at,
+                    *spent,
+                )
             )
             return
         rows[s.KEEP_ENDED].append((*this, started_at, finished_at, outcome, reason))
         rows[s.TRY_AGAIN].append(
-            (*this, PLAIN[status], reason, started_at, command.retry_at, *spent)
+            (*this, STATUS_TEXT[status], reason, started_at, command.retry_at, *spent)
         )
 
     def _set_need(self, command: c.SetNeed) -> None:
@@ -198,14 +207,16 @@ class Batch:
     def _reopen(self, command: c.Reopen) -> None:
         rows, before = self._round(command)
         rows[s.KEEP_LAST].append(command.key)
-        rows[s.REOPEN].append((*command.key, command.attempt, PLAIN[command.status], command.at))
+        rows[s.REOPEN].append(
+            (*command.key, command.attempt, STATUS_TEXT[command.status], command.at)
+        )
         self._leave(command.key, before)
         self.counts[command.key[0], command.status] += 1
         self._reopened[command.key[0]] = None
 
     # --- the rest
 
-    def _add_stale(self, command: c.Stale) -> None:
+    def _add_stale(self, command: c.RecordStaleResult) -> None:
         row = AttemptRow.of_stale(command)
         self._stale.append(
             (
@@ -217,7 +228,7 @@ class Batch:
                 row.assigned_at,
                 row.started_at,
                 row.finished_at,
-                PLAIN[command.result.outcome],
+                STATUS_TEXT[command.result.outcome],
                 _text(row.error),
             )
         )

@@ -13,18 +13,18 @@ from pamqp.base import Frame
 
 from skillq import timings
 from skillq.errors import TransportError
-from skillq.transport.frames import FrameReader, Lane
 from skillq.transport.rabbitmq.errors import translated
+from skillq.transport.rabbitmq.fastpath.reader import ChannelHandler, FrameReader
 
 _CROWD = 100
 _MOST_BYTES = 16 * 1024 * 1024  # that wait to be written: a broker that has an alarm reads nothing
 
 
-class Wire:
+class FrameWriter:
     """Both directions of one connection."""
 
     def __init__(self, reader: FrameReader, writer: asyncio.StreamWriter) -> None:
-        self.lanes = reader.lanes
+        self.lanes = reader.handlers
         self._writer = writer
         self._following: list[bytes] | None = None
         self._unsent = 0  # bytes of it
@@ -32,7 +32,7 @@ class Wire:
         self._turns = asyncio.Lock()
 
     @property
-    def crowded(self) -> bool:
+    def wait_while_full(self) -> bool:
         """Whether so much waits to be written that the loop should have a turn."""
         return self._following is not None and len(self._following) >= _CROWD
 
@@ -83,10 +83,10 @@ class Wire:
             self.send(b"".join(following))
 
 
-class ChannelLane(Lane):
+class FastChannel(ChannelHandler):
     """A channel, and the way past the driver on its connection."""
 
-    def __init__(self, channel: AbstractChannel, wire: Wire) -> None:
+    def __init__(self, channel: AbstractChannel, wire: FrameWriter) -> None:
         super().__init__()
         self.channel = channel
         self.wire = wire
@@ -102,7 +102,7 @@ class ChannelLane(Lane):
         await close_channel(self.channel)
 
     @abstractmethod
-    def closed(self, reason: Exception) -> None:
+    def on_closed(self, reason: Exception) -> None:
         """Nothing comes any more."""
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
@@ -111,7 +111,7 @@ class ChannelLane(Lane):
         # The driver cancels what it had on a dead connection, or says nothing of why.
         if not isinstance(reason, CONNECTION_EXCEPTIONS):
             reason = amqp.AMQPConnectionError("the connection to the broker was lost")
-        self.closed(reason)
+        self.on_closed(reason)
 
 
 async def close_channel(channel: AbstractChannel) -> None:

@@ -12,29 +12,31 @@ from pamqp.commands import Basic
 
 from skillq import timings
 from skillq.transport.base import Delivery
-from skillq.transport.consuming import Session
-from skillq.transport.decoding import read_delivery
-from skillq.transport.frames import index_of
-from skillq.transport.rabbitmq.link import Link
-from skillq.transport.rabbitmq.wire import ChannelLane, Wire
+from skillq.transport.rabbitmq.connection import RabbitConnection
+from skillq.transport.rabbitmq.fastpath.channel import FastChannel, FrameWriter
+from skillq.transport.rabbitmq.fastpath.decode import read_delivery
+from skillq.transport.rabbitmq.fastpath.reader import index_of
+from skillq.transport.reconnecting import ChannelSession
 
 _GET_EMPTY = index_of(Basic.GetEmpty)
 
 
-class _Consuming(ChannelLane):
+class _ConsumerChannel(FastChannel):
     """A consuming channel that takes what its broker no longer wants to hear for said."""
 
-    def __init__(self, channel: AbstractChannel, wire: Wire) -> None:
+    def __init__(self, channel: AbstractChannel, wire: FrameWriter) -> None:
         super().__init__(channel, wire)
-        self.session = Session(self)
+        self.session = ChannelSession(self)
         self.queue = ""
         channel.on_consumer_cancel_callbacks.add(lambda _: self.session.end())
 
-    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
         if not self.session.over.is_set():
-            self.session.take(*read_delivery(method, header, body, self.queue, self.session))
+            self.session.add_delivery(
+                *read_delivery(method, header, body, self.queue, self.session)
+            )
 
-    def closed(self, reason: Exception) -> None:
+    def on_closed(self, reason: Exception) -> None:
         self.session.end()
 
     async def ack(self, tag: int, *, multiple: bool) -> None:
@@ -48,11 +50,11 @@ class _Consuming(ChannelLane):
 Find = Callable[[AbstractChannel], Awaitable[str]]
 
 
-async def begin_session(
-    link: Link, find: Find, prefetch: int, exclusive: bool, priority: int
-) -> Session:
+async def open_session(
+    link: RabbitConnection, find: Find, prefetch: int, exclusive: bool, priority: int
+) -> ChannelSession:
     channel, wire = await link.channel()
-    lane = _Consuming(channel, wire)
+    lane = _ConsumerChannel(channel, wire)
     try:
         await channel.basic_qos(prefetch_count=prefetch, timeout=timings.RPC_SECONDS)
         lane.queue = await find(channel)
@@ -76,18 +78,18 @@ async def _never(_: DeliveredMessage) -> None:
 Translated = Callable[[str], AbstractContextManager[None]]
 
 
-class ChannelBrowser(ChannelLane):
+class ChannelBrowser(FastChannel):
     """See `skillq.transport.base.Browser`. Its channel's end gives back what was not acknowledged."""
 
     def __init__(
-        self, channel: AbstractChannel, wire: Wire, queue: str, translated: Translated
+        self, channel: AbstractChannel, wire: FrameWriter, queue: str, translated: Translated
     ) -> None:
         super().__init__(channel, wire)
         self._queue = queue
         self._translated = translated
         self._answer: asyncio.Future[Delivery | None] | None = None
 
-    async def next(self) -> Delivery | None:
+    async def next_message(self) -> Delivery | None:
         with self._translated(self._queue):
             self._answer = asyncio.get_running_loop().create_future()
             self._ask(Basic.Get(queue=self._queue))
@@ -118,19 +120,19 @@ class ChannelBrowser(ChannelLane):
         if self.ended:
             raise ChannelInvalidStateError("the channel is closed")
 
-    def take_answer(self, index: bytes, payload: bytes) -> bool:
+    def handle_method(self, index: bytes, payload: bytes) -> bool:
         if index != _GET_EMPTY:
             return False
         self._answered(None)
         return True
 
-    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
         self._answered(read_delivery(method, header, body, self._queue, self)[1])
 
     def _answered(self, delivery: Delivery | None) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(delivery)
 
-    def closed(self, reason: Exception) -> None:
+    def on_closed(self, reason: Exception) -> None:
         if self._answer is not None and not self._answer.done():
             self._answer.set_exception(reason)

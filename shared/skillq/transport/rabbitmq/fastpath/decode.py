@@ -13,8 +13,8 @@ from pamqp import decode
 from pamqp.commands import Basic
 
 from skillq.transport.base import Delivery
-from skillq.transport.encoding import USUAL_HEADERS, USUAL_TABLE
-from skillq.transport.frames import index_of
+from skillq.transport.rabbitmq.fastpath.encode import USUAL_HEADERS, USUAL_TABLE
+from skillq.transport.rabbitmq.fastpath.reader import index_of
 
 _DELIVER = index_of(Basic.Deliver)
 _DELIVERED = struct.Struct(">Q?")  # tag, and whether it was delivered before
@@ -31,7 +31,7 @@ def read_delivery(
     if method.startswith(_DELIVER):
         at += 1 + method[at]  # its consumer's name
     tag, redelivered = _DELIVERED.unpack_from(method, at)
-    told = Told()
+    told = ParsedFields()
     told.read(method, at + _DELIVERED.size, _ADDRESS)
     told.read_properties(header)
     found = told.found
@@ -54,13 +54,13 @@ def read_return(method: bytes, header: bytes) -> tuple[str, str, str]:
     """Exchange, routing key and message id of a message that came back."""
     at = len(_DELIVER) + 2  # behind the reply's code
     at += 1 + method[at]
-    told = Told()
+    told = ParsedFields()
     told.read(method, at, _ADDRESS)
     told.read_properties(header)
     return told.found["exchange"], told.found["routing key"], told.found.get("message_id", "")
 
 
-class Told:
+class ParsedFields:
     """What was found in the fields of a message, by their names."""
 
     def __init__(self) -> None:
@@ -117,13 +117,13 @@ class Told:
         return at + 1
 
 
-_Field = tuple[str, Callable[[Told, str, bytes, int], int]]
-_ADDRESS: list[_Field] = [("exchange", Told.short), ("routing key", Told.short)]
+_Field = tuple[str, Callable[[ParsedFields, str, bytes, int], int]]
+_ADDRESS: list[_Field] = [("exchange", ParsedFields.short), ("routing key", ParsedFields.short)]
 _READERS = {
-    "shortstr": Told.short,
-    "table": Told.table,
-    "timestamp": Told.timestamp,
-    "octet": Told.octet,
+    "shortstr": ParsedFields.short,
+    "table": ParsedFields.table,
+    "timestamp": ParsedFields.timestamp,
+    "octet": ParsedFields.octet,
 }
 
 

@@ -9,7 +9,7 @@ from pamqp.commands import Basic
 
 from skillq.messages import SCHEMA_VERSION
 from skillq.transport.base import Outgoing
-from skillq.transport.frames import frame, index_of
+from skillq.transport.rabbitmq.fastpath.reader import frame, index_of
 
 _HEADER = struct.Struct(">HHQH")  # class, weight, size of the body, which properties there are
 _TIMESTAMP = struct.Struct(">Q")

@@ -15,36 +15,36 @@ from pamqp.constants import FRAME_MAX_SIZE
 
 from skillq import timings
 from skillq.transport.base import Outgoing
-from skillq.transport.decoding import read_return
-from skillq.transport.encoding import Encoder
-from skillq.transport.frames import AROUND, index_of
-from skillq.transport.rabbitmq.wire import ChannelLane, Wire
+from skillq.transport.rabbitmq.fastpath.channel import FastChannel, FrameWriter
+from skillq.transport.rabbitmq.fastpath.decode import read_return
+from skillq.transport.rabbitmq.fastpath.encode import Encoder
+from skillq.transport.rabbitmq.fastpath.reader import AROUND, index_of
 
 _ACK, _NACK = index_of(Basic.Ack), index_of(Basic.Nack)
 _CONFIRM = struct.Struct(">4xQB")  # how many messages, and what of them
 _MULTIPLE = 1
 
 
-class _Sent(NamedTuple):
+class _Unconfirmed(NamedTuple):
     # Exchange, key, and message id: by these it is known if it comes back.
     name: tuple[str, str, str]
     until: float
     confirmed: asyncio.Future[bool]
 
 
-class Publisher(ChannelLane):
+class Publisher(FastChannel):
     """Publishes, in order. Once it has ended it takes another one."""
 
-    def __init__(self, channel: AbstractChannel, wire: Wire, encoder: Encoder) -> None:
+    def __init__(self, channel: AbstractChannel, wire: FrameWriter, encoder: Encoder) -> None:
         super().__init__(channel, wire)
         self._encoder = encoder
         self._room = (channel.connection.connection_tune.frame_max or FRAME_MAX_SIZE) - AROUND
         self._loop = asyncio.get_running_loop()
         self._count = 0
-        self._sent: dict[int, _Sent] = {}  # by number, which the broker counts along
+        self._sent: dict[int, _Unconfirmed] = {}  # by number, which the broker counts along
         self._timer: asyncio.TimerHandle | None = None
 
-    def tell(self, exchange: str, key: str, message: Outgoing) -> None:
+    def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
         self._publish(exchange, key, message, mandatory=False)
 
     def publish(self, exchange: str, key: str, message: Outgoing) -> asyncio.Future[bool]:
@@ -53,7 +53,7 @@ class Publisher(ChannelLane):
         confirmed: asyncio.Future[bool] = self._loop.create_future()
         until = self._loop.time() + timings.RPC_SECONDS
         self._count += 1
-        self._sent[self._count] = _Sent(name, until, confirmed)
+        self._sent[self._count] = _Unconfirmed(name, until, confirmed)
         if self._timer is None:
             self._timer = self._loop.call_at(until, self._expire)
         return confirmed
@@ -71,7 +71,7 @@ class Publisher(ChannelLane):
         )
         return exchange, key, message.message_id
 
-    def take_answer(self, index: bytes, payload: bytes) -> bool:
+    def handle_method(self, index: bytes, payload: bytes) -> bool:
         if index not in (_ACK, _NACK):
             return False
         last, bits = _CONFIRM.unpack_from(payload)
@@ -79,7 +79,7 @@ class Publisher(ChannelLane):
         self._settle(numbers, None if index == _ACK else amqp.DeliveryError(None, Basic.Nack()))
         return True
 
-    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """One came back; its confirm comes later."""
         name = read_return(method, header)
         for sent in self._sent.values():
@@ -87,7 +87,7 @@ class Publisher(ChannelLane):
                 sent.confirmed.set_result(False)
                 return
 
-    def closed(self, reason: Exception) -> None:
+    def on_closed(self, reason: Exception) -> None:
         self._settle([*self._sent], reason)
 
     def _settle(self, numbers: Iterable[int], error: Exception | None) -> None:

@@ -34,7 +34,7 @@ _WITH_CONTENT = {index_of(method) for method in (Basic.Deliver, Basic.GetOk, Bas
 _LAST = {index_of(method) for method in (Channels.Close, Channels.CloseOk)}
 
 
-class Lane(ABC):
+class ChannelHandler(ABC):
     """What comes on one channel past the driver, put together to messages."""
 
     def __init__(self) -> None:
@@ -43,11 +43,11 @@ class Lane(ABC):
         self._parts: list[bytes] = []
         self._missing = 0
 
-    def take(self, kind: int, payload: bytes) -> bool:
+    def handle_frame(self, kind: int, payload: bytes) -> bool:
         """Take a frame, unless it is the driver's."""
         if kind == constants.FRAME_METHOD:
             if payload[:4] not in _WITH_CONTENT:
-                return self.take_answer(payload[:4], payload)
+                return self.handle_method(payload[:4], payload)
             self._method = payload
             return True
         if kind == constants.FRAME_HEADER:
@@ -58,15 +58,15 @@ class Lane(ABC):
             self._missing -= len(payload)
         if self._missing <= 0:
             body, self._parts = b"".join(self._parts), []  # not kept until the next one
-            self.take_message(self._method, self._header, body)
+            self.handle_message(self._method, self._header, body)
         return True
 
-    def take_answer(self, index: bytes, payload: bytes) -> bool:
+    def handle_method(self, index: bytes, payload: bytes) -> bool:
         """Take a method that brings no message, unless it is the driver's."""
         return False
 
     @abstractmethod
-    def take_message(self, method: bytes, header: bytes, body: bytes) -> None:
+    def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
         """Take a message, whole."""
 
 
@@ -75,7 +75,7 @@ class FrameReader(asyncio.StreamReader):
 
     def __init__(self) -> None:
         super().__init__()
-        self.lanes: dict[int, Lane] = {}
+        self.handlers: dict[int, ChannelHandler] = {}
         self._rest = b""
         self._fed_at = time.monotonic()
 
@@ -84,15 +84,15 @@ class FrameReader(asyncio.StreamReader):
         return False
 
     def feed_data(self, data: bytes) -> None:  # type: ignore[override]  # as transports call it
-        left = self._sort(self._rest + data)
+        left = self._handle_frames(self._rest + data)
         now = time.monotonic()
-        if self.lanes and not left and now - self._fed_at > timings.DRIVER_HEARTBEAT_SECONDS:
+        if self.handlers and not left and now - self._fed_at > timings.DRIVER_HEARTBEAT_SECONDS:
             left = _HEARTBEAT  # or the driver takes a busy broker for a dead one
         if left:
             self._fed_at = now
             super().feed_data(left)
 
-    def _sort(self, data: bytes) -> bytes:
+    def _handle_frames(self, data: bytes) -> bytes:
         """Give the lanes what is theirs; return what is the driver's."""
         if data.startswith(constants.AMQP):
             return data  # no frame: the broker speaks another version
@@ -104,18 +104,18 @@ class FrameReader(asyncio.StreamReader):
             if end > size:
                 break
             whole = data[end - 1] == constants.FRAME_END  # or else the driver complains of it
-            if not whole or not self._taken(kind, channel, data[at + _HEAD.size : end - 1]):
+            if not whole or not self._is_handled(kind, channel, data[at + _HEAD.size : end - 1]):
                 left.append(data[at:end])
             at = end
         self._rest = data[at:]
         return b"".join(left)
 
-    def _taken(self, kind: int, channel: int, payload: bytes) -> bool:
-        lane = self.lanes.get(channel)
+    def _is_handled(self, kind: int, channel: int, payload: bytes) -> bool:
+        lane = self.handlers.get(channel)
         if lane is None:
             return False
-        taken = lane.take(kind, payload)
+        taken = lane.handle_frame(kind, payload)
         if not taken and payload[:4] in _LAST:
             lane.ended = True
-            del self.lanes[channel]  # the driver may give its number to another one
+            del self.handlers[channel]  # the driver may give its number to another one
         return taken

@@ -2,8 +2,8 @@
 
 from alembic import context
 
-from skillq_manager.store.migrate import VERSION_TABLE
-from skillq_manager.store.schema import metadata
+from skillq_manager.store.sql.migrate import VERSION_TABLE
+from skillq_manager.store.sql.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,0 +1,1 @@
+"""Dispatch: ready tasks and free workers, indexed so that each match is found quickly."""

@@ -1,0 +1,1 @@
+"""The rules: pure functions and tables, each of which decides one thing."""

@@ -1,0 +1,1 @@
+"""Inbound: everything that arrives for the manager, received and prepared for the core."""

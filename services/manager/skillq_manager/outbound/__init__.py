@@ -1,0 +1,1 @@
+"""Outbound: the commands of the core as messages, log events and counters."""

@@ -1,0 +1,1 @@
+"""Execution: how the attempts of a worker run."""
