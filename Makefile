@@ -8,15 +8,16 @@ LOCKED := --require-hashes --only-binary :all:
 EDITABLE := --no-deps --no-build-isolation --editable .
 LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header
 
-.PHONY: demo test lint format bench simulate chaos up down lock
+.PHONY: demo test nightly lint format bench simulate chaos up down lock
 
 demo: .venv/.cli ## the tutorial, embedded: no broker
 	@$(BIN)/skillq demo
 
-test: .venv/.dev ## everything but the Compose story; ARGS goes to pytest
-	$(BIN)/coverage run -m pytest $(ARGS)
-	$(BIN)/coverage report --fail-under=90
-	$(BIN)/coverage report --fail-under=100 --include='services/manager/skillq_manager/core/*'
+test: .venv/.dev ## all tests but the Compose story, in lanes side by side; with ARGS, plain pytest
+	$(BIN)/$(if $(ARGS),pytest $(ARGS),python -m tests.lanes)
+
+nightly: .venv/.dev ## what takes too long for each change; PART=chaos-sqlite, one part of it
+	$(BIN)/python -m tests.lanes.nightly $(PART)
 
 lint: .venv/.dev
 	$(BIN)/ruff format --check .

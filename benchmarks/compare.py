@@ -154,6 +154,8 @@ def main() -> int:
     size = SHORT if options.short else FULL
     size = Size(size.tasks, size.singles, options.rounds or size.rounds)
     chosen = [c for c in CONTENDERS if any(o.lower() in c.title.lower() for o in options.only)]
+    if not chosen:
+        parser.error(f"no contender's title contains {' or '.join(options.only)}")
     about = {**machine.describe(), **asdict(size)}
     try:
         results = [one.report() for one in compare(chosen, size)]

@@ -28,6 +28,11 @@ from uuid import uuid4
 from tests.ports import free_ports
 
 START_SECONDS = 120.0
+# Another installation may be going on, such as that of a container engine.
+APT_INSTALL = (
+    *("apt-get", "-o", "DPkg::Lock::Timeout=300", "install"),
+    *("-y", "-qq", "--no-install-recommends"),
+)
 POLICY = Path("/usr/sbin/policy-rc.d")
 REMEDY = (
     "set SKILLQ_TEST_BROKER_URL to a RabbitMQ with the management plugin, "
@@ -310,7 +315,7 @@ def _from_apt() -> Broker:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise NoBroker("this is no Debian where we are root")
     with _no_services_started():
-        install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "rabbitmq-server"]
+        install = [*APT_INSTALL, "rabbitmq-server"]
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         if subprocess.run(install, env=environment, capture_output=True, check=False).returncode:
             subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)

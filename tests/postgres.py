@@ -24,7 +24,7 @@ from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 
-from tests.broker import _no_services_started
+from tests.broker import APT_INSTALL, _no_services_started
 from tests.ports import free_ports
 
 START_SECONDS = 60.0
@@ -240,7 +240,7 @@ def given_postgres() -> Postgres:
 def _from_apt(durable: bool) -> Postgres:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
         raise NoPostgres("this is no Debian where we are root")
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", "postgresql"]
+    install = [*APT_INSTALL, "postgresql"]
     with _no_services_started():
         failure = _apt(install)
         if failure:

@@ -52,6 +52,9 @@ class Lane:
     def start(self) -> None:
         self._thread.start()
 
+    def wait(self) -> None:
+        self._thread.join()
+
     @property
     def is_running(self) -> bool:
         return self._thread.is_alive()

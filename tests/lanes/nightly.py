@@ -1,0 +1,110 @@
+"""`python -m tests.lanes.nightly [PART]`: what takes too long for each change, in parts of less than an hour."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from tests.lanes.processes import ROOT
+
+_PYTEST = (sys.executable, "-m", "pytest")
+_PARALLEL = ("-n4", "--dist=loadgroup")
+_CRASH_POINTS = (*_PYTEST, "tests/e2e/test_crash_points.py", *_PARALLEL)
+_CHAOS = (*_PYTEST, "tests/chaos")
+_LIMIT = 3600.0
+
+
+@dataclass(frozen=True)
+class Step:
+    command: tuple[str, ...]
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+def _on(broker: str, command: tuple[str, ...], minutes: str | None = None) -> Step:
+    chosen = {"SKILLQ_TEST_BROKER": broker}
+    if minutes is not None:
+        chosen["SKILLQ_TEST_CHAOS_MINUTES"] = minutes
+    return Step(command, tuple(chosen.items()))
+
+
+PARTS: dict[str, tuple[Step, ...]] = {
+    "bench": (Step(("make", "bench")),),
+    "simulation": (Step((sys.executable, "-m", "tests.simulation", "3000")),),
+    "chaos-sqlite": (_on("installed", (*_CHAOS, "-k", "sqlite"), "30"),),
+    "chaos-postgresql": (_on("installed", (*_CHAOS, "-k", "postgresql"), "30"),),
+    # 3.10 is what Debian installs, 4.x the image of the container.
+    "crash-points": (_on("installed", _CRASH_POINTS), _on("docker", _CRASH_POINTS)),
+    "rabbitmq-4": (
+        _on("docker", (*_PYTEST, "tests/contract", "-m", "rabbitmq", *_PARALLEL)),
+        _on("docker", (*_PYTEST, "tests/e2e/test_outages.py", *_PARALLEL)),
+        _on("docker", (*_PYTEST, "tests/e2e/test_replicas.py", *_PARALLEL)),
+        _on("docker", _CHAOS),
+    ),
+    # The core alone is measured by `make test`; here, all that a test's own process runs.
+    "coverage": (
+        Step(
+            (*_PYTEST, "tests/unit", "tests/contract", *_PARALLEL, "--cov", "--cov-fail-under=90")
+        ),
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Outcome:
+    part: str
+    code: int
+    seconds: float
+
+    def __str__(self) -> str:
+        how = "passed" if self.code == 0 else f"FAILED with exit status {self.code}"
+        return f"nightly {self.part}: {how} in {self.seconds:.0f} s"
+
+
+def run(part: str) -> Outcome:
+    """Run the steps of a part, up to the first that fails."""
+    began = time.monotonic()
+    code = 0
+    for step in PARTS[part]:
+        code = code or _run(step, _LIMIT - (time.monotonic() - began))
+    return Outcome(part, code, time.monotonic() - began)
+
+
+def _run(step: Step, seconds: float) -> int:
+    _say(f"$ {' '.join(step.command)}")
+    environment = os.environ | dict(step.environment)
+    try:
+        done = subprocess.run(
+            step.command,
+            cwd=ROOT,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        _say("not done within an hour")
+        return 124
+    return done.returncode
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def main(arguments: Sequence[str]) -> int:
+    unknown = [part for part in arguments if part not in PARTS]
+    if unknown:
+        _say(f"nightly: no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
+        return 2
+    outcomes = [run(part) for part in arguments or PARTS]
+    _say("")
+    for outcome in outcomes:
+        _say(str(outcome))
+    return max(outcome.code != 0 for outcome in outcomes)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
