@@ -48,6 +48,8 @@ class Fleet:
         for name in (*self.managers, *self.workers, "stream"):
             self._proxies[name] = self._stack.enter_context(Proxy(self._broker_url))
         self._hands = self._stack.enter_context(ThreadPoolExecutor(4))
+        # One thread for the broker: on a slow machine, the next fault waits until it has started again.
+        self._broker_hand = self._stack.enter_context(ThreadPoolExecutor(1))
         self.stream = Stream(self._proxies["stream"].url, self._seed)
         for name in (*self.managers, *self.workers):
             self._start(name)
@@ -77,13 +79,15 @@ class Fleet:
         """Let it all happen, each fault for its time."""
         began = monotonic()
         due = sorted(
-            [(fault.at, self._does(fault)) for fault in faults]
-            + [(fault.at + fault.seconds, self._undoes(fault)) for fault in faults],
+            [(fault.at, fault.target, self._does(fault)) for fault in faults]
+            + [(fault.at + fault.seconds, fault.target, self._undoes(fault)) for fault in faults],
             key=lambda one: one[0],
         )
         while due or monotonic() - began < seconds:
             while due and due[0][0] <= monotonic() - began:
-                self._jobs.append(self._hands.submit(due.pop(0)[1]))
+                _, target, action = due.pop(0)
+                hands = self._broker_hand if target == "broker" else self._hands
+                self._jobs.append(hands.submit(action))
             self.tick()
         for job in self._jobs:
             job.result(120)

@@ -1,12 +1,15 @@
 """Which tests run in which lane, which of them need a server, and which run one after another."""
 
+import re
 from collections.abc import Sequence
 from pathlib import PurePath
 
 import pytest
 
 UNIT, SIMULATION, SERVERS = LANES = ("unit", "simulation", "servers")
-SERIAL, CHAOS = GROUPS = ("serial", "chaos")  # one xdist worker runs all tests of a group
+# One xdist worker runs all tests of a group; `serial` has a group in each folder.
+SERIAL, CHAOS = "serial", "chaos"
+_GROUP = re.compile(rf"@({CHAOS}|{SERIAL}-\w+)$")
 DEFAULT_TIMEOUT = 60.0
 
 
@@ -47,7 +50,7 @@ def group_of(item: pytest.Item) -> str | None:
     if "wreck" in fixtures:
         return CHAOS
     if "restartable" in fixtures or item.get_closest_marker("serial") is not None:
-        return SERIAL
+        return f"{SERIAL}-{_folder(item)}"
     return None
 
 
@@ -96,6 +99,4 @@ def may_need_servers(lane: str | None, arguments: Sequence[str]) -> bool:
 
 def plain_id(node_id: str) -> str:
     """Return the id of a test without the group that pytest-xdist appends to it."""
-    for group in GROUPS:
-        node_id = node_id.removesuffix(f"@{group}")
-    return node_id
+    return _GROUP.sub("", node_id)

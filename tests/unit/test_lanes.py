@@ -123,7 +123,7 @@ def test_a_test_fails_with_any_of_its_phases_and_is_counted_once(tmp_path: Path)
 
 
 def test_the_group_of_a_test_is_no_part_of_its_id() -> None:
-    assert plain_id("tests/a.py::test_b[x@y]@serial") == "tests/a.py::test_b[x@y]"
+    assert plain_id("tests/a.py::test_b[x@y]@serial-e2e") == "tests/a.py::test_b[x@y]"
     assert plain_id("tests/a.py::test_b[x@y]") == "tests/a.py::test_b[x@y]"
 
 
