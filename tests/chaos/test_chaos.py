@@ -127,7 +127,9 @@ def test_nothing_is_lost_and_nothing_counted_twice(
     assert not report.wrong
     assert not fleet.left, "a process that nobody killed should stay"
     assert report.submitted == report.acknowledged
-    assert report.succeeded > report.submitted / 2
+    # A slow machine submits few tasks, and chance may draw many that should fail.
+    wanted = sum(fleet.stream.expected[id] == "succeeded" for id in fleet.stream.acknowledged)
+    assert report.succeeded > wanted / 2
     assert len(report.given_up) <= report.submitted / 10
 
 
