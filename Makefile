@@ -36,7 +36,7 @@ simulate: .venv/.dev ## SEEDS=300 of them, SEEDS=17:20 those, SEED=17 one, told 
 	@$(BIN)/python -m tests.simulation $(if $(SEED),--trace $(SEED),$(or $(SEEDS),300))
 
 chaos: .venv/.dev ## MINUTES=30 of faults for each kind of store; SEED=17 tells the same faults again
-	SKILLQ_TEST_CHAOS_MINUTES=$(or $(MINUTES),1) SKILLQ_TEST_CHAOS_SEED=$(SEED) $(BIN)/pytest tests/chaos $(ARGS)
+	SKILLQ_TEST_CHAOS_MINUTES=$(or $(MINUTES),1) SKILLQ_TEST_CHAOS_SEED=$(SEED) $(BIN)/pytest -s tests/chaos $(ARGS)
 
 up: ## RabbitMQ, manager, three kinds of worker, the tutorial
 	docker compose up --build

@@ -106,22 +106,18 @@ class Report:
         return "".join(f"  {name:<30}{value}\n" for name, value in rows.items())
 
 
-def test_nothing_is_lost_and_nothing_counted_twice(
-    fleet: Fleet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_nothing_is_lost_and_nothing_counted_twice(fleet: Fleet, tmp_path: Path) -> None:
     faults = list(plan(SEED, MINUTES * 60, fleet.managers, fleet.workers))
-    with capsys.disabled():
-        sys.stdout.write(f"\nchaos, {' and '.join(fleet.managers)}, seed {SEED}:\n")
-        sys.stdout.writelines(f"{fault}\n" for fault in faults)
+    sys.stdout.write(f"\nchaos, {' and '.join(fleet.managers)}, seed {SEED}:\n")
+    sys.stdout.writelines(f"{fault}\n" for fault in faults)
     fleet.stream.start()
     fleet.suffer(faults, MINUTES * 60)
     fleet.stream.end()
     recovered_in = recover(fleet)
     report = report_on(fleet, tmp_path / "done")
     report.recovered_in = recovered_in
-    with capsys.disabled():
-        sys.stdout.write(f"{report}\n")
-        sys.stdout.writelines(f"  given up: {one}\n" for one in report.given_up)
+    sys.stdout.write(f"{report}\n")
+    sys.stdout.writelines(f"  given up: {one}\n" for one in report.given_up)
     assert not report.lost
     assert not report.counted_twice
     assert not report.wrong

@@ -12,7 +12,7 @@ from tests.lanes.processes import ROOT
 _PYTEST = (sys.executable, "-m", "pytest")
 _PARALLEL = ("-n4", "--dist=loadgroup")
 _CRASH_POINTS = (*_PYTEST, "tests/e2e/test_crash_points.py", *_PARALLEL)
-_CHAOS = (*_PYTEST, "tests/chaos")
+_CHAOS = (*_PYTEST, "-s", "tests/chaos")  # it tells its seed and its faults
 _LIMIT = 3600.0
 
 
