@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from random import Random
 
+from tests.e2e.processes import TIME_SCALE
+
 GAP = (1.5, 4.0)  # seconds from one fault to the next
 BROKER_STARTS = 15.0  # seconds
 
@@ -66,13 +68,21 @@ def _deck(managers: list[str], workers: list[str]) -> list[_Card]:
     return [
         _Card(Kind.KILL, workers, (0.1, 2.0)),
         _Card(Kind.KILL, managers, (0.1, 2.0)),
-        _Card(Kind.STOP, workers, (2.0, 35.0)),
-        _Card(Kind.STOP, managers, (2.0, 20.0)),
+        _Card(Kind.STOP, workers, _scaled(2.0, 35.0)),
+        _Card(Kind.STOP, managers, _scaled(2.0, 20.0)),
         _Card(Kind.CUT, everyone, (0.0, 0.0)),
         _Card(Kind.CUT, everyone, (0.0, 0.0)),
-        _Card(Kind.SWALLOW, workers, (2.0, 20.0)),
-        _Card(Kind.SWALLOW, managers, (2.0, 12.0)),
+        _Card(Kind.SWALLOW, workers, _scaled(2.0, 20.0)),
+        _Card(Kind.SWALLOW, managers, _scaled(2.0, 12.0)),
         _Card(Kind.KILL, ["broker"], (0.1, 3.0)),
-        _Card(Kind.FREEZE, ["broker"], (2.0, 12.0)),
+        _Card(Kind.FREEZE, ["broker"], _scaled(2.0, 12.0)),
         _Card(Kind.ALARM, ["broker"], (4.0, 15.0)),
     ]
+
+
+def _scaled(least: float, most: float) -> tuple[float, float]:
+    """How long a silence lasts: some are shorter than the leases of the processes, some are longer.
+
+    Other faults take as long as it takes to start a process, or to make a broker short of memory.
+    """
+    return least * TIME_SCALE, most * TIME_SCALE

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.processes import System
+from tests.e2e.processes import TIME_SCALE, System
 from tests.e2e.proxy import Proxy
 from tests.postgres import Postgres
 
@@ -81,7 +81,13 @@ def proxy(broker_url: str) -> Iterator[Proxy]:
 
 
 @pytest.fixture
-def system(broker_url: str, tmp_path: Path) -> Iterator[System]:
+def time_scale() -> float:
+    """How long the waits of the protocol are, as a part of the real ones; `real_durations` sets 1."""
+    return TIME_SCALE
+
+
+@pytest.fixture
+def system(broker_url: str, tmp_path: Path, time_scale: float) -> Iterator[System]:
     lay_out(tmp_path)
-    with System(broker_url, tmp_path) as system:
+    with System(broker_url, tmp_path, time_scale) as system:
         yield system

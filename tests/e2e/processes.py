@@ -14,7 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import pytest
+
 SECONDS = 45.0  # generous: the machine may be busy
+# Of leases, probes and pauses, in the processes that tests start; 1 lets them wait as long as they do for users.
+TIME_SCALE = float(os.environ.get("SKILLQ_TEST_E2E_TIME_SCALE", "0.2"))
+# For tests of a promise in seconds, and for those in which real work must outlast or fit into a wait.
+real_durations = pytest.mark.parametrize("time_scale", [1.0], ids=["real durations"])
 
 TUTORIAL = """
 workers:
@@ -146,7 +152,7 @@ class Process:
 class System:
     """The processes of one test; they are gone when it is over."""
 
-    def __init__(self, broker_url: str, here: Path) -> None:
+    def __init__(self, broker_url: str, here: Path, time_scale: float = TIME_SCALE) -> None:
         self.here = here
         self.broker_url = broker_url
         self._started: list[Process] = []
@@ -157,6 +163,7 @@ class System:
             "SKILLQ_LOG_LEVEL": "debug",
             "SKILLQ_TIME_SCALE": "0.01",
             "SKILLQ_CONNECT_TIMEOUT": "30",
+            "SKILLQ_TEST_TIME_SCALE": str(time_scale),
         }
 
     def __enter__(self) -> Self:

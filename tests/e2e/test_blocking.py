@@ -1,4 +1,4 @@
-"""Handlers that block: the loop of all handlers for a minute, twice the lease, which costs the worker nothing;
+"""Handlers that block: the loop of all handlers for twice the lease, which costs the worker nothing;
 or all of Python, which stops its heartbeats, unless they have a process of their own.
 """
 
@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from tests.e2e.processes import System, until
+from skillq import timings
+from tests.e2e.processes import System, real_durations, until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(150)]
 
@@ -18,8 +19,8 @@ handlers = Handlers()
 
 
 @handlers.task
-async def block() -> str:
-    time.sleep(60)
+async def block(seconds: float) -> str:
+    time.sleep(seconds)
     return "at last"
 
 
@@ -32,11 +33,14 @@ handlers.task("apart", process=True)(keep_the_lock)
 """
 
 
-def test_while_a_handler_blocks_its_loop_for_a_minute_heartbeats_go_on(system: System) -> None:
+def test_while_a_handler_blocks_its_loop_for_twice_the_lease_heartbeats_go_on(
+    system: System, time_scale: float
+) -> None:
     (system.here / "blocking.py").write_text(MY_TASKS)
     manager = system.manager()
     system.worker("one", 5, "blocking:handlers").says("connected")
-    task = {"id": "slow", "type": "block", "difficulty": 1}
+    seconds = 2 * timings.DEAD_AFTER_SECONDS * time_scale
+    task = {"id": "slow", "type": "block", "difficulty": 1, "payload": {"seconds": seconds}}
     system.skillq("submit", system.write("t.json", json.dumps({"tasks": [task]})))
     until(lambda: manager.succeeded("default") == 1, "it should succeed", 120)
     (attempt,) = manager.ask("/api/tasks/default/slow")["attempts"]
@@ -45,6 +49,7 @@ def test_while_a_handler_blocks_its_loop_for_a_minute_heartbeats_go_on(system: S
     assert not {"suspect", "lost"} & set(changes)
 
 
+@real_durations
 @pytest.mark.parametrize(("task_type", "stands_still"), [("here", True), ("apart", False)])
 def test_a_function_that_keeps_pythons_lock_stops_heartbeats_unless_it_has_a_process_and_that_is_said(
     system: System, task_type: str, stands_still: bool

@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from skillq import topology
-from tests.broker import Broker
+from skillq import timings, topology
+from tests.broker import Broker, free_ports
 from tests.e2e.conftest import lay_out
 from tests.e2e.processes import SECONDS, Process, System, answer, begun, executions, until
 from tests.e2e.proxy import Proxy
@@ -20,13 +20,11 @@ from tests.ports import free_ports
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
-DEAD_SECONDS = 30.0  # after which a silent worker is dead
-
 
 @pytest.fixture
-def system(restartable: Broker, tmp_path: Path) -> Iterator[System]:
+def system(restartable: Broker, tmp_path: Path, time_scale: float) -> Iterator[System]:
     lay_out(tmp_path)
-    with restartable.vhost() as url, System(url, tmp_path) as system:
+    with restartable.vhost() as url, System(url, tmp_path, time_scale) as system:
         yield system
 
 
@@ -110,8 +108,9 @@ def test_while_the_broker_is_frozen_everyone_waits_and_then_goes_on(
 
 
 def test_while_the_broker_is_short_of_memory_nobody_is_taken_for_dead(
-    system: System, restartable: Broker
+    system: System, restartable: Broker, time_scale: float
 ) -> None:
+    dead_after = timings.DEAD_AFTER_SECONDS * time_scale
     manager = system.manager()
     worker = system.worker("one", 5, "my_tasks:handlers")
     submit(system, 20)
@@ -119,8 +118,10 @@ def test_while_the_broker_is_short_of_memory_nobody_is_taken_for_dead(
     wreck.alarm(on=True)
     try:
         manager.says("heartbeats_lost")
-        worker.says("fenced", seconds=DEAD_SECONDS)
-        time.sleep(DEAD_SECONDS - 18)  # it has been silent for longer than the dead are
+        worker.says("fenced")
+        silence = worker.logged("fenced")[0]["silence"]
+        assert silence < dead_after, "it begins nothing more before others may get what it has"
+        time.sleep(1.1 * dead_after - silence)  # it has been silent for longer than the dead are
     finally:
         wreck.alarm(on=False)
     manager.says("heartbeats_recovered")
