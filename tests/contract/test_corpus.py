@@ -14,7 +14,6 @@ import pytest
 from pydantic import JsonValue
 
 from skillq import topology
-from skillq.clock import Clock, steady_clock
 from skillq.errors import MalformedMessage, UsageError
 from skillq.messages import (
     Disconnect,
@@ -28,12 +27,13 @@ from skillq.messages import (
     decode,
 )
 from skillq.messages.events import RunStatus
+from skillq.runtime.clock import Clock, steady_clock
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.base import EXCHANGE_HEADER, KEY_HEADER, QUEUE_HEADER, REASON_HEADER
-from skillq_manager.inbox import read
+from skillq_manager.inbound.inbox import read
 from skillq_manager.store import open_store
-from skillq_manager.web.parked import Parked
-from skillq_worker.simulation import Simulation
+from skillq_manager.web.unreadable import UnreadableMessages
+from skillq_worker.execution.simulation import Simulation
 from tests.contract.transports import in_memory
 from tests.corpus.contents import (
     EXPECTED,
@@ -216,7 +216,7 @@ async def test_a_message_that_an_earlier_release_parked_says_where_it_came_from(
             properties = sent.properties
             copy = Outgoing(sent.raw, properties["type"], sent.headers, properties["message_id"])
             await transport.publish(sent.exchange, sent.routing_key, copy)
-        shown = await Parked(transport).some(0, len(parked))
+        shown = await UnreadableMessages(transport).some(0, len(parked))
     for view, sent in zip(shown, parked, strict=True):
         names = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER)
         where = [view.reason, view.queue, view.exchange, view.routing_key]

@@ -30,7 +30,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-from skillq import logs
+from skillq.runtime import logs
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.store import MEMORY, open_store
 from tests.broker import Broker, find_broker

@@ -12,17 +12,17 @@ from uuid import uuid4
 
 from skillq import topology
 from skillq.client import Client
-from skillq.clock import Clock, steady_clock
 from skillq.messages import Connect, Message, TaskStatus, WorkerProfile, slug
+from skillq.runtime.clock import Clock, steady_clock
 from skillq.transport import Outgoing, Transport
-from skillq_manager.core.leases import LeasePolicy
-from skillq_manager.core.matching import BestFit
-from skillq_manager.core.retry import RetryPolicy
+from skillq_manager.core.rules.leases import LeasePolicy
+from skillq_manager.core.rules.matching import BestFit
+from skillq_manager.core.rules.retry import RetryPolicy
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import Store
-from skillq_worker.executor import Executor, HandlerExecutor
-from skillq_worker.handlers import Handlers
+from skillq_worker.execution.executor import Executor, HandlerExecutor
+from skillq_worker.execution.handlers import Handlers
 from skillq_worker.worker import Worker
 
 SECONDS = 30.0
@@ -146,7 +146,7 @@ class LocalSystem:
         await self.publish(topology.REPORTS, f"{kind}.{worker}", message)
 
     async def publish(self, exchange: str, key: str, message: Message | Outgoing) -> None:
-        out = message if isinstance(message, Outgoing) else Outgoing.of(message)
+        out = message if isinstance(message, Outgoing) else Outgoing.from_message(message)
         await self.transport.publish(exchange, key, out)
 
     async def client(self) -> Client:

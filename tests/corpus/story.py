@@ -11,10 +11,10 @@ from skillq.messages import (
     AttemptRef,
     Disconnect,
     Heartbeat,
-    Inquiry,
     Outcome,
     Progress,
     ProgressItem,
+    StatusQuery,
     Stop,
     Task,
     TaskResult,
@@ -27,8 +27,8 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq_worker import Context, Handlers
-from skillq_worker.executor import Executor
-from skillq_worker.simulation import Simulation
+from skillq_worker.execution.executor import Executor
+from skillq_worker.execution.simulation import Simulation
 from tests.corpus.contents import Json
 from tests.corpus.local_system import LocalSystem, until
 
@@ -235,7 +235,7 @@ class Story:
         id = uuid4().hex
         for part, task in enumerate(self._as_tasks(PARTS, written), 1):
             body = encode_submission(
-                id, slug(PARTS), PARTS, [task.brief()], part=part, parts=len(written)
+                id, slug(PARTS), PARTS, [task.to_wire()], part=part, parts=len(written)
             )
             await self.system.publish(
                 topology.SUBMISSIONS, "submit.corpus", Outgoing(body, "submission")
@@ -390,16 +390,16 @@ class Story:
         """The manager answers inquiries about an open run and about a run that it does not know."""
         store = self.system.store.id
         questions = [
-            Inquiry(
+            StatusQuery(
                 submission_id="open", number=1, run=slug(OPEN), store=store, tasks=("running",)
             ),
-            Inquiry(submission_id="gone", number=2, run="nowhere", store="another"),
+            StatusQuery(submission_id="gone", number=2, run="nowhere", store="another"),
         ]
         for question in questions:
             answers = await self.system.transport.subscribe(
                 topology.EVENTS, [f"answer.{question.submission_id}"]
             )
-            asked = Outgoing.of(question, persistent=False)
+            asked = Outgoing.from_message(question, persistent=False)
             await self.system.publish(topology.SUBMISSIONS, "submit.corpus", asked)
             async with asyncio.timeout(20.0):
                 await answers.ack(await answers.batch())

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from skillq import timings, topology
-from tests.broker import Broker, free_ports
+from tests.broker import Broker
 from tests.e2e.conftest import lay_out
 from tests.e2e.processes import SECONDS, Process, System, answer, begun, executions, until
 from tests.e2e.proxy import Proxy
