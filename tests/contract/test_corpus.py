@@ -216,7 +216,7 @@ async def test_a_message_that_an_earlier_release_parked_says_where_it_came_from(
             properties = sent.properties
             copy = Outgoing(sent.raw, properties["type"], sent.headers, properties["message_id"])
             await transport.publish(sent.exchange, sent.routing_key, copy)
-        shown = await UnreadableMessages(transport).some(0, len(parked))
+        shown = await UnreadableMessages(transport).first_messages(0, len(parked))
     for view, sent in zip(shown, parked, strict=True):
         names = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER)
         where = [view.reason, view.queue, view.exchange, view.routing_key]

@@ -23,7 +23,6 @@ from skillq.messages import (
     WorkerProfile,
     slug,
 )
-from skillq.runtime.clock import steady_clock
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core.rules.matching import BestFit
@@ -31,6 +30,8 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.web.app import create_app
+from tests.support.virtual_time import loop_clock
+from tests.unit.worker.boss import until
 
 TASKS = [
     {"id": 1, "difficulty": 2, "description": "Simple calculation"},
@@ -60,7 +61,7 @@ class Desk:
             self._manager_transport,
             self.store,
             lambda: State(BestFit(), chance=lambda: 0.0, store=self.store.id, head=head),
-            clock=steady_clock(),
+            clock=loop_clock(),
             on_complete=_nothing,
         )
         self.app = create_app(
@@ -81,9 +82,8 @@ class Desk:
             await running
 
     async def until(self, condition: Callable[[], object]) -> None:
-        """Let everybody else go on until it is so; the test's time limit ends a vain wait."""
-        while not condition():  # noqa: ASYNC110 - conditions are of many kinds
-            await asyncio.sleep(0)
+        """Let everybody else go on until the condition holds."""
+        await until(condition)
 
     async def say(self, key: str, message: Message) -> None:
         await self._transport.publish(topology.REPORTS, key, Outgoing.from_message(message))

@@ -18,7 +18,6 @@ from skillq.messages import (
     WorkerProfile,
     slug,
 )
-from skillq.runtime.clock import steady_clock
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core.rules.leases import LeasePolicy
@@ -29,6 +28,7 @@ from skillq_manager.store.memory import MemoryStore
 from skillq_worker.execution.executor import Executor
 from skillq_worker.execution.simulation import Simulation
 from skillq_worker.worker import Worker
+from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import until
 
 QUICK = LeasePolicy(
@@ -96,7 +96,7 @@ class Plant:
                 store=self.store.id,
                 head=head,
             ),
-            clock=steady_clock(),
+            clock=loop_clock(),
             stop_when_done=stop_when_done,
             on_complete=self._on_complete,
         )
@@ -155,7 +155,7 @@ class Plant:
         profile = WorkerProfile.model_validate(fields | more)
         executor = executor or Simulation(profile, 0.0)
         profile = profile.model_copy(update={"types": more.get("types", executor.types)})
-        hand = Hand(Worker(way, profile, executor, clock=steady_clock(), grace=5), way, profile)
+        hand = Hand(Worker(way, profile, executor, clock=loop_clock(), grace=5), way, profile)
         self._tasks.append(hand.running)
         return hand
 
@@ -173,7 +173,7 @@ class Plant:
 
     async def client(self) -> Client:
         way = await self._stack.enter_async_context(MemoryTransport(self.broker, app_id="client"))
-        return Client(way, patience=2.0)
+        return Client(way, patience=2.0, clock=loop_clock())
 
     async def complete(self, *tasks: Task, run: str = "default") -> RunResult:
         client = await self.client()

@@ -12,7 +12,6 @@ from skillq.messages import (
     Task,
     TaskStatus,
 )
-from skillq.runtime.clock import steady_clock
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
@@ -20,6 +19,7 @@ from skillq_manager.leadership.probe import CONSUMED_QUEUES
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import Filter
 from skillq_manager.store.memory import MemoryStore
+from tests.support.virtual_time import loop_clock
 from tests.unit.manager.hands import Count
 from tests.unit.manager.plant import QUICK, SHORT, Plant, tasks
 from tests.unit.worker.boss import Fickle, until
@@ -183,7 +183,7 @@ async def test_a_manager_that_waits_for_the_queues_of_another_is_not_ready() -> 
             way,
             store,
             lambda: State(BestFit(), chance=lambda: 0.0, store=store.id),
-            clock=steady_clock(),
+            clock=loop_clock(),
             on_complete=first._on_complete,
         )
         running = asyncio.create_task(second.run())

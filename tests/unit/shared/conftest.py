@@ -8,6 +8,7 @@ import pytest
 from skillq import timings
 from skillq.client import Client, OpenRun
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from tests.support.virtual_time import SkippingLoop, loop_clock
 from tests.unit.shared.desk import Desk
 
 
@@ -22,7 +23,7 @@ async def desk() -> AsyncIterator[Desk]:
 @pytest.fixture
 async def client(desk: Desk) -> AsyncIterator[Client]:
     async with MemoryTransport(desk.transport._broker) as transport:
-        yield Client(transport, patience=0.3)
+        yield Client(transport, patience=0.3, clock=loop_clock())
 
 
 @pytest.fixture
@@ -43,18 +44,9 @@ def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timings, "GROUP_COMMIT_AWAY_SECONDS", 2000.0)
 
 
-class Clock:
-    """The loop's; it may be put forward."""
-
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        loop = asyncio.get_running_loop()
-        self._ahead, self._time = 0.0, loop.time
-        monkeypatch.setattr(loop, "time", lambda: self._time() + self._ahead)
-
-    def advance(self, seconds: float) -> None:
-        self._ahead += seconds
-
-
 @pytest.fixture
-async def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+async def clock() -> SkippingLoop:
+    """The loop, whose clock may be moved forward."""
+    loop = asyncio.get_running_loop()
+    assert isinstance(loop, SkippingLoop)
+    return loop

@@ -18,6 +18,7 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
+from tests.support.virtual_time import loop_clock
 from tests.unit.shared.desk import Desk, task
 
 
@@ -304,7 +305,7 @@ async def test_tasks_that_can_never_all_be_done_are_refused_before_they_are_sent
 async def test_a_manager_that_starts_later_is_waited_for() -> None:
     desk = Desk(MemoryBroker())
     async with desk.transport, MemoryTransport(desk.transport._broker) as transport:
-        client = Client(transport, patience=10)
+        client = Client(transport, patience=10, clock=loop_clock())
         running = asyncio.create_task(client.submit("run", [task()]))
         await asyncio.sleep(0.05)
         await desk.open()
@@ -315,7 +316,7 @@ async def test_a_manager_that_starts_later_is_waited_for() -> None:
 async def test_a_manager_that_never_was_there_is_unreachable_and_the_remedy_is_said() -> None:
     async with MemoryTransport(MemoryBroker()) as transport:
         with pytest.raises(Unreachable) as caught:
-            await Client(transport, patience=0.1).submit("run", [task()])
+            await Client(transport, patience=0.1, clock=loop_clock()).submit("run", [task()])
     assert str(caught.value).startswith("no manager has served this broker for 0.1 s (")
     assert str(caught.value).endswith("; start one: skillq manager")
 

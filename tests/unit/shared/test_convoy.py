@@ -8,7 +8,7 @@ import pytest
 
 from skillq.client.group_commit import GroupCommit
 from skillq.errors import TransportError, Unreachable, UsageError
-from tests.unit.shared.conftest import Clock
+from tests.support.virtual_time import SkippingLoop
 
 
 class Road:
@@ -222,7 +222,7 @@ async def test_a_load_that_can_take_no_more_waits_for_no_answer(
 
 @pytest.mark.usefixtures("heard")
 async def test_an_answer_is_waited_for_for_so_long_since_what_it_answers_began_to_go(
-    road: Road, convoy: GroupCommit[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: SkippingLoop
 ) -> None:
     waiting = await put(convoy, "a", "b")
     clock.advance(999)
@@ -270,7 +270,7 @@ async def test_an_answer_to_what_went_before_the_last_load_lets_nothing_go(
 
 @pytest.mark.usefixtures("held")
 async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_took(
-    road: Road, convoy: GroupCommit[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: SkippingLoop
 ) -> None:
     clock.advance(100)
     convoy.on_accepted(is_latest=True)
@@ -285,7 +285,7 @@ async def test_once_several_are_accepted_the_next_wait_as_long_again_as_that_too
 
 @pytest.mark.usefixtures("held")
 async def test_what_is_accepted_late_is_waited_for_no_longer_than_otherwise(
-    road: Road, convoy: GroupCommit[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: SkippingLoop
 ) -> None:
     clock.advance(900)
     convoy.on_accepted(is_latest=True)
@@ -298,7 +298,7 @@ async def test_what_is_accepted_late_is_waited_for_no_longer_than_otherwise(
 
 @pytest.mark.usefixtures("heard")
 async def test_what_was_accepted_before_it_has_arrived_and_has_ended_is_not_waited_for(
-    road: Road, convoy: GroupCommit[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: SkippingLoop
 ) -> None:
     await put(convoy, "a", "b")
     clock.advance(100)
@@ -313,7 +313,7 @@ async def test_what_was_accepted_before_it_has_arrived_and_has_ended_is_not_wait
 
 @pytest.mark.usefixtures("held")
 async def test_that_what_went_before_the_last_load_is_accepted_lets_nothing_go_sooner(
-    road: Road, convoy: GroupCommit[str], clock: Clock
+    road: Road, convoy: GroupCommit[str], clock: SkippingLoop
 ) -> None:
     convoy.on_accepted(is_latest=False)
     clock.advance(999)
@@ -324,7 +324,7 @@ async def test_that_what_went_before_the_last_load_is_accepted_lets_nothing_go_s
 @pytest.mark.usefixtures("heard")
 @pytest.mark.parametrize("sign", [GroupCommit.on_accepted, GroupCommit.on_answered])
 async def test_who_has_not_answered_for_a_while_is_not_waited_for_until_it_does(
-    road: Road, convoy: GroupCommit[str], clock: Clock, sign: Callable[..., None]
+    road: Road, convoy: GroupCommit[str], clock: SkippingLoop, sign: Callable[..., None]
 ) -> None:
     clock.advance(2001)
     for items in (["a", "b"], ["c", "d"]):

@@ -10,7 +10,7 @@ from skillq.client.run import Results
 from skillq.errors import SkillqError, TransportError, Unreachable, UsageError
 from skillq.messages import RunStatus
 from skillq.transport import Outgoing
-from tests.unit.shared.conftest import Clock
+from tests.support.virtual_time import SkippingLoop
 from tests.unit.shared.desk import Desk, task
 
 
@@ -318,7 +318,7 @@ async def test_after_several_that_went_together_the_next_go_when_these_are_answe
 
 @pytest.mark.usefixtures("patient")
 async def test_once_they_are_accepted_the_next_wait_until_one_of_them_has_ended(
-    desk: Desk, run: OpenRun, clock: Clock
+    desk: Desk, run: OpenRun, clock: SkippingLoop
 ) -> None:
     await hear_an_answer(desk, run)
     older = asyncio.create_task(run.submit([task("old")]))

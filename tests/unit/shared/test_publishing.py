@@ -1,7 +1,6 @@
 """Channels whose messages go past the driver: what is written on them, and what becomes of what is waited for."""
 
 import asyncio
-import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from typing import Any
@@ -20,6 +19,7 @@ from skillq.transport import Outgoing
 from skillq.transport.rabbitmq.fastpath.consumer import ChannelBrowser
 from skillq.transport.rabbitmq.fastpath.encode import Encoder
 from skillq.transport.rabbitmq.fastpath.publisher import Publisher
+from tests.support.virtual_time import advance
 from tests.unit.shared.far_end import FarEnd, turns
 
 
@@ -180,7 +180,7 @@ async def test_a_confirm_that_is_there_counts_though_we_have_stood_still(
     monkeypatch.setattr(timings, "RPC_SECONDS", 0.01)
     task = publish()
     await turns()
-    time.sleep(0.02)  # noqa: ASYNC251 - that is it
+    advance(0.02)
     loop = asyncio.get_running_loop()
     # It is read after the time was over: so a loop does that looks at its timers first.
     loop.call_soon(loop.call_soon, far_end.says, commands.Basic.Ack(1))

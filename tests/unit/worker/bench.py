@@ -7,11 +7,11 @@ from contextlib import asynccontextmanager
 from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment, WorkerProfile
-from skillq.runtime.clock import steady_clock
 from skillq.transport import Transport
 from skillq.transport.memory import MemoryTransport
 from skillq_worker.execution.executor import Cancel, Executor, Job, in_task
 from skillq_worker.worker import Worker
+from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import Boss, until
 
 BRIEF = {"heartbeat": 0.02, "suspect_after": 0.1, "dead_after": 0.4}  # a lease, in seconds
@@ -69,7 +69,7 @@ async def working(
     """A worker that has joined. Leaves it be told to stop by the test, or stops it."""
     await boss.give_queue()
     async with transport or MemoryTransport(boss.broker) as way:
-        one = Worker(way, profile or boss.worker, executor, clock=steady_clock(), grace=grace)
+        one = Worker(way, profile or boss.worker, executor, clock=loop_clock(), grace=grace)
         running = asyncio.create_task(one.run())
         await until(lambda: one.is_ready or running.done())
         try:

@@ -13,18 +13,16 @@ from skillq.messages import (
     TaskResults,
     decode,
 )
-from skillq.runtime.clock import Clock, steady_clock
 from skillq_worker import Handlers
 from skillq_worker.execution.attempt import AttemptContext, AttemptRun
 from skillq_worker.execution.executor import Executor, HandlerExecutor
 from skillq_worker.results import Result, report
+from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import order, who
-
-clock = steady_clock()
 
 
 def begin(
-    executor: Executor, task: TaskAssignment, clock: Clock
+    executor: Executor, task: TaskAssignment
 ) -> tuple[AttemptRun, asyncio.Future[Result | None]]:
     """An attempt that has begun, and is followed by none; and what it will have come to."""
     ended: asyncio.Future[Result | None] = asyncio.get_running_loop().create_future()
@@ -32,15 +30,17 @@ def begin(
     def over(_: AttemptRun, result: Result | None) -> None:
         ended.set_result(result)
 
-    shop = AttemptContext(executor, clock, next=lambda: None, begun=lambda _: None, over=over)
+    shop = AttemptContext(
+        executor, loop_clock(), next=lambda: None, begun=lambda _: None, over=over
+    )
     making = AttemptRun(shop, (task.run, task.id, task.attempt), task)
     making.start()
     return making, ended
 
 
-async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> TaskResult:
+async def attempt(executor: Executor, task: TaskAssignment) -> TaskResult:
     """The result of an attempt, as the manager reads it; who is cancelled calls it off."""
-    making, ended = begin(executor, task, clock)
+    making, ended = begin(executor, task)
     try:
         result = await asyncio.shield(ended)
     except asyncio.CancelledError:
@@ -55,7 +55,7 @@ async def attempt(executor: Executor, task: TaskAssignment, clock: Clock) -> Tas
 
 async def made(handlers: Handlers, task: TaskAssignment) -> TaskResult:
     with HandlerExecutor(handlers) as executor:
-        return await attempt(executor, task, clock)
+        return await attempt(executor, task)
 
 
 async def call(

@@ -19,7 +19,7 @@ from skillq_worker import Handlers
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.failures import TaskFailed
 from tests.unit.worker.boss import order
-from tests.unit.worker.calls import attempt, call, clock, complaint, made, returned
+from tests.unit.worker.calls import attempt, call, complaint, made, returned
 
 # --- what goes wrong -------------------------------------------------------------------------
 
@@ -105,8 +105,8 @@ async def test_whatever_a_handler_raises_fails_its_task_and_the_next_one_runs(
     handlers.task("bad")(raising(error, sync=sync))
     handlers.task("good")(lambda: "well")
     with HandlerExecutor(handlers) as executor:
-        failed = await attempt(executor, order(task_type="bad"), clock)
-        well = await attempt(executor, order(task_type="good"), clock)
+        failed = await attempt(executor, order(task_type="bad"))
+        well = await attempt(executor, order(task_type="good"))
     assert failed.outcome is Outcome.FAILED
     assert said in (failed.error or "")
     assert len(failed.error or "") <= 2000
@@ -190,9 +190,9 @@ async def test_an_async_handler_that_ends_the_loop_s_tasks_does_not_end_the_othe
         raise SystemExit
 
     with HandlerExecutor(handlers) as executor:
-        other = asyncio.create_task(attempt(executor, order(task_type="slow"), clock))
+        other = asyncio.create_task(attempt(executor, order(task_type="slow")))
         await asyncio.to_thread(began.wait, 5)
-        await attempt(executor, order(task_type="rude"), clock)
+        await attempt(executor, order(task_type="rude"))
         assert (await other).output == "done"
 
 

@@ -7,11 +7,11 @@ import pytest
 from skillq import timings
 from skillq.errors import UsageError
 from skillq.messages import Lease
-from skillq.runtime.clock import steady_clock
 from skillq.runtime.settings import load
 from skillq_worker.__main__ import profile_of
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
+from tests.support.virtual_time import loop_clock
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import BRIEF, Bench
 from tests.unit.worker.boss import Boss, order, until, who
@@ -34,7 +34,7 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
                 wire,
                 boss.worker,
                 bench,
-                clock=steady_clock(),
+                clock=loop_clock(),
                 grace=0,
                 abort_on_lost_lease=aborts,
             )

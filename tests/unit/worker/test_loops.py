@@ -14,7 +14,7 @@ from skillq_worker import Handlers
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.handler_loop import HandlerLoop
 from tests.unit.worker.boss import SECONDS, order, until
-from tests.unit.worker.calls import attempt, begin, clock
+from tests.unit.worker.calls import attempt, begin
 
 
 @contextmanager
@@ -30,7 +30,7 @@ def making(
     executor: HandlerExecutor, task_type: str, **payload: object
 ) -> asyncio.Task[TaskResult]:
     task = order(task_type=task_type, payload=payload)
-    return asyncio.create_task(attempt(executor, task, clock))
+    return asyncio.create_task(attempt(executor, task))
 
 
 class Block:
@@ -88,7 +88,7 @@ async def test_what_is_called_off_in_the_turn_in_which_it_was_handed_over_never_
         begun.append(n)
 
     with handling(note) as executor:
-        called_off, ended = begin(executor, order(task_type="note", payload={"n": 1}), clock)
+        called_off, ended = begin(executor, order(task_type="note", payload={"n": 1}))
         called_off.cancel()
         assert await ended is None
         await making(executor, "note", n=2)
@@ -132,7 +132,7 @@ async def test_an_end_that_comes_when_its_attempt_was_called_off_does_no_harm() 
         return "well"
 
     with handling(quick) as executor:
-        called_off, over = begin(executor, order(task_type="quick"), clock)
+        called_off, over = begin(executor, order(task_type="quick"))
         await asyncio.sleep(0)  # it is handed over
         ended.wait(SECONDS)  # blocks us, as nothing should
         called_off.cancel()

@@ -16,7 +16,7 @@ from skillq_worker.execution.attempt import AttemptRun
 from skillq_worker.execution.executor import Cancel, HandlerExecutor, Job, in_task
 from tests.unit.worker.bench import working
 from tests.unit.worker.boss import SECONDS, Boss, order, until, who
-from tests.unit.worker.calls import attempt, begin, clock
+from tests.unit.worker.calls import attempt, begin
 
 
 class Stubborn:
@@ -45,13 +45,13 @@ class Stubborn:
 async def test_what_is_late_has_timed_out_unless_it_ends_well_all_the_same(
     says: str, outcome: Outcome
 ) -> None:
-    result = await attempt(Stubborn(says), order(timeout=0.01), clock)
+    result = await attempt(Stubborn(says), order(timeout=0.01))
     assert result.outcome is outcome
 
 
 @pytest.mark.parametrize("says", ["error", "well"])
 async def test_nothing_is_told_of_what_was_called_off_however_it_ends(says: str) -> None:
-    making, ended = begin(Stubborn(says), order(), clock)
+    making, ended = begin(Stubborn(says), order())
     await asyncio.sleep(0)
     making.cancel()
     assert await ended is None
@@ -73,7 +73,7 @@ async def test_what_fails_since_it_was_called_off_for_its_time_has_timed_out(syn
 
     handlers.task("late")(late_sync if sync else late)
     with HandlerExecutor(handlers) as executor:
-        result = await attempt(executor, order(task_type="late", timeout=0.02), clock)
+        result = await attempt(executor, order(task_type="late", timeout=0.02))
     assert result.outcome is Outcome.TIMED_OUT
 
 
@@ -88,7 +88,7 @@ async def test_a_handler_that_blocks_its_loop_times_out_when_its_time_is_over() 
     with HandlerExecutor(handlers) as executor:
         try:
             async with asyncio.timeout(SECONDS / 2):
-                result = await attempt(executor, order(task_type="block", timeout=0.05), clock)
+                result = await attempt(executor, order(task_type="block", timeout=0.05))
         finally:
             over.set()
     assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 0.05 s")
@@ -120,9 +120,9 @@ async def test_what_is_over_leaves_nothing_to_the_search_for_cycles() -> None:
         try:
             for task_type in ("good", "bad", "sync", "nobody-s"):
                 task = order("gone", task_type=task_type, timeout=SECONDS)
-                await attempt(executor, task, clock)
-            await attempt(executor, order("gone", task_type="slow", timeout=0.01), clock)
-            making, ended = begin(executor, order("gone", task_type="slow"), clock)
+                await attempt(executor, task)
+            await attempt(executor, order("gone", task_type="slow", timeout=0.01))
+            making, ended = begin(executor, order("gone", task_type="slow"))
             making.cancel()
             await ended
             del making, ended
@@ -171,7 +171,7 @@ async def test_what_comes_together_crosses_to_the_handlers_together_and_so_do_it
                 return calling(what, **more)
 
             monkeypatch.setattr(loop, "call_soon_threadsafe", call)
-        begun = [begin(executor, order(task_type="quick"), clock) for _ in range(100)]
+        begun = [begin(executor, order(task_type="quick")) for _ in range(100)]
         for _, ended in begun:
             await ended
         monkeypatch.undo()

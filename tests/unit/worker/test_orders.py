@@ -14,9 +14,9 @@ from skillq.messages import (
     Progress,
     TaskResults,
 )
-from skillq.runtime.clock import steady_clock
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker.worker import Worker
+from tests.support.virtual_time import loop_clock
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
 from tests.unit.worker.boss import STORE, Boss, order, ref, until, who
@@ -214,7 +214,7 @@ async def test_a_worker_that_came_before_its_manager_joins_soon_after_it_is_ther
     """It asks ever more seldom; but when its question was taken, the queue is there at once."""
     async with MemoryTransport(MemoryBroker()) as way:
         late = MemoryTransport(way._broker)
-        one = Worker(way, boss.worker, bench, clock=steady_clock(), grace=0)
+        one = Worker(way, boss.worker, bench, clock=loop_clock(), grace=0)
         running = asyncio.create_task(one.run())
         await asyncio.sleep(0.8)  # the next question but one comes in more than a second
         async with late:

@@ -11,7 +11,6 @@ import pytest
 import structlog
 
 from skillq.messages import Outcome, TaskResult
-from skillq.runtime.clock import steady_clock
 from skillq.runtime.logs import Log
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.handlers import load_handlers
@@ -112,7 +111,7 @@ class Shop:
         self, task_type: str, timeout: float | None = None, **payload: object
     ) -> asyncio.Task[TaskResult]:
         task = order(task_type=task_type, payload=payload, timeout=timeout)
-        return asyncio.create_task(attempt(self._executor, task, steady_clock()))
+        return asyncio.create_task(attempt(self._executor, task))
 
     async def do(self, task_type: str, **more: object) -> TaskResult:
         return await self.begin(task_type, **more)  # type: ignore[arg-type]

@@ -16,7 +16,6 @@ from skillq.messages import (
     Stop,
     encode,
 )
-from skillq.runtime.clock import steady_clock
 from skillq.transport import Outgoing
 from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
@@ -24,6 +23,7 @@ from skillq_worker import Handlers
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.simulation import Simulation
 from skillq_worker.worker import Worker
+from tests.support.virtual_time import loop_clock
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
 from tests.unit.worker.boss import Boss, Fickle, order, ref, until, who
@@ -35,7 +35,7 @@ async def test_a_worker_asks_for_its_queue_until_it_is_there_and_then_says_that_
     boss: Boss, bench: Bench
 ) -> None:
     async with MemoryTransport(boss.broker) as way:
-        one = Worker(way, boss.worker, bench, clock=steady_clock(), grace=0)
+        one = Worker(way, boss.worker, bench, clock=loop_clock(), grace=0)
         running = asyncio.create_task(one.run())
         asking = await boss.hears(Connect, 2)
         assert not any(connect.ready for connect in asking)
@@ -52,7 +52,7 @@ async def test_a_worker_that_is_stopped_while_it_waits_for_a_manager_leaves_at_o
     bench: Bench,
 ) -> None:
     async with MemoryTransport(MemoryBroker()) as way:  # nobody has declared anything
-        one = Worker(way, who(), bench, clock=steady_clock(), grace=30)
+        one = Worker(way, who(), bench, clock=loop_clock(), grace=30)
         running = asyncio.create_task(one.run())
         await asyncio.sleep(0)
         one.stop()
@@ -68,7 +68,7 @@ async def test_the_second_worker_of_a_name_says_so_and_leaves_while_the_first_go
     async with working(boss, bench):
         async with MemoryTransport(boss.broker) as way:
             namesake = who("Ada", name="ada")
-            second = Worker(way, namesake, bench, clock=steady_clock(), grace=0)
+            second = Worker(way, namesake, bench, clock=loop_clock(), grace=0)
             with pytest.raises(UsageError) as caught:
                 await second.run()
         assert str(caught.value) == (
@@ -84,7 +84,7 @@ async def test_a_worker_takes_over_when_its_namesake_leaves_in_time(
     boss: Boss, bench: Bench
 ) -> None:
     async with MemoryTransport(boss.broker) as way:
-        heir = Worker(way, who("Ada", name="ada"), bench, clock=steady_clock(), grace=0)
+        heir = Worker(way, who("Ada", name="ada"), bench, clock=loop_clock(), grace=0)
         async with working(boss, bench):
             running = asyncio.create_task(heir.run())
             await asyncio.sleep(0.1)
@@ -139,7 +139,7 @@ async def test_a_worker_whose_namesake_took_over_leaves_and_says_so(
     monkeypatch.setattr(timings, "TAKE_OVER_SECONDS", 0.2)
     await boss.give_queue()
     async with Fickle(boss.broker) as wire:
-        old = Worker(wire, boss.worker, bench, clock=steady_clock(), grace=0)
+        old = Worker(wire, boss.worker, bench, clock=loop_clock(), grace=0)
         running = asyncio.create_task(old.run())
         await until(lambda: old.is_ready)
         wire.lose(topology.worker_queue("ada"))

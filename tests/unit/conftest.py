@@ -1,0 +1,10 @@
+"""Unit tests run on virtual time wherever only timers are waited for."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tests.support.virtual_time import LOOP_FACTORIES
+
+
+def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
+    return LOOP_FACTORIES
