@@ -29,14 +29,18 @@ OnEvent = Callable[[TaskEvent], None]
 
 
 async def run_embedded(
-    work: WorkFile, policy: Policy, time_scale: float, on_event: OnEvent
+    work: WorkFile,
+    policy: Policy,
+    time_scale: float,
+    on_event: OnEvent,
+    clock: Clock | None = None,
 ) -> list[EndedTask]:
     """Run all tasks of a file with its workers; return how each has ended, in order of submission.
 
     Raises:
         UsageError: there are no workers, or a task that none of them can do.
     """
-    clock = steady_clock()
+    clock = clock or steady_clock()
     broker, store = MemoryBroker(), MemoryStore()
 
     def new_state() -> State:
@@ -65,7 +69,7 @@ async def run_embedded(
             await _worker(await open_transport(profile.name), profile, executor, clock)
             for profile, executor in fleet
         ]
-        client = Client(await open_transport("client"))
+        client = Client(await open_transport("client"), clock=clock)
         try:
             async with asyncio.TaskGroup() as group:
                 group.create_task(manager.run(), name="manager")

@@ -24,6 +24,17 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "skillq_cli", *arguments]
 
 
+QUICK = (
+    "from skillq_cli import tutorial; tutorial.TIME_SCALE = 0.001; "
+    "from skillq_cli.__main__ import main; main()"
+)
+
+
+def quick_demo(*arguments: str) -> list[str]:
+    """The demo in a process of its own; its tasks take no time."""
+    return [sys.executable, "-c", QUICK, "demo", *arguments]
+
+
 def start(*arguments: str, **more: str) -> "subprocess.Popen[str]":
     return subprocess.Popen(
         command(*arguments),

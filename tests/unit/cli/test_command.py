@@ -11,6 +11,7 @@ from click.testing import CliRunner
 
 from skillq_cli import queries
 from skillq_cli.command import COMMANDS, cli, load
+from tests.unit.cli.shell import command, quick_demo
 
 HEAVY = {
     "fastapi",
@@ -50,13 +51,13 @@ def test_help_lists_every_command_with_what_it_does(arguments: list[str]) -> Non
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_what_is_listed_is_what_the_command_says_of_itself(name: str) -> None:
-    command = load(name)
-    assert command.name == name
-    assert (command.help or "").startswith(COMMANDS[name].help.removesuffix("."))
+    loaded = load(name)
+    assert loaded.name == name
+    assert (loaded.help or "").startswith(COMMANDS[name].help.removesuffix("."))
 
 
 def test_every_command_that_asks_is_listed() -> None:
-    assert {command.name for command in queries.COMMANDS} == {
+    assert {one.name for one in queries.COMMANDS} == {
         name for name, place in COMMANDS.items() if place.module == "queries"
     }
 
@@ -81,9 +82,9 @@ def test_a_command_that_asks_imports_no_server() -> None:
 
 @pytest.mark.parametrize("at", ["click.core", "pydantic.main", "structlog"])
 def test_ctrl_c_during_imports_is_one_line_and_130(at: str) -> None:
-    command = [sys.executable, "-X", "importtime", "-m", "skillq_cli", "demo"]
+    timed = [sys.executable, "-X", "importtime", "-m", "skillq_cli", "demo"]
     with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        timed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stderr is not None
         while not running.stderr.readline().endswith(f" {at}\n"):
@@ -111,12 +112,14 @@ FULL = "skillq: cannot go on: No space left on device\n"
         (">/dev/full 2>&-", 3, ""),
     ],
 )
-@pytest.mark.parametrize("command", ["demo", "demo --json", "--help"])
+@pytest.mark.parametrize("words", ["demo", "demo --json", "--help"])
 def test_a_stream_that_is_closed_or_full_is_no_reason_for_a_traceback(
-    command: str, shell: str, code: int, said: str, unbuffered: str
+    words: str, shell: str, code: int, said: str, unbuffered: str
 ) -> None:
+    name, *more = words.split()
+    program = quick_demo(*more) if name == "demo" else command(name)
     done = subprocess.run(
-        ["bash", "-c", f'"$0" -m skillq_cli {command} {shell}', sys.executable],
+        ["bash", "-c", f'"$0" "$@" {shell}', *program],
         capture_output=True,
         text=True,
         check=False,
@@ -124,5 +127,5 @@ def test_a_stream_that_is_closed_or_full_is_no_reason_for_a_traceback(
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
     assert (done.returncode, done.stderr) == (code, said)
-    if command == "demo" and ">&-" not in shell.replace("2>&-", "") and code == 0:
+    if words == "demo" and ">&-" not in shell.replace("2>&-", "") and code == 0:
         assert done.stdout.endswith("\nSuccess rate: 100.00%\n")

@@ -16,6 +16,7 @@ from skillq.summary import EndedTask
 from skillq_cli.embedded import run_embedded
 from skillq_manager.core.rules.leases import LeasePolicy
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
+from tests.support.virtual_time import loop_clock
 
 SUCCEEDED, FAILED, TIMED_OUT = TaskStatus.SUCCEEDED, TaskStatus.FAILED, TaskStatus.TIMED_OUT
 
@@ -48,7 +49,9 @@ async def do(
     work = WorkFile.model_validate({"tasks": tasks, "workers": workers})
     events: list[TaskEvent] = []
     async with asyncio.timeout(20):
-        ended = await run_embedded(work, policy or BestFit(), time_scale, events.append)
+        ended = await run_embedded(
+            work, policy or BestFit(), time_scale, events.append, loop_clock()
+        )
     return Run(ended, events)
 
 

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.shell import FAST, Skillq, command, start
+from skillq_cli import tutorial
+from tests.unit.cli.shell import FAST, Skillq, command, quick_demo, start
 
 pytestmark = pytest.mark.usefixtures("here")
 
@@ -39,6 +40,11 @@ def test_the_traceback_of_a_handler_is_on_standard_error(here: Path) -> None:
     assert done.stderr.endswith("ValueError: no such page\n")
 
 
+@pytest.fixture
+def quick_tutorial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tutorial, "TIME_SCALE", 0.001)
+
+
 # --- demo ------------------------------------------------------------------------------------
 
 
@@ -57,6 +63,7 @@ def test_the_demo_ends_with_the_tutorial_s_five_lines_in_about_a_second() -> Non
     )
 
 
+@pytest.mark.usefixtures("quick_tutorial")
 def test_the_demo_shows_live_progress_in_plain_lines_off_a_terminal(skillq: Skillq) -> None:
     _, out, _ = skillq("demo")
     progress = out.splitlines()[:-5]
@@ -70,6 +77,7 @@ def test_the_demo_shows_live_progress_in_plain_lines_off_a_terminal(skillq: Skil
     ]
 
 
+@pytest.mark.usefixtures("quick_tutorial")
 def test_the_demo_of_failures_is_the_tutorial_s_second_diagram(skillq: Skillq) -> None:
     code, out, err = skillq("demo", "--scenario", "failures")
     assert code == 1
@@ -83,6 +91,7 @@ def test_the_demo_of_failures_is_the_tutorial_s_second_diagram(skillq: Skillq) -
     ]
 
 
+@pytest.mark.usefixtures("quick_tutorial")
 def test_the_demo_in_json_is_one_object_and_nothing_else(skillq: Skillq) -> None:
     code, out, err = skillq("demo", "--scenario", "failures", "--json")
     answer = json.loads(out)
@@ -220,7 +229,7 @@ def test_a_reader_that_has_seen_enough_ends_the_command_quietly(arguments: list[
     reading, writing = os.pipe()
     os.close(reading)
     done = subprocess.run(
-        command(*arguments), stdout=writing, stderr=subprocess.PIPE, check=False, timeout=30
+        quick_demo(*arguments[1:]), stdout=writing, stderr=subprocess.PIPE, check=False, timeout=30
     )
     os.close(writing)
     assert (done.returncode, done.stderr) == (0, b"")

@@ -1,13 +1,13 @@
 """What waits for a slot begins where an attempt has ended, before the worker has heard of that: all promises hold."""
 
 import asyncio
-import time
 from functools import partial
 
 import pytest
 
 from skillq.messages import Outcome, Progress, TaskResults
 from skillq_worker.execution.executor import Cancel, Job
+from tests.support.virtual_time import advance
 from tests.unit.worker.bench import BRIEF, working
 from tests.unit.worker.boss import Boss, order, ref, until, who
 
@@ -236,7 +236,7 @@ async def test_nothing_follows_once_the_lease_is_too_old_though_the_worker_stand
     async with Boss(who(lease=BRIEF)) as boss, working(boss, relay):
         await boss.assign(order("a"), order("b"))
         await until(lambda: relay.begun)
-        time.sleep(0.3)  # noqa: ASYNC251 - it looks at no clock, and sends no heartbeat
+        advance(0.3)  # the worker looks at no clock, and sends no heartbeat
         assert relay.end(0) is None
         relay.hear(0)
         await until(lambda: relay.ids == ["a", "b"])

@@ -1,7 +1,6 @@
 """What a worker is told to do, and what it tells of that, lost and doubled messages included."""
 
 import asyncio
-import time
 
 import pytest
 
@@ -222,10 +221,10 @@ async def test_a_worker_that_came_before_its_manager_joins_soon_after_it_is_ther
             reports = await late.consume(topology.MANAGER_REPORTS, prefetch=10)
             async with asyncio.timeout(5):
                 await reports.batch()
-            asked = time.monotonic()
+            asked = asyncio.get_running_loop().time()
             await late.declare(topology.worker_topology("ada"))
             await until(lambda: one.is_ready)
-            assert time.monotonic() - asked < 0.5
+            assert asyncio.get_running_loop().time() - asked < 0.5
             one.stop()
             await running
 
@@ -247,10 +246,10 @@ async def test_told_to_stop_now_it_gives_up_what_runs_and_says_goodbye(
     async with working(boss, bench) as (_, running):
         await boss.assign(order())
         await until(lambda: bench.busy)
-        began = time.monotonic()
+        began = asyncio.get_running_loop().time()
         await boss.stop(mode="now")
         await running
-        assert time.monotonic() - began < 2
+        assert asyncio.get_running_loop().time() - began < 2
     assert bench.aborted == [("a", 1)]
     goodbye = boss.heard[-1]
     assert isinstance(goodbye, Disconnect)
