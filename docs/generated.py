@@ -64,7 +64,7 @@ def _commands(name: str) -> str:
     ]
     all_ask = set(asking) <= set(having)
     own = [f"`{c}`" for c in having if not (all_ask and c in asking)]
-    return ", ".join([*own, "those that ask"] if all_ask else own)
+    return ", ".join([*own, "query commands"] if all_ask else own)
 
 
 def _default(field: FieldInfo) -> str:
@@ -138,7 +138,8 @@ def _documented(source: str) -> Iterator[tuple[str, str, str]]:
 
 
 PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
-    ROOT / "README.md": {"lifecycle": lifecycle, "settings": settings},
+    ROOT / "docs" / "lifecycle.md": {"lifecycle": lifecycle},
+    ROOT / "docs" / "reference.md": {"settings": settings},
     ROOT / "docs" / "guarantees.md": {"times": times},
     ROOT / "docs" / "protocol.md": {"timings": all_timings},
 }

@@ -2,7 +2,7 @@
 
 To cross to the other loop and back takes longer than a short task does. So what is handed over together crosses
 together; and what has ended is followed there, at once, by what waited for its slot. The worker hears of that a
-little later. See docs/adr/0019-what-waits-follows-where-another-has-ended.md.
+little later. See docs/adr/0019-run-the-next-attempt-on-the-handler-thread.md.
 """
 
 import asyncio
