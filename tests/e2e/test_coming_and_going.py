@@ -71,7 +71,7 @@ def test_the_task_of_a_worker_that_was_killed_is_done_by_its_next_start_or_by_an
     manager = system.manager()
     victim = system.worker("victim", 5, "my_tasks:handlers")
     client = system.submit(system.write("once.json", tasks(1, type="once")))
-    victim.says("attempt_started")
+    until(lambda: list(executions(system.here)), "the handler begins")  # a little after the attempt
     victim.kill()
     system.worker("victim", 5, "my_tasks:handlers")  # the same name, another incarnation
     (task,) = answer(client)["tasks"]

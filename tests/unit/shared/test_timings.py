@@ -51,7 +51,7 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         ("BROKER_LOST_SECONDS", "LEADER_LEASE_SECONDS", 1),
         ("RENEW_SECONDS", "BROKER_LOST_SECONDS", 2),
         ("STAND_BY_SECONDS", "LEADER_LEASE_SECONDS", 1),
-        # Whoever waits for a queue waits until the broker knows that its consumer is dead.
+        # A process that waits for a queue waits until the broker knows that its consumer is dead.
         ("AMQP_HEARTBEAT_SECONDS", "CONNECTION_DEAD_SECONDS", 3),
         ("CONNECTION_DEAD_SECONDS", "TAKE_OVER_SECONDS", 1),
         ("DRIVER_HEARTBEAT_SECONDS", "AMQP_HEARTBEAT_SECONDS", 2),
