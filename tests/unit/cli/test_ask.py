@@ -55,7 +55,7 @@ async def desk() -> AsyncIterator[Desk]:
 
 
 @pytest.fixture
-async def terminal(desk: Desk) -> AsyncIterator[Terminal]:
+async def terminal(desk: Desk, hasty_server: None) -> AsyncIterator[Terminal]:
     async with serve(desk.app, "127.0.0.1", 0) as (host, port):
         yield Terminal(f"http://{host}:{port}")
 

@@ -3,11 +3,14 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from functools import partial
-from typing import Any
+from copy import copy
+from functools import cache, partial
+from typing import Any, cast
 
 import httpx
+from fastapi import FastAPI
 from pydantic import SecretStr
+from starlette.datastructures import State as AppState
 
 from skillq import topology
 from skillq.messages import (
@@ -30,6 +33,7 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.web.app import create_app
+from skillq_manager.web.parked import Parked
 from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import until
 
@@ -41,6 +45,20 @@ TASKS = [
 
 
 async def _nothing(run: str) -> None: ...
+
+
+def _app(manager: Manager, transport: MemoryTransport, token: SecretStr | None) -> FastAPI:
+    """Return the application for this manager. Its routes, whose schemas take long to make, are shared."""
+    app = copy(_routes())
+    app.state = AppState()
+    app.state.manager, app.state.parked, app.state.token = manager, Parked(transport), token
+    return app
+
+
+@cache
+def _routes() -> FastAPI:
+    nobody = MemoryTransport(MemoryBroker())
+    return create_app(cast(Manager, None), nobody, None)
 
 
 class Desk:
@@ -64,9 +82,7 @@ class Desk:
             clock=loop_clock(),
             on_complete=_nothing,
         )
-        self.app = create_app(
-            self.manager, self._manager_transport, SecretStr(token) if token else None
-        )
+        self.app = _app(self.manager, self._manager_transport, SecretStr(token) if token else None)
         self.http = httpx.AsyncClient(
             transport=httpx.ASGITransport(self.app, raise_app_exceptions=False),
             base_url="http://localhost",
