@@ -18,6 +18,7 @@ from skillq_cli import command as command_line
 from skillq_cli.embedded import run_embedded
 from skillq_cli.files import read_work_file
 from skillq_manager.core.rules.matching import BestFit
+from tests.support.virtual_time import loop_clock
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
@@ -33,7 +34,8 @@ def name(path: Path) -> str:
 async def events(file: str) -> list[TaskEvent]:
     """What happens when an example is run."""
     seen: list[TaskEvent] = []
-    await run_embedded(read_work_file(ROOT / "examples" / file), BestFit(), TIME_SCALE, seen.append)
+    work = read_work_file(ROOT / "examples" / file)
+    await run_embedded(work, BestFit(), TIME_SCALE, seen.append, loop_clock())
     return seen
 
 

@@ -10,6 +10,7 @@ from typing import Any, cast
 import httpx
 from fastapi import FastAPI
 from pydantic import SecretStr
+from skillq_manager.web.parked import Parked
 from starlette.datastructures import State as AppState
 
 from skillq import topology
@@ -33,7 +34,6 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.web.app import create_app
-from skillq_manager.web.parked import Parked
 from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import until
 

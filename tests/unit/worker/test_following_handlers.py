@@ -13,6 +13,7 @@ from skillq.messages import Outcome, TaskAssignment
 from skillq_worker import Handlers
 from skillq_worker.execution.attempt import AttemptRun
 from skillq_worker.execution.executor import HandlerExecutor
+from tests.support.virtual_time import advance
 from tests.unit.worker.bench import working
 from tests.unit.worker.boss import SECONDS, Boss, order, ref, until, who
 
@@ -23,7 +24,7 @@ class Works:
     def __init__(self) -> None:
         self.begun: list[str] = []
         self.busy = self.most_busy = 0
-        self.free = threading.Event()
+        self.blocked, self.free = threading.Event(), threading.Event()
         self.handlers = Handlers()
         for function in (self.nap, self.sync, self.block, self.wreck, self.sweep, self.odd):
             self.handlers.task(function)
@@ -41,6 +42,7 @@ class Works:
         return name
 
     async def block(self) -> None:
+        self.blocked.set()
         self.free.wait(SECONDS)
 
     async def sweep(self, name: str) -> None:
@@ -117,10 +119,11 @@ async def test_what_has_ended_is_told_though_the_next_one_blocks_its_loop_and_th
         async with Boss(who(slots=1)) as boss, working(boss, executor):
             try:
                 quick = [job(f"t{n}") for n in range(before)]
-                # Long enough for a slow machine to tell of hundreds before.
-                await boss.assign(*quick, order("block", task_type="block", timeout=2.0))
+                await boss.assign(*quick, order("block", task_type="block", timeout=SECONDS))
                 await boss.has_results(before)
+                await until(works.blocked.is_set)
                 assert "block" not in boss.outcomes
+                advance(SECONDS)
                 await boss.has_results(before + 1)
             finally:
                 works.free.set()

@@ -14,6 +14,7 @@ from skillq.messages import Outcome, TaskResult
 from skillq.runtime.logs import Log
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.handlers import load_handlers
+from tests.support.virtual_time import advance
 from tests.unit.worker.boss import order, until
 from tests.unit.worker.calls import attempt
 
@@ -166,10 +167,14 @@ async def test_one_that_is_called_off_is_killed_whatever_it_does(
 
 async def test_one_that_takes_too_long_is_killed_and_has_timed_out(shop: Shop) -> None:
     assert (await shop.do("pid")).outcome is Outcome.SUCCEEDED  # the processes are there
-    result = await shop.do("hang", timeout=1.0)
-    assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 1 s")
-    assert "TimeoutError" in result.error_types
+    running = shop.begin("hang", timeout=60.0)
+    await until(shop.hanging)
     (pid,) = shop.hanging()
+    assert not is_gone(pid)
+    advance(60.0)
+    result = await running
+    assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 60 s")
+    assert "TimeoutError" in result.error_types
     await until(lambda: is_gone(pid))
 
 
