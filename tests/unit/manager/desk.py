@@ -10,7 +10,7 @@ from typing import Any, cast
 import httpx
 from fastapi import FastAPI
 from pydantic import SecretStr
-from skillq_manager.web.parked import Parked
+from skillq_manager.web.unreadable import Parked
 from starlette.datastructures import State as AppState
 
 from skillq import topology
