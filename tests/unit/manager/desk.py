@@ -10,7 +10,6 @@ from typing import Any, cast
 import httpx
 from fastapi import FastAPI
 from pydantic import SecretStr
-from skillq_manager.web.unreadable import Parked
 from starlette.datastructures import State as AppState
 
 from skillq import topology
@@ -34,6 +33,7 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.web.app import create_app
+from skillq_manager.web.unreadable import UnreadableMessages
 from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import until
 
@@ -51,7 +51,11 @@ def _app(manager: Manager, transport: MemoryTransport, token: SecretStr | None) 
     """Return the application for this manager. Its routes, whose schemas take long to make, are shared."""
     app = copy(_routes())
     app.state = AppState()
-    app.state.manager, app.state.parked, app.state.token = manager, Parked(transport), token
+    app.state.manager, app.state.parked, app.state.token = (
+        manager,
+        UnreadableMessages(transport),
+        token,
+    )
     return app
 
 
