@@ -38,14 +38,14 @@ from skillq.messages.error_text import plain_error, quote_value, shorten, with_v
 _MAX_SHOWN = 60
 
 
-def _number(written: object) -> object:
+def _reject_boolean(written: object) -> object:
     """YAML reads `yes` as true, which would pass for 1."""
     if isinstance(written, bool):
         raise ValueError(f"should be a number, not {str(written).lower()}")  # noqa: TRY004 - for pydantic
     return written
 
 
-def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+def reject_duplicate_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     """The object of JSON that these make; for `json.loads`, which takes the last of two alike.
 
     Raises:
@@ -58,7 +58,7 @@ def each_once(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _module_and_attribute(written: str) -> str:
+def _check_module_and_attribute(written: str) -> str:
     if not re.fullmatch(r"\w+(\.\w+)*:\w+(\.\w+)*", written):
         raise ValueError(f"should be module:attribute, as my_tasks:handlers, not {written!r}")
     return written
@@ -67,7 +67,7 @@ def _module_and_attribute(written: str) -> str:
 class TaskForm(Task):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    _numbers = field_validator(
+    _reject_booleans = field_validator(
         "difficulty",
         "priority",
         "timeout",
@@ -76,7 +76,7 @@ class TaskForm(Task):
         "escalate_by",
         "unroutable_after",
         mode="before",
-    )(_number)
+    )(_reject_boolean)
 
 
 class WorkerForm(BaseModel):
@@ -85,11 +85,11 @@ class WorkerForm(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: WorkerTitle
-    skill: Annotated[Level, BeforeValidator(_number)]
+    skill: Annotated[Level, BeforeValidator(_reject_boolean)]
     specialties: Labels = ()
-    slots: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_number)] = 1
-    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL), BeforeValidator(_number)] = 0
-    handlers: Annotated[str, AfterValidator(_module_and_attribute)] | None = None
+    slots: Annotated[int, Field(ge=1, le=10_000), BeforeValidator(_reject_boolean)] = 1
+    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL), BeforeValidator(_reject_boolean)] = 0
+    handlers: Annotated[str, AfterValidator(_check_module_and_attribute)] | None = None
 
 
 class SubmissionForm(BaseModel):
@@ -99,7 +99,7 @@ class SubmissionForm(BaseModel):
     tasks: Annotated[tuple[TaskForm, ...], Field(min_length=1)]
 
     @model_validator(mode="after")
-    def _can_be_done(self) -> Self:
+    def _check_tasks(self) -> Self:
         try:
             check_tasks(self.tasks)
         except UsageError as error:
@@ -111,16 +111,16 @@ class WorkFile(SubmissionForm):
     workers: tuple[WorkerForm, ...] = ()
 
     @model_validator(mode="after")
-    def _workers_differ(self) -> Self:
+    def _check_worker_names(self) -> Self:
         seen: dict[str, str] = {}
         for name in (worker.name for worker in self.workers):
             if slug(name) in seen:
-                raise ValueError(_namesakes(name, seen[slug(name)]))
+                raise ValueError(_name_clash_text(name, seen[slug(name)]))
             seen[slug(name)] = name
         return self
 
 
-def _namesakes(name: str, other: str) -> str:
+def _name_clash_text(name: str, other: str) -> str:
     if name == other:
         return f"worker {name}: two workers have this name; give each its own"
     return f"worker {name}: would be {slug(name)} on the wire, as {other} is; give it another name"
@@ -132,7 +132,7 @@ _ITEMS: Mapping[str, tuple[str, str, type[BaseModel]]] = {
     "tasks": ("task", "id", TaskForm),
     "workers": ("worker", "name", WorkerForm),
 }
-_PATTERN = "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _"
+_ID_PATTERN_TEXT = "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _"
 
 
 def explain_form(error: ValidationError, data: object) -> str:
@@ -141,41 +141,41 @@ def explain_form(error: ValidationError, data: object) -> str:
     complaints = [
         c for c in error.errors(include_url=False) if c["type"] != "too_short" or not c["input"]
     ]
-    first = _most_telling(complaints)
-    where = _item(first["loc"], data)
+    first = _most_helpful(complaints)
+    where = _item_name(first["loc"], data)
     depth = 2 if where else 0
     field = ".".join(map(str, first["loc"][depth:]))
     known = _known_fields(error.title, first["loc"][:depth])
-    what, explained = _what(first, field, known)
-    others = len(complaints) - 1 - _follow(complaints, first, explained)
+    what, explained = _describe_error(first, field, known)
+    others = len(complaints) - 1 - _count_consequences(complaints, first, explained)
     more = f" (and {others} more)" if others else ""
     return one_line(": ".join(filter(None, (where, what))) + more)
 
 
-def _most_telling(complaints: Sequence[ErrorDetails]) -> ErrorDetails:
+def _most_helpful(complaints: Sequence[ErrorDetails]) -> ErrorDetails:
     """The first; but of a misspelt field, the misspelling rather than that the right one is missing."""
     first = complaints[0]
     same_item = (c for c in complaints if c["loc"][:-1] == first["loc"][:-1])
     return next((c for c in same_item if c["type"] == "extra_forbidden"), first)
 
 
-def _follow(complaints: Iterable[ErrorDetails], first: ErrorDetails, explained: str | None) -> int:
+def _count_consequences(complaints: Iterable[ErrorDetails], first: ErrorDetails, explained: str | None) -> int:
     """How many complaints are gone once `first` is put right: a misspelt field is missing, too."""
     loc = (*first["loc"][:-1], explained)
     return sum(c["type"] == "missing" and c["loc"] == loc for c in complaints)
 
 
-def _item(loc: tuple[int | str, ...], data: object) -> str:
+def _item_name(loc: tuple[int | str, ...], data: object) -> str:
     if len(loc) < 2 or loc[0] not in _ITEMS or not isinstance(loc[1], int):  # noqa: PLR2004 - ("tasks", 3)
         return ""
     kind, key, _ = _ITEMS[str(loc[0])]
-    name = _within(data, (*loc[:2], key))
+    name = _value_at(data, (*loc[:2], key))
     if isinstance(name, str | int) and not isinstance(name, bool) and name != "":
         return f"{kind} {shorten(str(name), _MAX_SHOWN)}"
     return f"{kind} number {loc[1] + 1}"
 
 
-def _within(data: object, path: tuple[int | str, ...]) -> object:
+def _value_at(data: object, path: tuple[int | str, ...]) -> object:
     for step in path:
         if isinstance(data, Mapping):
             data = data.get(step)
@@ -192,7 +192,7 @@ def _known_fields(title: str, item: tuple[int | str, ...]) -> Iterable[str]:
     return (WorkFile if title == WorkFile.__name__ else SubmissionForm).model_fields
 
 
-def _what(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[str, str | None]:
+def _describe_error(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[str, str | None]:
     """The complaint, and the field that was meant where another is misspelt."""
     kind, value = complaint["type"], complaint["input"]
     if kind == "missing":
@@ -202,7 +202,7 @@ def _what(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[st
         hint = f"did you mean {meant!r}?" if meant else f"known are {', '.join(known)}"
         return f"unknown field {shorten(field, _MAX_SHOWN)!r} ({hint})", meant
     if kind == "string_pattern_mismatch":  # only ids have one
-        said = f"{_PATTERN}, not {quote_value(value)}"
+        said = f"{_ID_PATTERN_TEXT}, not {quote_value(value)}"
     else:  # our own complaints name the value where it helps
         said = plain_error(complaint) if kind == "value_error" else with_value(complaint, value)
     return f"{field}: {said}" if field else said, None

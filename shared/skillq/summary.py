@@ -6,9 +6,9 @@ from typing import NamedTuple
 
 from skillq.messages import TaskStatus
 
-MANY = 1000  # tasks; of a longer run, not all have a line
+MAX_TASK_LINES = 1000  # tasks; of a longer run, not all have a line
 
-_WORDS = {
+_STATUS_LABELS = {
     TaskStatus.SUCCEEDED: "Success",
     TaskStatus.FAILED: "Failure",
     TaskStatus.TIMED_OUT: "Timed out",
@@ -42,19 +42,19 @@ def summary(
     if counts is None:
         counts = Counter(e.status for e in ended)
     shown = list(ended)
-    if len(ended) > MANY:
-        shown = [e for e in ended if e.status is not TaskStatus.SUCCEEDED][:MANY]
+    if len(ended) > MAX_TASK_LINES:
+        shown = [e for e in ended if e.status is not TaskStatus.SUCCEEDED][:MAX_TASK_LINES]
     more = sum(counts.values()) - len(shown)
     rest = [f"… and {more} more"] if more else []
     return [
         "All tasks completed",
-        *map(_line, shown),
+        *map(_task_line, shown),
         *rest,
         f"Success rate: {success_rate(counts):.2f}%",
     ]
 
 
-def _line(ended: EndedTask) -> str:
+def _task_line(ended: EndedTask) -> str:
     where = f"assigned to {ended.worker}" if ended.worker else "not assigned"
-    line = f"Task {ended.id} {where} - {_WORDS[ended.status]}"
+    line = f"Task {ended.id} {where} - {_STATUS_LABELS[ended.status]}"
     return f"{line} ({ended.reason})" if ended.reason else line

@@ -12,17 +12,17 @@ statement, a request, a handler that ends) is never scaled.
 import math
 import os
 
-_VARIABLE = "SKILLQ_TEST_TIME_SCALE"
+_SCALE_VARIABLE = "SKILLQ_TEST_TIME_SCALE"
 
 
 def _read_scale() -> float:
-    written = os.environ.get(_VARIABLE, "1")
+    written = os.environ.get(_SCALE_VARIABLE, "1")
     try:
         scale = float(written)
     except ValueError:
         scale = math.nan
     if not 0 < scale < math.inf:
-        raise SystemExit(f"{_VARIABLE}: {written!r} is no positive number; it is for tests only")
+        raise SystemExit(f"{_SCALE_VARIABLE}: {written!r} is no positive number; it is for tests only")
     return scale
 
 
@@ -39,7 +39,7 @@ def _scaled(seconds: float) -> float:
 HEARTBEAT_SECONDS = _scaled(5.0)
 """A worker sends a heartbeat this often, give or take a tenth (`--heartbeat`)."""
 
-LEAST_HEARTBEAT_SECONDS = _scaled(0.5)
+MIN_HEARTBEAT_SECONDS = _scaled(0.5)
 """The shortest heartbeat that `--heartbeat` accepts: a shorter one would only load the manager."""
 
 MISSED_HEARTBEATS = 3
@@ -51,7 +51,7 @@ SUSPECT_AFTER_SECONDS = MISSED_HEARTBEATS * HEARTBEAT_SECONDS
 DEAD_AFTER_SECONDS = 2 * SUSPECT_AFTER_SECONDS
 """The lease: what a worker holds is lost after this silence, and goes to others (`--dead-after`)."""
 
-LEAST_DEAD_AFTER_SECONDS = _scaled(15.0)
+MIN_DEAD_AFTER_SECONDS = _scaled(15.0)
 """The shortest lease that `--dead-after` accepts. A manager must notice before that it receives no heartbeats."""
 
 MAX_LEASE_SECONDS = 3600.0
@@ -62,10 +62,10 @@ LEASE_CHECK_SECONDS = _scaled(1.0)
 
 # --- Worker: connecting, reporting and leaving
 
-ATTACH_FIRST_RETRY_SECONDS = _scaled(0.05)
+CONSUME_FIRST_RETRY_SECONDS = _scaled(0.05)
 """The first pause between two attempts of a worker to consume its queue; it doubles. A queue is declared in milliseconds."""
 
-ATTACH_LAST_RETRY_SECONDS = _scaled(2.0)
+CONSUME_LAST_RETRY_SECONDS = _scaled(2.0)
 """The longest of these pauses."""
 
 QUEUE_CHECK_SECONDS = _scaled(2.0)
@@ -89,16 +89,16 @@ GRACE_SECONDS = 30.0
 LEAVE_SECONDS = 5.0
 """A worker that leaves tries for so long to have its last reports confirmed."""
 
-HASTY_LEAVE_SECONDS = 1.0
+FAST_LEAVE_SECONDS = 1.0
 """The same after a second signal."""
 
 HANDLER_LOOP_END_SECONDS = 0.5
 """The handlers' event loop has so long to end when the worker leaves; handlers that block it are left behind."""
 
-HANDLER_LOOP_LOOK_SECONDS = 0.002
+HANDLER_LOOP_POLL_SECONDS = 0.002
 """The worker looks this often at what has ended there while one attempt follows another (measured)."""
 
-PROCESS_LOOK_SECONDS = 0.5
+PROCESS_POLL_SECONDS = 0.5
 """A handler's process is looked at this often: a process of its own may hold its line open after it has died."""
 
 PROCESS_TERMINATE_SECONDS = 2.0
@@ -138,7 +138,7 @@ OVERDUE_SLACK_SECONDS = _scaled(15.0)
 UNROUTABLE_AFTER_SECONDS = 60.0
 """No worker can do a task for so long before its `unroutable` applies. Messages leave this default out: it stays."""
 
-UNROUTABLE_LOOK_SECONDS = 1.0
+UNROUTABLE_CHECK_SECONDS = 1.0
 """A task that no worker can do is looked at again after this time at the earliest."""
 
 # --- Manager: retries and dispatch
@@ -149,7 +149,7 @@ RETRY_DELAY_SECONDS = _scaled(2.0)
 RETRY_MAX_DELAY_SECONDS = _scaled(300.0)
 """The longest pause of all (`--retry-max-delay`)."""
 
-MOST_RETRY_MAX_DELAY_SECONDS = 86_400.0
+MAX_RETRY_MAX_DELAY_SECONDS = 86_400.0
 """The longest pause that `--retry-max-delay` accepts: a day."""
 
 RESERVE_FOR_SECONDS = _scaled(60.0)
@@ -175,13 +175,13 @@ ASSIGNMENT_RETRY_SECONDS = _scaled(1.0)
 PARTS_SILENCE_SECONDS = _scaled(60.0)
 """The rest of a submission in parts is not waited for any more when no part has come for so long."""
 
-PARTS_TURN_SECONDS = _scaled(1.0)
+PARTS_REQUEUE_SECONDS = _scaled(1.0)
 """Where too many parts wait, one submission is sent to the end of the queue this often."""
 
 STOP_SECONDS = 10.0
 """A manager that leaves waits so long for its last messages, and for workers that it has sent home."""
 
-DECIDE_SECONDS = 30.0
+DECISION_SECONDS = 30.0
 """A request over HTTP waits so long for a decision, and is answered with 503 then."""
 
 HTTP_END_SECONDS = 0.5
@@ -207,13 +207,13 @@ RECONNECT_SECONDS = _scaled(1.0)
 REOPEN_SECONDS = _scaled(0.5)
 """The pause between two attempts of a consumer to consume again."""
 
-START_PATIENCE_SECONDS = 30.0
+START_TIMEOUT_SECONDS = 30.0
 """A process that starts waits so long for a broker, a database or a manager (`--connect-timeout`)."""
 
 CONNECT_SECONDS = 10.0
 """One attempt to connect takes no longer than this, be it to a broker, a database or a manager."""
 
-LEAST_CONNECT_SECONDS = 1.0
+MIN_CONNECT_SECONDS = 1.0
 """An attempt has at least this long, even at the end of the patience: a shorter one proves nothing."""
 
 RPC_SECONDS = 10.0
@@ -268,7 +268,7 @@ RECEIPT_SECONDS = 5.0
 GROUP_COMMIT_WAIT_SECONDS = 0.05
 """The next group of submissions waits so long for the answer to the last one (measured)."""
 
-GROUP_COMMIT_AWAY_SECONDS = 1.0
+GROUP_COMMIT_ABSENT_SECONDS = 1.0
 """A manager that has not answered for so long may be away: groups do not wait for it."""
 
 API_SECONDS = 10.0
@@ -294,7 +294,7 @@ DATABASE_POOL_SECONDS = 30.0
 DATABASE_END_SECONDS = 5.0
 """An operation that nobody waits for any more has so long to end by itself, before it is cut off."""
 
-LEAST_IDLE_TRANSACTION_SECONDS = 1.0
+MIN_IDLE_TRANSACTION_SECONDS = 1.0
 """The shortest pause within a transaction after which PostgreSQL ends it; else half of a leader's lease."""
 
 SQLITE_BUSY_SECONDS = 10.0

@@ -54,7 +54,7 @@ class Topology:
     bindings: tuple[Binding, ...] = ()
 
 
-def _quorum(name: str) -> Queue:
+def _quorum_queue(name: str) -> Queue:
     return Queue(
         name,
         {
@@ -69,8 +69,8 @@ def _quorum(name: str) -> Queue:
 MANAGER = Topology(
     exchanges=(SUBMISSIONS, REPORTS, COMMANDS, EVENTS, DEAD_LETTERS),
     queues=(
-        _quorum(MANAGER_SUBMISSIONS),
-        _quorum(MANAGER_REPORTS),
+        _quorum_queue(MANAGER_SUBMISSIONS),
+        _quorum_queue(MANAGER_REPORTS),
         Queue(
             MANAGER_HEARTBEATS,
             {
@@ -124,7 +124,7 @@ def worker_topology(worker: str) -> Topology:
 
 def key_matches(pattern: str, key: str) -> bool:
     """Whether a topic binding key takes a routing key: `*` is one word, `#` is any number of them."""
-    return _match(pattern.split("."), key.split("."))
+    return _words_match(pattern.split("."), key.split("."))
 
 
 def is_pattern(key: str) -> bool:
@@ -132,10 +132,10 @@ def is_pattern(key: str) -> bool:
     return "*" in key or "#" in key
 
 
-def _match(pattern: list[str], words: list[str]) -> bool:
+def _words_match(pattern: list[str], words: list[str]) -> bool:
     if not pattern:
         return not words
     first, rest = pattern[0], pattern[1:]
     if first == "#":
-        return any(_match(rest, words[i:]) for i in range(len(words) + 1))
-    return bool(words) and first in {"*", words[0]} and _match(rest, words[1:])
+        return any(_words_match(rest, words[i:]) for i in range(len(words) + 1))
+    return bool(words) and first in {"*", words[0]} and _words_match(rest, words[1:])

@@ -29,7 +29,7 @@ from skillq.messages import (
 from skillq.messages.events import RunStatus
 from skillq.runtime.clock import Clock, steady_clock
 from skillq.transport import Delivery, Outgoing
-from skillq.transport.base import EXCHANGE_HEADER, KEY_HEADER, QUEUE_HEADER, REASON_HEADER
+from skillq.transport.base import EXCHANGE_HEADER, ROUTING_KEY_HEADER, QUEUE_HEADER, REASON_HEADER
 from skillq_manager.inbound.inbox import read
 from skillq_manager.store import open_store
 from skillq_manager.web.unreadable import UnreadableMessages
@@ -218,7 +218,7 @@ async def test_a_message_that_an_earlier_release_parked_says_where_it_came_from(
             await transport.publish(sent.exchange, sent.routing_key, copy)
         shown = await UnreadableMessages(transport).first_messages(0, len(parked))
     for view, sent in zip(shown, parked, strict=True):
-        names = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER)
+        names = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER)
         where = [view.reason, view.queue, view.exchange, view.routing_key]
         assert where == [sent.headers[name] for name in names]
         assert view.parked_at is not None

@@ -75,7 +75,7 @@ async def test_a_channel_that_the_broker_closes_takes_no_other_with_it_however_m
     mine, others = await take(closed, 50), await take(other, 50)
     session = closed._session
     await session.channel.ack(999, multiple=False)  # there is no such tag
-    while not session.over.is_set():
+    while not session.ended.is_set():
         if cast(ChannelHandler, session.channel).ended:
             await closed.ack([mine.pop()])
         await asyncio.sleep(0)

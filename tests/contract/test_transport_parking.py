@@ -12,9 +12,9 @@ from skillq.topology import (
 )
 from skillq.transport import Consumer, Transport, dead_letter
 from skillq.transport.base import (
-    AT_HEADER,
+    TIME_HEADER,
     EXCHANGE_HEADER,
-    KEY_HEADER,
+    ROUTING_KEY_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
 )
@@ -110,8 +110,8 @@ async def test_a_parked_message_lies_in_the_dead_letters_with_reason_and_origin(
     assert letter.headers[REASON_HEADER] == "not a JSON object"
     assert letter.headers[QUEUE_HEADER] == MANAGER_REPORTS
     assert letter.headers[EXCHANGE_HEADER] == REPORTS
-    assert letter.headers[KEY_HEADER] == "result.junior"
-    assert isinstance(letter.headers[AT_HEADER], int)
+    assert letter.headers[ROUTING_KEY_HEADER] == "result.junior"
+    assert isinstance(letter.headers[TIME_HEADER], int)
     await consumer.close()
     await transport.publish(REPORTS, "result.junior", note("the last"))
     again = await transport.consume(MANAGER_REPORTS, prefetch=10)

@@ -79,4 +79,4 @@ class Channel:
             self._network.process.start(self._consumer.nack(self.tags.pop(tag), requeue=requeue))
 
     def _close(self) -> None:
-        self._consumer.shut()
+        self._consumer.close_now()

@@ -87,7 +87,7 @@ class Network:
         for transport in self.transports:
             for consumer, session in transport.link_consumers():
                 if consumer._queue.name == name and not consumer.closed:
-                    consumer.shut()
+                    consumer.close_now()
                     if session is not None:
                         transport.process.later(self.delay(), session.end)
         self.broker.delete_queue(name)
@@ -222,7 +222,7 @@ class SimTransport:
         """The broker's side."""
         link.passes = False
         for consumer, _ in link.consumers:
-            consumer.shut()
+            consumer.close_now()
 
     # --- asking the broker
 
@@ -309,14 +309,14 @@ class SimTransport:
         after: Consumer | None = None,
     ) -> ReconnectingConsumer:
         return await self._consume(
-            lambda: self._network.broker.consumer(
+            lambda: self._network.broker.open_consumer(
                 queue, prefetch, exclusive=exclusive, priority=priority
             ),
             after,
         )
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> ReconnectingConsumer:
-        return await self._consume(lambda: self._network.broker.subscription(exchange, keys))
+        return await self._consume(lambda: self._network.broker.open_subscription(exchange, keys))
 
     async def _consume(
         self, make: Callable[[], MemoryConsumer], after: Consumer | None = None
@@ -353,7 +353,7 @@ class SimTransport:
         except BaseException:
             given_up = True
             for consumer in made:  # nobody has its channel
-                self._network.process.later(self._network.delay(), consumer.shut)
+                self._network.process.later(self._network.delay(), consumer.close_now)
             raise
         link.sessions.append(session)
         return session
@@ -379,7 +379,7 @@ class SimTransport:
                 )
 
     def _take(self, link: Link, session: ChannelSession, tag: int, delivery: Delivery) -> None:
-        if link.passes and not session.over.is_set():
+        if link.passes and not session.ended.is_set():
             session.add_delivery(
                 tag,
                 Delivery(

@@ -9,7 +9,7 @@ import click
 
 from skillq.errors import UsageError
 from skillq.forms import one_line
-from skillq.runtime.settings import load
+from skillq.runtime.settings import load_settings
 from skillq_cli.api import Api, Json, Refused
 from skillq_cli.options import settings_options
 from skillq_cli.queries import to_json
@@ -53,7 +53,7 @@ def action_command(command: Callable[..., _Outcome]) -> Callable[..., int]:
     @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
     @wraps(command)
     def wrapped(api_url: str | None, api_token: str | None, as_json: bool, **more: Any) -> int:
-        settings = load(ApiSettings, {"api_url": api_url, "api_token": api_token})
+        settings = load_settings(ApiSettings, {"api_url": api_url, "api_token": api_token})
         with Api(settings) as api:
             outcome = command(api, **more)
         return _conclude(outcome, more["parked"], as_json)

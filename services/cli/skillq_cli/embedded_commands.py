@@ -11,7 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from skillq.forms import WorkFile
 from skillq.runtime import gc_tuning, logs
-from skillq.runtime.settings import PREFIX, load
+from skillq.runtime.settings import PREFIX, load_settings
 from skillq_cli import tutorial
 from skillq_cli.embedded import run_embedded
 from skillq_cli.exit_status import a_file, about, as_json, conclude
@@ -50,7 +50,7 @@ def demo(scenario: str, as_json: bool) -> int:
 @as_json
 def run(file: Path, as_json: bool, **given: Any) -> int:
     """Run the workers and tasks of FILE (YAML or JSON) in this process."""
-    settings = load(RunSettings, given)
+    settings = load_settings(RunSettings, given)
     work = read_work_file(file)
     with about(file):
         return _run(work, settings.policy, settings.time_scale, as_json)

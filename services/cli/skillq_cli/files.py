@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from skillq.errors import UsageError
-from skillq.forms import WorkFile, each_once, explain_form, one_line
+from skillq.forms import WorkFile, reject_duplicate_names, explain_form, one_line
 from skillq.messages import shorten
 from skillq.transport.batching import check_readable
 
@@ -127,7 +127,7 @@ def _text_of(path: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_text(path), object_pairs_hook=each_once)
+        return json.loads(_text(path), object_pairs_hook=reject_duplicate_names)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no JSON: {error}") from error
 
@@ -216,7 +216,7 @@ def _task(path: Path, line: int, heading: Sequence[str], row: Sequence[str]) -> 
         task[name] = task[name].replace(";", " ").split()
     if "payload" in task:
         try:
-            task["payload"] = json.loads(task["payload"], object_pairs_hook=each_once)
+            task["payload"] = json.loads(task["payload"], object_pairs_hook=reject_duplicate_names)
         except (ValueError, RecursionError) as error:
             raise UsageError(f"{path}, line {line}: payload is no JSON: {error}") from error
     return task

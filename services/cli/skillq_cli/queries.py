@@ -16,7 +16,7 @@ from rich.text import Text
 from skillq import timings
 from skillq.errors import Unreachable, UsageError
 from skillq.messages import TaskStatus
-from skillq.runtime.settings import load
+from skillq.runtime.settings import load_settings
 from skillq_cli import tables
 from skillq_cli.api import Api, Json
 from skillq_cli.options import settings_options
@@ -47,7 +47,7 @@ def query_command(command: Callable[..., None]) -> Callable[..., None]:
     def wrapped(
         api_url: str | None, api_token: str | None, as_json: bool, watch: bool, **more: Any
     ) -> None:
-        settings = load(ApiSettings, {"api_url": api_url, "api_token": api_token})
+        settings = load_settings(ApiSettings, {"api_url": api_url, "api_token": api_token})
         command(QueryOptions(settings, as_json, watch), **more)
 
     return wrapped

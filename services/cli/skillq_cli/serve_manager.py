@@ -6,7 +6,7 @@ import click
 import uvloop
 
 import skillq_manager.__main__ as process
-from skillq.runtime.settings import load
+from skillq.runtime.settings import load_settings
 from skillq_cli.options import settings_options
 from skillq_manager.settings import ManagerSettings
 
@@ -15,5 +15,5 @@ from skillq_manager.settings import ManagerSettings
 @settings_options(ManagerSettings)
 def manager(**given: Any) -> int:
     """Serve as the manager, until SIGTERM."""
-    uvloop.run(process.run(load(ManagerSettings, given)))
+    uvloop.run(process.run(load_settings(ManagerSettings, given)))
     return 0

@@ -6,7 +6,7 @@ import click
 import uvloop
 
 import skillq_worker.__main__ as process
-from skillq.runtime.settings import load
+from skillq.runtime.settings import load_settings
 from skillq_cli.options import settings_options
 from skillq_worker.settings import WorkerSettings
 
@@ -16,5 +16,5 @@ from skillq_worker.settings import WorkerSettings
 @settings_options(WorkerSettings, "handlers")
 def worker(specialty: tuple[str, ...], **given: Any) -> int:
     """Serve as a worker, with your handlers or (without) simulating the work, until SIGTERM."""
-    uvloop.run(process.run(load(WorkerSettings, given | {"specialty": specialty or None})))
+    uvloop.run(process.run(load_settings(WorkerSettings, given | {"specialty": specialty or None})))
     return 0

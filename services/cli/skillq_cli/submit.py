@@ -10,9 +10,9 @@ import click
 from skillq.client import Client, Receipt, RunResult
 from skillq.errors import UsageError
 from skillq.forms import WorkFile
-from skillq.messages.error_text import counted
+from skillq.messages.error_text import with_count
 from skillq.runtime import logs
-from skillq.runtime.settings import Settings, load
+from skillq.runtime.settings import Settings, load_settings
 from skillq.summary import EndedTask
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_cli.exit_status import a_file, about, as_json, conclude, print_line
@@ -33,7 +33,7 @@ from skillq_cli.progress import progress
 @as_json
 def submit(file: Path, run_name: str | None, watch: bool, as_json: bool, **given: Any) -> int:
     """Hand the tasks of FILE (YAML, JSON or CSV) to the manager; its workers are left aside."""
-    settings = load(Settings, given)
+    settings = load_settings(Settings, given)
     work = read_work_file(file)
     if run_name is not None:
         work = _renamed(work, run_name)
@@ -93,11 +93,11 @@ def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> No
         print_line(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
     elif receipt is None:
         print_line(
-            f"{counted(len(work.tasks), 'task')} with the broker; no manager has answered yet"
+            f"{with_count(len(work.tasks), 'task')} with the broker; no manager has answered yet"
         )
     elif receipt.accepted or not receipt.known:
         print_line(
-            f"{counted(receipt.accepted, 'task')} accepted in run {work.run}" + _already(receipt)
+            f"{with_count(receipt.accepted, 'task')} accepted in run {work.run}" + _already(receipt)
         )
     else:
         print_line(

@@ -11,7 +11,7 @@ import uvloop
 from skillq.errors import SkillqError, UsageError
 from skillq.runtime import gc_tuning, logs, stdio
 from skillq.runtime.clock import steady_clock
-from skillq.runtime.settings import load, without_password
+from skillq.runtime.settings import load_settings, without_password
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.core.state import BACKLOG_FROM, BACKLOG_KEEP, State
 from skillq_manager.manager import Manager
@@ -88,7 +88,7 @@ def _stop_on_signals(manager: Manager) -> None:
 def main() -> int:
     stdio.replace_closed()
     try:
-        uvloop.run(run(load(ManagerSettings)))
+        uvloop.run(run(load_settings(ManagerSettings)))
     except SkillqError as error:
         sys.stderr.write(f"skillq manager: {error}\n")
         return 2 if isinstance(error, UsageError) else 3

@@ -294,7 +294,7 @@ class Manager:
             timeout = None if deadline is None else max(0.0, deadline - self._clock())
             intake = await self._inbox.take_received(timeout)
             if intake:
-                crash_points.at("manager.received")
+                crash_points.crash_if_chosen("manager.received")
             await self._round(intake)
             if await self._is_done():
                 await self._stop_workers()
@@ -334,14 +334,14 @@ class Manager:
         """Write, then send, then acknowledge what it came from, then say so."""
         decided = c.Decisions(commands)
         if commands:
-            crash_points.at("manager.decided")
+            crash_points.crash_if_chosen("manager.decided")
             news = await self._commit(decided)
-            crash_points.at("manager.committed")
+            crash_points.crash_if_chosen("manager.committed")
             await self._outbox.send(decided, news)
-            crash_points.at("manager.sent")
+            crash_points.crash_if_chosen("manager.sent")
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
-            crash_points.at("manager.acked")
+            crash_points.crash_if_chosen("manager.acked")
         log_decisions(commands)
         self.counters.count_decisions(decided)
         await self._notify_requesters(decided)

@@ -38,7 +38,7 @@ class ManagerSettings(Settings):
     retry_max_delay: float = Field(
         _RETRIES.cap,
         gt=0,
-        le=timings.MOST_RETRY_MAX_DELAY_SECONDS,
+        le=timings.MAX_RETRY_MAX_DELAY_SECONDS,
         description="longest pause in seconds between attempts",
     )
     max_losses: int = Field(

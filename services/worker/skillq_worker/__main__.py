@@ -14,7 +14,7 @@ from skillq.errors import SkillqError, UsageError
 from skillq.messages import WorkerProfile, slug
 from skillq.runtime import gc_tuning, logs, stdio
 from skillq.runtime.clock import steady_clock
-from skillq.runtime.settings import load, without_password
+from skillq.runtime.settings import load_settings, without_password
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_worker.execution.executor import Executor, HandlerExecutor
 from skillq_worker.execution.handlers import load_handlers
@@ -97,7 +97,7 @@ def main() -> int:
     stdio.replace_closed()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:
-        uvloop.run(run(load(WorkerSettings, {"handlers": handlers})))
+        uvloop.run(run(load_settings(WorkerSettings, {"handlers": handlers})))
     except SkillqError as error:
         sys.stderr.write(f"skillq worker: {error}\n")
         return 2 if isinstance(error, UsageError) else 3

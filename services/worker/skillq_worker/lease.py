@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 import structlog
 
 from skillq import timings
-from skillq.messages import AttemptRef, Heartbeat, Lease, place
+from skillq.messages import AttemptRef, Heartbeat, Lease, heartbeat_order
 from skillq.runtime.clock import Clock
 from skillq.runtime.logs import Log
 from skillq.transport import Outgoing
@@ -78,4 +78,4 @@ def heartbeats(common: Heartbeat, held: Sequence[AttemptRef]) -> list[Outgoing]:
 
 
 def _place(ref: AttemptRef) -> str:
-    return place(ref.run, ref.id)
+    return heartbeat_order(ref.run, ref.id)

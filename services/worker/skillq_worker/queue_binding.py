@@ -36,7 +36,7 @@ class QueueBinding:
             UsageError: another worker of this name is connected.
         """
         give_up_at = self._clock() + timings.TAKE_OVER_SECONDS
-        delay = timings.ATTACH_FIRST_RETRY_SECONDS
+        delay = timings.CONSUME_FIRST_RETRY_SECONDS
         has_asked = False
         while True:
             try:
@@ -44,7 +44,7 @@ class QueueBinding:
             except QueueNotFound as error:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
                 # The question was taken, and is answered soon: the pauses begin anew, once.
-                delay, has_asked = delay if has_asked else timings.ATTACH_FIRST_RETRY_SECONDS, True
+                delay, has_asked = delay if has_asked else timings.CONSUME_FIRST_RETRY_SECONDS, True
             except QueueInUse as error:
                 if self._clock() > give_up_at:
                     raise UsageError(
@@ -64,7 +64,7 @@ class QueueBinding:
                 log.info(Log.CONNECTED, worker=self._profile.title)
                 return
             await asyncio.sleep(delay)
-            delay = min(2 * delay, timings.ATTACH_LAST_RETRY_SECONDS)
+            delay = min(2 * delay, timings.CONSUME_LAST_RETRY_SECONDS)
 
     async def detach(self) -> None:
         consumer, self.consumer = self.consumer, None

@@ -167,7 +167,7 @@ class Reporter:
     async def _send_results(self, store: str, results: list[Result]) -> None:
         if results:
             await self._send("result", partial(report, self._profile, store), results)
-            crash_points.at("worker.confirmed")
+            crash_points.crash_if_chosen("worker.confirmed")
             if store == self.store:
                 self._confirmed(results)
 

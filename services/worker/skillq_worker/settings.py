@@ -51,7 +51,7 @@ class WorkerSettings(Settings):
     )
     heartbeat: float = Field(
         _DEFAULT.heartbeat,
-        ge=timings.LEAST_HEARTBEAT_SECONDS,
+        ge=timings.MIN_HEARTBEAT_SECONDS,
         description="how often it says that it lives, in seconds",
     )
     suspect_after: float = Field(
@@ -61,7 +61,7 @@ class WorkerSettings(Settings):
     )
     dead_after: float = Field(
         _DEFAULT.dead_after,
-        ge=timings.LEAST_DEAD_AFTER_SECONDS,
+        ge=timings.MIN_DEAD_AFTER_SECONDS,
         le=timings.MAX_LEASE_SECONDS,
         description="its lease: seconds of silence after which others get what it holds",
     )

@@ -152,7 +152,7 @@ class Worker:
         await self._slots.close()
         try:
             async with asyncio.timeout(
-                timings.HASTY_LEAVE_SECONDS if self._hurry.is_set() else timings.LEAVE_SECONDS
+                timings.FAST_LEAVE_SECONDS if self._hurry.is_set() else timings.LEAVE_SECONDS
             ):
                 await self._reporter.flushed()
                 goodbye = Disconnect(
@@ -244,11 +244,11 @@ class Worker:
                 # By our own connection, which the broker does not know to be dead, or by a namesake.
                 await self._attachment.detach()
                 continue
-            crash_points.at("worker.received")
+            crash_points.crash_if_chosen("worker.received")
             handled = [d for d in deliveries if await self._handle(consumer, d)]
-            crash_points.at("worker.accepted")
+            crash_points.crash_if_chosen("worker.accepted")
             await consumer.ack(handled)
-            crash_points.at("worker.acked")
+            crash_points.crash_if_chosen("worker.acked")
 
     async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
         """Obey; False where the delivery was parked and needs no acknowledgement."""
@@ -324,7 +324,7 @@ class Worker:
 
     def _new_run(self, name: Attempt, task: TaskAssignment) -> AttemptRun:
         """On any thread, as all of a slot that goes from one to the next."""
-        crash_points.at("worker.started")
+        crash_points.crash_if_chosen("worker.started")
         return AttemptRun(self._shop, name, task)
 
     def _on_attempt_started(self, making: AttemptRun) -> None:
@@ -339,7 +339,7 @@ class Worker:
     def _on_attempt_over(self, making: AttemptRun, ended: Result | None) -> None:
         if ended is not None:
             run, id, _ = ended.attempt
-            crash_points.at("worker.finished")
+            crash_points.crash_if_chosen("worker.finished")
             self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
             self._reporter.report_result(ended)
         self._slots.on_attempt_over(making)

@@ -63,7 +63,7 @@ class Client:
         transport: Transport,
         *,
         name: str = "client",
-        patience: float = timings.START_PATIENCE_SECONDS,
+        patience: float = timings.START_TIMEOUT_SECONDS,
         clock: Clock | None = None,
     ) -> None:
         self._transport = transport
@@ -83,12 +83,12 @@ class Client:
             Unreachable: there was no manager yet that would have made the queues.
         """
         handed = follow_submission(run, tasks)
-        async with self._following(handed) as events:
+        async with self._subscribed(handed) as events:
             await self._publish(handed)
             try:
                 async with asyncio.timeout(wait):
                     while handed.receipt is None:
-                        for news in await _read(events, await events.batch()):
+                        for news in await _read_events(events, await events.batch()):
                             handed.on_event_received(news)
             except TimeoutError:
                 return None
@@ -104,7 +104,7 @@ class Client:
             Unreachable: there was no manager yet that would have made the queues.
         """
         handed = follow_submission(run, tasks, on_event)
-        async with self._following(handed) as events:
+        async with self._subscribed(handed) as events:
             await self._publish(handed)
             await self._follow(handed, events)
         assert handed.counts is not None  # noqa: S101 - else it would go on
@@ -122,7 +122,7 @@ class Client:
         events = await self._retrying(lambda: self._transport.subscribe(topology.EVENTS, keys))
 
         async def heard() -> list[ClientEvent]:
-            return await _read(events, await events.batch())
+            return await _read_events(events, await events.batch())
 
         opened = OpenRun(run, self._publish_retrying, self._query, self._clock)
         listening = asyncio.create_task(follow_events(opened, heard), name="results")
@@ -143,7 +143,7 @@ class Client:
             async with asyncio.timeout(timings.STATUS_QUERY_SECONDS):
                 await self._publish_message(Outgoing.from_message(inquiry, persistent=False))
                 while not answers or answers[-1].more:
-                    news = await _read(events, await events.batch())
+                    news = await _read_events(events, await events.batch())
                     answers += [one for one in news if isinstance(one, StatusReply)]
         except TimeoutError:
             return []
@@ -158,7 +158,7 @@ class Client:
         while not handed.is_complete:
             give_up_at = inf if handed.counts is None else heard_at + self._patience
             until = min(ask_at, give_up_at)
-            news = await self._next(events, until)
+            news = await self._next_events(events, until)
             about_us = [handed.on_event_received(one) for one in news]
             now = self._clock()
             if any(about_us):
@@ -173,17 +173,17 @@ class Client:
                 continue  # what others do in the same run is no answer to us
             ask_at = self._clock() + timings.CLIENT_SILENCE_SECONDS
 
-    async def _next(self, events: Consumer, until: float) -> list[ClientEvent]:
+    async def _next_events(self, events: Consumer, until: float) -> list[ClientEvent]:
         """What comes next; nothing after a silence."""
         try:
             async with asyncio.timeout(max(0.0, until - self._clock())):
                 deliveries = await events.batch()
         except TimeoutError:
             return []
-        return await _read(events, deliveries)
+        return await _read_events(events, deliveries)
 
     @asynccontextmanager
-    async def _following(self, handed: FollowedSubmission) -> AsyncIterator[Consumer]:
+    async def _subscribed(self, handed: FollowedSubmission) -> AsyncIterator[Consumer]:
         keys = (f"task.{handed.run}.*.*", f"run.{handed.run}.*", f"answer.{handed.id}")
         events = await self._retrying(lambda: self._transport.subscribe(topology.EVENTS, keys))
         try:
@@ -224,7 +224,7 @@ class Client:
                 await asyncio.sleep(timings.CLIENT_RETRY_SECONDS)
 
 
-async def _read(events: Consumer, deliveries: Sequence[Delivery]) -> list[ClientEvent]:
+async def _read_events(events: Consumer, deliveries: Sequence[Delivery]) -> list[ClientEvent]:
     await events.ack(deliveries)
     messages = []
     for delivery in deliveries:

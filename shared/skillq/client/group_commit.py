@@ -10,7 +10,7 @@ from typing import Generic, TypeVar
 from skillq import timings
 from skillq.errors import Unreachable
 
-_TINY = 1e-9  # what a sum of shares may be off by
+_ROUNDING_ERROR = 1e-9  # what a sum of shares may be off by
 
 Item = TypeVar("Item")
 
@@ -19,21 +19,21 @@ class _Batch(Generic[Item]):
     def __init__(self) -> None:
         self.items: list[Item] = []
         self.room = 1.0
-        self._waiting: list[asyncio.Future[None]] = []
+        self._futures: list[asyncio.Future[None]] = []
 
     def published_future(self) -> asyncio.Future[None]:
         """For one who waits: who gives up cancels it, and stops nobody else."""
         arrival = asyncio.get_running_loop().create_future()
-        self._waiting.append(arrival)
+        self._futures.append(arrival)
         return arrival
 
     def mark_published(self) -> None:
-        for arrival in self._waiting:
+        for arrival in self._futures:
             if not arrival.done():
                 arrival.set_result(None)
 
     def mark_failed(self, error: Exception) -> None:
-        for arrival in self._waiting:
+        for arrival in self._futures:
             if not arrival.done():
                 arrival.set_exception(error)
 
@@ -53,7 +53,7 @@ class GroupCommit(Generic[Item]):
         self._sender: asyncio.Task[None] | None = None
         self._published_at = self._held_until = 0.0  # by the loop's clock
         self._answered_at = -inf
-        self._wake = asyncio.Event()
+        self._hold_changed = asyncio.Event()
         self._closed: Exception | None = None
 
     async def put(self, item: Item, share: float) -> None:
@@ -65,13 +65,13 @@ class GroupCommit(Generic[Item]):
         """
         if self._closed is not None:
             raise self._closed
-        if not self._batches or self._batches[-1].room < share - _TINY:
+        if not self._batches or self._batches[-1].room < share - _ROUNDING_ERROR:
             self._batches.append(_Batch())
         load = self._batches[-1]
         load.items.append(item)
         load.room -= share
         if self._is_full:
-            self._wake.set()
+            self._hold_changed.set()
         if self._sender is None:
             self._sender = asyncio.create_task(self._send_all(), name="convoy")
         await load.published_future()
@@ -90,7 +90,7 @@ class GroupCommit(Generic[Item]):
 
     def _hold_until(self, at: float) -> None:
         self._held_until = at
-        self._wake.set()
+        self._hold_changed.set()
 
     def close(self, error: Exception) -> None:
         """Carry nothing more; who waits is told, and who comes."""
@@ -111,16 +111,16 @@ class GroupCommit(Generic[Item]):
     @property
     def _is_full(self) -> bool:
         """Whether the next load can take no more."""
-        return len(self._batches) > 1 or self._batches[0].room < _TINY
+        return len(self._batches) > 1 or self._batches[0].room < _ROUNDING_ERROR
 
     async def _wait_for_more(self) -> None:
-        if _now() - self._answered_at > timings.GROUP_COMMIT_AWAY_SECONDS:
+        if _now() - self._answered_at > timings.GROUP_COMMIT_ABSENT_SECONDS:
             return  # nobody may be there
         with suppress(TimeoutError):  # a clock may be coarse: once is enough
             while self._held_until > _now() and not self._is_full:
-                self._wake.clear()
+                self._hold_changed.clear()
                 async with asyncio.timeout_at(self._held_until):
-                    await self._wake.wait()
+                    await self._hold_changed.wait()
 
     async def _send_batch(self, load: _Batch[Item]) -> None:
         # Its answer may be here before it has arrived.

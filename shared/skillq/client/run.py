@@ -35,9 +35,9 @@ from skillq.messages import (
 from skillq.runtime.clock import Clock
 from skillq.transport import Outgoing
 
-_BATCH = 1000  # tasks in one submission
-_JOINT_BYTES = TASKS_BYTES // 2  # of tasks of several calls that go in one submission
-_AHEAD = 10_000  # tasks of an endless iterable that may be on their way
+_MAX_BATCH_TASKS = 1000  # tasks in one submission
+_MAX_GROUP_BYTES = TASKS_BYTES // 2  # of tasks of several calls that go in one submission
+_MAX_IN_FLIGHT = 10_000  # tasks of an endless iterable that may be on their way
 
 
 def binding_keys(run: str) -> tuple[str, ...]:
@@ -54,22 +54,22 @@ class Results:
 
     def __init__(self) -> None:
         self._arrived: deque[TaskEvent] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._error: Exception | None = None
         self.missing = 0
 
     @property
-    def is_complete(self) -> bool:
+    def has_arrived(self) -> bool:
         return bool(self._arrived)
 
     def put(self, event: TaskEvent) -> None:
         self.missing -= 1
         self._arrived.append(event)
-        self._news.set()
+        self._changed.set()
 
     def fail(self, error: Exception) -> None:
         self._error = error
-        self._news.set()
+        self._changed.set()
 
     def __aiter__(self) -> Self:
         return self
@@ -86,8 +86,8 @@ class Results:
                 raise self._error
             if not self.missing:
                 raise StopAsyncIteration
-            self._news.clear()
-            await self._news.wait()
+            self._changed.clear()
+            await self._changed.wait()
         return self._arrived.popleft()
 
 
@@ -107,10 +107,10 @@ class _Submission:
 
     id: str
     calls: dict[_Call, None]  # of which something is missing
-    is_joint: bool
-    heard_at: float
+    is_group: bool
+    last_answer_at: float
     store: str = ""
-    asked: int = 0
+    queries_sent: int = 0
 
     @property
     def missing(self) -> list[str]:
@@ -130,10 +130,10 @@ class OpenRun:
         self._title = run_title(run)
         self._name = slug(self._title)
         self._publish = publish
-        self._inquire = inquire
+        self._send_query = inquire
         self._clock = clock
-        self._submissions: dict[str, _Submission] = {}  # by submission
-        self._call_of: dict[str, _Call] = {}  # by task
+        self._open_submissions: dict[str, _Submission] = {}  # by submission
+        self._calls_by_task: dict[str, _Call] = {}  # by task
         self._latest: _Submission | None = None
         self._background: set[asyncio.Task[None]] = set()
         self._group_commit = GroupCommit(self._publish_calls)
@@ -163,9 +163,9 @@ class OpenRun:
             SkillqError: as `Results`.
         """
         results = Results()
-        for part in _batches(tasks, _BATCH):
+        for part in _batched(tasks, _MAX_BATCH_TASKS):
             await self._submit_call(part, results)
-            while results.is_complete or results.missing > _AHEAD:
+            while results.has_arrived or results.missing > _MAX_IN_FLIGHT:
                 yield await anext(results)
         async for event in results:
             yield event
@@ -181,14 +181,14 @@ class OpenRun:
 
     async def _submit_call(self, tasks: Sequence[Task], results: Results) -> None:
         for task in tasks:
-            if task.id in self._call_of:
+            if task.id in self._calls_by_task:
                 raise UsageError(f"task {task.id}: is on its way; wait until it has ended")
         briefs = encode_tasks(tasks)
         call = _Call(briefs, results, dict.fromkeys(briefs))
         # Before it is published: results may be faster than the broker's confirm.
-        self._call_of.update(dict.fromkeys(briefs, call))
+        self._calls_by_task.update(dict.fromkeys(briefs, call))
         results.missing += len(briefs)
-        share = max(len(briefs) / _BATCH, sum(map(len, briefs.values())) / _JOINT_BYTES)
+        share = max(len(briefs) / _MAX_BATCH_TASKS, sum(map(len, briefs.values())) / _MAX_GROUP_BYTES)
         # What depends on others could make a circle with what it knows nothing of.
         alone = share >= 1 or any(task.depends_on for task in tasks)
         try:
@@ -207,11 +207,11 @@ class OpenRun:
         if not wanted:
             return False
         part = _Submission(uuid4().hex, dict.fromkeys(wanted), len(wanted) > 1, self._clock())
-        self._submissions[part.id] = self._latest = part
+        self._open_submissions[part.id] = self._latest = part
         for call in wanted:
             call.submission = part
         await self._publish_submission(part)
-        return part.is_joint and bool(part.calls)
+        return part.is_group and bool(part.calls)
 
     async def _publish_submission(self, part: _Submission) -> None:
         briefs = {id: brief for call in part.calls for id, brief in call.encoded_tasks.items()}
@@ -223,7 +223,7 @@ class OpenRun:
     def _drop(self, call: _Call) -> None:
         """Nobody waits for what is missing of it; once is enough, twice does no harm."""
         for id in call.missing:
-            del self._call_of[id]
+            del self._calls_by_task[id]
         call.results.missing -= len(call.missing)
         call.missing.clear()
         self._remove_from_submission(call)
@@ -233,7 +233,7 @@ class OpenRun:
         if part is not None:
             del part.calls[call]
             if not part.calls:
-                self._submissions.pop(part.id, None)
+                self._open_submissions.pop(part.id, None)
 
     # --- hearing
 
@@ -242,7 +242,7 @@ class OpenRun:
             case TaskEvents():
                 self._on_task_events(news.events)
             case RunEvent():
-                part = self._submissions.get(news.submission_id or "")
+                part = self._open_submissions.get(news.submission_id or "")
                 if part is not None:
                     self._on_answer(part, news)
             case StatusReply():
@@ -254,12 +254,12 @@ class OpenRun:
         for event in events:
             if event.status not in TERMINAL:
                 continue
-            call = self._call_of.get(event.id)
+            call = self._calls_by_task.get(event.id)
             if call is None or call.submission is None:
                 continue  # not of ours, or another's of the same name
-            call.submission.heard_at = now
+            call.submission.last_answer_at = now
             heard.add(call.submission)
-            del self._call_of[event.id], call.missing[event.id]
+            del self._calls_by_task[event.id], call.missing[event.id]
             call.results.put(event)
             if not call.missing:
                 self._remove_from_submission(call)
@@ -268,7 +268,7 @@ class OpenRun:
 
     def _on_answer(self, part: _Submission, answer: RunEvent | StatusReply) -> None:
         is_latest = part is self._latest
-        part.heard_at = self._clock()
+        part.last_answer_at = self._clock()
         if answer.status is RunStatus.REFUSED:
             self._group_commit.on_answered(is_latest=is_latest)
             self._on_refused(
@@ -283,13 +283,13 @@ class OpenRun:
     def _on_refused(self, part: _Submission, error: UsageError) -> None:
         """Whose fault it was is seen when each call goes alone; none of them has been taken in."""
         for call in list(part.calls):
-            if part.is_joint:
+            if part.is_group:
                 self._remove_from_submission(call)
-                self._spawn(self._publish_apart(call), "apart")
+                self._spawn(self._publish_alone(call), "apart")
             else:
                 self._fail(call, error)
 
-    async def _publish_apart(self, call: _Call) -> None:
+    async def _publish_alone(self, call: _Call) -> None:
         try:
             await self._group_commit.put(call, 1.0)
         except Exception as error:  # noqa: BLE001 - whoever waits hears of it
@@ -303,7 +303,7 @@ class OpenRun:
     def close(self, error: Exception) -> None:
         """Nothing more will be heard."""
         self._group_commit.close(error)
-        for call in set(self._call_of.values()):
+        for call in set(self._calls_by_task.values()):
             self._fail(call, error)
         for errand in self._background:
             errand.cancel()
@@ -313,12 +313,12 @@ class OpenRun:
     def query_silent_submissions(self) -> None:
         """Ask about all of which nothing was heard for a while."""
         since = self._clock() - timings.CLIENT_SILENCE_SECONDS
-        for part in list(self._submissions.values()):
-            if part.heard_at <= since:
+        for part in list(self._open_submissions.values()):
+            if part.last_answer_at <= since:
                 self._query(part)
 
     def _query(self, part: _Submission) -> None:
-        part.heard_at = self._clock()
+        part.last_answer_at = self._clock()
         self._spawn(self._query_all(part), "inquiry")
 
     def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> None:
@@ -328,7 +328,7 @@ class OpenRun:
 
     async def _query_all(self, part: _Submission) -> None:
         try:
-            for page in _batches(part.missing, MAX_QUERIED_TASKS):
+            for page in _batched(part.missing, MAX_QUERIED_TASKS):
                 if not await self._query_page(part, page):
                     return
         except SkillqError as error:
@@ -338,11 +338,11 @@ class OpenRun:
 
     async def _query_page(self, part: _Submission, page: Sequence[str]) -> bool:
         """Whether to go on."""
-        part.asked += 1
-        answers = await self._inquire(
+        part.queries_sent += 1
+        answers = await self._send_query(
             StatusQuery(
                 submission_id=part.id,
-                number=part.asked,
+                number=part.queries_sent,
                 run=self._name,
                 store=part.store,
                 tasks=tuple(page),
@@ -363,7 +363,7 @@ class OpenRun:
         """Where the run has ended, what the manager did not tell of a task it cannot tell."""
         is_over = any(answer.status is RunStatus.COMPLETED for answer in answers)
         for id in page if is_over else ():
-            call = self._call_of.get(id)
+            call = self._calls_by_task.get(id)
             if call is not None and call.submission is part:
                 reason = f"task {id}: its run has ended, and the manager does not know it any more"
                 self._fail(call, SkillqError(reason))
@@ -372,7 +372,7 @@ class OpenRun:
 Item = TypeVar("Item")
 
 
-def _batches(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+def _batched(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch

@@ -135,7 +135,7 @@ class FollowedSubmission:
             if self.counts is None:
                 self._complete(said.counts)
             elif not said.more:
-                self._turn_page()
+                self._end_page()
         return True
 
     def _on_answer(self, answer: RunEvent | StatusReply) -> None:
@@ -150,7 +150,7 @@ class FollowedSubmission:
             self._ignored_up_to = self._queries_sent  # what was asked before did not name tasks
         self.counts = counts
 
-    def _turn_page(self) -> None:
+    def _end_page(self) -> None:
         """What the manager did not tell of these, it cannot tell."""
         for id in self._page:
             self.missing.pop(id, None)
@@ -200,7 +200,7 @@ def to_messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoi
         UsageError: they are too many.
     """
     name = slug(title)
-    parts = list(_split(briefs.values()))
+    parts = list(_split_into_parts(briefs.values()))
     if len(parts) > MAX_PARTS:
         raise UsageError(
             f"{len(briefs)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
@@ -226,7 +226,7 @@ def run_title(run: str) -> str:
         raise UsageError(f"run {run!r}: {first_error(error)}") from error
 
 
-def _split(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
+def _split_into_parts(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
     """As few parts as hold them all, in order."""
     part: list[bytes] = []
     size = 0

@@ -60,7 +60,7 @@ from skillq.messages.workers import (
     TaskResult,
     TaskResults,
     WorkerProfile,
-    place,
+    heartbeat_order,
 )
 
 __all__ = [
@@ -120,7 +120,7 @@ __all__ = [
     "encode",
     "encode_submission",
     "first_error",
-    "place",
+    "heartbeat_order",
     "shorten",
     "slug",
 ]

@@ -74,10 +74,10 @@ def decode(body: bytes) -> Message:
     try:
         return _MESSAGE.validate_json(body)
     except ValidationError as error:
-        raise MalformedMessage(_complaint(body, error)) from error
+        raise MalformedMessage(_explain_invalid(body, error)) from error
 
 
-def _complaint(body: bytes, error: ValidationError) -> str:
+def _explain_invalid(body: bytes, error: ValidationError) -> str:
     try:
         version = json.loads(body).get("schema_version", SCHEMA_VERSION)
     except (ValueError, AttributeError, RecursionError):

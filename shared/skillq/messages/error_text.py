@@ -7,7 +7,7 @@ from pydantic_core import ErrorDetails
 _MAX_SHOWN = 60
 _WHOLE, _NUMBER, _LIST = "should be a whole number", "should be a number", "should be a list"
 _FIELDS = "should be a mapping of fields to values"
-_WORDS = {
+_TEXT = {
     "missing": "is missing",
     "extra_forbidden": "is unknown",
     "int_type": _WHOLE,
@@ -37,8 +37,8 @@ _WORDS = {
     "model_type": _FIELDS,
     "model_attributes_type": _FIELDS,
 }
-_OF_ONE = {"string_too_short": "should not be empty", "too_short": "should have at least one item"}
-_SELF_EVIDENT = {"missing", "extra_forbidden"}
+_TEXT_IF_EMPTY = {"string_too_short": "should not be empty", "too_short": "should have at least one item"}
+_WITHOUT_VALUE = {"missing", "extra_forbidden"}
 
 
 def shorten(text: str, width: int) -> str:
@@ -48,11 +48,11 @@ def shorten(text: str, width: int) -> str:
 def plain_error(complaint: ErrorDetails) -> str:
     """What is wrong, without the value."""
     kind, bounds = complaint["type"], complaint.get("ctx", {})
-    said = _OF_ONE.get(kind) if bounds.get("min_length") == 1 else None
-    if said is None and kind in _WORDS:
+    said = _TEXT_IF_EMPTY.get(kind) if bounds.get("min_length") == 1 else None
+    if said is None and kind in _TEXT:
         with suppress(KeyError):  # users' own errors may be of any kind
-            bounds = {name: _as_written(value) for name, value in bounds.items()}
-            said = _WORDS[kind].format_map(bounds)
+            bounds = {name: _format_bound(value) for name, value in bounds.items()}
+            said = _TEXT[kind].format_map(bounds)
     # Our validators and users' own say it as they want it.
     said = said or complaint["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return said.removeprefix("Input ")
@@ -62,11 +62,11 @@ def with_value(complaint: ErrorDetails, value: object) -> str:
     """What is wrong, and with which value, as it may be shown."""
     said = plain_error(complaint)
     names_it = isinstance(value, str) and repr(value) in said
-    is_plain = complaint["type"] in _SELF_EVIDENT or (not value and complaint["type"] in _OF_ONE)
+    is_plain = complaint["type"] in _WITHOUT_VALUE or (not value and complaint["type"] in _TEXT_IF_EMPTY)
     return said if is_plain or names_it else f"{said}, not {quote_value(value)}"
 
 
-def _as_written(bound: object) -> object:
+def _format_bound(bound: object) -> object:
     """A bound of floats is 1.0, where its author wrote 1."""
     return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
@@ -78,6 +78,6 @@ def quote_value(value: object) -> str:
     return shorten(repr(value), _MAX_SHOWN)
 
 
-def counted(number: int, what: str) -> str:
+def with_count(number: int, what: str) -> str:
     """`1 task`, `2 tasks`."""
     return f"{number} {what}" if number == 1 else f"{number} {what}s"

@@ -29,7 +29,7 @@ from skillq.messages.types import (
     Title,
     Unroutable,
     WireModel,
-    _unique,
+    _without_duplicates,
 )
 
 
@@ -42,7 +42,7 @@ class Task(WireModel):
     type: Label = DEFAULT_TYPE
     priority: Annotated[int, Field(ge=1, le=100)] = 1
     requires: Labels = ()
-    depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_unique)] = ()
+    depends_on: Annotated[tuple[TaskId, ...], AfterValidator(_without_duplicates)] = ()
     on_failed_dependency: Literal["fail", "run"] = "fail"
     payload: Payload = Field(default_factory=dict)
     timeout: Seconds | None = None  # of one attempt
@@ -60,54 +60,54 @@ class Task(WireModel):
 
     def shape(self) -> tuple[Any, ...]:
         """All of it but what is its own: its id, its texts, what it depends on. Many tasks share one."""
-        shape: tuple[Any, ...] = _SHAPE(self.__dict__)
+        shape: tuple[Any, ...] = _GET_SHAPE(self.__dict__)
         return shape
 
     def to_wire(self) -> bytes:
         """As JSON, without what is as by default; of a subclass, what a message would have of it."""
         return Task.__pydantic_serializer__.to_json(self, exclude_defaults=True)
 
-    def terms(self) -> str:
+    def definition(self) -> str:
         """As JSON, without what is as by default, its id and its texts: for most, made once for all of their shape."""
         if self.depends_on:
-            return self._write()
-        terms, _ = self._shared()
+            return self._encode_definition()
+        terms, _ = self._shared_definition()
         return terms
 
-    def _shared(self) -> tuple[str, int]:
+    def _shared_definition(self) -> tuple[str, int]:
         """Of all of its shape that depend on nothing: their terms, and what stands for them."""
         shape = self.shape()
-        shared = _remembered.get(shape)
+        shared = _definitions.get(shape)
         if shared is None:
-            if len(_remembered) >= _MANY:
-                _remembered.clear()
-            terms = self._write()
-            shared = _remembered[shape] = terms, _number(terms.encode())
+            if len(_definitions) >= _MAX_CACHED_SHAPES:
+                _definitions.clear()
+            terms = self._encode_definition()
+            shared = _definitions[shape] = terms, _hash_to_number(terms.encode())
         return shared
 
-    def _write(self) -> str:
+    def _encode_definition(self) -> str:
         # A default that changes in a later release needs a migration that writes the old one down.
         return Task.__pydantic_serializer__.to_json(
-            self, exclude=_APART, exclude_defaults=True
+            self, exclude=_NOT_IN_DEFINITION, exclude_defaults=True
         ).decode()
 
     def fingerprint(self) -> int:
         """A number of 63 bits that stands for all of it but its id; fields of later releases do not change it."""
         if not (self.description or self.payload or self.depends_on):
-            _, number = self._shared()
+            _, number = self._shared_definition()
             return number
         texts = to_json([self.description, self.payload], inf_nan_mode="null")
-        return _number(self.terms().encode() + texts)
+        return _hash_to_number(self.definition().encode() + texts)
 
 
-_APART = {"id", "description", "payload"}
-_ITS_OWN = _APART | {"depends_on"}
-_SHAPE = itemgetter(*(name for name in Task.model_fields if name not in _ITS_OWN))
-_MANY = 4096  # shapes
-_remembered: dict[tuple[Any, ...], tuple[str, int]] = {}
+_NOT_IN_DEFINITION = {"id", "description", "payload"}
+_NOT_IN_SHAPE = _NOT_IN_DEFINITION | {"depends_on"}
+_GET_SHAPE = itemgetter(*(name for name in Task.model_fields if name not in _NOT_IN_SHAPE))
+_MAX_CACHED_SHAPES = 4096  # shapes
+_definitions: dict[tuple[Any, ...], tuple[str, int]] = {}
 
 
-def _number(written: bytes) -> int:
+def _hash_to_number(written: bytes) -> int:
     return int.from_bytes(blake2b(written, digest_size=8).digest()) >> 1
 
 
@@ -155,7 +155,7 @@ class Submission(WireModel):
     parts: Annotated[int, Field(ge=1, le=MAX_PARTS)] = 1
 
     @model_validator(mode="after")
-    def _can_be_done(self) -> Self:
+    def _check_part_and_tasks(self) -> Self:
         if self.part > self.parts:
             raise ValueError(f"part {self.part} of {self.parts} cannot be")
         try:

@@ -28,7 +28,7 @@ MAX_MESSAGE_BYTES = 1024 * 1024
 MAX_PARTS, MAX_TASKS = 64, 3500
 MAX_QUERIED_TASKS = 500  # tasks that one inquiry names
 MAX_NAME = 63
-_SHORT = MAX_PAYLOAD_BYTES // 16  # characters; none of them takes more than six bytes
+_SURELY_FITS = MAX_PAYLOAD_BYTES // 16  # characters; none of them takes more than six bytes
 _YEAR_10000 = 253_402_300_800.0
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
@@ -132,7 +132,7 @@ class _NumberAsText:
         )
 
 
-def _storable(written: str) -> str:
+def _check_no_nul(written: str) -> str:
     """No database of ours keeps the character 0."""
     if "\0" in written:
         raise ValueError("has the character NUL; leave it out")
@@ -144,32 +144,32 @@ def _valid_timestamp(moment: float | None) -> float | None:
     return moment if moment is not None and 0 <= moment < _YEAR_10000 else None
 
 
-def _sluggable(written: str) -> str:
+def _check_makes_name(written: str) -> str:
     slug(written)
     return written
 
 
 @lru_cache(maxsize=4096)  # the same few in every message: so Python is not even called
-def _labelling(written: str) -> str:
-    return _sluggable(_storable(written))
+def _check_label(written: str) -> str:
+    return _check_makes_name(_check_no_nul(written))
 
 
-def _not_reserved(written: str) -> str:
+def _check_not_reserved(written: str) -> str:
     if slug(written) in RESERVED_NAMES:
         raise ValueError(f"{written!r} is reserved: choose another name")
     return written
 
 
-def _check_fits(value: Any) -> Any:
+def _check_payload_size(value: Any) -> Any:
     # What is far from the limit need not be measured exactly, or at all.
-    if isinstance(value, str) and len(value) < _SHORT:
+    if isinstance(value, str) and len(value) < _SURELY_FITS:
         return value
     if value and len(to_json(value)) > MAX_PAYLOAD_BYTES // 2:
-        _check_size(value)
+        _check_exact_size(value)
     return value
 
 
-def _check_size(value: Any) -> None:
+def _check_exact_size(value: Any) -> None:
     """Written as every release has written it, and as what it will be when it has been sent."""
     arrives = from_json(to_json(value, inf_nan_mode="null"))
     size = len(json.dumps(arrives, separators=(",", ":"), ensure_ascii=False).encode())
@@ -179,7 +179,7 @@ def _check_size(value: Any) -> None:
         )
 
 
-def _seconds(written: object) -> object:
+def _parse_seconds(written: object) -> object:
     """A length of time: a number of seconds, or a number with a unit, as `30s`, `5m`, `2h`."""
     if isinstance(written, str) and (
         found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", written)
@@ -190,15 +190,15 @@ def _seconds(written: object) -> object:
     return written
 
 
-def _unique(values: Sequence[str]) -> tuple[str, ...]:
+def _without_duplicates(values: Sequence[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(values))
 
 
 Level = Annotated[int, Field(ge=MIN_LEVEL, le=MAX_LEVEL)]
 Title = Annotated[
-    str, Field(min_length=1, max_length=120), _NumberAsText(), AfterValidator(_sluggable)
+    str, Field(min_length=1, max_length=120), _NumberAsText(), AfterValidator(_check_makes_name)
 ]
-WorkerTitle = Annotated[Title, AfterValidator(_not_reserved)]
+WorkerTitle = Annotated[Title, AfterValidator(_check_not_reserved)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9-]{0,62}$")]
 TaskId = Annotated[
     str, Field(max_length=128, pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.:@+-]*$"), _NumberAsText()
@@ -207,9 +207,9 @@ Label = Annotated[
     str,
     Field(min_length=1, max_length=63),
     _NumberAsText(),
-    AfterValidator(_labelling),
+    AfterValidator(_check_label),
 ]
-Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_storable)]
+Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_check_no_nul)]
 AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
 # Seconds since the epoch (UTC), as somebody else's clock says; None where that cannot be.
 Timestamp = Annotated[float | None, AfterValidator(_valid_timestamp)]
@@ -217,11 +217,11 @@ Timestamp = Annotated[float | None, AfterValidator(_valid_timestamp)]
 StartTime = Annotated[float, AfterValidator(lambda moment: _valid_timestamp(moment) or 0.0)]
 # What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
 ReasonText = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_REASON_TEXT))]
-Labels = Annotated[tuple[Label, ...], AfterValidator(_unique)]
-Seconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0, allow_inf_nan=False)]
+Labels = Annotated[tuple[Label, ...], AfterValidator(_without_duplicates)]
+Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0, allow_inf_nan=False)]
 LeaseSeconds = Annotated[float, Field(gt=0, le=timings.MAX_LEASE_SECONDS)]
-Payload = Annotated[dict[str, JsonValue], AfterValidator(_check_fits)]
-Output = Annotated[JsonValue, AfterValidator(_check_fits)]
+Payload = Annotated[dict[str, JsonValue], AfterValidator(_check_payload_size)]
+Output = Annotated[JsonValue, AfterValidator(_check_payload_size)]
 
 
 class WireModel(BaseModel):

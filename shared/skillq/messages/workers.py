@@ -24,7 +24,7 @@ from skillq.messages.types import (
     Timestamp,
     WireModel,
     WorkerTitle,
-    _not_reserved,
+    _check_not_reserved,
 )
 
 
@@ -46,7 +46,7 @@ class Lease(WireModel):
 class WorkerProfile(WireModel):
     """Who a worker is and what it can do; `types` is None when it takes any type."""
 
-    name: Annotated[Name, AfterValidator(_not_reserved)]
+    name: Annotated[Name, AfterValidator(_check_not_reserved)]
     title: WorkerTitle
     incarnation: Incarnation
     skill: Level
@@ -95,13 +95,13 @@ class Heartbeat(WireModel):
     free_slots: int = 0
     draining: bool = False
 
-    def tells_of(self, run: str, id: str) -> bool:
+    def covers_task(self, run: str, id: str) -> bool:
         """Whether this part would name the attempt of that task, if the worker held it."""
-        where = place(run, id)
+        where = heartbeat_order(run, id)
         return where > self.above and (self.upto is None or where <= self.upto)
 
 
-def place(run: str, id: str) -> str:
+def heartbeat_order(run: str, id: str) -> str:
     """Where a task stands among others; no name of a run and no id has a slash."""
     return f"{run}/{id}"
 

@@ -7,13 +7,13 @@ import os
 import signal
 from itertools import count
 
-from skillq.runtime.settings import of_tests
+from skillq.runtime.settings import read_test_variable
 
-_point, _, _which = (of_tests("CRASH_AT") or "").partition(":")
+_point, _, _which = (read_test_variable("CRASH_AT") or "").partition(":")
 _times = count(1)
 
 
-def at(point: str) -> None:
+def crash_if_chosen(point: str) -> None:
     """Die as a machine that loses its power does, if the tests want it here."""
     if point == _point and next(_times) == int(_which or 1):
         os.kill(os.getpid(), signal.SIGKILL)

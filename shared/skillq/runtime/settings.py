@@ -28,17 +28,17 @@ def without_password(url: str) -> str:
     return f"{scheme}{user.partition(':')[0]}@{tail}" if at else url
 
 
-def _broker_url(url: str) -> str:
+def _check_broker_url(url: str) -> str:
     parts = urlsplit(url)
     if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
         raise ValueError("should be amqp://user:password@host:5672/vhost or amqps://…")
     return url
 
 
-BrokerUrl = Annotated[str, AfterValidator(_broker_url)]
+BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 
 
-def of_tests(name: str) -> str | None:
+def read_test_variable(name: str) -> str | None:
     """A variable that is no setting, for the tests of whole processes."""
     return os.environ.get(PREFIX + name)
 
@@ -89,7 +89,7 @@ class Settings(Environment):
         description="where RabbitMQ is; with TLS amqps://…, and ?cafile=FILE for an authority of your own",
     )
     connect_timeout: float = Field(
-        timings.START_PATIENCE_SECONDS,
+        timings.START_TIMEOUT_SECONDS,
         ge=0,
         description="seconds to wait for the broker at start",
     )
@@ -104,7 +104,7 @@ class Settings(Environment):
 SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
-def load(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT:
+def load_settings(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT:
     """Read the environment; options that were given come first.
 
     Raises:
@@ -114,10 +114,10 @@ def load(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT
     try:
         return cls(**chosen)
     except ValidationError as error:
-        raise UsageError(_complaint(error)) from error
+        raise UsageError(_error_line(error)) from error
 
 
-def _complaint(error: ValidationError) -> str:
+def _error_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
         return plain_error(first)  # it is about settings that do not go together, and names them

@@ -22,17 +22,17 @@ from skillq.topology import DEAD_LETTERS, Topology
 REASON_HEADER = "x-skillq-reason"
 QUEUE_HEADER = "x-skillq-queue"
 EXCHANGE_HEADER = "x-skillq-exchange"
-KEY_HEADER = "x-skillq-routing-key"
-AT_HEADER = "x-skillq-parked-at"  # seconds since the epoch
-DEAD_LETTER_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, KEY_HEADER, AT_HEADER)
+ROUTING_KEY_HEADER = "x-skillq-routing-key"
+TIME_HEADER = "x-skillq-parked-at"  # seconds since the epoch
+DEAD_LETTER_HEADERS = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER, TIME_HEADER)
 MAX_REASON = 1000  # it may quote what came, of any length; headers must fit into one frame
 MAX_KEPT_HEADERS = 64 * 1024  # bytes; half a frame
 _HEADER_OVERHEAD = 16
 
 HeaderValue = str | int
 
-_USUAL_HEADERS: Mapping[str, HeaderValue] = {"schema_version": SCHEMA_VERSION}
-_numbers = count(1)
+_DEFAULT_HEADERS: Mapping[str, HeaderValue] = {"schema_version": SCHEMA_VERSION}
+_message_numbers = count(1)
 _id_prefix = ""
 
 
@@ -46,9 +46,9 @@ if hasattr(os, "register_at_fork"):  # clients run where there is no fork, too
     os.register_at_fork(after_in_child=_new_id_prefix)
 
 
-def _new_id() -> str:
+def new_message_id() -> str:
     """As good as a random one, and made of no system call."""
-    return f"{_id_prefix}-{next(_numbers)}"
+    return f"{_id_prefix}-{next(_message_numbers)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class Outgoing:
 
     body: bytes
     type: str
-    headers: Mapping[str, HeaderValue] = field(default_factory=lambda: _USUAL_HEADERS)
-    message_id: str = field(default_factory=_new_id)
+    headers: Mapping[str, HeaderValue] = field(default_factory=lambda: _DEFAULT_HEADERS)
+    message_id: str = field(default_factory=new_message_id)
     persistent: bool = True
 
     @classmethod
@@ -284,10 +284,10 @@ async def dead_letter(
             REASON_HEADER: shorten(reason, MAX_REASON),
             QUEUE_HEADER: delivery.queue,
             EXCHANGE_HEADER: delivery.exchange,
-            KEY_HEADER: delivery.routing_key,
-            AT_HEADER: int(steady_clock()()),
+            ROUTING_KEY_HEADER: delivery.routing_key,
+            TIME_HEADER: int(steady_clock()()),
         },
-        delivery.message_id or _new_id(),
+        delivery.message_id or new_message_id(),
     )
     await transport.publish(DEAD_LETTERS, delivery.queue, copy)
     await consumer.ack([delivery])

@@ -10,7 +10,7 @@ from skillq.transport.base import Outgoing
 
 Item = TypeVar("Item")
 
-_ENVELOPE = 20  # levels that messages put around a payload or an output, and then some
+_ENVELOPE_LEVELS = 20  # levels that messages put around a payload or an output, and then some
 
 
 def split_to_fit(
@@ -34,4 +34,4 @@ def check_readable(body: bytes) -> None:
     Raises:
         ValueError: it is nested too deep, or no JSON.
     """
-    from_json(b"[" * _ENVELOPE + body + b"]" * _ENVELOPE)
+    from_json(b"[" * _ENVELOPE_LEVELS + body + b"]" * _ENVELOPE_LEVELS)

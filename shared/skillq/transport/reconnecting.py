@@ -10,7 +10,7 @@ from skillq.errors import QueueInUse, TransportError, Unreachable
 from skillq.transport.base import Delivery
 
 
-class Channel(Protocol):
+class ConsumingChannel(Protocol):
     """What a session asks of its channel. None of it raises: a dead channel's deliveries come again."""
 
     async def ack(self, tag: int, *, multiple: bool) -> None: ...
@@ -23,27 +23,27 @@ class Channel(Protocol):
 class ChannelSession:
     """The life of one consuming channel. Delivery tags count within it only."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: ConsumingChannel) -> None:
         self.channel = channel
-        self.over = asyncio.Event()
+        self.ended = asyncio.Event()
         self.arrived: list[Delivery] = []
-        self.news = asyncio.Event()
+        self.changed = asyncio.Event()
         self._outstanding: dict[int, None] = {}
 
     def add_delivery(self, tag: int, delivery: Delivery) -> None:
         self._outstanding[tag] = None
         self.arrived.append(delivery)
-        self.news.set()
+        self.changed.set()
 
     def end(self) -> None:
         """Forget it all: the broker delivers it again."""
-        self.over.set()
+        self.ended.set()
         self._outstanding.clear()
         self.arrived.clear()
-        self.news.set()
+        self.changed.set()
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
-        tags = {tag for one in deliveries if (tag := self._tag(one)) is not None}
+        tags = {tag for one in deliveries if (tag := self._outstanding_tag(one)) is not None}
         # From the oldest on, one acknowledgement says it all; the rest goes singly.
         first = list(takewhile(tags.__contains__, self._outstanding))
         for tag in tags:
@@ -54,12 +54,12 @@ class ChannelSession:
             await self.channel.ack(tag, multiple=False)
 
     async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
-        tag = self._tag(delivery)
+        tag = self._outstanding_tag(delivery)
         if tag is not None:
             del self._outstanding[tag]
             await self.channel.nack(tag, requeue=requeue)
 
-    def _tag(self, delivery: Delivery) -> int | None:
+    def _outstanding_tag(self, delivery: Delivery) -> int | None:
         """The tag of a delivery that is unacknowledged in this session."""
         if not isinstance(delivery.token, tuple):
             return None
@@ -79,7 +79,7 @@ class ReconnectingConsumer:
         connected: Callable[[], Awaitable[None]],
     ) -> None:
         self._open_session = begin
-        self._connected = connected
+        self._wait_until_connected = connected
         self._changed = asyncio.Event()
         self._refusal: QueueInUse | None = None
         self.closed = False
@@ -91,7 +91,7 @@ class ReconnectingConsumer:
 
     @property
     def live(self) -> bool:
-        return not self.closed and not self._session.over.is_set()
+        return not self.closed and not self._session.ended.is_set()
 
     async def wait_until_live(self) -> None:
         """Wait until it has its queue again.
@@ -107,7 +107,7 @@ class ReconnectingConsumer:
     async def _keep_session(self) -> None:
         """Go on after the broker went away, the queue was deleted, or a delivery timed out."""
         while self._refusal is None:
-            await self._session.over.wait()
+            await self._session.ended.wait()
             await self._session.channel.close()
             ended = self._session
             try:
@@ -115,12 +115,12 @@ class ReconnectingConsumer:
             except QueueInUse as error:
                 self._refusal = error
             self._changed.set()
-            ended.news.set()
+            ended.changed.set()
 
     async def _reopen_session(self) -> ChannelSession:
         while True:
             try:
-                await self._connected()
+                await self._wait_until_connected()
                 return await self._open_session()
             except QueueInUse:
                 raise
@@ -130,8 +130,8 @@ class ReconnectingConsumer:
     async def batch(self) -> list[Delivery]:
         while not (arrived := self._session.arrived):
             self._check_open()
-            self._session.news.clear()
-            await self._session.news.wait()
+            self._session.changed.clear()
+            await self._session.changed.wait()
         self._session.arrived = []
         return arrived
 

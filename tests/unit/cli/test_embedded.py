@@ -327,7 +327,7 @@ async def test_asking_for_less_does_not_help_where_nobody_handles_the_type(my_ta
 async def test_a_task_too_hard_for_all_is_treated_as_it_says(
     policy: str, status: TaskStatus, reason: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(timings, "UNROUTABLE_LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(timings, "UNROUTABLE_CHECK_SECONDS", 0.05)
     hard = task("x", 5, unroutable=policy, unroutable_after=0.01)
     run = await do([task("ok"), hard], [{"name": "Junior", "skill": 3}])
     assert run.status == {"ok": SUCCEEDED, "x": status}

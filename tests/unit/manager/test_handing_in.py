@@ -165,7 +165,7 @@ async def test_however_many_large_submissions_come_at_once_all_are_done(
     """Their parts are mixed, and there is room for few of them: none would ever be whole."""
     monkeypatch.setattr(queues, "PREFETCH", 12)
     monkeypatch.setattr(parts_module, "ROOM", 8)
-    monkeypatch.setattr(timings, "PARTS_TURN_SECONDS", 0.01)
+    monkeypatch.setattr(timings, "PARTS_REQUEUE_SECONDS", 0.01)
     wire = Wire(broker := MemoryBroker())
     wire.fails = lambda key: key == "submit.x" and len(wire.failed) < 3
     async with (

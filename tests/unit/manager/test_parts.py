@@ -126,8 +126,8 @@ def test_of_too_many_the_last_one_begun_makes_room_one_at_a_time(shelf: Shelf) -
     for number in range(1, MAX_PARTS):
         shelf.put(number, MAX_PARTS, "c")
     assert not shelf.parts.take_excess()
-    assert shelf.parts.next_deadline() == shelf.now + timings.PARTS_TURN_SECONDS
-    shelf.now += timings.PARTS_TURN_SECONDS
+    assert shelf.parts.next_deadline() == shelf.now + timings.PARTS_REQUEUE_SECONDS
+    shelf.now += timings.PARTS_REQUEUE_SECONDS
     (excess,) = shelf.parts.take_excess()
     assert ids([excess]) == ["c"]
     shelf.parts.put_back(excess)

@@ -4,21 +4,21 @@ import pytest
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.runtime.settings import load
+from skillq.runtime.settings import load_settings
 from skillq_manager.core.rules.retry import RetryPolicy
 from skillq_manager.settings import ManagerSettings
 from skillq_worker.settings import WorkerSettings
 
 
 def test_the_pauses_between_attempts_and_the_losses_can_be_set() -> None:
-    assert load(ManagerSettings).retries == RetryPolicy()
+    assert load_settings(ManagerSettings).retries == RetryPolicy()
     given = {"retry_delay": 0.5, "retry_max_delay": 10, "max_losses": 5}
-    assert load(ManagerSettings, given).retries == RetryPolicy(base=0.5, cap=10.0, max_losses=5)
+    assert load_settings(ManagerSettings, given).retries == RetryPolicy(base=0.5, cap=10.0, max_losses=5)
 
 
 def test_a_longest_pause_that_is_shorter_than_the_first_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError) as caught:
-        load(ManagerSettings, {"retry_delay": 600})
+        load_settings(ManagerSettings, {"retry_delay": 600})
     assert str(caught.value) == (
         "--retry-max-delay (SKILLQ_RETRY_MAX_DELAY): 300 s are fewer than --retry-delay, 600 s; "
         "raise the one, or lower the other"

@@ -145,7 +145,7 @@ async def test_a_manager_that_cannot_decide_keeps_nobody_waiting_for_ever(
         await asyncio.Event().wait()
 
     monkeypatch.setattr(desk.manager, "submit", ponder)
-    monkeypatch.setattr(timings, "DECIDE_SECONDS", 0.0)
+    monkeypatch.setattr(timings, "DECISION_SECONDS", 0.0)
     assert "ask again, nothing is done twice" in refused(await desk.submit(*TASKS), 503)
 
 

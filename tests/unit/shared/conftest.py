@@ -41,7 +41,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """An answer is waited for until it is there, once one has been heard."""
     monkeypatch.setattr(timings, "GROUP_COMMIT_WAIT_SECONDS", 1000.0)
-    monkeypatch.setattr(timings, "GROUP_COMMIT_AWAY_SECONDS", 2000.0)
+    monkeypatch.setattr(timings, "GROUP_COMMIT_ABSENT_SECONDS", 2000.0)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from skillq.forms import (
     TaskForm,
     WorkerForm,
     WorkFile,
-    each_once,
+    reject_duplicate_names,
     explain_form,
     one_line,
 )
@@ -109,9 +109,9 @@ def test_no_field_takes_a_yes_or_a_no_for_something_else(
 
 
 def test_a_name_that_stands_twice_in_an_object_is_refused() -> None:
-    assert each_once([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
+    assert reject_duplicate_names([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
     with pytest.raises(ValueError, match="'b' stands twice in one object"):
-        each_once([("a", 1), ("b", 2), ("b", 3), ("c", 4)])
+        reject_duplicate_names([("a", 1), ("b", 2), ("b", 3), ("c", 4)])
 
 
 def test_two_workers_of_one_name_are_refused_however_it_is_written() -> None:

@@ -179,7 +179,7 @@ async def test_where_some_of_what_is_refused_had_ended_elsewhere_all_others_are_
     assert [[t.id for t in taken.tasks] for taken in desk.taken] == [["a"], ["c"]]
     await desk.end("nightly-1", "a", "c")
     assert [(await one).id for one in waiting] == ["a", "b", "c"]
-    assert not run._submissions
+    assert not run._open_submissions
 
 
 async def test_a_call_that_was_refused_alone_names_the_reason_though_a_part_of_it_has_ended(
@@ -217,7 +217,7 @@ async def test_of_many_that_went_together_each_that_is_lost_is_told_to_its_own(
     with pytest.raises(SkillqError, match="task a: its run has ended"):
         await a
     assert [(await one).id for one in (b, c)] == ["b", "c"]
-    assert not run._submissions
+    assert not run._open_submissions
 
 
 async def test_what_could_not_be_handed_in_leaves_nothing_and_may_come_again(
@@ -227,7 +227,7 @@ async def test_what_could_not_be_handed_in_leaves_nothing_and_may_come_again(
     calls = [asyncio.create_task(run.submit([task(id)])) for id in "abc"]
     outcomes = await asyncio.gather(*calls, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [Unreachable] * 3
-    assert not run._submissions
+    assert not run._open_submissions
     road.fails = False
     again = [asyncio.create_task(run.result(task(id))) for id in "abc"]
     await desk.take()
@@ -251,7 +251,7 @@ async def test_who_gives_up_on_the_way_is_missed_by_nobody_and_may_hand_in_again
     await desk.end("nightly-1", "a", "b")
     assert (await other).id == "b"
     assert (await again).id == "a"
-    assert not run._submissions
+    assert not run._open_submissions
 
 
 @pytest.mark.usefixtures("impatient")

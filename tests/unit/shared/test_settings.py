@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, SecretStr, model_validator
 
 from skillq.errors import UsageError
-from skillq.runtime.settings import Settings, load, without_password
+from skillq.runtime.settings import Settings, load_settings, without_password
 
 
 class Mine(Settings):
@@ -28,7 +28,7 @@ def bare(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def complaint(**given: object) -> str:
     with pytest.raises(UsageError) as caught:
-        load(Mine, given)
+        load_settings(Mine, given)
     line = str(caught.value)
     assert line.isprintable()
     return line
@@ -37,10 +37,10 @@ def complaint(**given: object) -> str:
 def test_an_option_goes_before_a_variable_and_a_variable_before_the_default(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    assert load(Mine).level == 3
+    assert load_settings(Mine).level == 3
     monkeypatch.setenv("SKILLQ_LEVEL", "4")
-    assert load(Mine, {"level": None}).level == 4
-    assert load(Mine, {"level": "5"}).level == 5
+    assert load_settings(Mine, {"level": None}).level == 4
+    assert load_settings(Mine, {"level": "5"}).level == 5
 
 
 def test_a_secret_may_be_in_a_file_and_a_variable_goes_before_it(
@@ -49,11 +49,11 @@ def test_a_secret_may_be_in_a_file_and_a_variable_goes_before_it(
     secret = tmp_path / "secret"
     secret.write_text("s3cret\n")
     monkeypatch.setenv("SKILLQ_TOKEN_FILE", str(secret))
-    token = load(Mine).token
+    token = load_settings(Mine).token
     assert token is not None
     assert token.get_secret_value() == "s3cret"
     monkeypatch.setenv("SKILLQ_TOKEN", "other")
-    token = load(Mine).token
+    token = load_settings(Mine).token
     assert token is not None
     assert token.get_secret_value() == "other"
 
@@ -108,4 +108,4 @@ def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
 
 def test_settings_that_nobody_knows_are_left_to_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SKILLQ_SOMETHING_ELSE", "1")
-    assert load(Mine).level == 3
+    assert load_settings(Mine).level == 3

@@ -63,8 +63,8 @@ def test_a_fingerprint_stands_for_the_definition() -> None:
 
 def test_an_id_is_no_part_of_a_fingerprint_and_those_of_one_shape_have_the_same() -> None:
     assert task("a").fingerprint() == task("b").fingerprint()
-    assert task("a").terms() is task("b").terms()
-    assert task("a", depends_on=("c",)).terms() != task("a").terms()
+    assert task("a").definition() is task("b").definition()
+    assert task("a", depends_on=("c",)).definition() != task("a").definition()
 
 
 def test_nothing_is_said_against_tasks_that_can_be_done() -> None:

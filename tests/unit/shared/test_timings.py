@@ -32,7 +32,7 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
     [
         ("HEARTBEAT_SECONDS", "SUSPECT_AFTER_SECONDS", 3),
         ("SUSPECT_AFTER_SECONDS", "DEAD_AFTER_SECONDS", 1.5),
-        ("LEAST_DEAD_AFTER_SECONDS", "DEAD_AFTER_SECONDS", 1),
+        ("MIN_DEAD_AFTER_SECONDS", "DEAD_AFTER_SECONDS", 1),
         ("DEAD_AFTER_SECONDS", "MAX_LEASE_SECONDS", 1),
         ("LEASE_CHECK_SECONDS", "HEARTBEAT_SECONDS", 2),
         ("SWEEP_SECONDS", "HEARTBEAT_SECONDS", 2),
@@ -44,7 +44,7 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         # Before it judges a worker, a manager knows whether it can receive at all.
         ("PROBE_SECONDS", "HEARTBEATS_LOST_SECONDS", 2),
         ("HEARTBEATS_LOST_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
-        ("HEARTBEATS_LOST_SECONDS", "LEAST_DEAD_AFTER_SECONDS", 1),
+        ("HEARTBEATS_LOST_SECONDS", "MIN_DEAD_AFTER_SECONDS", 1),
         ("HEARTBEATS_LOST_SECONDS", "READY_WITHIN_SECONDS", 1),
         # A leader that goes on renews in time, and one that is cut off steps down before its lease ends.
         ("RENEW_SECONDS", "LEADER_LEASE_SECONDS", 3),
@@ -56,16 +56,16 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         ("CONNECTION_DEAD_SECONDS", "TAKE_OVER_SECONDS", 1),
         ("DRIVER_HEARTBEAT_SECONDS", "AMQP_HEARTBEAT_SECONDS", 2),
         ("TAKE_OVER_SECONDS", "WORKER_QUEUE_EXPIRES_SECONDS", 2),
-        ("ATTACH_FIRST_RETRY_SECONDS", "ATTACH_LAST_RETRY_SECONDS", 2),
+        ("CONSUME_FIRST_RETRY_SECONDS", "CONSUME_LAST_RETRY_SECONDS", 2),
         ("REPORT_FIRST_RETRY_SECONDS", "REPORT_LAST_RETRY_SECONDS", 2),
         ("RETRY_DELAY_SECONDS", "RETRY_MAX_DELAY_SECONDS", 2),
-        ("RETRY_MAX_DELAY_SECONDS", "MOST_RETRY_MAX_DELAY_SECONDS", 1),
+        ("RETRY_MAX_DELAY_SECONDS", "MAX_RETRY_MAX_DELAY_SECONDS", 1),
         ("LOOKAHEAD_SECONDS", "RECALL_AFTER_SECONDS", 1),
         ("RECALL_AFTER_SECONDS", "RECALL_RETRY_SECONDS", 1),
-        ("GROUP_COMMIT_WAIT_SECONDS", "GROUP_COMMIT_AWAY_SECONDS", 1),
-        ("HASTY_LEAVE_SECONDS", "LEAVE_SECONDS", 1),
-        ("LEAST_CONNECT_SECONDS", "CONNECT_SECONDS", 1),
-        ("CONNECT_SECONDS", "START_PATIENCE_SECONDS", 1),
+        ("GROUP_COMMIT_WAIT_SECONDS", "GROUP_COMMIT_ABSENT_SECONDS", 1),
+        ("FAST_LEAVE_SECONDS", "LEAVE_SECONDS", 1),
+        ("MIN_CONNECT_SECONDS", "CONNECT_SECONDS", 1),
+        ("CONNECT_SECONDS", "START_TIMEOUT_SECONDS", 1),
         ("API_SECONDS", "API_LONG_SECONDS", 1),
     ],
 )
@@ -82,7 +82,7 @@ def test_a_publish_that_fails_costs_a_worker_no_lease() -> None:
 
 
 def test_a_command_waits_longer_for_many_decisions_than_the_manager_does_for_one() -> None:
-    assert timings.DECIDE_SECONDS < timings.API_LONG_SECONDS
+    assert timings.DECISION_SECONDS < timings.API_LONG_SECONDS
 
 
 def test_a_scale_shortens_the_waits_of_the_protocol_and_no_bound_on_real_work(

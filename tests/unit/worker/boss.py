@@ -78,7 +78,7 @@ class Fickle(MemoryTransport):
             if consumer._queue.name == queue:
                 assert isinstance(consumer, _Lost)
                 consumer.lost = True
-                consumer.shut()
+                consumer.close_now()
 
 
 class Boss:

@@ -7,7 +7,7 @@ import pytest
 from skillq import timings
 from skillq.errors import UsageError
 from skillq.messages import Lease
-from skillq.runtime.settings import load
+from skillq.runtime.settings import load_settings
 from skillq_worker.__main__ import profile_of
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
@@ -57,7 +57,7 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
 
 
 def settings(**given: float) -> WorkerSettings:
-    return load(WorkerSettings, dict(given))
+    return load_settings(WorkerSettings, dict(given))
 
 
 def test_the_lease_is_set_once_at_the_worker_whose_profile_tells_the_manager() -> None:

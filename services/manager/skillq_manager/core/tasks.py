@@ -120,7 +120,7 @@ class Tasks:
     def _check_unroutable_later(self, task: TaskEntry, since: float) -> None:
         """Apply the policy of a task that nobody can do, if that has been so since then."""
         at = max(
-            since + task.terms.unroutable_after, self._turn.now + timings.UNROUTABLE_LOOK_SECONDS
+            since + task.terms.unroutable_after, self._turn.now + timings.UNROUTABLE_CHECK_SECONDS
         )
         self.timers.add_timer(at, TimerKind.UNROUTABLE, task)
 

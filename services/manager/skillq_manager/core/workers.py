@@ -216,7 +216,7 @@ class Workers:
             for task in worker.attempts.values()
             if self._is_overdue(task)
             and (*task.key, task.attempt) not in there
-            and event.tells_of(*task.key)
+            and event.covers_task(*task.key)
         ]
         for task in missing:
             worker.attempts[task.key] = worker.attempts.pop(

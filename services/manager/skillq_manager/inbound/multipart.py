@@ -98,7 +98,7 @@ class MultipartBuffer:
         """
         if len(self) <= ROOM or self._clock() < self._turn_at:
             return []
-        self._turn_at = self._clock() + timings.PARTS_TURN_SECONDS
+        self._turn_at = self._clock() + timings.PARTS_REQUEUE_SECONDS
         return self._take([next(reversed(self._partials.values()))])
 
     def _take(self, piles: Iterable[Partial]) -> list[Partial]:

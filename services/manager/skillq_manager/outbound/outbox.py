@@ -190,7 +190,7 @@ class Outbox:
                 log.warning(Log.PUBLISH_NOT_CONFIRMED, worker=worker.title, error=str(error))
                 await asyncio.sleep(timings.ASSIGNMENT_RETRY_SECONDS)
             else:
-                crash_points.at("manager.confirmed")
+                crash_points.crash_if_chosen("manager.confirmed")
                 return
 
     async def _declare(self, worker: str) -> None:

@@ -14,7 +14,7 @@ from skillq.forms import one_line
 from skillq.messages import TERMINAL, TaskStatus
 from skillq.runtime import stdio
 from skillq.runtime.logs import Log
-from skillq.summary import MANY, EndedTask, success_rate, summary
+from skillq.summary import MAX_TASK_LINES, EndedTask, success_rate, summary
 from skillq_manager.store.base import Filter, TaskRow, Views
 
 _PAGE = 1000
@@ -56,13 +56,13 @@ async def print_summary(store: Views, run: str) -> None:
 
 async def _shown(store: Views, run: str, counts: Mapping[TaskStatus, int]) -> list[EndedTask]:
     """All of a short run; of a long one those that did not succeed."""
-    if sum(counts.values()) <= MANY:
+    if sum(counts.values()) <= MAX_TASK_LINES:
         return await ended_tasks(store, run)
     rows: list[TaskRow] = []
     for status in TERMINAL - {TaskStatus.SUCCEEDED}:
         if counts.get(status):
-            rows += await store.tasks(Filter(run=run, status=status, limit=MANY))
-    return [_ended(row) for row in sorted(rows, key=lambda row: row.seq)[:MANY]]
+            rows += await store.tasks(Filter(run=run, status=status, limit=MAX_TASK_LINES))
+    return [_ended(row) for row in sorted(rows, key=lambda row: row.seq)[:MAX_TASK_LINES]]
 
 
 class SummaryPrinter:

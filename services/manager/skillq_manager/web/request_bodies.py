@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from skillq import timings
 from skillq.errors import TransportError, Unreachable
-from skillq.forms import each_once, one_line
+from skillq.forms import reject_duplicate_names, one_line
 from skillq.messages import MAX_MESSAGE_BYTES
 from skillq.messages.error_text import with_value
 
@@ -32,7 +32,7 @@ async def decided(answer: Awaitable[Answer]) -> Answer:
         HTTPException: 503; it does not lead, leaves, or takes too long.
     """
     try:
-        async with asyncio.timeout(timings.DECIDE_SECONDS):
+        async with asyncio.timeout(timings.DECISION_SECONDS):
             return await answer
     except Unreachable as error:
         raise HTTPException(503, one_line(str(error))) from error
@@ -41,7 +41,7 @@ async def decided(answer: Awaitable[Answer]) -> Answer:
         raise HTTPException(503, one_line(reason)) from error
     except TimeoutError as error:
         reason = (
-            f"no decision within {timings.DECIDE_SECONDS:g} s; ask again, nothing is done twice"
+            f"no decision within {timings.DECISION_SECONDS:g} s; ask again, nothing is done twice"
         )
         raise HTTPException(503, reason) from error
 
@@ -73,7 +73,7 @@ async def read_body(request: Request) -> bytes:
 def read_json(body: bytes) -> Any:
     try:
         from_json(body, allow_inf_nan=False)  # stricter than json, but for a name that stands twice
-        return json.loads(body, object_pairs_hook=each_once)
+        return json.loads(body, object_pairs_hook=reject_duplicate_names)
     except ValueError as error:
         raise HTTPException(422, f"the body is not JSON: {one_line(str(error))}") from error
 

@@ -14,9 +14,9 @@ from skillq.messages import shorten
 from skillq.topology import COMMANDS, DEAD_LETTERS, REPORTS, SUBMISSIONS
 from skillq.transport import Browsable, Browser, Delivery, Outgoing, Transport
 from skillq.transport.base import (
-    AT_HEADER,
+    TIME_HEADER,
     EXCHANGE_HEADER,
-    KEY_HEADER,
+    ROUTING_KEY_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
 )
@@ -114,12 +114,12 @@ def _origin(letter: Delivery) -> Origin:
     headers = letter.headers
     if REASON_HEADER not in headers:
         return _as_the_broker_says(headers)
-    at = headers.get(AT_HEADER)
+    at = headers.get(TIME_HEADER)
     return Origin(
         reason=str(headers[REASON_HEADER]),
         queue=str(headers.get(QUEUE_HEADER, "")),
         exchange=str(headers.get(EXCHANGE_HEADER, "")),
-        key=str(headers.get(KEY_HEADER, "")),
+        key=str(headers.get(ROUTING_KEY_HEADER, "")),
         at=utc(at) if isinstance(at, int) else None,
     )
 

@@ -103,7 +103,7 @@ class HandlerLoop(Generic[T]):
         errand, output, error, is_followed = end
         if is_followed and not self._is_watched:
             self._is_watched = True
-            self._home.loop.call_later(timings.HANDLER_LOOP_LOOK_SECONDS, self._look)
+            self._home.loop.call_later(timings.HANDLER_LOOP_POLL_SECONDS, self._look)
         errand.on_done(output, error)
 
     def _look(self) -> None:

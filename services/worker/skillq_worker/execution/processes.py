@@ -133,7 +133,7 @@ class _Process:
         Raises:
             EOFError: (or an OSError) it has died.
         """
-        while not self._line.poll(timings.PROCESS_LOOK_SECONDS):
+        while not self._line.poll(timings.PROCESS_POLL_SECONDS):
             if not self.is_alive and not self._line.poll():
                 raise EOFError
         return self._line.recv()

@@ -25,39 +25,39 @@ from skillq.transport.memory.queue import (
 
 _WORKER_QUEUES = worker_queue("")
 _SUBSCRIPTION_PREFETCH = 1000
-_PUBLISHES_PER_TURN = 64
+_PUBLISHES_BEFORE_YIELD = 64
 _MAX_ROUTES = 10_000
 
 
-class _Bindings:
+class _ExchangeBindings:
     """Of one exchange. Of thousands of workers' keys, only the one that is meant is looked at."""
 
     def __init__(self) -> None:
-        self._of_key: dict[str, dict[str, None]] = {}  # queues, by keys without * and #
-        self._of_pattern: dict[str, dict[str, None]] = {}
-        self._keys: dict[str, dict[str, None]] = {}  # by queue
+        self._queues_by_key: dict[str, dict[str, None]] = {}  # queues, by keys without * and #
+        self._queues_by_pattern: dict[str, dict[str, None]] = {}
+        self._keys_by_queue: dict[str, dict[str, None]] = {}  # by queue
 
     def add_binding(self, key: str, queue: str) -> bool:
         """Whether it is new."""
-        queues = (self._of_pattern if is_pattern(key) else self._of_key).setdefault(key, {})
+        queues = (self._queues_by_pattern if is_pattern(key) else self._queues_by_key).setdefault(key, {})
         is_new = queue not in queues
-        queues[queue] = self._keys.setdefault(queue, {})[key] = None
+        queues[queue] = self._keys_by_queue.setdefault(queue, {})[key] = None
         return is_new
 
-    def remove_binding(self, queue: str) -> list[str]:
+    def remove_queue(self, queue: str) -> list[str]:
         """The keys that it had."""
-        keys = list(self._keys.pop(queue, ()))
+        keys = list(self._keys_by_queue.pop(queue, ()))
         for key in keys:
-            of = self._of_pattern if is_pattern(key) else self._of_key
+            of = self._queues_by_pattern if is_pattern(key) else self._queues_by_key
             del of[key][queue]
             if not of[key]:
                 del of[key]
         return keys
 
-    def queues(self, key: str) -> dict[str, None]:
+    def matching_queues(self, key: str) -> dict[str, None]:
         """Those that a message of this key goes to, each once."""
-        found = dict(self._of_key.get(key, ()))
-        for pattern, queues in self._of_pattern.items():
+        found = dict(self._queues_by_key.get(key, ()))
+        for pattern, queues in self._queues_by_pattern.items():
             if key_matches(pattern, key):
                 found |= queues
         return found
@@ -67,14 +67,14 @@ class MemoryBroker:
     """Exchanges, queues and bindings of one process; every transport of that process shares it."""
 
     def __init__(self) -> None:
-        self._bindings: dict[str, _Bindings] = {}
+        self._bindings: dict[str, _ExchangeBindings] = {}
         self._queues: dict[str, MemoryQueue] = {}
         self._routes: dict[tuple[str, str], tuple[MemoryQueue, ...]] = {}
-        self._bereft: dict[str, list[MemoryConsumer]] = {}
+        self._consumers_without_queue: dict[str, list[MemoryConsumer]] = {}
 
     def declare(self, topology: Topology) -> None:
         for exchange in topology.exchanges:
-            self._bindings.setdefault(exchange, _Bindings())
+            self._bindings.setdefault(exchange, _ExchangeBindings())
         for queue in topology.queues:
             self._declare_queue(queue)
         for binding in topology.bindings:
@@ -87,14 +87,14 @@ class MemoryBroker:
             )
         queue = self._queues.get(wanted.name)
         if queue is not None and queue.arguments != wanted.arguments:
-            self._make_way(wanted)
+            self._delete_outdated_worker_queue(wanted)
             queue = None
         if queue is None:
             self.add_queue(wanted.name, wanted.arguments)
         else:
-            queue.touch()
+            queue.restart_expiry()
 
-    def _make_way(self, wanted: Queue) -> None:
+    def _delete_outdated_worker_queue(self, wanted: Queue) -> None:
         if not wanted.name.startswith(_WORKER_QUEUES):
             raise UsageError(
                 f"queue {wanted.name} exists with other arguments than {wanted.arguments}; "
@@ -104,8 +104,8 @@ class MemoryBroker:
 
     def add_queue(self, name: str, arguments: Mapping[str, Argument]) -> MemoryQueue:
         queue = self._queues[name] = MemoryQueue(self, name, arguments)
-        for consumer in self._bereft.pop(name, ()):
-            consumer.move_to(queue)
+        for consumer in self._consumers_without_queue.pop(name, ()):
+            consumer.move_to_queue(queue)
         return queue
 
     def delete_queue(self, name: str) -> None:
@@ -113,14 +113,14 @@ class MemoryBroker:
         queue = self._queues.pop(name, None)
         if queue is None:
             return
-        queue.shut()
+        queue.cancel_timers()
         for exchange, bindings in self._bindings.items():
-            for key in bindings.remove_binding(name):
+            for key in bindings.remove_queue(name):
                 self._forget_routes(exchange, key)
         for consumer in queue.consumers:
-            consumer.forget()
-            consumer.bereft = True
-            self._bereft.setdefault(name, []).append(consumer)
+            consumer.clear_deliveries()
+            consumer.has_lost_queue = True
+            self._consumers_without_queue.setdefault(name, []).append(consumer)
 
     def bind(self, exchange: str, key: str, queue: str) -> None:
         if queue not in self._queues:
@@ -135,7 +135,7 @@ class MemoryBroker:
         else:
             self._routes.pop((exchange, key), None)
 
-    def _exchange(self, name: str) -> "_Bindings":
+    def _exchange(self, name: str) -> "_ExchangeBindings":
         try:
             return self._bindings[name]
         except KeyError:
@@ -155,7 +155,7 @@ class MemoryBroker:
     def _route(self, exchange: str, key: str) -> tuple[MemoryQueue, ...]:
         found = self._routes.get((exchange, key))
         if found is None:
-            found = tuple(self._queues[name] for name in self._exchange(exchange).queues(key))
+            found = tuple(self._queues[name] for name in self._exchange(exchange).matching_queues(key))
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
             self._routes[exchange, key] = found
@@ -173,7 +173,7 @@ class MemoryBroker:
             if target.name not in dead.died_in:
                 target.put(dead)
 
-    def consumer(
+    def open_consumer(
         self, queue: str, prefetch: int, *, exclusive: bool, priority: int
     ) -> MemoryConsumer:
         found = self._queue(queue)
@@ -190,10 +190,10 @@ class MemoryBroker:
     def message_count(self, queue: str) -> int:
         return len(self._queue(queue))
 
-    def browser(self, queue: str) -> MemoryBrowser:
+    def open_browser(self, queue: str) -> MemoryBrowser:
         return MemoryBrowser(self._queue(queue))
 
-    def subscription(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
+    def open_subscription(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._exchange(exchange)
         queue = self.add_queue(f"skillq.subscription.{uuid4().hex}", {})
         queue.temporary = True
@@ -201,17 +201,17 @@ class MemoryBroker:
             self.bind(exchange, key, queue.name)
         return MemoryConsumer(self, queue, _SUBSCRIPTION_PREFETCH, exclusive=True)
 
-    def detach(self, consumer: MemoryConsumer, queue: MemoryQueue) -> None:
-        bereft = self._bereft.get(queue.name, [])
+    def remove_consumer(self, consumer: MemoryConsumer, queue: MemoryQueue) -> None:
+        bereft = self._consumers_without_queue.get(queue.name, [])
         for consumers in (queue.consumers, bereft):
             if consumer in consumers:
                 consumers.remove(consumer)
         if not bereft:
-            self._bereft.pop(queue.name, None)
+            self._consumers_without_queue.pop(queue.name, None)
         if queue.temporary:
             self.delete_queue(queue.name)
         elif self._queues.get(queue.name) is queue:
-            queue.touch()
+            queue.restart_expiry()
 
 
 class MemoryTransport:
@@ -236,7 +236,7 @@ class MemoryTransport:
     ) -> None:
         self._open = False
         for consumer in self._consumers:
-            consumer.shut()
+            consumer.close_now()
         self._consumers.clear()
 
     @property
@@ -265,7 +265,7 @@ class MemoryTransport:
             QueuedMessage(message, self._app_id, exchange, key), mandatory=mandatory
         )
         self._published += 1
-        if self._published % _PUBLISHES_PER_TURN == 0:
+        if self._published % _PUBLISHES_BEFORE_YIELD == 0:
             # A publisher in a loop would keep it from everybody else.
             await asyncio.sleep(0)
 
@@ -279,12 +279,12 @@ class MemoryTransport:
         after: Consumer | None = None,
     ) -> MemoryConsumer:
         self._check_open()
-        consumer = self._broker.consumer(queue, prefetch, exclusive=exclusive, priority=priority)
+        consumer = self._broker.open_consumer(queue, prefetch, exclusive=exclusive, priority=priority)
         return self._track_consumer(consumer)
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
         self._check_open()
-        return self._track_consumer(self._broker.subscription(exchange, keys))
+        return self._track_consumer(self._broker.open_subscription(exchange, keys))
 
     async def message_count(self, queue: str) -> int:
         self._check_open()
@@ -293,7 +293,7 @@ class MemoryTransport:
     @asynccontextmanager
     async def browse(self, queue: str) -> AsyncIterator[MemoryBrowser]:
         self._check_open()
-        browser = self._broker.browser(queue)
+        browser = self._broker.open_browser(queue)
         try:
             yield browser
         finally:

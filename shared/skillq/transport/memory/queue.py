@@ -43,7 +43,7 @@ class StoredMessage:
     """A message in one queue. `place` keeps its position when it comes back."""
 
     message: QueuedMessage
-    place: int
+    position: int
     deadline: float | None
     redelivered: bool = False
 
@@ -69,7 +69,7 @@ class QueueOwner(Protocol):
 
     def delete_queue(self, name: str) -> None: ...
 
-    def detach(self, consumer: "MemoryConsumer", queue: "MemoryQueue") -> None: ...
+    def remove_consumer(self, consumer: "MemoryConsumer", queue: "MemoryQueue") -> None: ...
 
 
 class MemoryQueue:
@@ -80,38 +80,38 @@ class MemoryQueue:
         self.arguments = dict(arguments)
         self.consumers: deque[MemoryConsumer] = deque()
         self.temporary = False
-        self._ranked = False  # some consumers go first
+        self._has_priorities = False  # some consumers go first
         self._broker = broker
         self._ready: deque[StoredMessage] = deque()
-        self._places = count()
-        self._max_length = _number(arguments, "x-max-length")
-        self._ttl = _number(arguments, "x-message-ttl")
-        self._expires = _number(arguments, "x-expires")
+        self._positions = count()
+        self._max_length = _int_argument(arguments, "x-max-length")
+        self._ttl = _int_argument(arguments, "x-message-ttl")
+        self._expires = _int_argument(arguments, "x-expires")
         self._ttl_timer: asyncio.TimerHandle | None = None
         self._expires_timer: asyncio.TimerHandle | None = None
-        self.touch()
+        self.restart_expiry()
 
     def put(self, message: QueuedMessage) -> None:
         deadline = None if self._ttl is None else _now() + self._ttl / 1000
-        stored = StoredMessage(message, next(self._places), deadline)
+        stored = StoredMessage(message, next(self._positions), deadline)
         if not self._ready and (consumer := self._free_consumer()):
             consumer.add_message(stored, next(_tags))
             return
         self._ready.append(stored)
         if self._max_length is not None and len(self._ready) > self._max_length:
             self._broker.dead_letter(self._ready.popleft().message, self, "maxlen")
-        self._watch_ttl()
+        self._schedule_ttl()
 
-    def put_back(self, returned: list[StoredMessage]) -> None:
-        for stored in sorted(returned, key=lambda one: one.place, reverse=True):
+    def requeue(self, returned: list[StoredMessage]) -> None:
+        for stored in sorted(returned, key=lambda one: one.position, reverse=True):
             stored.redelivered = True
             self._insert(stored)
         if returned:
-            self._watch_ttl()
+            self._schedule_ttl()
 
     def _insert(self, stored: StoredMessage) -> None:
         ready = self._ready
-        at = next((i for i, other in enumerate(ready) if other.place > stored.place), len(ready))
+        at = next((i for i, other in enumerate(ready) if other.position > stored.position), len(ready))
         ready.insert(at, stored)
 
     def __len__(self) -> int:
@@ -120,7 +120,7 @@ class MemoryQueue:
 
     def get(self) -> StoredMessage | None:
         """Hand the first message that is ready to somebody who is no consumer."""
-        self.touch()
+        self.restart_expiry()
         self._drop_expired()
         return self._ready.popleft() if self._ready else None
 
@@ -137,14 +137,14 @@ class MemoryQueue:
             self.consumers.rotate(-1)
             if consumer.has_room and (chosen is None or consumer.priority > chosen.priority):
                 chosen = consumer
-                if not self._ranked:
+                if not self._has_priorities:
                     break
         return chosen
 
-    def attach(self, consumer: "MemoryConsumer") -> None:
+    def add_consumer(self, consumer: "MemoryConsumer") -> None:
         self.consumers.append(consumer)
-        self._ranked = len({one.priority for one in self.consumers}) > 1
-        self.touch()
+        self._has_priorities = len({one.priority for one in self.consumers}) > 1
+        self.restart_expiry()
         self.dispatch()
 
     def _drop_expired(self) -> None:
@@ -154,16 +154,16 @@ class MemoryQueue:
         while self._ready and (deadline := self._ready[0].deadline) is not None and deadline <= now:
             self._broker.dead_letter(self._ready.popleft().message, self, "expired")
 
-    def _watch_ttl(self) -> None:
+    def _schedule_ttl(self) -> None:
         if self._ttl_timer is None and self._ready and (at := self._ready[0].deadline) is not None:
-            self._ttl_timer = asyncio.get_running_loop().call_at(at, self._on_ttl)
+            self._ttl_timer = asyncio.get_running_loop().call_at(at, self._on_ttl_timer)
 
-    def _on_ttl(self) -> None:
+    def _on_ttl_timer(self) -> None:
         self._ttl_timer = None
         self._drop_expired()
-        self._watch_ttl()
+        self._schedule_ttl()
 
-    def touch(self) -> None:
+    def restart_expiry(self) -> None:
         """Begin the time after which an unused queue goes (`x-expires`) anew."""
         if self._expires_timer is not None:
             self._expires_timer.cancel()
@@ -173,7 +173,7 @@ class MemoryQueue:
                 self._expires / 1000, self._broker.delete_queue, self.name
             )
 
-    def shut(self) -> None:
+    def cancel_timers(self) -> None:
         for timer in (self._ttl_timer, self._expires_timer):
             if timer is not None:
                 timer.cancel()
@@ -183,7 +183,7 @@ def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _number(arguments: Mapping[str, Argument], name: str) -> int | None:
+def _int_argument(arguments: Mapping[str, Argument], name: str) -> int | None:
     value = arguments.get(name)
     return value if isinstance(value, int) else None
 
@@ -206,10 +206,10 @@ class MemoryConsumer:
         self.priority = priority
         self._unacked: dict[int, StoredMessage] = {}
         self._arrived: list[Delivery] = []
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._closed = False
-        self.bereft = False  # its queue was deleted, and not declared again
-        queue.attach(self)
+        self.has_lost_queue = False  # its queue was deleted, and not declared again
+        queue.add_consumer(self)
 
     @property
     def closed(self) -> bool:
@@ -217,7 +217,7 @@ class MemoryConsumer:
 
     @property
     def live(self) -> bool:
-        return not (self._closed or self.bereft)
+        return not (self._closed or self.has_lost_queue)
 
     @property
     def has_room(self) -> bool:
@@ -225,8 +225,8 @@ class MemoryConsumer:
 
     def add_message(self, stored: StoredMessage, tag: int) -> None:
         self._unacked[tag] = stored
-        self._arrived.append(_delivery(stored, self._queue.name, tag))
-        self._news.set()
+        self._arrived.append(_to_delivery(stored, self._queue.name, tag))
+        self._changed.set()
 
     async def batch(self) -> list[Delivery]:
         if self._arrived:
@@ -235,10 +235,10 @@ class MemoryConsumer:
         while not self._arrived:
             if self._closed:
                 raise TransportError(f"the consumer of {self._queue.name} was closed")
-            await self._news.wait()
+            await self._changed.wait()
         batch, self._arrived = self._arrived, []
         if not self._closed:
-            self._news.clear()
+            self._changed.clear()
         return batch
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
@@ -251,34 +251,34 @@ class MemoryConsumer:
         if stored is None:
             return
         if requeue:
-            self._queue.put_back([stored])
+            self._queue.requeue([stored])
         else:
             self._broker.dead_letter(stored.message, self._queue, "rejected")
         self._queue.dispatch()
 
     async def close(self) -> None:
-        self.shut()
+        self.close_now()
 
-    def shut(self) -> None:
+    def close_now(self) -> None:
         if self._closed:
             return
         self._closed = True
-        self._broker.detach(self, self._queue)
-        self._queue.put_back(list(self._unacked.values()))
-        self.forget()
-        self._news.set()
+        self._broker.remove_consumer(self, self._queue)
+        self._queue.requeue(list(self._unacked.values()))
+        self.clear_deliveries()
+        self._changed.set()
         self._queue.dispatch()
 
-    def forget(self) -> None:
+    def clear_deliveries(self) -> None:
         self._unacked.clear()
         self._arrived.clear()
-        self._news.clear()
+        self._changed.clear()
 
-    def move_to(self, queue: MemoryQueue) -> None:
+    def move_to_queue(self, queue: MemoryQueue) -> None:
         """Go on with the queue that was declared in place of a deleted one."""
         self._queue = queue
-        self.bereft = False
-        queue.attach(self)
+        self.has_lost_queue = False
+        queue.add_consumer(self)
 
 
 class MemoryBrowser:
@@ -286,7 +286,7 @@ class MemoryBrowser:
 
     def __init__(self, queue: MemoryQueue) -> None:
         self._queue = queue
-        self._seen: dict[int, StoredMessage] = {}
+        self._browsed: dict[int, StoredMessage] = {}
 
     async def next_message(self) -> Delivery | None:
         await asyncio.sleep(0)  # a long look would keep the loop from everybody else
@@ -294,19 +294,19 @@ class MemoryBrowser:
         if stored is None:
             return None
         tag = next(_tags)
-        self._seen[tag] = stored
-        return _delivery(stored, self._queue.name, tag)
+        self._browsed[tag] = stored
+        return _to_delivery(stored, self._queue.name, tag)
 
     async def remove(self, delivery: Delivery) -> None:
-        self._seen.pop(_tag(delivery), None)
+        self._browsed.pop(_tag(delivery), None)
 
     def close(self) -> None:
-        self._queue.put_back(list(self._seen.values()))
-        self._seen.clear()
+        self._queue.requeue(list(self._browsed.values()))
+        self._browsed.clear()
         self._queue.dispatch()
 
 
-def _delivery(stored: StoredMessage, queue: str, tag: int) -> Delivery:
+def _to_delivery(stored: StoredMessage, queue: str, tag: int) -> Delivery:
     message, out = stored.message, stored.message.outgoing
     return Delivery(
         body=out.body,

@@ -71,7 +71,7 @@ class RabbitConnection:
         while True:
             link = cls(address, name)
             try:
-                left = max(timings.LEAST_CONNECT_SECONDS, deadline - time.monotonic())
+                left = max(timings.MIN_CONNECT_SECONDS, deadline - time.monotonic())
                 await link._connection.connect(min(timings.CONNECT_SECONDS, left))
             except CONNECTION_EXCEPTIONS as error:
                 await link.close()

@@ -44,7 +44,7 @@ class RabbitTransport:
         *,
         app_id: str,
         connection_name: str,
-        connect_timeout: float = timings.START_PATIENCE_SECONDS,
+        connect_timeout: float = timings.START_TIMEOUT_SECONDS,
     ) -> None:
         self._address = Address(url)
         self._name = connection_name

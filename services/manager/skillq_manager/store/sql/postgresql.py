@@ -57,7 +57,7 @@ class Postgresql:
         self._epoch: int | None = None  # of our leadership, as far as we know
         self._going: set[asyncio.Task[Any]] = set()
         # A leader that is stopped in the middle of a transaction must not hold up its successor.
-        idle = str(int(max(timings.LEAST_IDLE_TRANSACTION_SECONDS, lease_seconds / 2) * 1000))
+        idle = str(int(max(timings.MIN_IDLE_TRANSACTION_SECONDS, lease_seconds / 2) * 1000))
         self._writing = self._engine(
             _PLANS | {"idle_in_transaction_session_timeout": idle},
             connections=2,  # one renews the lease
@@ -76,7 +76,7 @@ class Postgresql:
             return await asyncpg.connect(
                 self._url,
                 timeout=max(
-                    timings.LEAST_CONNECT_SECONDS, min(timings.CONNECT_SECONDS, self._patience)
+                    timings.MIN_CONNECT_SECONDS, min(timings.CONNECT_SECONDS, self._patience)
                 ),
                 command_timeout=timings.DATABASE_COMMAND_SECONDS,
                 server_settings={"application_name": "skillq manager", "jit": "off"} | settings,

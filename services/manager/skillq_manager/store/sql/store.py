@@ -48,7 +48,7 @@ class SqlStore:
         url: str,
         *,
         lease_seconds: float = timings.LEADER_LEASE_SECONDS,
-        connect_timeout: float = timings.START_PATIENCE_SECONDS,
+        connect_timeout: float = timings.START_TIMEOUT_SECONDS,
     ) -> None:
         self._database = _database(url, lease_seconds, connect_timeout)
         self._id = ""

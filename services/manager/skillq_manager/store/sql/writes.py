@@ -98,7 +98,7 @@ class WriteBatch:
             self._shelved.append(row)
         payload = _json(task.payload or None)
         self._definitions.append(
-            (command.seq, task.terms(), _text(task.description) or None, payload)
+            (command.seq, task.definition(), _text(task.description) or None, payload)
         )
         if not task.depends_on:
             texts = len(task.description) + len(payload or "")

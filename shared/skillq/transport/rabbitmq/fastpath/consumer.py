@@ -31,7 +31,7 @@ class _ConsumerChannel(FastChannel):
         channel.on_consumer_cancel_callbacks.add(lambda _: self.session.end())
 
     def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
-        if not self.session.over.is_set():
+        if not self.session.ended.is_set():
             self.session.add_delivery(
                 *read_delivery(method, header, body, self.queue, self.session)
             )
