@@ -1,1 +1,1 @@
-"""What every skillq process shares: messages, topology, transports and the client."""
+"""The code that all skillq processes share: messages, topology, transports and the client."""

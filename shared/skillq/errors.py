@@ -2,12 +2,12 @@
 
 SkillqError
 ├── UsageError            bad input: tell the user, exit 2
-│   └── MalformedMessage  a message nobody can read: park it
-├── Unreachable           the broker or the manager is not there, or does not let us in: exit 3
-└── TransportError        the broker did not confirm: send it again
-    ├── Unroutable        nobody has a queue for that key: the message was returned
+│   └── MalformedMessage  an unreadable message: move it to the dead-letter queue
+├── Unreachable           the broker or the manager is not there, or refuses us: exit 3
+└── TransportError        the broker did not confirm: repeat the operation
+    ├── UnroutableMessage no queue is bound for the key: the broker returned the message
     ├── QueueNotFound     the queue is not declared (yet)
-    └── QueueInUse        somebody else consumes it exclusively
+    └── QueueInUse        another consumer has the queue exclusively
 """
 
 
@@ -20,7 +20,7 @@ class UsageError(SkillqError):
 
 
 class MalformedMessage(UsageError):
-    """Raised when a message body cannot be read: not JSON, wrong fields, unknown version, too large."""
+    """Raised for an unreadable message: not JSON, wrong fields, unknown version, too large."""
 
 
 class Unreachable(SkillqError):
@@ -28,7 +28,7 @@ class Unreachable(SkillqError):
 
 
 class TransportError(SkillqError):
-    """Raised when the broker did not confirm an operation; its fate is unknown, repeat it."""
+    """Raised when the broker did not confirm an operation; its effect is unknown: repeat it."""
 
 
 class UnroutableMessage(TransportError):

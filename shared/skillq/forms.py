@@ -1,6 +1,7 @@
-"""What users write, read strictly: a field we do not know is a mistake here, while on the wire it is passed over.
+"""Strict models of the input that users write in files and in `POST /api/tasks`.
 
-One set of models for files and for `POST /api/tasks`.
+An unknown field is an error here, while readers of messages ignore it. `explain_form` turns the mistakes of
+pydantic into one line of text.
 """
 
 import re
@@ -39,23 +40,25 @@ _MAX_SHOWN = 60
 
 
 def _reject_boolean(written: object) -> object:
-    """YAML reads `yes` as true, which would pass for 1."""
+    """Refuse a boolean: YAML reads `yes` as true, which pydantic would accept as 1."""
     if isinstance(written, bool):
         raise ValueError(f"should be a number, not {str(written).lower()}")  # noqa: TRY004 - for pydantic
     return written
 
 
 def reject_duplicate_names(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    """The object of JSON that these make; for `json.loads`, which takes the last of two alike.
+    """Return the pairs as a dict, and refuse duplicate names.
+
+    It is an `object_pairs_hook` for `json.loads`, which would keep the last of two fields with one name.
 
     Raises:
-        ValueError: a name stands twice.
+        ValueError: a name occurs twice.
     """
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        (twice, _), *_ = Counter(name for name, _ in pairs).most_common(1)
-        raise ValueError(f"{twice!r} stands twice in one object")
-    return found
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        (duplicate, _), *_ = Counter(name for name, _ in pairs).most_common(1)
+        raise ValueError(f"{duplicate!r} stands twice in one object")
+    return fields
 
 
 def _check_module_and_attribute(written: str) -> str:
@@ -65,6 +68,8 @@ def _check_module_and_attribute(written: str) -> str:
 
 
 class TaskForm(Task):
+    """A task as a user writes it: without unknown fields, and without booleans for numbers."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     _reject_booleans = field_validator(
@@ -80,7 +85,7 @@ class TaskForm(Task):
 
 
 class WorkerForm(BaseModel):
-    """`handlers` names real handlers, `module:attribute`; without it the work is simulated."""
+    """A worker in a file. `handlers` is `module:attribute`; without it, work is simulated."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -93,6 +98,8 @@ class WorkerForm(BaseModel):
 
 
 class SubmissionForm(BaseModel):
+    """The tasks of one submission, as a user writes them."""
+
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     run: Title = DEFAULT_RUN
@@ -108,6 +115,8 @@ class SubmissionForm(BaseModel):
 
 
 class WorkFile(SubmissionForm):
+    """A file with tasks, and with workers for the embedded mode."""
+
     workers: tuple[WorkerForm, ...] = ()
 
     @model_validator(mode="after")
@@ -126,53 +135,57 @@ def _name_clash_text(name: str, other: str) -> str:
     return f"worker {name}: would be {slug(name)} on the wire, as {other} is; give it another name"
 
 
-# --- what is wrong, in one line --------------------------------------------------------------
+# --- mistakes as one line of text ------------------------------------------------------------
 
 _ITEMS: Mapping[str, tuple[str, str, type[BaseModel]]] = {
     "tasks": ("task", "id", TaskForm),
     "workers": ("worker", "name", WorkerForm),
 }
-_ID_PATTERN_TEXT = "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _"
+_ID_PATTERN_TEXT = (
+    "may hold letters, digits and _ . : @ + - only, and begins with a letter, a digit or _"
+)
 
 
 def explain_form(error: ValidationError, data: object) -> str:
-    """What is wrong with `data`, in one line, with the item as its user knows it."""
-    # A list whose items are all wrong counts as empty, too.
-    complaints = [
+    """Return what is wrong with `data` in one line that names the item as its user knows it."""
+    # If all items of a list are wrong, pydantic also reports the list as empty.
+    errors = [
         c for c in error.errors(include_url=False) if c["type"] != "too_short" or not c["input"]
     ]
-    first = _most_helpful(complaints)
-    where = _item_name(first["loc"], data)
-    depth = 2 if where else 0
+    first = _most_helpful(errors)
+    item = _item_name(first["loc"], data)
+    depth = 2 if item else 0
     field = ".".join(map(str, first["loc"][depth:]))
     known = _known_fields(error.title, first["loc"][:depth])
-    what, explained = _describe_error(first, field, known)
-    others = len(complaints) - 1 - _count_consequences(complaints, first, explained)
+    description, meant_field = _describe_error(first, field, known)
+    others = len(errors) - 1 - _count_consequences(errors, first, meant_field)
     more = f" (and {others} more)" if others else ""
-    return one_line(": ".join(filter(None, (where, what))) + more)
+    return one_line(": ".join(filter(None, (item, description))) + more)
 
 
-def _most_helpful(complaints: Sequence[ErrorDetails]) -> ErrorDetails:
-    """The first; but of a misspelt field, the misspelling rather than that the right one is missing."""
-    first = complaints[0]
-    same_item = (c for c in complaints if c["loc"][:-1] == first["loc"][:-1])
+def _most_helpful(errors: Sequence[ErrorDetails]) -> ErrorDetails:
+    """Return the first error; of a misspelt field, the misspelling, not the missing field."""
+    first = errors[0]
+    same_item = (c for c in errors if c["loc"][:-1] == first["loc"][:-1])
     return next((c for c in same_item if c["type"] == "extra_forbidden"), first)
 
 
-def _count_consequences(complaints: Iterable[ErrorDetails], first: ErrorDetails, explained: str | None) -> int:
-    """How many complaints are gone once `first` is put right: a misspelt field is missing, too."""
-    loc = (*first["loc"][:-1], explained)
-    return sum(c["type"] == "missing" and c["loc"] == loc for c in complaints)
+def _count_consequences(
+    errors: Iterable[ErrorDetails], first: ErrorDetails, meant_field: str | None
+) -> int:
+    """Return how many errors `first` has caused: a misspelt field is also reported as missing."""
+    loc = (*first["loc"][:-1], meant_field)
+    return sum(c["type"] == "missing" and c["loc"] == loc for c in errors)
 
 
 def _item_name(loc: tuple[int | str, ...], data: object) -> str:
     if len(loc) < 2 or loc[0] not in _ITEMS or not isinstance(loc[1], int):  # noqa: PLR2004 - ("tasks", 3)
         return ""
-    kind, key, _ = _ITEMS[str(loc[0])]
+    noun, key, _ = _ITEMS[str(loc[0])]
     name = _value_at(data, (*loc[:2], key))
     if isinstance(name, str | int) and not isinstance(name, bool) and name != "":
-        return f"{kind} {shorten(str(name), _MAX_SHOWN)}"
-    return f"{kind} number {loc[1] + 1}"
+        return f"{noun} {shorten(str(name), _MAX_SHOWN)}"
+    return f"{noun} number {loc[1] + 1}"
 
 
 def _value_at(data: object, path: tuple[int | str, ...]) -> object:
@@ -186,30 +199,32 @@ def _value_at(data: object, path: tuple[int | str, ...]) -> object:
     return data
 
 
-def _known_fields(title: str, item: tuple[int | str, ...]) -> Iterable[str]:
-    if item:
-        return _ITEMS[str(item[0])][2].model_fields
+def _known_fields(title: str, item_path: tuple[int | str, ...]) -> Iterable[str]:
+    if item_path:
+        return _ITEMS[str(item_path[0])][2].model_fields
     return (WorkFile if title == WorkFile.__name__ else SubmissionForm).model_fields
 
 
-def _describe_error(complaint: ErrorDetails, field: str, known: Iterable[str]) -> tuple[str, str | None]:
-    """The complaint, and the field that was meant where another is misspelt."""
-    kind, value = complaint["type"], complaint["input"]
-    if kind == "missing":
+def _describe_error(
+    details: ErrorDetails, field: str, known: Iterable[str]
+) -> tuple[str, str | None]:
+    """Return the text of an error, and the field that a misspelt one stands for, or None."""
+    error_type, value = details["type"], details["input"]
+    if error_type == "missing":
         return f"{field} is missing", None
-    if kind == "extra_forbidden":
+    if error_type == "extra_forbidden":
         meant = next(iter(get_close_matches(field.lower(), known, n=1)), None)
         hint = f"did you mean {meant!r}?" if meant else f"known are {', '.join(known)}"
         return f"unknown field {shorten(field, _MAX_SHOWN)!r} ({hint})", meant
-    if kind == "string_pattern_mismatch":  # only ids have one
-        said = f"{_ID_PATTERN_TEXT}, not {quote_value(value)}"
-    else:  # our own complaints name the value where it helps
-        said = plain_error(complaint) if kind == "value_error" else with_value(complaint, value)
-    return f"{field}: {said}" if field else said, None
+    if error_type == "string_pattern_mismatch":  # only ids have one
+        text = f"{_ID_PATTERN_TEXT}, not {quote_value(value)}"
+    else:  # errors of our validators name the value if that helps
+        text = plain_error(details) if error_type == "value_error" else with_value(details, value)
+    return f"{field}: {text}" if field else text, None
 
 
 def one_line(text: str) -> str:
-    """Text of a user as it may be shown: control characters, which a terminal would obey, are escaped."""
+    """Return a user's text with control characters, which a terminal would obey, escaped."""
     return text if text.isprintable() else "".join(_escaped(text))
 
 

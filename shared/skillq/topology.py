@@ -1,4 +1,4 @@
-"""Every exchange, queue and binding of skillq, declared once, as data.
+"""Every exchange, queue and binding of skillq, defined once, as data.
 
 | exchange (topic, durable) | routing keys | bound queue |
 |---|---|---|
@@ -6,7 +6,7 @@
 | `skillq.reports` worker → manager | `connect` `disconnect` `result` `progress` `.<w>` | `skillq.manager.reports` |
 | | `heartbeat.<w>` | `skillq.manager.heartbeats` |
 | `skillq.commands` manager → worker | `assignment.<w>` `cancel.<w>` `stop.<w>` `stop.all` | `skillq.worker.<w>` |
-| `skillq.events` manager → anyone | `task.<run>.<type>.<status>` `worker.<w>.<event>` `run.<run>.<status>` | whoever binds |
+| `skillq.events` manager → anyone | `task.<run>.<type>.<status>` `worker.<w>.<event>` `run.<run>.<status>` | any queue that a listener binds |
 | `skillq.dead-letters` | the queue it came from | `skillq.dead-letters` |
 """
 
@@ -24,7 +24,7 @@ MANAGER_SUBMISSIONS = "skillq.manager.submissions"
 MANAGER_REPORTS = "skillq.manager.reports"
 MANAGER_HEARTBEATS = "skillq.manager.heartbeats"
 
-# A broker restart counts as a delivery: so high that it never parks good messages.
+# A broker restart counts as a delivery: the limit is so high that no good message ever reaches it.
 _DELIVERY_LIMIT = 1_000_000
 
 Argument = str | int | bool
@@ -32,7 +32,7 @@ Argument = str | int | bool
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A durable queue; `arguments` as RabbitMQ's documentation names them."""
+    """A durable queue. `arguments` have the names of RabbitMQ's documentation."""
 
     name: str
     arguments: dict[str, Argument] = field(default_factory=dict)
@@ -40,6 +40,8 @@ class Queue:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
+    """A binding of a queue to an exchange with a binding key."""
+
     exchange: str
     key: str
     queue: str
@@ -47,7 +49,7 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """What one declaration asks for: durable topic exchanges, then queues, then bindings."""
+    """Durable topic exchanges, queues and bindings, to be declared in this order."""
 
     exchanges: tuple[str, ...] = ()
     queues: tuple[Queue, ...] = ()
@@ -95,11 +97,12 @@ MANAGER = Topology(
 
 
 def worker_queue(worker: str) -> str:
+    """Return the name of the queue of a worker."""
     return f"skillq.worker.{worker}"
 
 
 def worker_topology(worker: str) -> Topology:
-    """The queue of one worker, which the manager declares when that worker connects."""
+    """Return a worker's queue and bindings; the manager declares them when it connects."""
     queue = worker_queue(worker)
     return Topology(
         queues=(
@@ -123,12 +126,12 @@ def worker_topology(worker: str) -> Topology:
 
 
 def key_matches(pattern: str, key: str) -> bool:
-    """Whether a topic binding key takes a routing key: `*` is one word, `#` is any number of them."""
+    """Return whether a binding key matches a routing key: `*` is one word, `#` any number."""
     return _words_match(pattern.split("."), key.split("."))
 
 
 def is_pattern(key: str) -> bool:
-    """Whether a binding key may take other routing keys than itself."""
+    """Return whether a binding key may match other routing keys than itself."""
     return "*" in key or "#" in key
 
 

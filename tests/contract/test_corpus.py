@@ -29,7 +29,12 @@ from skillq.messages import (
 from skillq.messages.events import RunStatus
 from skillq.runtime.clock import Clock, steady_clock
 from skillq.transport import Delivery, Outgoing
-from skillq.transport.base import EXCHANGE_HEADER, ROUTING_KEY_HEADER, QUEUE_HEADER, REASON_HEADER
+from skillq.transport.dead_letters import (
+    EXCHANGE_HEADER,
+    QUEUE_HEADER,
+    REASON_HEADER,
+    ROUTING_KEY_HEADER,
+)
 from skillq_manager.inbound.inbox import read
 from skillq_manager.store import open_store
 from skillq_manager.web.unreadable import UnreadableMessages

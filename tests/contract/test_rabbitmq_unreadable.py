@@ -16,7 +16,7 @@ from skillq.client import Client
 from skillq.messages import Task, WorkerProfile
 from skillq.runtime.clock import steady_clock
 from skillq.transport import Consumer, Delivery, Outgoing
-from skillq.transport.base import MAX_KEPT_HEADERS, QUEUE_HEADER, REASON_HEADER
+from skillq.transport.dead_letters import MAX_KEPT_HEADERS, QUEUE_HEADER, REASON_HEADER
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State

@@ -11,12 +11,12 @@ from skillq.topology import (
     Argument,
 )
 from skillq.transport import Consumer, Transport, dead_letter
-from skillq.transport.base import (
-    TIME_HEADER,
+from skillq.transport.dead_letters import (
     EXCHANGE_HEADER,
-    ROUTING_KEY_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
+    ROUTING_KEY_HEADER,
+    TIME_HEADER,
 )
 from tests.contract.transports import (
     GRAVE,

@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from skillq.errors import UsageError
-from skillq.forms import WorkFile, reject_duplicate_names, explain_form, one_line
+from skillq.forms import WorkFile, explain_form, one_line, reject_duplicate_names
 from skillq.messages import shorten
 from skillq.transport.batching import check_readable
 

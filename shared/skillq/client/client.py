@@ -1,4 +1,4 @@
-"""The client: hands tasks in and follows what becomes of them, over the broker alone."""
+"""The client: submits tasks and follows them to their ends, over the broker alone."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -45,18 +45,19 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class RunResult:
-    """How a run has ended: all its counts, and the last event of each task that was seen."""
+    """How a run has ended: numbers of tasks by status, and the last event of each task."""
 
     counts: dict[TaskStatus, int]
     tasks: dict[str, TaskEvent]
 
     @property
     def has_succeeded(self) -> bool:
+        """Whether all tasks of the run have succeeded."""
         return all(status is TaskStatus.SUCCEEDED for status, n in self.counts.items() if n)
 
 
 class Client:
-    """`patience` is how many seconds to wait for a manager that was never there."""
+    """Submits tasks to a manager; waits `patience` seconds for a manager to appear."""
 
     def __init__(
         self,
@@ -74,107 +75,109 @@ class Client:
     async def submit(
         self, run: str, tasks: Sequence[Task], *, wait: float = timings.RECEIPT_SECONDS
     ) -> Receipt | None:
-        """Hand tasks in, which are accepted or refused as a whole. They are safe with the broker when this returns.
+        """Submit tasks, which are accepted or refused as a whole.
 
-        Returns the manager's receipt, or None where it has not answered within `wait` seconds.
+        The broker has stored the tasks when this returns.
+
+        Returns the manager's receipt, or None if the manager has not answered within `wait` seconds.
 
         Raises:
-            UsageError: the manager refuses them, or no broker could carry them.
-            Unreachable: there was no manager yet that would have made the queues.
+            UsageError: the manager refuses the tasks, or they are too large for messages.
+            Unreachable: no manager has declared the queues yet.
         """
-        handed = follow_submission(run, tasks)
-        async with self._subscribed(handed) as events:
-            await self._publish(handed)
+        submission = follow_submission(run, tasks)
+        async with self._subscribed(submission) as events:
+            await self._publish(submission)
             try:
                 async with asyncio.timeout(wait):
-                    while handed.receipt is None:
-                        for news in await _read_events(events, await events.batch()):
-                            handed.on_event_received(news)
+                    while submission.receipt is None:
+                        for event in await _read_events(events, await events.batch()):
+                            submission.on_event_received(event)
             except TimeoutError:
                 return None
-        return handed.receipt
+        return submission.receipt
 
     async def complete(
         self, run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None
     ) -> RunResult:
-        """Hand tasks in, and follow the run until all its tasks have ended.
+        """Submit tasks, and follow the run until all its tasks have ended.
 
         Raises:
-            UsageError: the manager refuses them, or no broker could carry them.
-            Unreachable: there was no manager yet that would have made the queues.
+            UsageError: the manager refuses the tasks, or they are too large for messages.
+            Unreachable: no manager has declared the queues yet.
         """
-        handed = follow_submission(run, tasks, on_event)
-        async with self._subscribed(handed) as events:
-            await self._publish(handed)
-            await self._follow(handed, events)
-        assert handed.counts is not None  # noqa: S101 - else it would go on
-        return RunResult(handed.counts, handed.tasks)
+        submission = follow_submission(run, tasks, on_event)
+        async with self._subscribed(submission) as events:
+            await self._publish(submission)
+            await self._follow(submission, events)
+        assert submission.counts is not None  # noqa: S101 - `_follow` ends only with the counts
+        return RunResult(submission.counts, submission.tasks)
 
     @asynccontextmanager
     async def open(self, run: str) -> AsyncIterator[OpenRun]:
-        """A run to hand tasks in to again and again, whose results come over one subscription.
+        """Open a run to submit tasks to at any time; one subscription brings all results.
 
         Raises:
-            UsageError: the run's name makes no name.
-            Unreachable: there was no manager yet that would have made the exchanges.
+            UsageError: the title of the run gives no name, or one that is too long.
+            Unreachable: no manager has declared the exchanges yet.
         """
         keys = binding_keys(slug(run_title(run)))
         events = await self._retrying(lambda: self._transport.subscribe(topology.EVENTS, keys))
 
-        async def heard() -> list[ClientEvent]:
+        async def read_batch() -> list[ClientEvent]:
             return await _read_events(events, await events.batch())
 
-        opened = OpenRun(run, self._publish_retrying, self._query, self._clock)
-        listening = asyncio.create_task(follow_events(opened, heard), name="results")
+        open_run = OpenRun(run, self._publish_retrying, self._query, self._clock)
+        follower = asyncio.create_task(follow_events(open_run, read_batch), name="results")
         try:
-            yield opened
+            yield open_run
         finally:
-            listening.cancel()
-            await asyncio.gather(listening, return_exceptions=True)
-            opened.close(SkillqError(f"the run {run} was closed before all of it had ended"))
+            follower.cancel()
+            await asyncio.gather(follower, return_exceptions=True)
+            open_run.close(SkillqError(f"the run {run} was closed before all of it had ended"))
             await events.close()
 
-    async def _query(self, inquiry: StatusQuery) -> list[StatusReply]:
-        """What the manager answers; nothing where it does not, in time."""
-        answers: list[StatusReply] = []
-        key = f"answer.{inquiry.submission_id}"
+    async def _query(self, query: StatusQuery) -> list[StatusReply]:
+        """Return the manager's replies to a status query, or none if they do not come in time."""
+        replies: list[StatusReply] = []
+        key = f"answer.{query.submission_id}"
         events = await self._transport.subscribe(topology.EVENTS, [key])
         try:
             async with asyncio.timeout(timings.STATUS_QUERY_SECONDS):
-                await self._publish_message(Outgoing.from_message(inquiry, persistent=False))
-                while not answers or answers[-1].more:
-                    news = await _read_events(events, await events.batch())
-                    answers += [one for one in news if isinstance(one, StatusReply)]
+                await self._publish_message(Outgoing.from_message(query, persistent=False))
+                while not replies or replies[-1].more:
+                    received = await _read_events(events, await events.batch())
+                    replies += [one for one in received if isinstance(one, StatusReply)]
         except TimeoutError:
             return []
         finally:
             await events.close()
-        return answers
+        return replies
 
-    async def _follow(self, handed: FollowedSubmission, events: Consumer) -> None:
-        """Until all is known; or the run has ended, and what we have missed of it nobody tells us."""
-        heard_at = self._clock()
-        ask_at = heard_at + timings.CLIENT_SILENCE_SECONDS
-        while not handed.is_complete:
-            give_up_at = inf if handed.counts is None else heard_at + self._patience
-            until = min(ask_at, give_up_at)
-            news = await self._next_events(events, until)
-            about_us = [handed.on_event_received(one) for one in news]
+    async def _follow(self, submission: FollowedSubmission, events: Consumer) -> None:
+        """Follow until all is known, or until a long silence after the run has completed."""
+        last_event_at = self._clock()
+        query_at = last_event_at + timings.CLIENT_SILENCE_SECONDS
+        while not submission.is_complete:
+            give_up_at = inf if submission.counts is None else last_event_at + self._patience
+            until = min(query_at, give_up_at)
+            received = await self._next_events(events, until)
+            is_ours = [submission.on_event_received(one) for one in received]
             now = self._clock()
-            if any(about_us):
-                heard_at = now
-            elif now >= give_up_at or (not news and until == give_up_at):
+            if any(is_ours):
+                last_event_at = now
+            elif now >= give_up_at or (not received and until == give_up_at):
                 return
-            if handed.is_lost:
-                await self._publish(handed)
-            elif handed.needs_query or not news or now >= ask_at:
-                await self._send_query(handed)
-            elif handed.receipt is None or not any(about_us):
-                continue  # what others do in the same run is no answer to us
-            ask_at = self._clock() + timings.CLIENT_SILENCE_SECONDS
+            if submission.is_lost:
+                await self._publish(submission)
+            elif submission.needs_query or not received or now >= query_at:
+                await self._send_query(submission)
+            elif submission.receipt is None or not any(is_ours):
+                continue  # events of other submissions in the run are no answer
+            query_at = self._clock() + timings.CLIENT_SILENCE_SECONDS
 
     async def _next_events(self, events: Consumer, until: float) -> list[ClientEvent]:
-        """What comes next; nothing after a silence."""
+        """Return the next events, or none if none comes until `until`."""
         try:
             async with asyncio.timeout(max(0.0, until - self._clock())):
                 deliveries = await events.batch()
@@ -183,34 +186,34 @@ class Client:
         return await _read_events(events, deliveries)
 
     @asynccontextmanager
-    async def _subscribed(self, handed: FollowedSubmission) -> AsyncIterator[Consumer]:
-        keys = (f"task.{handed.run}.*.*", f"run.{handed.run}.*", f"answer.{handed.id}")
+    async def _subscribed(self, submission: FollowedSubmission) -> AsyncIterator[Consumer]:
+        keys = (f"task.{submission.run}.*.*", f"run.{submission.run}.*", f"answer.{submission.id}")
         events = await self._retrying(lambda: self._transport.subscribe(topology.EVENTS, keys))
         try:
             yield events
         finally:
             await events.close()
 
-    async def _publish(self, handed: FollowedSubmission) -> None:
-        for message in handed.messages:
+    async def _publish(self, submission: FollowedSubmission) -> None:
+        for message in submission.messages:
             await self._publish_retrying(message)
-        handed.on_published()
+        submission.on_published()
 
     async def _publish_retrying(self, message: Outgoing) -> None:
         await self._retrying(partial(self._publish_message, message))
 
-    async def _send_query(self, handed: FollowedSubmission) -> None:
+    async def _send_query(self, submission: FollowedSubmission) -> None:
         try:
-            await self._retrying(partial(self._publish_message, handed.next_query()))
+            await self._retrying(partial(self._publish_message, submission.next_query()))
         except Unreachable:
-            if handed.counts is None:
+            if submission.counts is None:
                 raise
 
     async def _publish_message(self, message: Outgoing) -> None:
         await self._transport.publish(topology.SUBMISSIONS, self._key, message)
 
     async def _retrying(self, operation: Callable[[], Awaitable[Result]]) -> Result:
-        """Try until it works: the manager makes the exchanges, and it may start after us."""
+        """Retry an operation until it succeeds: the manager may start after the client."""
         give_up_at = self._clock() + self._patience
         while True:
             try:
@@ -231,7 +234,7 @@ async def _read_events(events: Consumer, deliveries: Sequence[Delivery]) -> list
         try:
             message = decode(delivery.body)
         except MalformedMessage:
-            continue  # events are news, not orders: what cannot be read is passed over
+            continue  # an event asks for nothing: an unreadable one is ignored
         if isinstance(message, TaskEvents | RunEvent | StatusReply):
             messages.append(message)
     return messages

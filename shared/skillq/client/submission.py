@@ -1,4 +1,7 @@
-"""A submission that a client has handed in: its messages, and what it has heard of it since. No I/O."""
+"""One submission of a client: its messages, and its state as events report it. No I/O.
+
+See docs/adr/0013-large-submissions-come-in-parts.md and docs/adr/0006-answers-are-events.md.
+"""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +35,7 @@ from skillq.transport.base import Outgoing
 from skillq.transport.batching import check_readable
 
 _TITLE: TypeAdapter[str] = TypeAdapter(Title)
-TASKS_BYTES = MAX_MESSAGE_BYTES - 2048  # of a message, for its tasks
+TASKS_BYTES = MAX_MESSAGE_BYTES - 2048  # bytes of a message that its tasks may take
 
 OnEvent = Callable[[TaskEvent], None]
 ClientEvent = TaskEvents | RunEvent | StatusReply
@@ -40,7 +43,7 @@ ClientEvent = TaskEvents | RunEvent | StatusReply
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """How many tasks are new to the manager, and how many it had already."""
+    """How many tasks of a submission are new to the manager, and how many are known."""
 
     accepted: int
     known: int
@@ -48,40 +51,44 @@ class Receipt:
 
 @dataclass(slots=True)
 class FollowedSubmission:
-    """`hear` all that comes; it tells what to do next."""
+    """The state of a submission that a client follows.
+
+    `on_event_received` takes each event; the attributes then say whether to publish or to query next.
+    """
 
     id: str
     run: str
     messages: Sequence[Outgoing]
-    missing: dict[str, None]  # tasks whose end we have not heard of, in order
+    missing: dict[str, None]  # tasks whose end is not reported yet, in order
     on_event: OnEvent
     receipt: Receipt | None = None
     counts: dict[TaskStatus, int] | None = None  # of the run, once it is completed
-    tasks: dict[str, TaskEvent] = field(default_factory=dict)  # the last events
-    is_lost: bool = False  # nobody has it: it is to be published again
+    tasks: dict[str, TaskEvent] = field(default_factory=dict)  # the last event of each
+    is_lost: bool = False  # no manager has it: it is to be published again
     _store: str = ""
     _queries_sent: int = 0
-    _ignored_up_to: int = 0  # inquiries up to this one were about what was before
-    _page: tuple[str, ...] = ()
+    _ignored_up_to: int = 0  # replies to queries up to this number are out of date
+    _page: tuple[str, ...] = ()  # the tasks in the last query
 
     @property
     def is_complete(self) -> bool:
-        """All that one can know is known."""
+        """Whether the run has completed and the end of each task is known."""
         return self.counts is not None and not self.missing
 
     @property
     def needs_query(self) -> bool:
-        """The run has ended, and we do not know how all of our tasks have."""
+        """Whether the run has completed, the end of a task is unknown, and no query is under way."""
         return self.counts is not None and bool(self.missing) and not self._page
 
-    # --- what we say
+    # --- sending
 
     def on_published(self) -> None:
+        """Note that all messages of the submission are published."""
         self.is_lost = False
         self._ignored_up_to = self._queries_sent
 
     def next_query(self) -> Outgoing:
-        """The question what has become of it; once its run has ended, of tasks that we have missed, some at a time."""
+        """Return a status query; after the run has completed, it names tasks of unknown end."""
         self._queries_sent += 1
         self._page = (
             tuple(islice(self.missing, MAX_QUERIED_TASKS)) if self.counts is not None else ()
@@ -97,22 +104,22 @@ class FollowedSubmission:
             persistent=False,
         )
 
-    # --- what we hear
+    # --- receiving
 
-    def on_event_received(self, news: ClientEvent) -> bool:
-        """Whether it was about us.
+    def on_event_received(self, event: ClientEvent) -> bool:
+        """Update the state; return whether the event concerns this submission.
 
         Raises:
             UsageError: the manager refuses the submission.
         """
-        match news:
+        match event:
             case TaskEvents():
-                self._on_task_events(news.events)
+                self._on_task_events(event.events)
                 return True
             case RunEvent():
-                return self._on_run_event(news)
+                return self._on_run_event(event)
             case StatusReply():
-                return self._on_status_reply(news)
+                return self._on_status_reply(event)
 
     def _on_run_event(self, event: RunEvent) -> bool:
         is_ours = event.submission_id == self.id
@@ -121,20 +128,20 @@ class FollowedSubmission:
         if event.status is RunStatus.COMPLETED and self.receipt is not None:
             self._complete(event.counts)
             return True
-        return is_ours  # else it is what others do in this run
+        return is_ours  # other events concern other submissions of this run
 
-    def _on_status_reply(self, said: StatusReply) -> bool:
-        if said.submission_id != self.id or said.number <= self._ignored_up_to:
+    def _on_status_reply(self, reply: StatusReply) -> bool:
+        if reply.submission_id != self.id or reply.number <= self._ignored_up_to:
             return False
-        self._on_task_events(said.tasks)
-        if said.status is RunStatus.UNKNOWN:
+        self._on_task_events(reply.tasks)
+        if reply.status is RunStatus.UNKNOWN:
             self.is_lost = True
             return True
-        self._on_answer(said)
-        if said.status is RunStatus.COMPLETED:
+        self._on_answer(reply)
+        if reply.status is RunStatus.COMPLETED:
             if self.counts is None:
-                self._complete(said.counts)
-            elif not said.more:
+                self._complete(reply.counts)
+            elif not reply.more:
                 self._end_page()
         return True
 
@@ -147,11 +154,11 @@ class FollowedSubmission:
 
     def _complete(self, counts: dict[TaskStatus, int]) -> None:
         if self.counts is None:
-            self._ignored_up_to = self._queries_sent  # what was asked before did not name tasks
+            self._ignored_up_to = self._queries_sent  # earlier queries did not name tasks
         self.counts = counts
 
     def _end_page(self) -> None:
-        """What the manager did not tell of these, it cannot tell."""
+        """Give up tasks that the last reply left out: the manager does not know them."""
         for id in self._page:
             self.missing.pop(id, None)
         self._page = ()
@@ -168,42 +175,46 @@ class FollowedSubmission:
 def follow_submission(
     run: str, tasks: Sequence[Task], on_event: OnEvent = lambda _: None
 ) -> FollowedSubmission:
-    """The tasks as one submission, in as many messages as it needs.
+    """Return the tasks as one submission, in as many messages as the submission needs.
 
     Raises:
-        UsageError: they can never all be done, or no messages can carry them.
+        UsageError: the tasks contradict each other, or are too large or too many for messages.
     """
-    title, briefs = run_title(run), encode_tasks(tasks)
+    title, encoded_tasks = run_title(run), encode_tasks(tasks)
     id = uuid4().hex
     return FollowedSubmission(
-        id, slug(title), to_messages(id, title, briefs), dict.fromkeys(briefs), on_event
+        id,
+        slug(title),
+        to_messages(id, title, encoded_tasks),
+        dict.fromkeys(encoded_tasks),
+        on_event,
     )
 
 
 def encode_tasks(tasks: Sequence[Task]) -> dict[str, bytes]:
-    """Each task as JSON, by its id, in their order.
+    """Return the tasks as JSON by task id, in order.
 
     Raises:
-        UsageError: they can never all be done, or no message can carry one of them.
+        UsageError: the tasks contradict each other, or one of them is too large for a message.
     """
     check_tasks(tasks)
-    briefs = {task.id: _encode_task(task) for task in tasks}
-    if not briefs:
-        raise UsageError("there are no tasks; hand in one at least")
-    return briefs
+    encoded_tasks = {task.id: _encode_task(task) for task in tasks}
+    if not encoded_tasks:
+        raise UsageError("there are no tasks; submit at least one")
+    return encoded_tasks
 
 
-def to_messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoing]:
-    """The submission `id` of tasks that have been written, in as many messages as it needs.
+def to_messages(id: str, title: str, encoded_tasks: Mapping[str, bytes]) -> list[Outgoing]:
+    """Return the messages of the submission `id` with these encoded tasks.
 
     Raises:
-        UsageError: they are too many.
+        UsageError: there are too many tasks.
     """
     name = slug(title)
-    parts = list(_split_into_parts(briefs.values()))
+    parts = list(_split_into_parts(encoded_tasks.values()))
     if len(parts) > MAX_PARTS:
         raise UsageError(
-            f"{len(briefs)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
+            f"{len(encoded_tasks)} tasks need {len(parts)} messages, and one submission may have {MAX_PARTS}: "
             "submit them in several, or let payloads refer to what is elsewhere"
         )
     return [
@@ -215,10 +226,10 @@ def to_messages(id: str, title: str, briefs: Mapping[str, bytes]) -> list[Outgoi
 
 
 def run_title(run: str) -> str:
-    """A run's title, as messages have it.
+    """Return the title of a run, validated.
 
     Raises:
-        UsageError: it makes no name, or none that is short enough.
+        UsageError: the title gives no name, or one that is too long.
     """
     try:
         return _TITLE.validate_python(run)
@@ -226,22 +237,22 @@ def run_title(run: str) -> str:
         raise UsageError(f"run {run!r}: {first_error(error)}") from error
 
 
-def _split_into_parts(briefs: Iterable[bytes]) -> Iterator[list[bytes]]:
-    """As few parts as hold them all, in order."""
+def _split_into_parts(encoded_tasks: Iterable[bytes]) -> Iterator[list[bytes]]:
+    """Split encoded tasks, in order, into as few parts as possible."""
     part: list[bytes] = []
     size = 0
-    for brief in briefs:
-        its_size = len(brief) + 1  # and a comma
-        if part and (size + its_size > TASKS_BYTES or len(part) == MAX_TASKS):
+    for encoded in encoded_tasks:
+        encoded_size = len(encoded) + 1  # and a comma
+        if part and (size + encoded_size > TASKS_BYTES or len(part) == MAX_TASKS):
             yield part
             part, size = [], 0
-        part.append(brief)
-        size += its_size
+        part.append(encoded)
+        size += encoded_size
     yield part
 
 
 def _encode_task(task: Task) -> bytes:
-    """A submission that the manager cannot read would be parked, and never answered."""
+    """Return a task as JSON; refuse one that the manager could not read."""
     try:
         body = task.to_wire()
         if task.payload:

@@ -1,8 +1,8 @@
-"""Every message that crosses a process boundary, and the words they share.
+"""Every message that crosses a process boundary, and the types that messages share.
 
-One frozen model per message, discriminated by `type`. Services are deployed separately, so a reader
-ignores fields it does not know; it refuses a version it does not know (`decode`). Times are seconds
-since the epoch (UTC), lengths of time are seconds.
+There is one frozen model for each message, discriminated by `type`. Services are deployed separately, so a
+reader ignores unknown fields, but refuses an unknown version (`decode`). Times are seconds since the epoch
+(UTC), lengths of time are seconds.
 """
 
 from skillq.messages.codec import Message, decode, encode, encode_submission, first_error

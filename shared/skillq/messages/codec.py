@@ -1,4 +1,4 @@
-"""All messages, by their `type`; to bytes and back."""
+"""Encode messages as JSON, and decode them by their `type`."""
 
 import json
 from collections.abc import Iterable
@@ -31,14 +31,14 @@ _MESSAGE: TypeAdapter[Message] = TypeAdapter(Annotated[Message, Field(discrimina
 
 
 def encode(message: Message) -> bytes:
-    """A message as JSON. A submission leaves out what is as by default: most fields of most tasks."""
+    """Return a message as JSON; a submission omits fields of tasks that have their defaults."""
     if isinstance(message, Submission):
-        briefs = [task.to_wire() for task in message.tasks]
+        encoded_tasks = [task.to_wire() for task in message.tasks]
         return encode_submission(
             message.submission_id,
             message.run,
             message.run_title,
-            briefs,
+            encoded_tasks,
             part=message.part,
             parts=message.parts,
         )
@@ -46,9 +46,15 @@ def encode(message: Message) -> bytes:
 
 
 def encode_submission(
-    id: str, run: str, run_title: str, briefs: Iterable[bytes], *, part: int = 1, parts: int = 1
+    id: str,
+    run: str,
+    run_title: str,
+    encoded_tasks: Iterable[bytes],
+    *,
+    part: int = 1,
+    parts: int = 1,
 ) -> bytes:
-    """A `Submission` as JSON, of tasks that have been written already (`Task.brief`)."""
+    """Return a `Submission` as JSON, made of tasks that are encoded already (`Task.to_wire`)."""
     fields: dict[str, str | int] = {
         "type": "submission",
         "schema_version": SCHEMA_VERSION,
@@ -58,14 +64,14 @@ def encode_submission(
     }
     if parts > 1:
         fields |= {"part": part, "parts": parts}
-    return b'%s,"tasks":[%s]}' % (to_json(fields)[:-1], b",".join(briefs))
+    return b'%s,"tasks":[%s]}' % (to_json(fields)[:-1], b",".join(encoded_tasks))
 
 
 def decode(body: bytes) -> Message:
-    """Read a message.
+    """Return the message in a body.
 
     Raises:
-        MalformedMessage: with one line that says what is wrong with the body.
+        MalformedMessage: the body is no message of this release; one line says why.
     """
     if len(body) > MAX_MESSAGE_BYTES:
         raise MalformedMessage(
@@ -88,15 +94,15 @@ def _explain_invalid(body: bytes, error: ValidationError) -> str:
 
 
 def first_error(error: ValidationError) -> str:
-    """The first complaint of a validation error, in one line: where, what, and the value."""
+    """Return the first mistake of a validation error in one line: field, mistake and value."""
     first = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in first["loc"])
+    field = ".".join(str(part) for part in first["loc"])
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     if first["type"] == "union_tag_not_found":
         return "type is missing"
     if first["type"] == "union_tag_invalid":
         return f"unknown type {quote_value(first['ctx']['tag'])}"
-    if not where:
+    if not field:
         return plain_error(first) + more
     link = " " if first["type"] in {"missing", "extra_forbidden"} else ": "
-    return f"{where}{link}{with_value(first, first['input'])}{more}"
+    return f"{field}{link}{with_value(first, first['input'])}{more}"

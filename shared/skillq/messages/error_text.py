@@ -1,4 +1,4 @@
-"""What pydantic finds wrong, in plain words."""
+"""Turn the errors of pydantic into plain text for users."""
 
 from contextlib import suppress
 
@@ -37,47 +37,53 @@ _TEXT = {
     "model_type": _FIELDS,
     "model_attributes_type": _FIELDS,
 }
-_TEXT_IF_EMPTY = {"string_too_short": "should not be empty", "too_short": "should have at least one item"}
+_TEXT_IF_EMPTY = {
+    "string_too_short": "should not be empty",
+    "too_short": "should have at least one item",
+}
 _WITHOUT_VALUE = {"missing", "extra_forbidden"}
 
 
 def shorten(text: str, width: int) -> str:
+    """Return the text, cut to at most `width` characters with an ellipsis at its end."""
     return text if len(text) <= width else text[: width - 1] + "…"
 
 
-def plain_error(complaint: ErrorDetails) -> str:
-    """What is wrong, without the value."""
-    kind, bounds = complaint["type"], complaint.get("ctx", {})
-    said = _TEXT_IF_EMPTY.get(kind) if bounds.get("min_length") == 1 else None
-    if said is None and kind in _TEXT:
-        with suppress(KeyError):  # users' own errors may be of any kind
+def plain_error(details: ErrorDetails) -> str:
+    """Return what is wrong, without the value."""
+    error_type, bounds = details["type"], details.get("ctx", {})
+    text = _TEXT_IF_EMPTY.get(error_type) if bounds.get("min_length") == 1 else None
+    if text is None and error_type in _TEXT:
+        with suppress(KeyError):  # errors that users raise may lack the bounds
             bounds = {name: _format_bound(value) for name, value in bounds.items()}
-            said = _TEXT[kind].format_map(bounds)
-    # Our validators and users' own say it as they want it.
-    said = said or complaint["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
-    return said.removeprefix("Input ")
+            text = _TEXT[error_type].format_map(bounds)
+    # Our validators, and those of users, word their own errors.
+    text = text or details["msg"].removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    return text.removeprefix("Input ")
 
 
-def with_value(complaint: ErrorDetails, value: object) -> str:
-    """What is wrong, and with which value, as it may be shown."""
-    said = plain_error(complaint)
-    names_it = isinstance(value, str) and repr(value) in said
-    is_plain = complaint["type"] in _WITHOUT_VALUE or (not value and complaint["type"] in _TEXT_IF_EMPTY)
-    return said if is_plain or names_it else f"{said}, not {quote_value(value)}"
+def with_value(details: ErrorDetails, value: object) -> str:
+    """Return what is wrong, and with which value."""
+    text = plain_error(details)
+    has_value = isinstance(value, str) and repr(value) in text
+    needs_none = details["type"] in _WITHOUT_VALUE or (
+        not value and details["type"] in _TEXT_IF_EMPTY
+    )
+    return text if needs_none or has_value else f"{text}, not {quote_value(value)}"
 
 
 def _format_bound(bound: object) -> object:
-    """A bound of floats is 1.0, where its author wrote 1."""
+    """Return a bound as its author wrote it: for a float, pydantic has 1.0 instead of 1."""
     return int(bound) if isinstance(bound, float) and bound.is_integer() else bound
 
 
 def quote_value(value: object) -> str:
-    """A value as those know it who have not written it in Python."""
+    """Return a value as text that a user who does not know Python understands."""
     if value is None or isinstance(value, bool):
         return {None: "nothing", True: "true", False: "false"}[value]
     return shorten(repr(value), _MAX_SHOWN)
 
 
-def with_count(number: int, what: str) -> str:
-    """`1 task`, `2 tasks`."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+def with_count(number: int, noun: str) -> str:
+    """Return the number with its noun: `1 task`, `2 tasks`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"

@@ -1,4 +1,4 @@
-"""What the manager tells anyone who listens, and itself."""
+"""Messages from the manager: events for everybody, replies to clients, its own probes."""
 
 from enum import StrEnum
 from typing import Literal
@@ -9,16 +9,20 @@ from skillq.messages.types import SCHEMA_VERSION, Label, Name, TaskId, TaskStatu
 
 
 class TaskEvent(WireModel):
+    """A task has entered a status."""
+
     id: TaskId
     status: TaskStatus
     attempt: int
     at: float
-    worker: str | None = None  # as its user wrote it
+    worker: str | None = None  # the title of the worker
     reason: str | None = None
     output: JsonValue = None
 
 
 class TaskEvents(WireModel):
+    """Events of several tasks of one run and one type."""
+
     type: Literal["task_events"] = "task_events"
     schema_version: Literal[1] = SCHEMA_VERSION
     run: Name
@@ -27,13 +31,17 @@ class TaskEvents(WireModel):
 
 
 class WorkerEventKind(StrEnum):
+    """What happened to a worker."""
+
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"
-    SUSPECT = "suspect"  # its heartbeats are late: no new work
+    SUSPECT = "suspect"  # its heartbeats are late: it gets no new work
     LOST = "lost"
 
 
 class WorkerEvent(WireModel):
+    """A worker has connected or disconnected, or the manager thinks that it is gone."""
+
     type: Literal["worker_event"] = "worker_event"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
@@ -45,14 +53,16 @@ class WorkerEvent(WireModel):
 
 
 class RunStatus(StrEnum):
+    """How a submission, or its run, stands."""
+
     ACCEPTED = "accepted"
     REFUSED = "refused"
     COMPLETED = "completed"
-    UNKNOWN = "unknown"  # only in answer to an inquiry: hand the submission in again
+    UNKNOWN = "unknown"  # only in a status reply: the client is to publish the submission again
 
 
 class RunEvent(WireModel):
-    """A submission was taken or refused, or all tasks of a run have ended (`counts` by status)."""
+    """A submission was accepted or refused, or a run has completed (`counts` by status)."""
 
     type: Literal["run_event"] = "run_event"
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -62,22 +72,23 @@ class RunEvent(WireModel):
     at: float
     submission_id: str | None = None
     accepted: int = 0
-    known: int = 0  # submitted before, the same
+    known: int = 0  # tasks that are stored already, with the same fingerprint
     reason: str | None = None
     counts: dict[TaskStatus, int] = Field(default_factory=dict)
-    store: str = ""  # that the tasks are in
+    store: str = ""  # the id of the store that keeps the tasks
 
 
 class StatusReply(WireModel):
-    """The answer to an inquiry: how a submission and its run stand; how tasks of it stand, as their last events said.
+    """The answer to a status query: the status of a submission, and last events of tasks.
 
-    Where those do not fit into one message, several answer the same inquiry, and all but the last say `more`.
+    If the tasks do not fit into one message, several messages answer the same query, and all but the last
+    have `more` set.
     """
 
     type: Literal["standing"] = "standing"
     schema_version: Literal[1] = SCHEMA_VERSION
     submission_id: str
-    number: int  # of the inquiry
+    number: int  # of the status query
     status: RunStatus
     store: str
     accepted: int = 0
@@ -89,10 +100,9 @@ class StatusReply(WireModel):
 
 
 class Probe(WireModel):
-    """The manager's message to itself: proof that its consumers live."""
+    """A message of the manager to itself: it proves that the manager's queues deliver."""
 
     type: Literal["probe"] = "probe"
     schema_version: Literal[1] = SCHEMA_VERSION
-    store: str = (
-        ""  # of the manager that sent it: two with different ones must not serve one broker
-    )
+    # The store of the sender: two managers with different stores must not serve one broker.
+    store: str = ""

@@ -1,4 +1,4 @@
-"""Tasks as users describe them, and what clients send: client → manager."""
+"""Tasks as users define them, and the messages that clients send to the manager."""
 
 from collections.abc import Iterable
 from graphlib import CycleError, TopologicalSorter
@@ -34,7 +34,7 @@ from skillq.messages.types import (
 
 
 class Task(WireModel):
-    """One unit of work, as a user describes it."""
+    """One unit of work, as a user defines it."""
 
     id: TaskId
     difficulty: Level
@@ -48,51 +48,54 @@ class Task(WireModel):
     timeout: Seconds | None = None  # of one attempt
     deadline: Seconds | None = None  # of the whole task, from its submission on
     max_attempts: Annotated[int, Field(ge=1, le=1000)] = 1
-    retry_on: Labels = ()  # exceptions, by class name, after which it is tried again; none: any
-    no_retry_on: Labels = ()  # exceptions after which it is not
-    escalate_by: Annotated[int, Field(ge=0, lt=MAX_LEVEL)] = (
-        0  # how much more skill each retry needs
-    )
+    retry_on: Labels = ()  # class names of exceptions after which the task is retried; if empty, after any
+    no_retry_on: Labels = ()  # class names of exceptions after which the task is not retried
+    escalate_by: Annotated[int, Field(ge=0, lt=MAX_LEVEL)] = 0  # levels more for each retry
     unroutable: Unroutable = Unroutable.WAIT
-    unroutable_after: Seconds = (
-        timings.UNROUTABLE_AFTER_SECONDS
-    )  # how long nobody may be able to do it before that applies
+    # `unroutable` applies when no worker could do the task for this long.
+    unroutable_after: Seconds = timings.UNROUTABLE_AFTER_SECONDS
 
     def shape(self) -> tuple[Any, ...]:
-        """All of it but what is its own: its id, its texts, what it depends on. Many tasks share one."""
+        """Return all fields but id, description, payload and dependencies; many tasks share them."""
         shape: tuple[Any, ...] = _GET_SHAPE(self.__dict__)
         return shape
 
     def to_wire(self) -> bytes:
-        """As JSON, without what is as by default; of a subclass, what a message would have of it."""
+        """Return the task as JSON without defaults; of a subclass, only the fields of `Task`."""
         return Task.__pydantic_serializer__.to_json(self, exclude_defaults=True)
 
     def definition(self) -> str:
-        """As JSON, without what is as by default, its id and its texts: for most, made once for all of their shape."""
+        """Return the task as JSON without id, description, payload and defaults.
+
+        Tasks of one shape without dependencies share one string.
+        """
         if self.depends_on:
             return self._encode_definition()
-        terms, _ = self._shared_definition()
-        return terms
+        definition, _ = self._shared_definition()
+        return definition
 
     def _shared_definition(self) -> tuple[str, int]:
-        """Of all of its shape that depend on nothing: their terms, and what stands for them."""
+        """Return the definition and its hash: the same for tasks of one shape, not dependent."""
         shape = self.shape()
         shared = _definitions.get(shape)
         if shared is None:
             if len(_definitions) >= _MAX_CACHED_SHAPES:
                 _definitions.clear()
-            terms = self._encode_definition()
-            shared = _definitions[shape] = terms, _hash_to_number(terms.encode())
+            definition = self._encode_definition()
+            shared = _definitions[shape] = definition, _hash_to_number(definition.encode())
         return shared
 
     def _encode_definition(self) -> str:
-        # A default that changes in a later release needs a migration that writes the old one down.
+        # If a later release changes a default, its migration must write the old default into stored definitions.
         return Task.__pydantic_serializer__.to_json(
             self, exclude=_NOT_IN_DEFINITION, exclude_defaults=True
         ).decode()
 
     def fingerprint(self) -> int:
-        """A number of 63 bits that stands for all of it but its id; fields of later releases do not change it."""
+        """Return a number of 63 bits made from all fields but the id.
+
+        New fields of later releases do not change the number, while they have their defaults.
+        """
         if not (self.description or self.payload or self.depends_on):
             _, number = self._shared_definition()
             return number
@@ -103,30 +106,30 @@ class Task(WireModel):
 _NOT_IN_DEFINITION = {"id", "description", "payload"}
 _NOT_IN_SHAPE = _NOT_IN_DEFINITION | {"depends_on"}
 _GET_SHAPE = itemgetter(*(name for name in Task.model_fields if name not in _NOT_IN_SHAPE))
-_MAX_CACHED_SHAPES = 4096  # shapes
+_MAX_CACHED_SHAPES = 4096
 _definitions: dict[tuple[Any, ...], tuple[str, int]] = {}
 
 
-def _hash_to_number(written: bytes) -> int:
-    return int.from_bytes(blake2b(written, digest_size=8).digest()) >> 1
+def _hash_to_number(encoded: bytes) -> int:
+    return int.from_bytes(blake2b(encoded, digest_size=8).digest()) >> 1
 
 
 def check_tasks(tasks: Iterable[Task]) -> None:
-    """Refuse tasks that can never all be done.
+    """Refuse tasks that contradict each other.
 
     Raises:
-        UsageError: two tasks have one id, or their dependencies go in a circle.
+        UsageError: two tasks have the same id, or dependencies form a circle.
     """
     graph: dict[str, tuple[str, ...]] = {}
     for task in tasks:
         if task.id in graph:
             raise UsageError(f"task {task.id}: two tasks have this id; give each its own")
         graph[task.id] = task.depends_on
-    linked = {id: after for id, after in graph.items() if after}
-    if not linked:
+    dependent = {id: dependencies for id, dependencies in graph.items() if dependencies}
+    if not dependent:
         return
     try:
-        TopologicalSorter(linked).prepare()
+        TopologicalSorter(dependent).prepare()
     except CycleError as error:
         circle = " → ".join(reversed(error.args[1]))
         raise UsageError(
@@ -143,11 +146,11 @@ class AttemptRef(WireModel):
 
 
 class Submission(WireModel):
-    """Tasks to be done, accepted or refused as a whole; what is too large for one message comes in parts."""
+    """Tasks that a client submits, accepted or refused as a whole; it may have several parts."""
 
     type: Literal["submission"] = "submission"
     schema_version: Literal[1] = SCHEMA_VERSION
-    submission_id: Annotated[str, Field(max_length=MAX_ID)]  # all its parts have the same
+    submission_id: Annotated[str, Field(max_length=MAX_ID)]  # the same in all parts
     run: Name
     run_title: Title
     tasks: Annotated[tuple[Task, ...], Field(min_length=1)]
@@ -166,12 +169,12 @@ class Submission(WireModel):
 
 
 class StatusQuery(WireModel):
-    """A client has heard nothing for a while: what has become of its submission, and of these tasks of it?"""
+    """A client's question how its submission and some of the tasks stand, after a silence."""
 
     type: Literal["inquiry"] = "inquiry"
     schema_version: Literal[1] = SCHEMA_VERSION
-    submission_id: Name  # the answer goes to `answer.<submission_id>`
-    number: int  # counts the inquiries about this submission
+    submission_id: Name  # the reply has the routing key `answer.<submission_id>`
+    number: int  # counts the queries about this submission
     run: Name
-    store: str = ""  # that holds it, as the manager said when it accepted it
+    store: str = ""  # the store named in the receipt, if the client has one
     tasks: Annotated[tuple[TaskId, ...], Field(max_length=MAX_QUERIED_TASKS)] = ()

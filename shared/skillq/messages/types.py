@@ -1,4 +1,4 @@
-"""The words that messages share: limits, names, lengths of time, how things stand."""
+"""The types that messages share: limits, statuses, names, lengths of time, payloads."""
 
 import json
 import re
@@ -24,11 +24,11 @@ from skillq.messages.error_text import shorten
 SCHEMA_VERSION: Final = 1
 MAX_PAYLOAD_BYTES = 256 * 1024
 MAX_MESSAGE_BYTES = 1024 * 1024
-# Messages that make up one submission, and tasks in each: it is decided within a leader's lease.
+# Messages in one submission, and tasks in each: the manager must decide all within a leader's lease.
 MAX_PARTS, MAX_TASKS = 64, 3500
-MAX_QUERIED_TASKS = 500  # tasks that one inquiry names
+MAX_QUERIED_TASKS = 500  # tasks that one status query names
 MAX_NAME = 63
-_SURELY_FITS = MAX_PAYLOAD_BYTES // 16  # characters; none of them takes more than six bytes
+_SURELY_FITS = MAX_PAYLOAD_BYTES // 16  # characters; each takes six bytes of JSON at most
 _YEAR_10000 = 253_402_300_800.0
 MAX_ID = 200  # of a submission, an incarnation, a store
 MAX_LABELS = 1000  # of one worker: its profile is part of each heartbeat
@@ -37,25 +37,29 @@ DEFAULT_RUN = "default"
 DEFAULT_TYPE = "task"
 
 MIN_LEVEL, MAX_LEVEL = 1, 10
-SPECIALTY_BONUS = 2  # levels, for a worker among whose specialties the type of the task is
-RESERVED_NAMES = frozenset({"all"})  # no worker's: the key `stop.all` is everybody's
+SPECIALTY_BONUS = 2  # levels that a worker gains for a type that is a specialty
+RESERVED_NAMES = frozenset(
+    {"all"}
+)  # no worker may have them: the routing key `stop.all` addresses all workers
 
 
 class TaskStatus(StrEnum):
-    """Where a task is. The moves between them are in `skillq_manager.core.rules.lifecycle`."""
+    """The status of a task. `skillq_manager.core.rules.lifecycle` has the allowed changes."""
 
-    BLOCKED = "blocked"  # waits for tasks it depends on
+    BLOCKED = "blocked"  # waits for dependencies
     READY = "ready"  # waits for a worker
-    ASSIGNED = "assigned"  # a worker was told to do it
-    RUNNING = "running"  # that worker has begun
+    ASSIGNED = "assigned"  # given to a worker
+    RUNNING = "running"  # the worker has started the attempt
     SUCCEEDED = "succeeded"
-    FAILED = "failed"  # the work said no
+    FAILED = "failed"  # the handler raised an error
     TIMED_OUT = "timed_out"
     CANCELLED = "cancelled"
-    DEAD_LETTERED = "dead_lettered"  # we gave up: attempts lost, undeliverable, poison
+    # Given up: too many lost attempts, no worker, or too large to send.
+    DEAD_LETTERED = "dead_lettered"
 
     @property
     def is_terminal(self) -> bool:
+        """Whether the task has ended."""
         return self in TERMINAL
 
 
@@ -77,32 +81,32 @@ class Outcome(StrEnum):
     FAILED = "failed"
     TIMED_OUT = "timed_out"
     REFUSED = "refused"  # the worker has no handler for the type; not counted against the task
-    RETURNED = "returned"  # it never began: handed back, or its message came back; not counted
-    LOST = "lost"  # its worker went away
+    RETURNED = "returned"  # given back without having started; not counted
+    LOST = "lost"  # its worker is gone
     CANCELLED = "cancelled"
 
 
-# Each as a plain string. `value` is a property in Python, and who writes a string looks twice at one that is not quite one.
+# Each as a plain string: `value` is a slow property, and encoders are slower with a subclass of `str`.
 STATUS_TEXT: Mapping[TaskStatus | Outcome, str] = {
-    word: str(word.value) for words in (TaskStatus, Outcome) for word in words
+    member: str(member.value) for statuses in (TaskStatus, Outcome) for member in statuses
 }
 
 
 class Unroutable(StrEnum):
-    """What becomes of a task that no connected worker can do."""
+    """What the manager does with a task that no connected worker can do."""
 
     WAIT = "wait"
-    REJECT = "reject"  # give it up
-    RELAX = "relax"  # ask for less: first no specialties, then one level less each time
-    ESCALATE = "escalate"  # let the most skilled worker try
+    REJECT = "reject"  # dead-letter the task
+    RELAX = "relax"  # require less: first no specialties, then one level less each time
+    ESCALATE = "escalate"  # assign it to the most skilled worker
 
 
-@lru_cache(maxsize=4096)  # the same few names again and again
+@lru_cache(maxsize=4096)  # the same few names occur again and again
 def slug(written: str) -> str:
-    """The name on the wire of what a user wrote: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
+    """Return the name for a title: "Junior" → `junior`, "GPU box 1" → `gpu-box-1`.
 
     Raises:
-        ValueError: nothing is left of it, or it is longer than 63 characters.
+        ValueError: the name is empty, or longer than 63 characters.
     """
     name = re.sub(r"[^a-z0-9]+", "-", written.lower()).strip("-")
     if not name:
@@ -119,13 +123,13 @@ def _number_as_text(written: object) -> object:
 
 
 class _NumberAsText:
-    """Users may write ids and labels as whole numbers: `id: 1`. In messages they are text."""
+    """Accept whole numbers for ids and labels that users write; in messages they are text."""
 
     def __get_pydantic_core_schema__(
         self, source: Any, handler: GetCoreSchemaHandler
     ) -> CoreSchema:
         text = handler(source)
-        # To call Python for each string of a message takes far longer than to check it.
+        # In JSON only text is accepted: a Python function for each string would take longer than all checks.
         return core_schema.json_or_python_schema(
             json_schema=text,
             python_schema=core_schema.no_info_before_validator_function(_number_as_text, text),
@@ -133,14 +137,14 @@ class _NumberAsText:
 
 
 def _check_no_nul(written: str) -> str:
-    """No database of ours keeps the character 0."""
+    """Refuse the character NUL, which PostgreSQL cannot store."""
     if "\0" in written:
         raise ValueError("has the character NUL; leave it out")
     return written
 
 
 def _valid_timestamp(moment: float | None) -> float | None:
-    """A broken clock costs a time, and no result: years have four digits."""
+    """Return a time, or None if it is impossible: a broken clock must not cost a result."""
     return moment if moment is not None and 0 <= moment < _YEAR_10000 else None
 
 
@@ -149,7 +153,9 @@ def _check_makes_name(written: str) -> str:
     return written
 
 
-@lru_cache(maxsize=4096)  # the same few in every message: so Python is not even called
+@lru_cache(
+    maxsize=4096
+)  # most messages have the same few labels, and the cache is faster than the checks
 def _check_label(written: str) -> str:
     return _check_makes_name(_check_no_nul(written))
 
@@ -161,7 +167,7 @@ def _check_not_reserved(written: str) -> str:
 
 
 def _check_payload_size(value: Any) -> Any:
-    # What is far from the limit need not be measured exactly, or at all.
+    # A value far below the limit needs no exact measure, or none at all.
     if isinstance(value, str) and len(value) < _SURELY_FITS:
         return value
     if value and len(to_json(value)) > MAX_PAYLOAD_BYTES // 2:
@@ -170,9 +176,9 @@ def _check_payload_size(value: Any) -> Any:
 
 
 def _check_exact_size(value: Any) -> None:
-    """Written as every release has written it, and as what it will be when it has been sent."""
-    arrives = from_json(to_json(value, inf_nan_mode="null"))
-    size = len(json.dumps(arrives, separators=(",", ":"), ensure_ascii=False).encode())
+    """Refuse a value that is too large. All releases measure the value as ASCII JSON."""
+    sent = from_json(to_json(value, inf_nan_mode="null"))
+    size = len(json.dumps(sent, separators=(",", ":"), ensure_ascii=False).encode())
     if size > MAX_PAYLOAD_BYTES:
         raise ValueError(
             f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: pass a reference instead"
@@ -180,12 +186,12 @@ def _check_exact_size(value: Any) -> None:
 
 
 def _parse_seconds(written: object) -> object:
-    """A length of time: a number of seconds, or a number with a unit, as `30s`, `5m`, `2h`."""
+    """Return a number of seconds for text with a number and a unit, as `30s`, `5m`, `2h`."""
     if isinstance(written, str) and (
-        found := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", written)
+        match := re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?\s*", written)
     ):
         return (
-            float(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2] or "s"]
+            float(match[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400}[match[2] or "s"]
         )
     return written
 
@@ -211,11 +217,11 @@ Label = Annotated[
 ]
 Incarnation = Annotated[str, Field(max_length=MAX_ID), AfterValidator(_check_no_nul)]
 AttemptNumber = Annotated[int, Field(ge=0, lt=2**31)]
-# Seconds since the epoch (UTC), as somebody else's clock says; None where that cannot be.
+# Seconds since the epoch (UTC) by the clock of another machine; None for an impossible time.
 Timestamp = Annotated[float | None, AfterValidator(_valid_timestamp)]
-# The same where there must be one; 0 where that cannot be.
+# As `Timestamp`, but 0 for an impossible time.
 StartTime = Annotated[float, AfterValidator(lambda moment: _valid_timestamp(moment) or 0.0)]
-# What somebody else says, and we pass on in messages of our own: they must not grow too large by it.
+# Text of another process that skillq's own messages quote: shortened, so that they do not grow too large.
 ReasonText = Annotated[str, AfterValidator(lambda text: shorten(text, MAX_REASON_TEXT))]
 Labels = Annotated[tuple[Label, ...], AfterValidator(_without_duplicates)]
 Seconds = Annotated[float, BeforeValidator(_parse_seconds), Field(gt=0, allow_inf_nan=False)]
@@ -225,4 +231,6 @@ Output = Annotated[JsonValue, AfterValidator(_check_payload_size)]
 
 
 class WireModel(BaseModel):
+    """Base of all models in messages: frozen; unknown fields are ignored."""
+
     model_config = ConfigDict(frozen=True, extra="ignore")

@@ -1,4 +1,4 @@
-"""Workers and their attempts: worker → manager, and back."""
+"""Messages about workers and their attempts, between workers and the manager."""
 
 from typing import Annotated, Literal
 
@@ -29,22 +29,24 @@ from skillq.messages.types import (
 
 
 class Lease(WireModel):
-    """How often a worker says that it lives, and how long its silence is trusted. It goes by this, and so does
-    the manager, which is told in the worker's profile.
+    """How often a worker sends heartbeats, and how long it may be silent, in seconds.
+
+    The worker and the manager both use these times: the manager reads them in the worker's profile.
+    See docs/adr/0014-a-worker-says-what-its-lease-is.md.
     """
 
     heartbeat: LeaseSeconds = timings.HEARTBEAT_SECONDS
-    suspect_after: LeaseSeconds = timings.SUSPECT_AFTER_SECONDS  # no new work
-    dead_after: LeaseSeconds = timings.DEAD_AFTER_SECONDS  # its attempts are lost
+    suspect_after: LeaseSeconds = timings.SUSPECT_AFTER_SECONDS  # the worker gets no new work
+    dead_after: LeaseSeconds = timings.DEAD_AFTER_SECONDS  # the attempts of the worker are lost
 
     @property
     def fence_after(self) -> float:
-        """Without a confirmed heartbeat for so long, the worker itself begins nothing more."""
+        """Seconds without a confirmed heartbeat after which the worker itself starts no attempt."""
         return self.suspect_after + (self.dead_after - self.suspect_after) / 3
 
 
 class WorkerProfile(WireModel):
-    """Who a worker is and what it can do; `types` is None when it takes any type."""
+    """The profile of a worker: its name and abilities. `types` is None if it handles any type."""
 
     name: Annotated[Name, AfterValidator(_check_not_reserved)]
     title: WorkerTitle
@@ -53,14 +55,13 @@ class WorkerProfile(WireModel):
     specialties: Annotated[Labels, Field(max_length=MAX_LABELS)] = ()
     types: Annotated[tuple[Label, ...], Field(max_length=MAX_LABELS)] | None = None
     slots: Annotated[int, Field(ge=1, le=10_000)] = 1
-    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = (
-        0  # easier tasks only when they have waited long
-    )
+    # Tasks of a lower difficulty go to this worker only when they have waited long.
+    reserve: Annotated[int, Field(ge=0, le=MAX_LEVEL)] = 0
     lease: Lease = Lease()
 
 
 class Connect(WireModel):
-    """A worker is there. `ready` says that it consumes its queue; until then it asks for the queue."""
+    """A worker connects. `ready`: it consumes its queue; if not, it asks for the queue."""
 
     type: Literal["connect"] = "connect"
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -69,7 +70,7 @@ class Connect(WireModel):
 
 
 class Disconnect(WireModel):
-    """A worker leaves and hands back what it did not finish."""
+    """A worker leaves and returns the attempts that it did not finish."""
 
     type: Literal["disconnect"] = "disconnect"
     schema_version: Literal[1] = SCHEMA_VERSION
@@ -79,30 +80,30 @@ class Disconnect(WireModel):
 
 
 class Heartbeat(WireModel):
-    """A worker's sign of life: all that a manager which has just started must know of it.
+    """The regular message of a worker: all facts that a manager needs that has just started.
 
-    One that would be too large is cut into parts. Each says all that the worker holds of the attempts whose
-    places, as `place` orders them, are above `above` and not above `upto`: none of these is missing by mistake.
+    A heartbeat that is too large for one message has several parts. Tasks are ordered by `heartbeat_order`; each
+    part names all attempts that the worker holds after `above` and up to `upto`, without a gap.
     """
 
     type: Literal["heartbeat"] = "heartbeat"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: WorkerProfile
-    store: Annotated[str, Field(max_length=MAX_ID)] = ""  # whose attempts it holds
-    holds: tuple[AttemptRef, ...] = ()  # accepted, and its result not yet confirmed
+    store: Annotated[str, Field(max_length=MAX_ID)] = ""  # the store that numbers the attempts
+    holds: tuple[AttemptRef, ...] = ()  # accepted attempts whose result is not confirmed yet
     above: str = ""
     upto: str | None = None
     free_slots: int = 0
     draining: bool = False
 
     def covers_task(self, run: str, id: str) -> bool:
-        """Whether this part would name the attempt of that task, if the worker held it."""
-        where = heartbeat_order(run, id)
-        return where > self.above and (self.upto is None or where <= self.upto)
+        """Return whether this part would name the attempt of a task, if the worker held one."""
+        position = heartbeat_order(run, id)
+        return position > self.above and (self.upto is None or position <= self.upto)
 
 
 def heartbeat_order(run: str, id: str) -> str:
-    """Where a task stands among others; no name of a run and no id has a slash."""
+    """Return the key that orders tasks in heartbeats. Run names and ids contain no slash."""
     return f"{run}/{id}"
 
 
@@ -112,27 +113,31 @@ class TaskResult(AttemptRef):
     outcome: Outcome
     output: Output = None
     error: ReasonText | None = None
-    error_types: tuple[str, ...] = ()  # the exception's class and its bases, by name
+    error_types: tuple[str, ...] = ()  # the names of the exception's class and of its bases
     started_at: Timestamp = None
     finished_at: Timestamp = None
 
 
 class TaskResults(WireModel):
+    """Results of several attempts of one worker."""
+
     type: Literal["result"] = "result"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: Incarnation
-    store: str = ""  # whose attempts these are: as the assignment said
+    store: str = ""  # the store that numbers the attempts, as the assignment named it
     results: tuple[TaskResult, ...]
 
 
 class ProgressItem(AttemptRef):
-    """An attempt has begun."""
+    """An attempt has started."""
 
     at: StartTime
 
 
 class Progress(WireModel):
+    """Attempts of one worker that have started."""
+
     type: Literal["progress"] = "progress"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
@@ -145,7 +150,7 @@ class Progress(WireModel):
 
 
 class TaskAssignment(AttemptRef):
-    """One attempt to make. `dependencies` holds the outputs of the tasks it depends on, by id."""
+    """One attempt that a worker is to run. `dependencies` has their outputs by task id."""
 
     task_type: Label
     description: str = ""
@@ -158,34 +163,37 @@ class TaskAssignment(AttemptRef):
 
 
 class Assignments(WireModel):
+    """Attempts that the manager assigns to one worker."""
+
     type: Literal["assignment"] = "assignment"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: Incarnation
-    store: str = ""  # numbers attempts; a store that was lost is followed by one of another name
+    store: str = ""  # the store that numbers the attempts; a new store has a new id
     tasks: tuple[TaskAssignment, ...]
 
 
 class Cancel(WireModel):
-    """Give these attempts up; their results will not be counted.
+    """Cancel these attempts; their results will not be counted.
 
-    `waiting_only`: hand back, as returned, those that have not begun; what has begun goes on, and counts.
+    With `waiting_only`, the worker returns those attempts that have not started; the others run on, and count.
     """
 
     type: Literal["cancel"] = "cancel"
     schema_version: Literal[1] = SCHEMA_VERSION
     worker: Name
     incarnation: Incarnation
-    store: str = ""  # whose attempts these are
+    store: str = ""  # the store that numbers the attempts
     attempts: tuple[AttemptRef, ...]
     reason: str = ""
     waiting_only: bool = False
 
 
 class Stop(WireModel):
-    """Leave: after what is running (`drain`), or at once (`now`).
+    """Stop these workers: after their running attempts (`drain`), or at once (`now`).
 
-    It waits in the queues of workers that have left already; whoever comes next under that name is not meant.
+    The message may wait in the queue of a worker that has left; the next worker of that name has another
+    incarnation and ignores it.
     """
 
     type: Literal["stop"] = "stop"

@@ -1,1 +1,1 @@
-"""The parts of a process that know its environment: settings, logs, clock, standard streams."""
+"""The parts of a process around its work: settings, logs, clock, standard streams."""

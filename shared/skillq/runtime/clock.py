@@ -1,4 +1,4 @@
-"""The clock of the shells; the core is handed its readings."""
+"""The clock of all processes. The manager's core gets the time as an argument instead."""
 
 import time
 from collections.abc import Callable
@@ -7,9 +7,10 @@ Clock = Callable[[], float]
 
 
 def steady_clock() -> Clock:
-    """Seconds since the epoch (UTC) that never go back: the wall clock read once, carried on monotonically.
+    """Return a clock in seconds since the epoch (UTC) that never goes back.
 
-    Leases must not end because somebody set the clock.
+    The wall clock is read once, here; after that, monotonic time is added to the reading. So no lease ends
+    because somebody sets the wall clock.
     """
     offset = time.time() - time.monotonic()  # noqa: TID251 - the one place that reads the wall clock
     return lambda: offset + time.monotonic()

@@ -1,6 +1,7 @@
-"""Where the tests let a process die: `SKILLQ_CRASH_AT=manager.committed:3` kills it there, the third time.
+"""Crash points: places in the code where a test kills the process.
 
-There is a point between any two steps of receive, decide, commit, publish and acknowledge.
+`SKILLQ_CRASH_AT=manager.committed:3` kills the process when it passes the point `manager.committed` for the
+third time. There is a point between any two steps of receive, decide, commit, publish and acknowledge.
 """
 
 import os
@@ -9,11 +10,11 @@ from itertools import count
 
 from skillq.runtime.settings import read_test_variable
 
-_point, _, _which = (read_test_variable("CRASH_AT") or "").partition(":")
-_times = count(1)
+_chosen_point, _, _chosen_pass = (read_test_variable("CRASH_AT") or "").partition(":")
+_passes = count(1)
 
 
 def crash_if_chosen(point: str) -> None:
-    """Die as a machine that loses its power does, if the tests want it here."""
-    if point == _point and next(_times) == int(_which or 1):
+    """Kill this process, as a power failure would, if a test has chosen this point."""
+    if point == _chosen_point and next(_passes) == int(_chosen_pass or 1):
         os.kill(os.getpid(), signal.SIGKILL)

@@ -1,14 +1,17 @@
-"""The search for reference cycles, in processes that hold much and make much of what soon goes."""
+"""Make Python's search for reference cycles rarer, for processes that hold many objects."""
 
 import gc
 
-_NEW, _YOUNG, _OLD = 50_000, 20, 100  # objects; searches of the generation before
+# New objects before a search; searches of one generation before a search of the next.
+_NEW, _YOUNG, _OLD = 50_000, 20, 100
 
 
 def collect_rarely() -> None:
-    """Reference counts free nearly everything at once; each search goes through what is held, and finds little.
+    """Set higher thresholds for the search for reference cycles.
 
-    With Python's own thresholds, every batch of messages is worth several: a fifth of a worker's time.
+    Reference counts free nearly all objects at once; each search visits all objects that are held, and finds
+    few cycles. With Python's own thresholds each batch of messages causes several searches, which cost a fifth
+    of a worker's time.
     """
-    gc.freeze()  # what was imported stays
+    gc.freeze()  # imported modules stay: no search needs to visit them
     gc.set_threshold(_NEW, _YOUNG, _OLD)

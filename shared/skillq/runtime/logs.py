@@ -1,4 +1,4 @@
-"""Logs: events with fields, from a closed list of names."""
+"""Logs: events with fields. `Log` is the closed list of the events' names."""
 
 import logging
 import sys
@@ -10,7 +10,7 @@ import structlog
 
 
 class Log(StrEnum):
-    """Every event that is logged."""
+    """The names of all events that are logged."""
 
     STARTED = "started"
     STOPPED = "stopped"
@@ -19,33 +19,32 @@ class Log(StrEnum):
     WAITING_FOR_MANAGER = "waiting_for_manager"
     WAITING_FOR_QUEUE = "waiting_for_queue"
     CONNECTED = "connected"
-    CONNECTION_LOST = "connection_lost"  # `times` since it was last told
+    CONNECTION_LOST = "connection_lost"  # `times` since the last such event
     CONNECTION_RESTORED = "connection_restored"
     LEADING = "leading"
     STANDING_BY = "standing_by"
     STEPPED_DOWN = "stepped_down"
-    STORE_FAILED = "store_failed"  # it is asked again until it answers
-    HEARTBEATS_LOST = (
-        "heartbeats_lost"  # no heartbeats arrive, not even the manager's own: leases are frozen
-    )
+    STORE_FAILED = "store_failed"  # the operation is repeated until the store answers
+    # No heartbeats arrive, and not even the manager's own probes do: leases are frozen.
+    HEARTBEATS_LOST = "heartbeats_lost"
     HEARTBEATS_RECOVERED = "heartbeats_recovered"
-    FENCED = "fenced"  # no heartbeat was confirmed for a while: nothing new is started
-    PROCESS_STALLED = "process_stalled"  # the whole worker, heartbeats too
+    FENCED = "fenced"  # no heartbeat was confirmed for a while: no new attempt starts
+    # The whole worker did not run, so that it sent no heartbeats.
+    PROCESS_STALLED = "process_stalled"
     LEASE_RENEWED = "lease_renewed"
     MESSAGE_UNREADABLE = "message_unreadable"
     SUBMISSION_ACCEPTED = "submission_accepted"
     SUBMISSION_REFUSED = "submission_refused"
     RUN_COMPLETED = "run_completed"
-    SUMMARY_NOT_PRINTED = "summary_not_printed"  # standard output takes it no more
+    SUMMARY_NOT_PRINTED = "summary_not_printed"  # standard output cannot be written any more
     TASK_ASSIGNED = "task_assigned"
     TASK_ENDED = "task_ended"
     STALE_RESULT = "stale_result"
     ATTEMPT_STARTED = "attempt_started"
     ATTEMPT_ENDED = "attempt_ended"
-    HANDLER_RAISED = (
-        "handler_raised"  # with the traceback; not for what says all itself, as TaskFailed
-    )
-    HANDLER_LOOP_STOPPED = "handler_loop_stopped"  # the loop of all async ones
+    # With the traceback; not for errors that explain themselves, as TaskFailed does.
+    HANDLER_RAISED = "handler_raised"
+    HANDLER_LOOP_STOPPED = "handler_loop_stopped"  # the event loop of all async handlers
     ATTEMPT_CANCELLED = "attempt_cancelled"
     WORKER_CHANGED = "worker_changed"
     ASSIGNMENT_RETURNED = "assignment_returned"
@@ -53,9 +52,9 @@ class Log(StrEnum):
 
 
 def configure(level: str, format: str | None) -> None:
-    """Send logs to standard error, as `console` or `json`; None chooses by whether that is a terminal."""
+    """Send logs to standard error as `console` or `json`; None: `console` on a terminal."""
     console = format == "console" or (format is None and sys.stderr.isatty())
-    # The driver logs each reconnect attempt with a traceback; our own events say what matters.
+    # The driver logs each reconnect attempt with a traceback; our own events report outages.
     for noisy in ("aio_pika", "aiormq", "asyncio"):
         logging.getLogger(noisy).setLevel(logging.CRITICAL)
     structlog.configure(
@@ -79,7 +78,7 @@ def configure(level: str, format: str | None) -> None:
 
 
 class _LenientStream:
-    """Standard error; that it cannot be written, since its reader has gone or the disk is full, stops nobody."""
+    """Standard error that ignores errors: a full disk or a closed pipe stops no process."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream

@@ -1,4 +1,6 @@
-"""Settings: the environment is read here, and in `skillq.timings` for the tests.
+"""Settings of a process, from the command line, the environment and files of secrets.
+
+Only this module, and `skillq.timings` for the tests, reads the environment.
 
 Every field of a settings class is an option of the command line, `--broker-url`, and a variable,
 `SKILLQ_BROKER_URL`. Secrets may be in a file whose path is in `SKILLQ_BROKER_URL_FILE`.
@@ -21,11 +23,11 @@ PREFIX = "SKILLQ_"
 
 
 def without_password(url: str) -> str:
-    """The URL as it may be shown."""
-    head, at, tail = url.rpartition("@")
-    before, separator, after = head.partition("://")
-    scheme, user = (before + separator, after) if separator else ("", before)
-    return f"{scheme}{user.partition(':')[0]}@{tail}" if at else url
+    """Return the URL without its password, as it may be shown."""
+    before_host, at, host = url.rpartition("@")
+    scheme_name, separator, rest = before_host.partition("://")
+    scheme, user = (scheme_name + separator, rest) if separator else ("", scheme_name)
+    return f"{scheme}{user.partition(':')[0]}@{host}" if at else url
 
 
 def _check_broker_url(url: str) -> str:
@@ -39,12 +41,12 @@ BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
 
 
 def read_test_variable(name: str) -> str | None:
-    """A variable that is no setting, for the tests of whole processes."""
+    """Return the variable `SKILLQ_<name>`, or None; it is for tests, and no setting."""
     return os.environ.get(PREFIX + name)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads `SKILLQ_X_FILE` for any field x."""
+    """The source of settings that reads the file named by `SKILLQ_X_FILE` for a field x."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
         path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
@@ -52,7 +54,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
             return None, field_name, False
         try:
             return Path(path).read_text().strip(), field_name, False
-        except (OSError, ValueError) as error:  # no such file, or no text
+        except (OSError, ValueError) as error:  # there is no such file, or it is no text
             raise UsageError(
                 f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: "
                 f"{getattr(error, 'strerror', None) or 'it is no UTF-8 text'}"
@@ -60,12 +62,12 @@ class _SecretFiles(PydanticBaseSettingsSource):
 
     def __call__(self) -> dict[str, Any]:
         fields = self.settings_cls.model_fields
-        found = {name: self.get_field_value(info, name)[0] for name, info in fields.items()}
-        return {name: value for name, value in found.items() if value is not None}
+        values = {name: self.get_field_value(info, name)[0] for name, info in fields.items()}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 class Environment(BaseSettings):
-    """Settings that are read from variables and from files of secrets."""
+    """Base of settings that are read from variables and from files of secrets."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
@@ -82,7 +84,7 @@ class Environment(BaseSettings):
 
 
 class Settings(Environment):
-    """What every process has that talks to the broker."""
+    """The settings of all processes that connect to the broker."""
 
     broker_url: BrokerUrl = Field(
         "amqp://guest:guest@localhost:5672/",
@@ -105,10 +107,10 @@ SettingsT = TypeVar("SettingsT", bound=BaseSettings)
 
 
 def load_settings(cls: type[SettingsT], given: dict[str, Any] | None = None) -> SettingsT:
-    """Read the environment; options that were given come first.
+    """Read settings from the environment; options in `given` that are not None come first.
 
     Raises:
-        UsageError: names the option, the variable and the value that is wrong.
+        UsageError: a value is wrong; the message names the option, the variable and the value.
     """
     chosen = {name: value for name, value in (given or {}).items() if value is not None}
     try:
@@ -120,8 +122,10 @@ def load_settings(cls: type[SettingsT], given: dict[str, Any] | None = None) -> 
 def _error_line(error: ValidationError) -> str:
     first = error.errors(include_url=False)[0]
     if not first["loc"]:
-        return plain_error(first)  # it is about settings that do not go together, and names them
+        return plain_error(
+            first
+        )  # several settings contradict each other, and the message names them
     name = str(first["loc"][0])
     value = first["input"]
-    said = with_value(first, without_password(value) if isinstance(value, str) else value)
-    return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {said}"
+    text = with_value(first, without_password(value) if isinstance(value, str) else value)
+    return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {text}"

@@ -1,24 +1,25 @@
-"""Standard output and error as they are: closed by a shell, cut off by a reader, on a disk that is full."""
+"""Standard streams that may be closed, have no reader any more, or be on a full disk."""
 
 import os
 import sys
 
 
 def replace_closed() -> None:
-    """What was closed (`>&-`) swallows what is written; else the next socket would take its place.
+    """Replace standard streams that the caller closed (`>&-`) by the null device.
 
-    Call it before anything is opened.
+    Otherwise the next socket that is opened would get the file descriptor of a closed stream. So call this
+    function before anything is opened.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - for ever
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: PTH123, SIM115 - open until the process ends
 
 
 def write_out(text: str) -> None:
-    """Write to standard output at once, and leave nothing in a buffer for later.
+    """Write text to standard output at once, and leave nothing in a buffer.
 
     Raises:
-        OSError: it cannot be written; the next text may be.
+        OSError: the text cannot be written; a later one may be.
     """
     with open(
         sys.stdout.fileno(), "w", encoding="utf-8", errors="backslashreplace", closefd=False

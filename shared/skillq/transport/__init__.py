@@ -1,4 +1,4 @@
-"""The port to the broker (`base`) and its two implementations."""
+"""The port to the broker (`base`), its two implementations, and the dead-letter queue."""
 
 from skillq.transport.base import (
     Browsable,
@@ -7,9 +7,9 @@ from skillq.transport.base import (
     Delivery,
     Outgoing,
     Transport,
-    dead_letter,
     read_message,
 )
+from skillq.transport.dead_letters import dead_letter
 
 __all__ = [
     "Browsable",

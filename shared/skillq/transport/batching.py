@@ -1,4 +1,4 @@
-"""Many items into few messages, none of them too large."""
+"""Put many items into few messages, none of which is too large to send."""
 
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -10,13 +10,18 @@ from skillq.transport.base import Outgoing
 
 Item = TypeVar("Item")
 
-_ENVELOPE_LEVELS = 20  # levels that messages put around a payload or an output, and then some
+# Levels of JSON that a message adds around a payload or an output, and some to spare.
+_ENVELOPE_LEVELS = 20
 
 
 def split_to_fit(
     make: Callable[[tuple[Item, ...]], Outgoing], items: Sequence[Item]
 ) -> tuple[list[tuple[Outgoing, Sequence[Item]]], list[Item]]:
-    """The messages, each with its items; and the items that are too large for a message of their own."""
+    """Return messages that carry `items`, and the items that are too large for any message.
+
+    `make` builds one message from several items. A message that exceeds `MAX_MESSAGE_BYTES` is split in two
+    halves, again and again. Each message is returned with its items.
+    """
     outgoing = make(tuple(items))
     if len(outgoing.body) <= MAX_MESSAGE_BYTES:
         return [(outgoing, items)], []
@@ -29,9 +34,9 @@ def split_to_fit(
 
 
 def check_readable(body: bytes) -> None:
-    """Refuse JSON that no reader of a message will read: readers go down to 200 levels.
+    """Refuse JSON that no reader of a message can read: readers accept 200 levels.
 
     Raises:
-        ValueError: it is nested too deep, or no JSON.
+        ValueError: the body is nested too deep, or is no JSON.
     """
     from_json(b"[" * _ENVELOPE_LEVELS + body + b"]" * _ENVELOPE_LEVELS)

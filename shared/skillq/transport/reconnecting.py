@@ -1,4 +1,9 @@
-"""Consuming over channels that come and go: what is unacknowledged, and what may be acknowledged at once."""
+"""A consumer that opens a new channel whenever the old one ends.
+
+`ChannelSession` keeps the unacknowledged deliveries of one channel and acknowledges several at once.
+`ReconnectingConsumer` replaces a session that has ended.
+See docs/adr/0012-channels-of-our-own.md.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
@@ -11,7 +16,7 @@ from skillq.transport.base import Delivery
 
 
 class ConsumingChannel(Protocol):
-    """What a session asks of its channel. None of it raises: a dead channel's deliveries come again."""
+    """The channel of a session. No method raises: a dead channel's messages come again."""
 
     async def ack(self, tag: int, *, multiple: bool) -> None: ...
 
@@ -21,7 +26,7 @@ class ConsumingChannel(Protocol):
 
 
 class ChannelSession:
-    """The life of one consuming channel. Delivery tags count within it only."""
+    """The deliveries of one channel. A delivery tag is valid only within its session."""
 
     def __init__(self, channel: ConsumingChannel) -> None:
         self.channel = channel
@@ -31,36 +36,39 @@ class ChannelSession:
         self._outstanding: dict[int, None] = {}
 
     def add_delivery(self, tag: int, delivery: Delivery) -> None:
+        """Add a delivery that has arrived, and wake the consumer that waits for one."""
         self._outstanding[tag] = None
         self.arrived.append(delivery)
         self.changed.set()
 
     def end(self) -> None:
-        """Forget it all: the broker delivers it again."""
+        """End this session and forget its deliveries: the broker delivers the messages again."""
         self.ended.set()
         self._outstanding.clear()
         self.arrived.clear()
         self.changed.set()
 
     async def ack(self, deliveries: Sequence[Delivery]) -> None:
+        """Acknowledge those deliveries that are unacknowledged in this session."""
         tags = {tag for one in deliveries if (tag := self._outstanding_tag(one)) is not None}
-        # From the oldest on, one acknowledgement says it all; the rest goes singly.
-        first = list(takewhile(tags.__contains__, self._outstanding))
+        # One `multiple` acknowledgement covers the oldest ones up to a gap; each other one needs its own.
+        oldest = list(takewhile(tags.__contains__, self._outstanding))
         for tag in tags:
             del self._outstanding[tag]
-        if first:
-            await self.channel.ack(first[-1], multiple=len(first) > 1)
-        for tag in sorted(tags.difference(first)):
+        if oldest:
+            await self.channel.ack(oldest[-1], multiple=len(oldest) > 1)
+        for tag in sorted(tags.difference(oldest)):
             await self.channel.ack(tag, multiple=False)
 
     async def nack(self, delivery: Delivery, *, requeue: bool) -> None:
+        """Reject a delivery, if it is unacknowledged in this session."""
         tag = self._outstanding_tag(delivery)
         if tag is not None:
             del self._outstanding[tag]
             await self.channel.nack(tag, requeue=requeue)
 
     def _outstanding_tag(self, delivery: Delivery) -> int | None:
-        """The tag of a delivery that is unacknowledged in this session."""
+        """Return the tag of a delivery if it is unacknowledged in this session, else None."""
         if not isinstance(delivery.token, tuple):
             return None
         session, tag = delivery.token
@@ -68,23 +76,29 @@ class ChannelSession:
 
 
 class ReconnectingConsumer:
-    """See `skillq.transport.base.Consumer`. Begins a new session whenever one ends.
+    """Implements `skillq.transport.base.Consumer`; opens a new session whenever one ends.
 
-    `begin` opens a channel and consumes on it; `connected` waits until that makes sense.
+    `open_session` opens a channel and consumes on it; `wait_until_connected` waits until the broker can be
+    reached, so that another try makes sense.
     """
 
     def __init__(
         self,
-        begin: Callable[[], Awaitable[ChannelSession]],
-        connected: Callable[[], Awaitable[None]],
+        open_session: Callable[[], Awaitable[ChannelSession]],
+        wait_until_connected: Callable[[], Awaitable[None]],
     ) -> None:
-        self._open_session = begin
-        self._wait_until_connected = connected
+        self._open_session = open_session
+        self._wait_until_connected = wait_until_connected
         self._changed = asyncio.Event()
         self._refusal: QueueInUse | None = None
         self.closed = False
 
     async def open(self) -> Self:
+        """Open the first session and return this consumer.
+
+        Raises:
+            TransportError: as `open_session`; so do `Unreachable` and `QueueInUse`.
+        """
         self._session = await self._open_session()
         self._session_task = asyncio.create_task(self._keep_session(), name="skillq consumer")
         return self
@@ -94,10 +108,10 @@ class ReconnectingConsumer:
         return not self.closed and not self._session.ended.is_set()
 
     async def wait_until_live(self) -> None:
-        """Wait until it has its queue again.
+        """Wait until this consumer has its queue.
 
         Raises:
-            TransportError: it never will.
+            TransportError: this consumer was closed, or another one has the queue exclusively.
         """
         while not self.live:
             self._check_open()
@@ -105,7 +119,7 @@ class ReconnectingConsumer:
             await self._changed.wait()
 
     async def _keep_session(self) -> None:
-        """Go on after the broker went away, the queue was deleted, or a delivery timed out."""
+        """Open a new session after an outage, a deleted queue, or a delivery that timed out."""
         while self._refusal is None:
             await self._session.ended.wait()
             await self._session.channel.close()

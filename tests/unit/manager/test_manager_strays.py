@@ -17,7 +17,7 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq.transport import Outgoing
-from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
+from skillq.transport.dead_letters import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker
 from tests.unit.manager.hands import Count
 from tests.unit.manager.plant import Plant, tasks

@@ -13,7 +13,9 @@ from skillq_worker.settings import WorkerSettings
 def test_the_pauses_between_attempts_and_the_losses_can_be_set() -> None:
     assert load_settings(ManagerSettings).retries == RetryPolicy()
     given = {"retry_delay": 0.5, "retry_max_delay": 10, "max_losses": 5}
-    assert load_settings(ManagerSettings, given).retries == RetryPolicy(base=0.5, cap=10.0, max_losses=5)
+    assert load_settings(ManagerSettings, given).retries == RetryPolicy(
+        base=0.5, cap=10.0, max_losses=5
+    )
 
 
 def test_a_longest_pause_that_is_shorter_than_the_first_is_refused_in_one_line() -> None:

@@ -338,7 +338,7 @@ async def test_tasks_that_no_manager_could_read_are_refused_before_they_are_sent
 @pytest.mark.parametrize(
     ("run", "tasks", "complaint"),
     [
-        ("run", [], "there are no tasks; hand in one at least"),
+        ("run", [], "there are no tasks; submit at least one"),
         ("…", [task()], "run '…': '…' has no letter a-z or digit to make a name from"),
         ("a" + "!" * 120, [task()], f"run 'a{'!' * 120}': should have at most 120 characters"),
     ],

@@ -10,9 +10,9 @@ from skillq.forms import (
     TaskForm,
     WorkerForm,
     WorkFile,
-    reject_duplicate_names,
     explain_form,
     one_line,
+    reject_duplicate_names,
 )
 from skillq.messages import Submission, Task, decode, encode
 

@@ -17,7 +17,7 @@ from skillq.messages import (
     encode,
 )
 from skillq.transport import Outgoing
-from skillq.transport.base import QUEUE_HEADER, REASON_HEADER
+from skillq.transport.dead_letters import QUEUE_HEADER, REASON_HEADER
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_worker import Handlers
 from skillq_worker.execution.executor import HandlerExecutor

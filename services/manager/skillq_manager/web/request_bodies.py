@@ -11,7 +11,7 @@ from pydantic_core import from_json
 
 from skillq import timings
 from skillq.errors import TransportError, Unreachable
-from skillq.forms import reject_duplicate_names, one_line
+from skillq.forms import one_line, reject_duplicate_names
 from skillq.messages import MAX_MESSAGE_BYTES
 from skillq.messages.error_text import with_value
 

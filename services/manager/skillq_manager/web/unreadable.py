@@ -13,12 +13,12 @@ from skillq.forms import one_line
 from skillq.messages import shorten
 from skillq.topology import COMMANDS, DEAD_LETTERS, REPORTS, SUBMISSIONS
 from skillq.transport import Browsable, Browser, Delivery, Outgoing, Transport
-from skillq.transport.base import (
-    TIME_HEADER,
+from skillq.transport.dead_letters import (
     EXCHANGE_HEADER,
-    ROUTING_KEY_HEADER,
     QUEUE_HEADER,
     REASON_HEADER,
+    ROUTING_KEY_HEADER,
+    TIME_HEADER,
 )
 from skillq_manager.web.models import ParkedView, utc
 

@@ -1,4 +1,4 @@
-"""The transport in memory: a broker inside the process, with the semantics of RabbitMQ."""
+"""The memory transport: a broker inside the process, with the semantics of RabbitMQ."""
 
 from skillq.transport.memory.broker import MemoryBroker, MemoryTransport
 

@@ -1,7 +1,7 @@
-"""A broker inside the process, with RabbitMQ's semantics: the embedded mode runs on it.
+"""A broker inside the process, with RabbitMQ's semantics: for the embedded mode and tests.
 
-`MemoryBroker` holds exchanges, queues and bindings; `MemoryTransport` is one party's way to it.
-Everything runs on one event loop. Nothing here awaits between taking a message and keeping it.
+`MemoryBroker` holds exchanges, queues and bindings; each service uses it through a `MemoryTransport`.
+All of them run on one event loop. No code here awaits between receiving a message and storing it.
 """
 
 import asyncio
@@ -30,32 +30,34 @@ _MAX_ROUTES = 10_000
 
 
 class _ExchangeBindings:
-    """Of one exchange. Of thousands of workers' keys, only the one that is meant is looked at."""
+    """The bindings of one exchange by key: a lookup does not visit thousands of workers' keys."""
 
     def __init__(self) -> None:
-        self._queues_by_key: dict[str, dict[str, None]] = {}  # queues, by keys without * and #
-        self._queues_by_pattern: dict[str, dict[str, None]] = {}
-        self._keys_by_queue: dict[str, dict[str, None]] = {}  # by queue
+        self._queues_by_key: dict[str, dict[str, None]] = {}  # keys without * and #
+        self._queues_by_pattern: dict[str, dict[str, None]] = {}  # keys with * or #
+        self._keys_by_queue: dict[str, dict[str, None]] = {}
 
     def add_binding(self, key: str, queue: str) -> bool:
-        """Whether it is new."""
-        queues = (self._queues_by_pattern if is_pattern(key) else self._queues_by_key).setdefault(key, {})
+        """Add a binding of a queue; return whether it is new."""
+        queues = (self._queues_by_pattern if is_pattern(key) else self._queues_by_key).setdefault(
+            key, {}
+        )
         is_new = queue not in queues
         queues[queue] = self._keys_by_queue.setdefault(queue, {})[key] = None
         return is_new
 
     def remove_queue(self, queue: str) -> list[str]:
-        """The keys that it had."""
+        """Remove the bindings of a queue; return their keys."""
         keys = list(self._keys_by_queue.pop(queue, ()))
         for key in keys:
-            of = self._queues_by_pattern if is_pattern(key) else self._queues_by_key
-            del of[key][queue]
-            if not of[key]:
-                del of[key]
+            index = self._queues_by_pattern if is_pattern(key) else self._queues_by_key
+            del index[key][queue]
+            if not index[key]:
+                del index[key]
         return keys
 
     def matching_queues(self, key: str) -> dict[str, None]:
-        """Those that a message of this key goes to, each once."""
+        """Return the queues that a message with this routing key goes to, each once."""
         found = dict(self._queues_by_key.get(key, ()))
         for pattern, queues in self._queues_by_pattern.items():
             if key_matches(pattern, key):
@@ -64,7 +66,7 @@ class _ExchangeBindings:
 
 
 class MemoryBroker:
-    """Exchanges, queues and bindings of one process; every transport of that process shares it."""
+    """The exchanges, queues and bindings that all memory transports of one process share."""
 
     def __init__(self) -> None:
         self._bindings: dict[str, _ExchangeBindings] = {}
@@ -73,6 +75,7 @@ class MemoryBroker:
         self._consumers_without_queue: dict[str, list[MemoryConsumer]] = {}
 
     def declare(self, topology: Topology) -> None:
+        """Declare exchanges, queues and bindings; see `skillq.transport.base.Transport.declare`."""
         for exchange in topology.exchanges:
             self._bindings.setdefault(exchange, _ExchangeBindings())
         for queue in topology.queues:
@@ -95,6 +98,7 @@ class MemoryBroker:
             queue.restart_expiry()
 
     def _delete_outdated_worker_queue(self, wanted: Queue) -> None:
+        """Delete a worker's queue whose arguments are outdated; refuse for any other queue."""
         if not wanted.name.startswith(_WORKER_QUEUES):
             raise UsageError(
                 f"queue {wanted.name} exists with other arguments than {wanted.arguments}; "
@@ -103,13 +107,14 @@ class MemoryBroker:
         self.delete_queue(wanted.name)
 
     def add_queue(self, name: str, arguments: Mapping[str, Argument]) -> MemoryQueue:
+        """Create a queue; consumers whose queue of this name was deleted consume the new one."""
         queue = self._queues[name] = MemoryQueue(self, name, arguments)
         for consumer in self._consumers_without_queue.pop(name, ()):
             consumer.move_to_queue(queue)
         return queue
 
     def delete_queue(self, name: str) -> None:
-        """Remove a queue with its messages and bindings; its consumers wait for it to come back."""
+        """Delete a queue with its messages and bindings; its consumers wait for a new one."""
         queue = self._queues.pop(name, None)
         if queue is None:
             return
@@ -123,13 +128,19 @@ class MemoryBroker:
             self._consumers_without_queue.setdefault(name, []).append(consumer)
 
     def bind(self, exchange: str, key: str, queue: str) -> None:
+        """Bind a queue to an exchange.
+
+        Raises:
+            QueueNotFound: there is no such queue.
+            TransportError: there is no such exchange.
+        """
         if queue not in self._queues:
             raise QueueNotFound(f"queue {queue} does not exist; declare it before its bindings")
         if self._exchange(exchange).add_binding(key, queue):
             self._forget_routes(exchange, key)
 
     def _forget_routes(self, exchange: str, key: str) -> None:
-        """Those that a binding of this key may be part of."""
+        """Remove the cached routes that a binding with this key may change."""
         if is_pattern(key):
             self._routes.clear()
         else:
@@ -144,6 +155,12 @@ class MemoryBroker:
             ) from None
 
     def publish(self, message: QueuedMessage, *, mandatory: bool) -> None:
+        """Put a message into each queue with a matching binding.
+
+        Raises:
+            UnroutableMessage: `mandatory` is set and there is no such queue.
+            TransportError: there is no such exchange.
+        """
         queues = self._route(message.exchange, message.routing_key)
         if not queues and mandatory:
             raise UnroutableMessage(
@@ -153,47 +170,60 @@ class MemoryBroker:
             queue.put(message)
 
     def _route(self, exchange: str, key: str) -> tuple[MemoryQueue, ...]:
-        found = self._routes.get((exchange, key))
-        if found is None:
-            found = tuple(self._queues[name] for name in self._exchange(exchange).matching_queues(key))
+        queues = self._routes.get((exchange, key))
+        if queues is None:
+            queues = tuple(
+                self._queues[name] for name in self._exchange(exchange).matching_queues(key)
+            )
             if len(self._routes) >= _MAX_ROUTES:
                 self._routes.clear()
-            self._routes[exchange, key] = found
-        return found
+            self._routes[exchange, key] = queues
+        return queues
 
     def dead_letter(self, message: QueuedMessage, queue: MemoryQueue, reason: str) -> None:
-        """Send a message to its queue's dead-letter exchange, if there is one."""
+        """Publish a message to the dead-letter exchange of its queue, if the queue has one."""
         exchange = queue.arguments.get("x-dead-letter-exchange")
         if not isinstance(exchange, str) or exchange not in self._bindings:
             return
         key = str(queue.arguments.get("x-dead-letter-routing-key", message.routing_key))
-        dead = dead_lettered_copy(message, queue.name, reason, exchange, key)
+        copy = dead_lettered_copy(message, queue.name, reason, exchange, key)
         for target in self._route(exchange, key):
-            # As RabbitMQ does: a circle in which nobody rejects would never end.
-            if target.name not in dead.died_in:
-                target.put(dead)
+            # As RabbitMQ does: a message that no consumer rejects would go round in a circle for ever.
+            if target.name not in copy.died_in:
+                target.put(copy)
 
     def open_consumer(
         self, queue: str, prefetch: int, *, exclusive: bool, priority: int
     ) -> MemoryConsumer:
-        found = self._queue(queue)
-        if any(other.exclusive for other in found.consumers) or (exclusive and found.consumers):
+        """Return a new consumer of a queue.
+
+        Raises:
+            QueueNotFound: there is no such queue.
+            QueueInUse: another consumer has the queue exclusively, or `exclusive` is set and there is another one.
+        """
+        consumed = self._queue(queue)
+        if any(other.exclusive for other in consumed.consumers) or (
+            exclusive and consumed.consumers
+        ):
             raise QueueInUse(f"queue {queue} has a consumer; only one may consume it exclusively")
-        return MemoryConsumer(self, found, prefetch, exclusive, priority)
+        return MemoryConsumer(self, consumed, prefetch, exclusive, priority)
 
     def _queue(self, name: str) -> MemoryQueue:
-        found = self._queues.get(name)
-        if found is None:
+        queue = self._queues.get(name)
+        if queue is None:
             raise QueueNotFound(f"queue {name} does not exist (yet)")
-        return found
+        return queue
 
     def message_count(self, queue: str) -> int:
+        """Return how many messages of a queue no consumer and no browser has."""
         return len(self._queue(queue))
 
     def open_browser(self, queue: str) -> MemoryBrowser:
+        """Return a new browser of a queue."""
         return MemoryBrowser(self._queue(queue))
 
     def open_subscription(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:
+        """Return a consumer of a new temporary queue, bound to the exchange with these keys."""
         self._exchange(exchange)
         queue = self.add_queue(f"skillq.subscription.{uuid4().hex}", {})
         queue.temporary = True
@@ -202,11 +232,12 @@ class MemoryBroker:
         return MemoryConsumer(self, queue, _SUBSCRIPTION_PREFETCH, exclusive=True)
 
     def remove_consumer(self, consumer: MemoryConsumer, queue: MemoryQueue) -> None:
-        bereft = self._consumers_without_queue.get(queue.name, [])
-        for consumers in (queue.consumers, bereft):
+        """Remove a consumer that is closed; delete its queue if that is temporary."""
+        waiting = self._consumers_without_queue.get(queue.name, [])
+        for consumers in (queue.consumers, waiting):
             if consumer in consumers:
                 consumers.remove(consumer)
-        if not bereft:
+        if not waiting:
             self._consumers_without_queue.pop(queue.name, None)
         if queue.temporary:
             self.delete_queue(queue.name)
@@ -215,7 +246,7 @@ class MemoryBroker:
 
 
 class MemoryTransport:
-    """See `skillq.transport.base.Transport` and `Browsable`."""
+    """Implements `skillq.transport.base.Transport` and `Browsable` on a `MemoryBroker`."""
 
     def __init__(self, broker: MemoryBroker, *, app_id: str = "skillq") -> None:
         self._broker = broker
@@ -266,7 +297,7 @@ class MemoryTransport:
         )
         self._published += 1
         if self._published % _PUBLISHES_BEFORE_YIELD == 0:
-            # A publisher in a loop would keep it from everybody else.
+            # Without a pause, a publisher in a loop would block the event loop for all others.
             await asyncio.sleep(0)
 
     async def consume(
@@ -279,7 +310,9 @@ class MemoryTransport:
         after: Consumer | None = None,
     ) -> MemoryConsumer:
         self._check_open()
-        consumer = self._broker.open_consumer(queue, prefetch, exclusive=exclusive, priority=priority)
+        consumer = self._broker.open_consumer(
+            queue, prefetch, exclusive=exclusive, priority=priority
+        )
         return self._track_consumer(consumer)
 
     async def subscribe(self, exchange: str, keys: Sequence[str]) -> MemoryConsumer:

@@ -1,4 +1,4 @@
-"""The queues of the broker in memory, and their consumers."""
+"""The queues of the memory broker, and their consumers and browsers."""
 
 import asyncio
 from collections import deque
@@ -11,7 +11,7 @@ from skillq.errors import TransportError
 from skillq.topology import Argument
 from skillq.transport.base import Delivery, Outgoing
 
-# The delivery limit is known and not enforced: brokers differ in what counts as a delivery.
+# The delivery limit is accepted but not enforced: brokers differ in what counts as a delivery.
 KNOWN_ARGUMENTS = frozenset(
     {
         "x-queue-type",
@@ -29,7 +29,7 @@ _tags = count(1)
 
 @dataclass(frozen=True, slots=True)
 class QueuedMessage:
-    """What was published, and where it died without anybody rejecting it."""
+    """A published message. `died_in` names queues that it left because of age or length."""
 
     outgoing: Outgoing
     app_id: str
@@ -40,7 +40,7 @@ class QueuedMessage:
 
 @dataclass(slots=True)
 class StoredMessage:
-    """A message in one queue. `place` keeps its position when it comes back."""
+    """A message in one queue. It keeps its `position` when it is requeued."""
 
     message: QueuedMessage
     position: int
@@ -51,19 +51,19 @@ class StoredMessage:
 def dead_lettered_copy(
     message: QueuedMessage, queue: str, reason: str, exchange: str, key: str
 ) -> QueuedMessage:
-    """The message as it goes from a queue to that queue's dead-letter exchange."""
-    first = {
+    """Return the copy of a message that goes from a queue to the queue's dead-letter exchange."""
+    death_headers = {
         "x-first-death-reason": reason,
         "x-first-death-queue": queue,
         "x-first-death-exchange": message.exchange,
     }
-    out = replace(message.outgoing, headers=first | dict(message.outgoing.headers))
+    outgoing = replace(message.outgoing, headers=death_headers | dict(message.outgoing.headers))
     died_in = frozenset[str]() if reason == "rejected" else message.died_in | {queue}
-    return QueuedMessage(out, message.app_id, exchange, key, died_in)
+    return QueuedMessage(outgoing, message.app_id, exchange, key, died_in)
 
 
 class QueueOwner(Protocol):
-    """What a queue asks of its broker."""
+    """The broker of a queue, as the queue and its consumers use it."""
 
     def dead_letter(self, message: QueuedMessage, queue: "MemoryQueue", reason: str) -> None: ...
 
@@ -73,14 +73,14 @@ class QueueOwner(Protocol):
 
 
 class MemoryQueue:
-    """Hands each message to one consumer that has room, in order, round robin."""
+    """A queue that delivers each message to one consumer that has room, in order, round robin."""
 
     def __init__(self, broker: QueueOwner, name: str, arguments: Mapping[str, Argument]):
         self.name = name
         self.arguments = dict(arguments)
         self.consumers: deque[MemoryConsumer] = deque()
         self.temporary = False
-        self._has_priorities = False  # some consumers go first
+        self._has_priorities = False  # its consumers have different priorities
         self._broker = broker
         self._ready: deque[StoredMessage] = deque()
         self._positions = count()
@@ -92,6 +92,7 @@ class MemoryQueue:
         self.restart_expiry()
 
     def put(self, message: QueuedMessage) -> None:
+        """Deliver a message to a consumer that has room, or store it at the end of the queue."""
         deadline = None if self._ttl is None else _now() + self._ttl / 1000
         stored = StoredMessage(message, next(self._positions), deadline)
         if not self._ready and (consumer := self._free_consumer()):
@@ -103,6 +104,7 @@ class MemoryQueue:
         self._schedule_ttl()
 
     def requeue(self, returned: list[StoredMessage]) -> None:
+        """Store delivered messages again at their positions, marked as redelivered."""
         for stored in sorted(returned, key=lambda one: one.position, reverse=True):
             stored.redelivered = True
             self._insert(stored)
@@ -111,26 +113,29 @@ class MemoryQueue:
 
     def _insert(self, stored: StoredMessage) -> None:
         ready = self._ready
-        at = next((i for i, other in enumerate(ready) if other.position > stored.position), len(ready))
-        ready.insert(at, stored)
+        index = next(
+            (i for i, other in enumerate(ready) if other.position > stored.position), len(ready)
+        )
+        ready.insert(index, stored)
 
     def __len__(self) -> int:
-        """How many messages nobody has."""
+        """Return how many messages no consumer and no browser has."""
         return len(self._ready)
 
     def get(self) -> StoredMessage | None:
-        """Hand the first message that is ready to somebody who is no consumer."""
+        """Remove and return the first message, for a browser; None if there is none."""
         self.restart_expiry()
         self._drop_expired()
         return self._ready.popleft() if self._ready else None
 
     def dispatch(self) -> None:
+        """Deliver stored messages while a consumer has room."""
         self._drop_expired()
         while self._ready and (consumer := self._free_consumer()):
             consumer.add_message(self._ready.popleft(), next(_tags))
 
     def _free_consumer(self) -> "MemoryConsumer | None":
-        """Of those that have room, one of the highest priority, in turn."""
+        """Return the next consumer, in turn, of the highest priority that has room, or None."""
         chosen: MemoryConsumer | None = None
         for _ in range(len(self.consumers)):
             consumer = self.consumers[0]
@@ -142,6 +147,7 @@ class MemoryQueue:
         return chosen
 
     def add_consumer(self, consumer: "MemoryConsumer") -> None:
+        """Add a consumer, and deliver stored messages to it."""
         self.consumers.append(consumer)
         self._has_priorities = len({one.priority for one in self.consumers}) > 1
         self.restart_expiry()
@@ -155,8 +161,12 @@ class MemoryQueue:
             self._broker.dead_letter(self._ready.popleft().message, self, "expired")
 
     def _schedule_ttl(self) -> None:
-        if self._ttl_timer is None and self._ready and (at := self._ready[0].deadline) is not None:
-            self._ttl_timer = asyncio.get_running_loop().call_at(at, self._on_ttl_timer)
+        if (
+            self._ttl_timer is None
+            and self._ready
+            and (deadline := self._ready[0].deadline) is not None
+        ):
+            self._ttl_timer = asyncio.get_running_loop().call_at(deadline, self._on_ttl_timer)
 
     def _on_ttl_timer(self) -> None:
         self._ttl_timer = None
@@ -164,7 +174,7 @@ class MemoryQueue:
         self._schedule_ttl()
 
     def restart_expiry(self) -> None:
-        """Begin the time after which an unused queue goes (`x-expires`) anew."""
+        """Start again the time after which an unused queue is deleted (`x-expires`)."""
         if self._expires_timer is not None:
             self._expires_timer.cancel()
             self._expires_timer = None
@@ -174,6 +184,7 @@ class MemoryQueue:
             )
 
     def cancel_timers(self) -> None:
+        """Cancel the timers of a queue that is deleted."""
         for timer in (self._ttl_timer, self._expires_timer):
             if timer is not None:
                 timer.cancel()
@@ -189,7 +200,7 @@ def _int_argument(arguments: Mapping[str, Argument], name: str) -> int | None:
 
 
 class MemoryConsumer:
-    """See `skillq.transport.base.Consumer`."""
+    """Implements `skillq.transport.base.Consumer`."""
 
     def __init__(
         self,
@@ -208,7 +219,7 @@ class MemoryConsumer:
         self._arrived: list[Delivery] = []
         self._changed = asyncio.Event()
         self._closed = False
-        self.has_lost_queue = False  # its queue was deleted, and not declared again
+        self.has_lost_queue = False  # the queue was deleted, and not declared again
         queue.add_consumer(self)
 
     @property
@@ -221,16 +232,18 @@ class MemoryConsumer:
 
     @property
     def has_room(self) -> bool:
+        """Whether `prefetch` allows one more unacknowledged message."""
         return not self._prefetch or len(self._unacked) < self._prefetch
 
     def add_message(self, stored: StoredMessage, tag: int) -> None:
+        """Receive a message from the queue."""
         self._unacked[tag] = stored
         self._arrived.append(_to_delivery(stored, self._queue.name, tag))
         self._changed.set()
 
     async def batch(self) -> list[Delivery]:
         if self._arrived:
-            # A busy consumer would keep the loop from everybody else.
+            # Without a pause, a busy consumer would block the event loop for all others.
             await asyncio.sleep(0)
         while not self._arrived:
             if self._closed:
@@ -260,6 +273,7 @@ class MemoryConsumer:
         self.close_now()
 
     def close_now(self) -> None:
+        """Do the work of `close` without awaiting."""
         if self._closed:
             return
         self._closed = True
@@ -270,26 +284,27 @@ class MemoryConsumer:
         self._queue.dispatch()
 
     def clear_deliveries(self) -> None:
+        """Forget all deliveries, acknowledged or not."""
         self._unacked.clear()
         self._arrived.clear()
         self._changed.clear()
 
     def move_to_queue(self, queue: MemoryQueue) -> None:
-        """Go on with the queue that was declared in place of a deleted one."""
+        """Consume the queue that was declared in place of a deleted one."""
         self._queue = queue
         self.has_lost_queue = False
         queue.add_consumer(self)
 
 
 class MemoryBrowser:
-    """See `skillq.transport.base.Browser`."""
+    """Implements `skillq.transport.base.Browser`."""
 
     def __init__(self, queue: MemoryQueue) -> None:
         self._queue = queue
         self._browsed: dict[int, StoredMessage] = {}
 
     async def next_message(self) -> Delivery | None:
-        await asyncio.sleep(0)  # a long look would keep the loop from everybody else
+        await asyncio.sleep(0)  # without a pause, a long browse would block the event loop
         stored = self._queue.get()
         if stored is None:
             return None
@@ -301,22 +316,23 @@ class MemoryBrowser:
         self._browsed.pop(_tag(delivery), None)
 
     def close(self) -> None:
+        """Put back all messages that were not removed."""
         self._queue.requeue(list(self._browsed.values()))
         self._browsed.clear()
         self._queue.dispatch()
 
 
 def _to_delivery(stored: StoredMessage, queue: str, tag: int) -> Delivery:
-    message, out = stored.message, stored.message.outgoing
+    message, outgoing = stored.message, stored.message.outgoing
     return Delivery(
-        body=out.body,
-        type=out.type,
+        body=outgoing.body,
+        type=outgoing.type,
         queue=queue,
         exchange=message.exchange,
         routing_key=message.routing_key,
         redelivered=stored.redelivered,
-        headers=out.headers,
-        message_id=out.message_id,
+        headers=outgoing.headers,
+        message_id=outgoing.message_id,
         app_id=message.app_id,
         token=tag,
     )
