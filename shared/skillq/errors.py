@@ -1,7 +1,7 @@
 """The errors of skillq, split by what the caller should do.
 
 SkillqError
-├── UsageError            bad input: tell the user, exit 2
+├── UsageError            bad input: report it to the user, exit 2
 │   └── MalformedMessage  an unreadable message: move it to the dead-letter queue
 ├── Unreachable           the broker or the manager is not there, or refuses us: exit 3
 └── TransportError        the broker did not confirm: repeat the operation

@@ -223,7 +223,7 @@ CLOSE_SECONDS = 2.0
 """A channel or a connection has this long to close in order: a silent broker does not answer."""
 
 OUTAGE_REPORT_SECONDS = 60.0
-"""The log says this often at most that connections are lost."""
+"""The log reports lost connections no more often than this."""
 
 HEARTBEAT_TTL_SECONDS = _scaled(10.0)
 """The queue of heartbeats drops older ones (`x-message-ttl`): an old heartbeat proves nothing."""

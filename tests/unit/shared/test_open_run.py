@@ -77,8 +77,8 @@ async def test_a_task_that_is_on_its_way_is_not_handed_in_twice(desk: Desk, run:
 async def test_any_number_of_tasks_is_handed_in_some_at_a_time(
     desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "_BATCH", 2)
-    monkeypatch.setattr(run_module, "_AHEAD", 3)
+    monkeypatch.setattr(run_module, "_MAX_BATCH_TASKS", 2)
+    monkeypatch.setattr(run_module, "_MAX_IN_FLIGHT", 3)
     made = 0
 
     def tasks() -> Iterator[object]:

@@ -111,8 +111,8 @@ async def test_what_depends_on_other_tasks_goes_alone(desk: Desk, run: OpenRun) 
 async def test_together_they_are_no_more_than_one_submission_takes(
     desk: Desk, run: OpenRun, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(run_module, "_BATCH", 4)
-    monkeypatch.setattr(run_module, "_JOINT_BYTES", 1000)
+    monkeypatch.setattr(run_module, "_MAX_BATCH_TASKS", 4)
+    monkeypatch.setattr(run_module, "_MAX_GROUP_BYTES", 1000)
     heavy = task("h", payload={"text": "x" * 900})
     calls = ([task("a"), task("b")], [task("c"), task("d")], [task("e")], [heavy])
     await asyncio.gather(*(run.submit(call) for call in calls))
