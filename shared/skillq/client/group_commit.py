@@ -1,7 +1,7 @@
 """Group commit: items that arrive while a batch is being published form the next batch.
 
-See docs/adr/0021-what-is-handed-in-meanwhile-goes-together.md and
-docs/adr/0022-after-several-together-the-next-wait-for-the-answer.md.
+See docs/adr/0021-group-commit-submissions.md and
+docs/adr/0022-nagle-delay-for-grouped-submissions.md.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """One submission of a client: its messages, and its state as events report it. No I/O.
 
-See docs/adr/0013-large-submissions-come-in-parts.md and docs/adr/0006-answers-are-events.md.
+See docs/adr/0013-split-large-submissions-into-parts.md and docs/adr/0006-answer-clients-with-events.md.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

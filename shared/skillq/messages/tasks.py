@@ -75,7 +75,7 @@ class Task(WireModel):
         return definition
 
     def _shared_definition(self) -> tuple[str, int]:
-        """Return the definition and its hash: the same for tasks of one shape, not dependent."""
+        """Return the definition and its hash, cached for tasks of one shape without dependencies."""
         shape = self.shape()
         shared = _definitions.get(shape)
         if shared is None:

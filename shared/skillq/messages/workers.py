@@ -32,7 +32,7 @@ class Lease(WireModel):
     """How often a worker sends heartbeats, and how long it may be silent, in seconds.
 
     The worker and the manager both use these times: the manager reads them in the worker's profile.
-    See docs/adr/0014-a-worker-says-what-its-lease-is.md.
+    See docs/adr/0014-let-each-worker-set-its-lease.md.
     """
 
     heartbeat: LeaseSeconds = timings.HEARTBEAT_SECONDS

@@ -1,6 +1,6 @@
 """The dead-letter queue: move an unreadable delivery to it, with headers that say why.
 
-See docs/adr/0007-workers-park-what-they-cannot-read.md.
+See docs/adr/0007-workers-move-unreadable-messages.md.
 """
 
 from collections.abc import Mapping

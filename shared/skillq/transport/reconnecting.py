@@ -2,7 +2,7 @@
 
 `ChannelSession` keeps the unacknowledged deliveries of one channel and acknowledges several at once.
 `ReconnectingConsumer` replaces a session that has ended.
-See docs/adr/0012-channels-of-our-own.md.
+See docs/adr/0012-open-channels-on-robust-connections.md.
 """
 
 import asyncio
