@@ -30,7 +30,7 @@ async def same_connections(transport: RabbitTransport) -> AsyncIterator[None]:
     """At the end of the test the connections must be those of its beginning."""
 
     def now() -> list[object]:
-        return [link._connection.transport for link in transport._links]
+        return [link._connection.transport for link in transport._connections]
 
     before = now()
     yield
@@ -54,7 +54,7 @@ async def test_cancelled_publishes_harm_nobody_and_may_arrive(transport: Transpo
 async def test_what_a_full_queue_refuses_is_an_error_and_the_others_arrive(
     transport: RabbitTransport,
 ) -> None:
-    await transport._delete(INBOX)
+    await transport._delete_queue(INBOX)
     await transport.declare(inbox(x_max_length=2, x_overflow="reject-publish"))
     outcomes = await asyncio.gather(
         *(transport.publish(NEWS, "a", note(str(n))) for n in range(20)), return_exceptions=True

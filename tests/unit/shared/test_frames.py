@@ -32,7 +32,7 @@ class Kept(ChannelHandler):
 
     def handle_method(self, index: bytes, payload: bytes) -> bool:
         self.answers.append(index)
-        return index == reader.index_of(commands.Basic.Ack)
+        return index == reader.method_index(commands.Basic.Ack)
 
 
 def message(text: bytes, *parts: bytes, channel: int = OURS) -> bytes:

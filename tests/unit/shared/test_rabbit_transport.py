@@ -45,7 +45,7 @@ def connection(far_end: FarEnd) -> Connection:
 def transport(connection: Connection, monkeypatch: pytest.MonkeyPatch) -> RabbitTransport:
     monkeypatch.setattr(timings, "RPC_SECONDS", 0.05)
     transport = RabbitTransport("amqp://localhost", app_id="app", connection_name="name")
-    transport._links = cast(Any, [connection])
+    transport._connections = cast(Any, [connection])
     return transport
 
 
@@ -98,7 +98,7 @@ async def test_what_waits_to_be_written_in_this_turn_counts_too(
     publishing = [asyncio.create_task(transport.publish("x", "k", large)) for _ in range(40)]
     await asyncio.sleep(0)
     await asyncio.sleep(0)
-    assert sum(map(len, far_end.writes)) + far_end.wire._unsent < 18 * 2**20
+    assert sum(map(len, far_end.writes)) + far_end.wire._buffered_bytes < 18 * 2**20
     for task in publishing:
         task.cancel()
     await asyncio.gather(*publishing, return_exceptions=True)

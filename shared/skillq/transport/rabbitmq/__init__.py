@@ -1,8 +1,10 @@
-"""RabbitMQ through aio-pika; the one package that imports it.
+"""The transport on RabbitMQ. No other package imports its driver, aio-pika.
 
-Two robust connections, one that publishes and one that consumes. Channels are ours: aio-pika's robust
-channels keep a whole connection down while one queue is missing, so each consumer here keeps a plain
-channel open by itself and waits alone.
+The transport has two robust connections: one publishes, the other consumes. Each consumer opens a plain
+channel and reopens this channel by itself. The robust channels of aio-pika are not used: while one queue is
+missing, a robust channel keeps its whole connection from being restored.
+
+See docs/adr/0012-open-channels-on-robust-connections.md.
 """
 
 from skillq.transport.rabbitmq.transport import RabbitTransport

@@ -1,4 +1,4 @@
-"""What the log says of connections that are lost and come back."""
+"""Log records of connections that are lost and restored."""
 
 import time
 
@@ -11,29 +11,31 @@ log = structlog.get_logger()
 
 
 class OutageLog:
-    """Tells of lost connections: once a minute at most, however often they are lost."""
+    """Logs lost connections, at most once in `timings.OUTAGE_REPORT_SECONDS`."""
 
     def __init__(self, broker: str) -> None:
         self._broker = broker
-        self._times = 0
-        self._told_at = -timings.OUTAGE_REPORT_SECONDS
-        self._down: set[str] = set()
-        self._told = False
+        self._losses = 0
+        self._reported_at = -timings.OUTAGE_REPORT_SECONDS
+        self._lost_connections: set[str] = set()
+        self._reported = False
 
-    def lost(self, connection: str, reason: str) -> None:
-        self._times += 1
-        self._down.add(connection)
-        # An application with an SDK client in it hears of it where it has set up its log.
+    def connection_lost(self, connection: str, reason: str) -> None:
+        """Count a lost connection, and log the outage if no record was written recently."""
+        self._losses += 1
+        self._lost_connections.add(connection)
+        # An application that uses the client gets log records only if it has configured structlog.
         if (
-            time.monotonic() - self._told_at < timings.OUTAGE_REPORT_SECONDS
+            time.monotonic() - self._reported_at < timings.OUTAGE_REPORT_SECONDS
             or not structlog.is_configured()
         ):
             return
-        log.warning(Log.CONNECTION_LOST, broker=self._broker, reason=reason, times=self._times)
-        self._told_at, self._times, self._told = time.monotonic(), 0, True
+        log.warning(Log.CONNECTION_LOST, broker=self._broker, reason=reason, times=self._losses)
+        self._reported_at, self._losses, self._reported = time.monotonic(), 0, True
 
-    def back(self, connection: str) -> None:
-        self._down.discard(connection)
-        if self._told and not self._down:
+    def connection_restored(self, connection: str) -> None:
+        """Log that the outage is over, once all connections are restored."""
+        self._lost_connections.discard(connection)
+        if self._reported and not self._lost_connections:
             log.info(Log.CONNECTION_RESTORED, broker=self._broker)
-            self._told = False
+            self._reported = False

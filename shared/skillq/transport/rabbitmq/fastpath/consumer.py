@@ -1,4 +1,4 @@
-"""A channel that consumes, and one that looks."""
+"""Channels that receive messages past the driver: a consumer and a browser."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -15,17 +15,20 @@ from skillq.transport.base import Delivery
 from skillq.transport.rabbitmq.connection import RabbitConnection
 from skillq.transport.rabbitmq.fastpath.channel import FastChannel, FrameWriter
 from skillq.transport.rabbitmq.fastpath.decode import read_delivery
-from skillq.transport.rabbitmq.fastpath.reader import index_of
+from skillq.transport.rabbitmq.fastpath.reader import method_index
 from skillq.transport.reconnecting import ChannelSession
 
-_GET_EMPTY = index_of(Basic.GetEmpty)
+_GET_EMPTY = method_index(Basic.GetEmpty)
 
 
 class _ConsumerChannel(FastChannel):
-    """A consuming channel that takes what its broker no longer wants to hear for said."""
+    """A channel that consumes one queue, and adds each delivery to its `ChannelSession`.
 
-    def __init__(self, channel: AbstractChannel, wire: FrameWriter) -> None:
-        super().__init__(channel, wire)
+    Implements `skillq.transport.reconnecting.Channel`: on an ended channel `ack` and `nack` do nothing.
+    """
+
+    def __init__(self, channel: AbstractChannel, writer: FrameWriter) -> None:
+        super().__init__(channel, writer)
         self.session = ChannelSession(self)
         self.queue = ""
         channel.on_consumer_cancel_callbacks.add(lambda _: self.session.end())
@@ -46,76 +49,90 @@ class _ConsumerChannel(FastChannel):
         self.send(Basic.Nack(tag, requeue=requeue))
 
 
-# Finds or makes the queue to consume, on the channel that will consume it, and names it.
-Find = Callable[[AbstractChannel], Awaitable[str]]
+# Returns the name of the queue to consume. The function may declare the queue on the given channel.
+QueueFinder = Callable[[AbstractChannel], Awaitable[str]]
 
 
 async def open_session(
-    link: RabbitConnection, find: Find, prefetch: int, exclusive: bool, priority: int
+    connection: RabbitConnection,
+    find_queue: QueueFinder,
+    prefetch: int,
+    exclusive: bool,
+    priority: int,
 ) -> ChannelSession:
-    channel, wire = await link.channel()
-    lane = _ConsumerChannel(channel, wire)
+    """Open a channel and start to consume on it; return the session of the channel.
+
+    `find_queue` names the queue. The broker prefers the consumer with the highest `priority`.
+    """
+    channel, writer = await connection.channel()
+    consumer_channel = _ConsumerChannel(channel, writer)
     try:
         await channel.basic_qos(prefetch_count=prefetch, timeout=timings.RPC_SECONDS)
-        lane.queue = await find(channel)
+        consumer_channel.queue = await find_queue(channel)
         await channel.basic_consume(
-            lane.queue,
-            _never,
+            consumer_channel.queue,
+            _ignore_delivery,
             exclusive=exclusive,
             arguments={"x-priority": priority} if priority else None,
             timeout=timings.RPC_SECONDS,
         )
     except BaseException:
-        await lane.close()
+        await consumer_channel.close()
         raise
-    return lane.session
+    return consumer_channel.session
 
 
-async def _never(_: DeliveredMessage) -> None:
-    """The driver sees no delivery."""
+async def _ignore_delivery(_: DeliveredMessage) -> None:
+    """Do nothing: the fast path handles all deliveries, and the driver receives none."""
 
 
-Translated = Callable[[str], AbstractContextManager[None]]
+ErrorTranslator = Callable[[str], AbstractContextManager[None]]
 
 
 class ChannelBrowser(FastChannel):
-    """See `skillq.transport.base.Browser`. Its channel's end gives back what was not acknowledged."""
+    """Implements `skillq.transport.base.Browser`.
+
+    When the channel closes, the broker requeues all messages that were not acknowledged.
+    """
 
     def __init__(
-        self, channel: AbstractChannel, wire: FrameWriter, queue: str, translated: Translated
+        self,
+        channel: AbstractChannel,
+        writer: FrameWriter,
+        queue: str,
+        translate_errors: ErrorTranslator,
     ) -> None:
-        super().__init__(channel, wire)
+        super().__init__(channel, writer)
         self._queue = queue
-        self._translated = translated
-        self._answer: asyncio.Future[Delivery | None] | None = None
+        self._translate_errors = translate_errors
+        self._reply: asyncio.Future[Delivery | None] | None = None
 
     async def next_message(self) -> Delivery | None:
-        with self._translated(self._queue):
-            self._answer = asyncio.get_running_loop().create_future()
-            self._ask(Basic.Get(queue=self._queue))
+        with self._translate_errors(self._queue):
+            self._reply = asyncio.get_running_loop().create_future()
+            self._send_request(Basic.Get(queue=self._queue))
             try:
                 async with asyncio.timeout(timings.RPC_SECONDS):
-                    return await self._answer
+                    return await self._reply
             except TimeoutError:
-                self.ended = (
-                    True  # what comes yet would be taken for the answer to the next question
-                )
+                # A late reply would be taken for the reply to the next request.
+                self.ended = True
                 raise
 
     async def remove(self, delivery: Delivery) -> None:
-        with self._translated(self._queue):
+        with self._translate_errors(self._queue):
             _, tag = cast(tuple[object, int], delivery.token)
-            self._ask(Basic.Ack(tag))
+            self._send_request(Basic.Ack(tag))
 
-    def _ask(self, method: Frame) -> None:
-        self.check()
+    def _send_request(self, method: Frame) -> None:
+        self.check_open()
         self.send(method)
 
-    def check(self) -> None:
-        """Refuse where the channel has ended: to close it would say nothing.
+    def check_open(self) -> None:
+        """Check that the channel has not ended: closing an ended channel shows no error.
 
         Raises:
-            ChannelInvalidStateError: it has.
+            ChannelInvalidStateError: The channel has ended.
         """
         if self.ended:
             raise ChannelInvalidStateError("the channel is closed")
@@ -123,16 +140,16 @@ class ChannelBrowser(FastChannel):
     def handle_method(self, index: bytes, payload: bytes) -> bool:
         if index != _GET_EMPTY:
             return False
-        self._answered(None)
+        self._set_reply(None)
         return True
 
     def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
-        self._answered(read_delivery(method, header, body, self._queue, self)[1])
+        self._set_reply(read_delivery(method, header, body, self._queue, self)[1])
 
-    def _answered(self, delivery: Delivery | None) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(delivery)
+    def _set_reply(self, delivery: Delivery | None) -> None:
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_result(delivery)
 
     def on_closed(self, reason: Exception) -> None:
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_exception(reason)
+        if self._reply is not None and not self._reply.done():
+            self._reply.set_exception(reason)

@@ -1,4 +1,4 @@
-"""A channel to publish on: for each message one write, and one future for its confirm."""
+"""A channel that publishes: one write for each message, and one future for its confirm."""
 
 import asyncio
 import struct
@@ -18,56 +18,73 @@ from skillq.transport.base import Outgoing
 from skillq.transport.rabbitmq.fastpath.channel import FastChannel, FrameWriter
 from skillq.transport.rabbitmq.fastpath.decode import read_return
 from skillq.transport.rabbitmq.fastpath.encode import Encoder
-from skillq.transport.rabbitmq.fastpath.reader import AROUND, index_of
+from skillq.transport.rabbitmq.fastpath.reader import FRAME_OVERHEAD, method_index
 
-_ACK, _NACK = index_of(Basic.Ack), index_of(Basic.Nack)
-_CONFIRM = struct.Struct(">4xQB")  # how many messages, and what of them
+_ACK, _NACK = method_index(Basic.Ack), method_index(Basic.Nack)
+_CONFIRM = struct.Struct(">4xQB")  # number of the last confirmed message, flags
 _MULTIPLE = 1
 
 
 class _Unconfirmed(NamedTuple):
-    # Exchange, key, and message id: by these it is known if it comes back.
-    name: tuple[str, str, str]
-    until: float
+    # Exchange, routing key and message id. They identify the message if the broker returns it.
+    identity: tuple[str, str, str]
+    deadline: float
     confirmed: asyncio.Future[bool]
 
 
 class Publisher(FastChannel):
-    """Publishes, in order. Once it has ended it takes another one."""
+    """Publishes messages in order. After its channel has ended, another publisher is needed."""
 
-    def __init__(self, channel: AbstractChannel, wire: FrameWriter, encoder: Encoder) -> None:
-        super().__init__(channel, wire)
+    def __init__(self, channel: AbstractChannel, writer: FrameWriter, encoder: Encoder) -> None:
+        super().__init__(channel, writer)
         self._encoder = encoder
-        self._room = (channel.connection.connection_tune.frame_max or FRAME_MAX_SIZE) - AROUND
+        self._max_payload = (
+            channel.connection.connection_tune.frame_max or FRAME_MAX_SIZE
+        ) - FRAME_OVERHEAD
         self._loop = asyncio.get_running_loop()
-        self._count = 0
-        self._sent: dict[int, _Unconfirmed] = {}  # by number, which the broker counts along
+        self._last_number = 0
+        # By number: the broker counts the messages of a channel in the same way.
+        self._unconfirmed: dict[int, _Unconfirmed] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def publish_unconfirmed(self, exchange: str, key: str, message: Outgoing) -> None:
+        """Publish a message without a confirm.
+
+        Raises:
+            AMQPConnectionError: The channel has ended.
+        """
         self._publish(exchange, key, message, mandatory=False)
 
     def publish(self, exchange: str, key: str, message: Outgoing) -> asyncio.Future[bool]:
-        """Whether some queue took it, once the broker says so."""
-        name = self._publish(exchange, key, message, mandatory=True)
+        """Publish a message; return a future of its confirm.
+
+        The future's result says whether the message reached a queue. The future fails with DeliveryError
+        if the broker refuses the message, and with TimeoutError after `timings.RPC_SECONDS`.
+
+        Raises:
+            AMQPConnectionError: The channel has ended.
+        """
+        identity = self._publish(exchange, key, message, mandatory=True)
         confirmed: asyncio.Future[bool] = self._loop.create_future()
-        until = self._loop.time() + timings.RPC_SECONDS
-        self._count += 1
-        self._sent[self._count] = _Unconfirmed(name, until, confirmed)
+        deadline = self._loop.time() + timings.RPC_SECONDS
+        self._last_number += 1
+        self._unconfirmed[self._last_number] = _Unconfirmed(identity, deadline, confirmed)
         if self._timer is None:
-            self._timer = self._loop.call_at(until, self._expire)
+            self._timer = self._loop.call_at(deadline, self._on_timer)
         return confirmed
 
     def _publish(
         self, exchange: str, key: str, message: Outgoing, *, mandatory: bool
     ) -> tuple[str, str, str]:
-        if self.ended or self.wire.is_closing:
+        if self.ended or self.writer.is_closing:
             raise amqp.AMQPConnectionError("the connection to the broker was lost")
         if not message.message_id:
             message = replace(message, message_id=uuid4().hex)
         number = self.channel.number
-        self.wire.send(
-            self._encoder.publish(number, self._room, exchange, key, message, mandatory=mandatory)
+        self.writer.send(
+            self._encoder.publish(
+                number, self._max_payload, exchange, key, message, mandatory=mandatory
+            )
         )
         return exchange, key, message.message_id
 
@@ -75,41 +92,43 @@ class Publisher(FastChannel):
         if index not in (_ACK, _NACK):
             return False
         last, bits = _CONFIRM.unpack_from(payload)
-        numbers = [*takewhile(last.__ge__, self._sent)] if bits & _MULTIPLE else [last]
+        numbers = [*takewhile(last.__ge__, self._unconfirmed)] if bits & _MULTIPLE else [last]
         self._settle(numbers, None if index == _ACK else amqp.DeliveryError(None, Basic.Nack()))
         return True
 
     def handle_message(self, method: bytes, header: bytes, body: bytes) -> None:
-        """One came back; its confirm comes later."""
-        name = read_return(method, header)
-        for sent in self._sent.values():
-            if sent.name == name and not sent.confirmed.done():
-                sent.confirmed.set_result(False)
+        """Handle a message that the broker returns as unroutable; its confirm arrives later."""
+        identity = read_return(method, header)
+        for message in self._unconfirmed.values():
+            if message.identity == identity and not message.confirmed.done():
+                message.confirmed.set_result(False)
                 return
 
     def on_closed(self, reason: Exception) -> None:
-        self._settle([*self._sent], reason)
+        self._settle([*self._unconfirmed], reason)
 
     def _settle(self, numbers: Iterable[int], error: Exception | None) -> None:
         for number in numbers:
-            sent = self._sent.pop(number, None)
-            if sent is None or sent.confirmed.done():
-                continue  # it returned, or nobody waits any more
+            message = self._unconfirmed.pop(number, None)
+            if message is None or message.confirmed.done():
+                continue  # the message was returned, or its caller stopped waiting
             if error is None:
-                sent.confirmed.set_result(True)
+                message.confirmed.set_result(True)
             else:
-                sent.confirmed.set_exception(error)
+                message.confirmed.set_exception(error)
 
-    def _expire(self) -> None:
-        """Give up what was not confirmed in time. One timer for all costs less than one for each."""
-        # Confirms may be there that we have not read, if we have stood still: after the next look at the socket.
-        self._loop.call_soon(self._loop.call_soon, self._give_up)
+    def _on_timer(self) -> None:
+        """Fail the overdue messages. One timer for all messages costs less than one for each."""
+        # After a stall of this process, confirms may wait in the socket: let the loop read them first.
+        self._loop.call_soon(self._loop.call_soon, self._fail_overdue)
 
-    def _give_up(self) -> None:
+    def _fail_overdue(self) -> None:
         now = self._loop.time()
-        late = [*takewhile(lambda number: self._sent[number].until <= now, self._sent)]
-        self._settle(late, TimeoutError())
+        overdue = [
+            *takewhile(lambda number: self._unconfirmed[number].deadline <= now, self._unconfirmed)
+        ]
+        self._settle(overdue, TimeoutError())
         self._timer = None
-        if self._sent:
-            first = next(iter(self._sent.values()))
-            self._timer = self._loop.call_at(first.until, self._expire)
+        if self._unconfirmed:
+            first = next(iter(self._unconfirmed.values()))
+            self._timer = self._loop.call_at(first.deadline, self._on_timer)
