@@ -235,7 +235,7 @@ async def start(url: str, restore: bool) -> None:
         before, started = rss(), time.perf_counter()
         count = 0
         state.begin_restore([], await store.last_seq(), 1000.0)
-        async for page in store.load(shelved=not restore):
+        async for page in store.load(include_backlog=not restore):
             count += len(page)
             if restore:
                 state.restore(page)

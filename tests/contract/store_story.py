@@ -28,7 +28,7 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
-from skillq_manager.store.base import Body, Filter, Store
+from skillq_manager.store.base import Body, Store, TaskFilter
 
 RUN = "r"
 SUCCEEDED = TaskStatus.SUCCEEDED
@@ -103,7 +103,7 @@ async def everything(store: Store, keys: Iterable[TaskKey]) -> dict[str, Any]:
     return {
         "runs": await store.runs(),
         "each run": [await store.run(run) for run in sorted({run for run, _ in keys})],
-        "pages": await pages(store, Filter(limit=7)),
+        "pages": await pages(store, TaskFilter(limit=7)),
         "tasks": [await store.task(key) for key in keys],
         "workers": await store.workers(),
         "live": [
@@ -130,12 +130,14 @@ def whole_of(id: str, body: Body) -> Task:
     return whole(body.like, id, body.description, body.payload)
 
 
-async def pages(store: Store, which: Filter) -> list[Any]:
+async def pages(store: Store, which: TaskFilter) -> list[Any]:
     """All that match, page by page."""
     found: list[Any] = []
     while rows := await store.tasks(which):
         found += rows
-        which = Filter(which.run, which.status, which.type, which.worker, which.limit, rows[-1].seq)
+        which = TaskFilter(
+            which.run, which.status, which.type, which.worker, which.limit, rows[-1].seq
+        )
     return found
 
 

@@ -11,14 +11,14 @@ from sqlalchemy import Connection
 
 import skillq_manager.store.sql.postgresql as module
 from skillq import timings
-from skillq_manager.store.base import Filter, StoreFailed
+from skillq_manager.store.base import StoreFailed, TaskFilter
 from skillq_manager.store.sql.database import Work
 from skillq_manager.store.sql.postgresql import Postgresql
 from skillq_manager.store.sql.store import SqlStore
 from tests.contract.store_story import RUN, World, add
 from tests.unit.worker.boss import until
 
-ALL = Filter()
+ALL = TaskFilter()
 
 
 @pytest.fixture
@@ -73,7 +73,7 @@ async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_agai
         async with asyncio.timeout(5):
             assert await store.acquire()
             assert await store.tasks(ALL) == []
-    assert len(set(used)) <= module.READERS, "none had to be thrown away"
+    assert len(set(used)) <= module.READ_CONNECTIONS, "none had to be thrown away"
 
 
 async def test_a_commit_whose_waiter_was_cancelled_is_there_when_the_waiter_has_ended(
@@ -82,7 +82,7 @@ async def test_a_commit_whose_waiter_was_cancelled_is_there_when_the_waiter_has_
     for n in range(20):
         commit = asyncio.create_task(store.commit([add(n + 1, f"t{n}")]))
         await asyncio.sleep(n * 0.0004)
-        started = bool(database(store)._going)
+        started = bool(database(store)._active)
         await cancelled(commit) if not commit.done() else None
         there = {row.task.id for row in await store.tasks(ALL)}
         assert (f"t{n}" in there) or not started
@@ -94,7 +94,7 @@ async def test_cancelled_again_and_again_anywhere_the_store_goes_on(store: SqlSt
         work = [
             asyncio.create_task(store.commit(world.turn())),
             asyncio.create_task(store.tasks(ALL)),
-            asyncio.create_task(database(store).look(sleep(0.005))),
+            asyncio.create_task(database(store).read_snapshot(sleep(0.005))),
         ]
         await asyncio.sleep(chance.random() * 0.008)
         for _ in range(chance.randrange(1, 5)):
@@ -128,8 +128,11 @@ async def test_when_all_connections_are_in_use_for_too_long_the_store_has_failed
     async with SqlStore(postgres_url) as store:
         begun: list[Any] = []
         work = slow(0.8, begun)
-        busy = [asyncio.create_task(database(store).look(work)) for _ in range(module.READERS)]
-        await until(lambda: len(begun) == module.READERS)
+        busy = [
+            asyncio.create_task(database(store).read_snapshot(work))
+            for _ in range(module.READ_CONNECTIONS)
+        ]
+        await until(lambda: len(begun) == module.READ_CONNECTIONS)
         with pytest.raises(StoreFailed, match=r"^the store postgresql://.* failed: "):
             await store.tasks(ALL)
         await asyncio.gather(*busy)

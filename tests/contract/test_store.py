@@ -12,7 +12,7 @@ from skillq.messages import (
     WorkerEventKind,
 )
 from skillq_manager.core import commands as c
-from skillq_manager.store.base import Filter, Store, TaskRow
+from skillq_manager.store.base import Store, TaskFilter, TaskRow
 from tests.contract.decisions import (
     FAILED,
     JUNIOR,
@@ -44,7 +44,7 @@ async def counts_of(store: Store, run: str = "default") -> dict[TaskStatus, int]
 
 
 async def ids(store: Store, **which: Any) -> list[str]:
-    return [row.task.id for row in await store.tasks(Filter(**which))]
+    return [row.task.id for row in await store.tasks(TaskFilter(**which))]
 
 
 # --- tasks and attempts ----------------------------------------------------------------------
@@ -254,10 +254,10 @@ async def test_nothing_is_there_under_a_name_that_no_database_could_keep(store: 
     assert list(await store.known_tasks([one.key, (run, "a\0"), ("\0", id)])) == [one.key]
     assert await store.run("\0") is None
     assert await store.task(("r", "a\0b")) is None
-    for which in (Filter(run="\0"), Filter(type="\0"), Filter(worker="\0")):
+    for which in (TaskFilter(run="\0"), TaskFilter(type="\0"), TaskFilter(worker="\0")):
         assert await store.tasks(which) == []
     assert await store.backlog_tasks(run, ("\0",)) == []
-    (row,) = await store.tasks(Filter(run=run, ids=(id, "\0")))
+    (row,) = await store.tasks(TaskFilter(run=run, ids=(id, "\0")))
     assert row.task.id == id
 
 
@@ -346,11 +346,11 @@ async def test_pages_of_any_size_hold_every_task_once_and_in_order(store: Store)
     for limit in (1, 5, 23, 100):
         for run, wanted in ((None, range(1, 24)), ("even", range(2, 24, 2))):
             found: list[int] = []
-            which = Filter(run=run, limit=limit)
+            which = TaskFilter(run=run, limit=limit)
             while rows := await store.tasks(which):
                 assert len(rows) <= limit
                 found += [row.seq for row in rows]
-                which = Filter(run=run, limit=limit, cursor=rows[-1].seq)
+                which = TaskFilter(run=run, limit=limit, cursor=rows[-1].seq)
             assert found == list(wanted)
 
 

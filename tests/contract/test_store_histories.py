@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import Need
-from skillq_manager.store.base import AttemptRow, Filter, Store, StoreConflict
+from skillq_manager.store.base import AttemptRow, Store, StoreConflict, TaskFilter
 from skillq_manager.store.memory import MemoryStore
 from tests.contract.store_story import (
     CONNECTED,
@@ -58,7 +58,7 @@ async def test_whatever_the_core_decides_all_stores_show_the_same(store: Store, 
     assert await everything(store, world.keys) == await everything(model, world.keys)
     runs, statuses = [None, "alpha"], [None, *TaskStatus]
     for which in [
-        Filter(run, status, type, who, 5)
+        TaskFilter(run, status, type, who, 5)
         for run in runs
         for status in statuses
         for type, who in [(None, None), ("gpu", None), (None, "Ada"), ("gpu", "GPU box")]

@@ -15,7 +15,7 @@ import pytest
 
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.messages import TaskStatus
-from skillq_manager.store.base import Filter, LeadershipLost
+from skillq_manager.store.base import LeadershipLost, TaskFilter
 from skillq_manager.store.sql.database import Work
 from skillq_manager.store.sql.postgresql import Postgresql
 from skillq_manager.store.sql.store import SqlStore
@@ -114,9 +114,9 @@ async def test_looking_goes_on_while_a_long_commit_does(tmp_path: Path) -> None:
         await store.commit([add(1, "a")])
         many = [add(n, f"t{n}") for n in range(2, 40_000)]
         writing = asyncio.create_task(store.commit(many))
-        seen = [len(await store.tasks(Filter()))]
+        seen = [len(await store.tasks(TaskFilter()))]
         while not writing.done():
-            seen.append(len(await store.tasks(Filter())))
+            seen.append(len(await store.tasks(TaskFilter())))
         await writing
         assert set(seen) <= {1, 100}  # before or after, never between
         assert len(seen) > 3
@@ -142,7 +142,7 @@ async def test_the_first_to_come_leads_and_the_others_read(postgres_url: str) ->
         assert await one.acquire()  # stays it
         await one.commit([add(1, "a")])
         assert await other.known_tasks([(RUN, "a")])
-        assert [row.task.id for row in await other.tasks(Filter())] == ["a"]
+        assert [row.task.id for row in await other.tasks(TaskFilter())] == ["a"]
         with pytest.raises(LeadershipLost):
             await other.commit([add(2, "b")])
         assert await other.last_seq() == 1
@@ -202,8 +202,8 @@ async def test_a_leader_stopped_inside_a_transaction_does_not_hold_up_its_heir(
     stopped = Postgresql(postgres_url, lease_seconds=0.0, connect_timeout=5.0)
     await stopped.open()
     assert await stopped.acquire()
-    connection = await stopped._writing.connect()
-    await connection.run_sync(stopped._fence)  # and goes no further
+    connection = await stopped._write_engine.connect()
+    await connection.run_sync(stopped._check_leadership)  # and goes no further
     async with SqlStore(postgres_url) as heir, asyncio.timeout(20):
         assert await heir.acquire()
     await connection.invalidate()

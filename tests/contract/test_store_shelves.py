@@ -33,7 +33,9 @@ def ids(rows: Sequence[LiveTask]) -> list[str]:
 
 
 async def loaded(store: Store, *, shelved: bool) -> list[str]:
-    return [id for page in [p async for p in store.load(shelved=shelved)] for id in ids(page)]
+    return [
+        id for page in [p async for p in store.load(include_backlog=shelved)] for id in ids(page)
+    ]
 
 
 async def on(store: Store, need: Need, start: tuple[int, int] = FIRST, limit: int = 9) -> list[str]:
@@ -164,7 +166,7 @@ async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
 async def _next_state(store: Store) -> State:
     state = State(BestFit(), chance=lambda: 0.5, head=2)
     state.begin_restore([], await store.last_seq(), 1000.0)
-    async for rows in store.load(shelved=False):
+    async for rows in store.load(include_backlog=False):
         state.restore(rows)
     known = await store.known_tasks(state.unresolved_dependencies())
     await store.commit(state.end_restore(await store.backlog_summary(), known))

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from skillq.messages import TaskStatus
 from skillq_manager.core.commands import RefillRequest
 from skillq_manager.core.model import Need
-from skillq_manager.store.base import Filter
+from skillq_manager.store.base import TaskFilter
 from skillq_manager.store.sql import queries, schema
 from skillq_manager.store.sql.store import SqlStore
 from tests.contract.store_story import World, everything
@@ -83,24 +83,24 @@ WHERE schemaname = :schema AND tablename <> 'skillq_version' ORDER BY indexname"
 @pytest.mark.parametrize(
     ("which", "index"),
     [
-        (Filter(run="r"), "tasks_run"),
-        (Filter(run="r", ids=("a", "b")), "tasks_key"),
-        (Filter(worker="Ada"), "tasks_worker"),
-        (Filter(status=TaskStatus.READY), "tasks_live"),
-        (Filter(status=TaskStatus.BLOCKED), "tasks_live"),
-        (Filter(status=TaskStatus.ASSIGNED), "tasks_held"),
-        (Filter(status=TaskStatus.RUNNING), "tasks_held"),
-        (Filter(status=TaskStatus.FAILED), "tasks_ended_badly"),
-        (Filter(status=TaskStatus.DEAD_LETTERED), "tasks_ended_badly"),
-        (Filter(status=TaskStatus.SUCCEEDED), "PRIMARY KEY"),
-        (Filter(), "PRIMARY KEY"),
+        (TaskFilter(run="r"), "tasks_run"),
+        (TaskFilter(run="r", ids=("a", "b")), "tasks_key"),
+        (TaskFilter(worker="Ada"), "tasks_worker"),
+        (TaskFilter(status=TaskStatus.READY), "tasks_live"),
+        (TaskFilter(status=TaskStatus.BLOCKED), "tasks_live"),
+        (TaskFilter(status=TaskStatus.ASSIGNED), "tasks_held"),
+        (TaskFilter(status=TaskStatus.RUNNING), "tasks_held"),
+        (TaskFilter(status=TaskStatus.FAILED), "tasks_ended_badly"),
+        (TaskFilter(status=TaskStatus.DEAD_LETTERED), "tasks_ended_badly"),
+        (TaskFilter(status=TaskStatus.SUCCEEDED), "PRIMARY KEY"),
+        (TaskFilter(), "PRIMARY KEY"),
     ],
     ids=str,
 )
-async def test_a_page_is_found_by_an_index(tmp_path: Path, which: Filter, index: str) -> None:
+async def test_a_page_is_found_by_an_index(tmp_path: Path, which: TaskFilter, index: str) -> None:
     async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
         pass
-    (first, *_) = _plan(tmp_path / "skillq.db", queries.page_query(which))
+    (first, *_) = _plan(tmp_path / "skillq.db", queries.task_page_query(which))
     assert first.startswith("SEARCH tasks")
     assert index in first
 
@@ -108,9 +108,9 @@ async def test_a_page_is_found_by_an_index(tmp_path: Path, which: Filter, index:
 @pytest.mark.parametrize(
     ("query", "index"),
     [
-        (queries.page_of(7, 9, queries.ALL), "tasks_live (seq>?)"),
-        (queries.page_of(7, 9, queries.ELSEWHERE), "tasks_live (seq>?)"),
-        (queries.page_of(7, 9, queries.TAKEN), "tasks_held"),
+        (queries.live_page_query(7, 9, queries.ALL_LIVE), "tasks_live (seq>?)"),
+        (queries.live_page_query(7, 9, queries.NEVER_IN_BACKLOG), "tasks_live (seq>?)"),
+        (queries.live_page_query(7, 9, queries.HELD_FROM_BACKLOG), "tasks_held"),
         (SHELF[0], "tasks_shelf (kind=? AND rank=? AND seq>?)"),
         (SHELF[1], "tasks_shelf (kind=? AND rank>?)"),
     ],

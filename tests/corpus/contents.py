@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from skillq_manager.store.base import AttemptRow, Filter, RunRow, Store, TaskRow, WorkerRow
+from skillq_manager.store.base import AttemptRow, RunRow, Store, TaskFilter, TaskRow, WorkerRow
 
 HERE = Path(__file__).parent
 EXPECTED = {"sqlite": "sqlite.json", "postgresql": "postgresql.json"}
@@ -32,7 +32,7 @@ class Sent:
 async def contents(store: Store) -> Json:
     """Return all that the views of a store show."""
     runs = await store.runs()
-    rows = await store.tasks(Filter(limit=10_000))
+    rows = await store.tasks(TaskFilter(limit=10_000))
     tasks = [await store.task((row.run, row.task.id)) for row in rows]
     return {
         "store": store.id,

@@ -19,10 +19,10 @@ from skillq_manager.core.commands import (
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import (
     Body,
-    Filter,
     LeadershipLost,
     LiveRow,
     RunRow,
+    TaskFilter,
     TaskRow,
     WorkerRow,
 )
@@ -124,8 +124,8 @@ class SimStore:
         now = asyncio.get_running_loop().time()
         self._disk.log.append(Commit(now, self._holder, tuple(commands)))
 
-    async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
-        async for page in self._disk.memory.load(shelved=shelved):
+    async def load(self, *, include_backlog: bool = True) -> AsyncIterator[list[LiveRow]]:
+        async for page in self._disk.memory.load(include_backlog=include_backlog):
             await self._wait()
             yield page
 
@@ -166,7 +166,7 @@ class SimStore:
         await self._wait()
         return await self._disk.memory.run(run)
 
-    async def tasks(self, which: Filter) -> list[TaskRow]:
+    async def tasks(self, which: TaskFilter) -> list[TaskRow]:
         return await self._disk.memory.tasks(which)
 
     async def task(self, key: TaskKey) -> TaskRow | None:

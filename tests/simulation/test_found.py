@@ -118,9 +118,9 @@ class _TellingStore(MemoryStore):
         super().__init__()
         self._told = told
 
-    async def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
+    async def load(self, *, include_backlog: bool = True) -> AsyncIterator[list[LiveRow]]:
         self._told.append("load")
-        async for rows in super().load(shelved=shelved):
+        async for rows in super().load(include_backlog=include_backlog):
             yield rows
 
 

@@ -262,7 +262,7 @@ class Manager:
         there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
         workers = [row.profile for row in await self.store.workers() if row.status in there]
         self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
-        async for rows in self.store.load(shelved=not self.state.keeps_backlog):
+        async for rows in self.store.load(include_backlog=not self.state.keeps_backlog):
             self.state.restore(rows)
         await self._carry_out(await self._end_restore())
         await self._refill()

@@ -242,7 +242,7 @@ async def test_parked_messages_are_listed_published_again_and_thrown_away(
     await desk.until(lambda: desk.manager.counters.unreadable == 5)
     done = await terminal("cancel", "--parked", one, "nope", other)
     assert (done.code, done.out) == (1, "2 messages thrown away\n")
-    assert done.err == "skillq: nope: there is no parked message 'nope'\n"
+    assert done.err == "skillq: nope: there is no unreadable message 'nope'\n"
     assert (await desk.get("/api/parked"))["items"] == []
 
 

@@ -62,7 +62,7 @@ class Keeper:
 
     def rows(self, *, shelved: bool) -> list[LiveRow]:
         async def load() -> list[LiveRow]:
-            return [row async for page in self.store.load(shelved=shelved) for row in page]
+            return [row async for page in self.store.load(include_backlog=shelved) for row in page]
 
         return now(load())
 

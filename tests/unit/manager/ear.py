@@ -13,7 +13,7 @@ from skillq.messages import (
     decode,
 )
 from skillq.transport import Consumer, Outgoing
-from skillq_manager.store.base import Filter
+from skillq_manager.store.base import TaskFilter
 from tests.unit.manager.plant import Plant
 
 
@@ -57,7 +57,7 @@ async def put(plant: Plant, messages: Sequence[Outgoing]) -> None:
 
 
 async def stored(plant: Plant, run: str = "default") -> list[str]:
-    return [row.task.id for row in await plant.store.tasks(Filter(run=run))]
+    return [row.task.id for row in await plant.store.tasks(TaskFilter(run=run))]
 
 
 def waiting(plant: Plant) -> int:

@@ -17,7 +17,7 @@ from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.leadership.probe import CONSUMED_QUEUES
 from skillq_manager.manager import Manager
-from skillq_manager.store.base import Filter
+from skillq_manager.store.base import TaskFilter
 from skillq_manager.store.memory import MemoryStore
 from tests.support.virtual_time import loop_clock
 from tests.unit.manager.hands import Count
@@ -45,7 +45,7 @@ async def test_the_store_tells_the_same_as_the_events() -> None:
     async with Plant() as plant:
         await plant.hand("Ada", 5)
         result = await plant.complete(*tasks(5))
-        rows = await plant.store.tasks(Filter(run="default"))
+        rows = await plant.store.tasks(TaskFilter(run="default"))
     assert {row.task.id: (row.status, row.worker) for row in rows} == {
         id: (event.status, event.worker) for id, event in result.tasks.items()
     }

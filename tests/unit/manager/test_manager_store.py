@@ -9,10 +9,10 @@ from skillq.messages import Task, TaskEvents, TaskStatus
 from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command, EndAttempt
 from skillq_manager.store.base import (
-    Filter,
     LeadershipLost,
     RunRow,
     StoreFailed,
+    TaskFilter,
     TaskRow,
     WorkerRow,
 )
@@ -63,7 +63,7 @@ class AwayStore(MemoryStore):
         self._look()
         return await super().run(run)
 
-    async def tasks(self, which: Filter) -> list[TaskRow]:
+    async def tasks(self, which: TaskFilter) -> list[TaskRow]:
         self._look()
         return await super().tasks(which)
 

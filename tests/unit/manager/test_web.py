@@ -162,7 +162,7 @@ async def test_others_go_on_while_a_long_page_is_made(desk: Desk) -> None:
     page = await desk.get("/api/tasks", limit=1000)
     going_on.cancel()
     assert len(page["items"]) == 1000
-    assert next(turns) >= 1000 // paging._ITEMS_PER_TURN
+    assert next(turns) >= 1000 // paging._ITEMS_PER_PASS
 
 
 async def test_runs_show_their_counts_and_their_success_rate(desk: Desk) -> None:

@@ -29,7 +29,7 @@ async def test_a_running_task_is_called_off_and_its_worker_is_told() -> None:
         await desk.begin(junior, "1", at=1.0)
         await desk.post("/api/tasks/default/1/cancel")
         page = await desk.get("/api/tasks/default/1")
-        assert (page["status"], page["reason"]) == ("cancelled", "called off by an operator")
+        assert (page["status"], page["reason"]) == ("cancelled", "cancelled by an operator")
         assert [a["outcome"] for a in page["attempts"]] == ["cancelled"]
         consumer = await other.consume(topology.worker_queue("junior"), prefetch=10)
         told: list[Cancel] = []
@@ -130,7 +130,7 @@ async def test_what_depends_on_another_is_sent_again_with_it_and_not_without(des
 async def test_more_than_one_part_is_sent_again_whole(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("skillq_manager.web.actions._AT_ONCE", 2)
+    monkeypatch.setattr("skillq_manager.web.actions._RETRY_PAGE", 2)
     chain = [{"id": n, "difficulty": 1, "depends_on": [n - 1] if n else []} for n in range(7)]
     await desk.submit(*chain)
     await desk.post("/api/runs/default/cancel")
@@ -281,7 +281,7 @@ async def test_a_retry_that_is_not_understood_is_refused_in_one_line(
         ("/api/tasks/default/9/cancel", "there is no task '9' in run 'default'"),
         ("/api/tasks/nope/1/retry", "there is no run 'nope'"),
         ("/api/runs/nope/cancel", "there is no run 'nope'"),
-        ("/api/parked/nope/retry", "there is no parked message 'nope'"),
+        ("/api/parked/nope/retry", "there is no unreadable message 'nope'"),
     ],
 )
 async def test_what_is_not_there_is_named(desk: Desk, path: str, line: str) -> None:

@@ -80,7 +80,7 @@ async def test_a_message_is_deleted_and_the_answer_is_the_last_of_it(desk: Desk)
     assert response.json()["body"] == "b"
     assert [one["body"] for one in (await desk.get("/api/parked"))["items"]] == ["a"]
     again = await desk.http.delete(f"/api/parked/{id}")
-    assert refused(again, 404) == f"there is no parked message {id!r}"
+    assert refused(again, 404) == f"there is no unreadable message {id!r}"
 
 
 async def letters(broker: MemoryBroker, *messages: Outgoing) -> None:

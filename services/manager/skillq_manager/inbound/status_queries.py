@@ -7,7 +7,7 @@ from skillq.messages import RunStatus, StatusQuery, StatusReply, TaskEvent
 from skillq.transport import Outgoing
 from skillq.transport.batching import split_to_fit
 from skillq_manager.core import commands as c
-from skillq_manager.store.base import Filter, TaskRow, Views
+from skillq_manager.store.base import TaskFilter, TaskRow, Views
 
 _REMEMBERED = 10_000
 
@@ -74,7 +74,7 @@ class StatusQueries:
     async def _events(self, inquiry: StatusQuery) -> list[TaskEvent]:
         if not inquiry.tasks:
             return []
-        which = Filter(run=inquiry.run, ids=inquiry.tasks, limit=len(inquiry.tasks))
+        which = TaskFilter(run=inquiry.run, ids=inquiry.tasks, limit=len(inquiry.tasks))
         return [_event(row) for row in await self._store.tasks(which)]
 
 

@@ -15,7 +15,7 @@ from skillq.messages import TERMINAL, TaskStatus
 from skillq.runtime import stdio
 from skillq.runtime.logs import Log
 from skillq.summary import MAX_TASK_LINES, EndedTask, success_rate, summary
-from skillq_manager.store.base import Filter, TaskRow, Views
+from skillq_manager.store.base import TaskFilter, TaskRow, Views
 
 _PAGE = 1000
 
@@ -25,10 +25,10 @@ log = structlog.get_logger()
 async def ended_tasks(store: Views, run: str) -> list[EndedTask]:
     """All tasks of a run that have ended, in order of submission."""
     ended: list[EndedTask] = []
-    which = Filter(run=run, limit=_PAGE)
+    which = TaskFilter(run=run, limit=_PAGE)
     while rows := await store.tasks(which):
         ended += [_ended(row) for row in rows if row.status.is_terminal]
-        which = Filter(run=run, limit=_PAGE, cursor=rows[-1].seq)
+        which = TaskFilter(run=run, limit=_PAGE, cursor=rows[-1].seq)
     return ended
 
 
@@ -61,7 +61,7 @@ async def _shown(store: Views, run: str, counts: Mapping[TaskStatus, int]) -> li
     rows: list[TaskRow] = []
     for status in TERMINAL - {TaskStatus.SUCCEEDED}:
         if counts.get(status):
-            rows += await store.tasks(Filter(run=run, status=status, limit=MAX_TASK_LINES))
+            rows += await store.tasks(TaskFilter(run=run, status=status, limit=MAX_TASK_LINES))
     return [_ended(row) for row in sorted(rows, key=lambda row: row.seq)[:MAX_TASK_LINES]]
 
 

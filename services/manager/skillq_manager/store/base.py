@@ -1,6 +1,8 @@
-"""The port to what lasts: runs, tasks, attempts, workers. One contract suite: `tests/contract/test_store.py`.
+"""The port to the store of runs, tasks, attempts and workers.
 
-`Journal` is what the manager's loop needs, `Views` what people ask. Times are seconds since the epoch (UTC).
+`Journal` has the operations that the manager's loop needs, `Views` the queries of the API and the summary,
+`LeaderLease` the lease of the leader. Times are seconds since 1970 (UTC). One contract suite tests all
+implementations: `tests/contract/test_store.py`.
 """
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
@@ -22,36 +24,40 @@ from skillq_manager.core.commands import (
 )
 from skillq_manager.core.model import Need, TaskKey
 
-BACKLOG_PAGE = 10_000  # tasks that are called off at a time
+BACKLOG_PAGE = 10_000  # tasks of the backlog that are cancelled together
 
 
 class Body(NamedTuple):
-    """What a worker needs of a task beside the decision."""
+    """The parts of a task that an assignment needs and the manager does not keep in memory."""
 
-    like: Task  # but for its id and its texts, which are not to be used
+    like: Task  # do not use its id, description and payload: they may be of another task
     description: str
     payload: dict[str, JsonValue]
-    dependencies: dict[str, JsonValue]  # their outputs, by id
+    dependencies: dict[str, JsonValue]  # the outputs of the dependencies, by task id
 
     @classmethod
     def from_task(cls, task: Task, dependencies: dict[str, JsonValue]) -> Self:
+        """Make the body of a task, with the outputs of its dependencies."""
         return cls(task, task.description, task.payload, dependencies)
 
 
 @dataclass(slots=True)
 class AttemptRow:
+    """One attempt at a task, or a stale result."""
+
     attempt: int
-    worker: str  # as its user wrote it
+    worker: str  # the title, as the user wrote it
     incarnation: str
     assigned_at: float
     started_at: float | None = None
     finished_at: float | None = None
-    outcome: Outcome | None = None  # None while it goes on
+    outcome: Outcome | None = None  # None until the attempt ends
     error: str | None = None
-    counted: bool = True  # False for a stale report: late, foreign, doubled
+    counted: bool = True  # False for a stale result
 
     @classmethod
-    def of_stale(cls, command: RecordStaleResult) -> Self:
+    def from_stale_result(cls, command: RecordStaleResult) -> Self:
+        """Make the row of a stale result."""
         result = command.result
         return cls(
             result.attempt,
@@ -68,42 +74,50 @@ class AttemptRow:
 
 @dataclass(slots=True)
 class TaskRow:
+    """A task with its status and its last attempt."""
+
     run: str
-    seq: int  # place in the order of submission
+    seq: int  # number in the order of submission
     task: Task
     fingerprint: int
     status: TaskStatus
     submitted_at: float
     reason: str | None = None
-    worker: str | None = None  # of the last attempt, as its user wrote it
+    worker: str | None = None  # of the last attempt: the title, as the user wrote it
     attempt: int = 0
     started_at: float | None = None  # of the last attempt
     finished_at: float | None = None  # of the task
     output: JsonValue = None
     error: str | None = None
-    # By number, what counted first, then stale reports as they came; on the task's own page only.
+    # Only `Views.task` fills this list: attempts by number, then stale results in order of arrival.
     attempts: list[AttemptRow] = field(default_factory=list)
 
 
 @dataclass(slots=True)
 class RunRow:
+    """A run, with the number of its tasks per status."""
+
     run: str
     title: str
     submitted_at: float
-    finished_at: float | None = None  # None while a task of it has not ended
-    counts: dict[TaskStatus, int] = field(default_factory=dict)  # of statuses that it has
+    finished_at: float | None = None  # None while a task of the run has not ended
+    counts: dict[TaskStatus, int] = field(default_factory=dict)  # without statuses of no task
 
     @property
     def total(self) -> int:
+        """Return the number of tasks."""
         return sum(self.counts.values())
 
     @property
     def ended(self) -> int:
+        """Return the number of tasks with a terminal status."""
         return sum(n for status, n in self.counts.items() if status.is_terminal)
 
 
 @dataclass(slots=True)
 class WorkerRow:
+    """A worker, with its last event and the time since which this event holds."""
+
     profile: WorkerProfile
     status: WorkerEventKind
     reason: str
@@ -111,8 +125,11 @@ class WorkerRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Filter:
-    """Tasks that match all that is given, from after `cursor` (a `seq`) on, `limit` at most."""
+class TaskFilter:
+    """A query of tasks: each field that is not None must match.
+
+    The result has the first `limit` tasks whose `seq` is greater than `cursor`.
+    """
 
     run: str | None = None
     status: TaskStatus | None = None
@@ -120,40 +137,40 @@ class Filter:
     worker: str | None = None
     limit: int = 100
     cursor: int = 0
-    ids: tuple[str, ...] | None = None  # a few
+    ids: tuple[str, ...] | None = None  # only a few: they go into one statement
 
 
 @dataclass(slots=True)
 class LiveRow:
-    """A task that has not ended, as a manager that starts needs it."""
+    """A task that has not ended, with all that a starting manager restores of it."""
 
     run: str
     id: str
     seq: int
-    like: Task  # but for its id; without texts
+    like: Task  # do not use its id; without description and payload
     fingerprint: int
     status: TaskStatus
-    submitted_at: float  # or sent again: deadlines count from here
+    submitted_at: float  # or the time of an operator's retry; the deadline counts from here
     attempt: int
     failures: int
     losses: int
-    worker: str | None  # the name on the wire of the one that has it; None where none has
+    worker: str | None  # the name on the wire; None if no worker has the task
     incarnation: str | None
     assigned_at: float | None
     retry_at: float | None
-    need: Need | None  # where it is not what the definition says
+    need: Need | None  # None if the need is the one of the definition
 
 
 class StoreConflict(SkillqError):
-    """Raised when what was decided does not fit what is stored; nothing was written."""
+    """Raised when a decision contradicts the stored data; nothing was written."""
 
 
 class StoreFailed(Unreachable):
-    """Raised when the database fails after it was opened; whether anything was written is not known."""
+    """Raised when the database fails after it was opened; the write may have happened or not."""
 
 
 class LeadershipLost(SkillqError):
-    """Raised when this manager does not lead (any more); nothing was written."""
+    """Raised when this manager does not lead, or no longer leads; nothing was written."""
 
 
 _NO_PAYLOAD: dict[str, Any] = {"payload": {}}
@@ -161,106 +178,121 @@ _NO_TEXTS: dict[str, Any] = {"payload": {}, "description": ""}
 
 
 def without_payload(task: Task) -> Task:
+    """Return the task with an empty payload."""
     return task.model_copy(update=_NO_PAYLOAD) if task.payload else task
 
 
 def without_texts(task: Task) -> Task:
+    """Return the task with an empty payload and an empty description."""
     return task.model_copy(update=_NO_TEXTS) if task.payload or task.description else task
 
 
 class Journal(Protocol):
+    """The operations of the manager's loop: write decisions, read tasks."""
+
     @property
     def id(self) -> str:
-        """Names this store for as long as it lasts: attempts are numbered per store."""
+        """Return the id of this store. It never changes: attempts are numbered per store."""
         ...
 
     async def commit(self, commands: Sequence[Command]) -> None:
-        """Write what one call of the core decided, all or nothing; when it returns, it lasts as the store does.
+        """Write one decision of the core, all or nothing. After the return the write is durable.
 
         Raises:
-            StoreConflict: a task is not where a command takes it from (`fences`): a compare-and-set failed.
-            LeadershipLost: this manager does not lead.
-            StoreFailed: the database failed; whether it was written is not known.
+            StoreConflict: A task does not meet the precondition of a command (see `preconditions`).
+            LeadershipLost: This manager does not lead.
+            StoreFailed: The database failed; the write may have happened or not.
         """
         ...
 
-    def load(self, *, shelved: bool = True) -> AsyncIterator[list[LiveRow]]:
-        """All tasks that have not ended, page by page, in order of submission.
+    def load(self, *, include_backlog: bool = True) -> AsyncIterator[list[LiveRow]]:
+        """Yield all tasks that have not ended, page by page, in order of submission.
 
-        Without those on a shelf (not `shelved`); what was there before a worker got it comes last then.
+        Without `include_backlog` the tasks in the backlog are left out. Then tasks that were in the backlog
+        before a worker got them come last.
         """
         ...
 
     async def backlog_summary(self) -> BacklogSummary:
-        """What `load` leaves out. A task is on a shelf once it was put there, as long as it is ready."""
+        """Return the needs of the tasks in the backlog, and the number of ready tasks per run.
+
+        A task that was moved to the backlog is in the backlog as long as its status is ready.
+        """
         ...
 
-    async def backlog_page(self, wanted: RefillRequest) -> BacklogPage:
-        """The first tasks of a shelf from a place on, in order of their places."""
+    async def backlog_page(self, request: RefillRequest) -> BacklogPage:
+        """Return the first tasks of a need's backlog, from a dispatch key on, in order."""
         ...
 
     async def backlog_tasks(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
-        """Those tasks of a run that are on a shelf: `SHELF_PAGE` at most of all of it, or (`ids`) all of these."""
+        """Return tasks of a run that are in the backlog.
+
+        With `ids` the result has all of these tasks, without `ids` the first `BACKLOG_PAGE` of the run.
+        """
         ...
 
     async def last_seq(self) -> int:
-        """The highest `seq` given out; 0 where there is none."""
+        """Return the highest `seq` of a task, or 0 if the store has no task."""
         ...
 
     async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, StoredStatus]:
-        """Those of these tasks that there are."""
+        """Return status and fingerprint of the given tasks; unknown tasks are left out."""
         ...
 
     async def bodies(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, Body]:
-        """Those of these tasks that there are."""
+        """Return the bodies of the given tasks; unknown tasks are left out."""
         ...
 
 
 class Views(Protocol):
+    """The queries of the API, the status queries and the summary of a run."""
+
     async def runs(self) -> list[RunRow]:
-        """All runs, in order of submission."""
+        """Return all runs, in order of submission."""
         ...
 
-    async def run(self, run: str) -> RunRow | None: ...
+    async def run(self, run: str) -> RunRow | None:
+        """Return the run with this name, or None if the store does not have it."""
+        ...
 
-    async def tasks(self, which: Filter) -> list[TaskRow]:
-        """In order of submission, without payloads and attempts."""
+    async def tasks(self, task_filter: TaskFilter) -> list[TaskRow]:
+        """Return the tasks that match, in order of submission, without payloads and attempts."""
         ...
 
     async def task(self, key: TaskKey) -> TaskRow | None:
-        """With its payload and all its attempts."""
+        """Return the task with its payload and all its attempts, or None if it is unknown."""
         ...
 
     async def workers(self) -> list[WorkerRow]:
-        """All workers ever seen, in order of their names."""
+        """Return all workers that ever connected, in order of their names."""
         ...
 
 
 class LeaderLease(Protocol):
-    """Which manager decides; the others may read. What another one took over, `commit` refuses."""
+    """The lease of the leader. All managers may read; `commit` refuses writes of the others."""
 
     async def acquire(self) -> bool:
-        """Become or stay the leader for the lease's time from now; False while another one leads."""
+        """Become or stay the leader for the lease time; return False if another leads."""
         ...
 
     @property
     def epoch(self) -> int:
-        """Counts the leaders of this store; 0 where no other manager could lead on it."""
+        """Return the number of this leadership; 0 for a store that only one manager can open."""
         ...
 
     async def release(self) -> None:
-        """Let another lead at once."""
+        """End the leadership, so that another manager can lead at once."""
         ...
 
 
 class Store(Journal, Views, LeaderLease, Protocol):
-    """All of them, in one thing: an async context manager, open between enter and exit."""
+    """A complete store. It is an async context manager, open between enter and exit."""
 
     async def __aenter__(self) -> Self: ...
 
     async def __aexit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None: ...

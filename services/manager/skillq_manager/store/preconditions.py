@@ -1,7 +1,7 @@
-"""What a command requires of the task that it changes: the compare-and-sets, the same for all stores.
+"""The preconditions of commands: status and attempt of a task before a write.
 
-A manager that remembers wrongly, or that another one has followed, fails here, and nothing of what it
-decided in that turn is written.
+All stores check the same preconditions. A manager whose memory differs from the store, or that no longer
+leads, violates a precondition; then nothing of its decision is written.
 """
 
 from collections.abc import Mapping
@@ -15,9 +15,9 @@ Move = (
 )
 
 WAITING = frozenset({BLOCKED, READY})
-HELD = frozenset({ASSIGNED, RUNNING})  # a worker has it
+HELD = frozenset({ASSIGNED, RUNNING})  # a worker has the task
 
-# Where a task must be for a command to fit.
+# The statuses that a task may have before a command.
 FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
     c.MoveToBacklog: frozenset({READY}),
     c.SetStatus: WAITING,
@@ -29,11 +29,11 @@ FROM: Mapping[type[Move], frozenset[TaskStatus]] = {
 }
 
 
-# Asked for each task that moves, the commonest moves first.
+# The two functions are called for each task that moves: they test the most frequent commands first.
 
 
 def attempt_before(command: Move) -> int | None:
-    """Which attempt must be the task's last for the command to fit; None: any."""
+    """Return the number that the task's last attempt must have, or None if any number fits."""
     if isinstance(command, c.Assign):
         return command.attempt - 1
     if isinstance(command, c.SetNeed):
@@ -42,7 +42,7 @@ def attempt_before(command: Move) -> int | None:
 
 
 def status_after(command: Move) -> TaskStatus | None:
-    """What the command makes of the task; None: what it was."""
+    """Return the status of the task after the command, or None if the status does not change."""
     if isinstance(command, c.EndAttempt):
         return command.status
     if isinstance(command, c.Assign):

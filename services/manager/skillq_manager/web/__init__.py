@@ -1,1 +1,1 @@
-"""The manager's window: API, probes, metrics."""
+"""The manager's HTTP interface: API, probes and metrics."""

@@ -1,4 +1,4 @@
-"""The application: routes, who may use them, and errors as one clear line."""
+"""The FastAPI application: routes, access control, and errors as one line of text."""
 
 import hmac
 from http import HTTPStatus
@@ -20,8 +20,8 @@ from skillq.messages.error_text import with_value
 from skillq_manager.manager import Manager
 from skillq_manager.settings import is_loopback
 from skillq_manager.web import actions, api, metrics, views
-from skillq_manager.web.lookup import TheManager
-from skillq_manager.web.unreadable import UnreadableMessages, WholeTransport
+from skillq_manager.web.lookup import ManagerDependency
+from skillq_manager.web.unreadable import BrowsableTransport, UnreadableMessages
 
 _NOT_READY = (
     "the broker or the store is not connected, another manager has the queues, "
@@ -29,15 +29,15 @@ _NOT_READY = (
 )
 
 
-def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | None) -> FastAPI:
-    """The manager's HTTP interface; with a token, /api wants it.
+def create_app(manager: Manager, transport: BrowsableTransport, token: SecretStr | None) -> FastAPI:
+    """Create the application of a manager; with a token, requests to /api must send it.
 
     Raises:
-        UsageError: the token is empty.
+        UsageError: The token is empty.
     """
     if token is not None and not token.get_secret_value():
         raise UsageError("--api-token (SKILLQ_API_TOKEN) is empty: give a token, or unset it")
-    # The usual pages of documentation load their scripts from elsewhere: we have none.
+    # FastAPI's documentation pages load scripts from other servers, so they are switched off.
     app = FastAPI(
         title="skillq manager",
         version=version("skillq"),
@@ -46,34 +46,36 @@ def create_app(manager: Manager, transport: WholeTransport, token: SecretStr | N
         redirect_slashes=False,
     )
     app.state.manager = manager
-    app.state.parked = UnreadableMessages(transport)
+    app.state.unreadable = UnreadableMessages(transport)
     app.state.token = token
     for router in (api.router, actions.router):
-        app.include_router(router, dependencies=[Depends(_authorized)])
+        app.include_router(router, dependencies=[Depends(_authorize)])
     app.get("/livez")(_livez)
     app.get("/readyz")(_readyz)
     app.get("/metrics", response_class=Response)(_metrics)
-    app.exception_handler(StarletteHTTPException)(_refuse)
-    app.exception_handler(RequestValidationError)(_misunderstand)
-    app.exception_handler(Unreachable)(_wait)
-    app.exception_handler(Exception)(_fail)
-    app.openapi()["components"]["schemas"] |= api.FORM_PARTS | actions.PARTS
+    app.exception_handler(StarletteHTTPException)(_handle_http_error)
+    app.exception_handler(RequestValidationError)(_handle_invalid_request)
+    app.exception_handler(Unreachable)(_handle_unreachable)
+    app.exception_handler(Exception)(_handle_failure)
+    app.openapi()["components"]["schemas"] |= api.FORM_SCHEMAS | actions.FORM_SCHEMAS
     return app
 
 
-# --- who may
+# --- Access control
 
 _Credentials = Annotated[HTTPAuthorizationCredentials | None, Depends(HTTPBearer(auto_error=False))]
 
 
-async def _authorized(request: Request, given: _Credentials) -> None:
+async def _authorize(request: Request, credentials: _Credentials) -> None:
     token: SecretStr | None = request.app.state.token
     if token is None:
-        _refuse_other_names(request)
+        _refuse_foreign_host(request)
         return
-    wanted = token.get_secret_value().encode()
-    # Headers are decoded as latin-1: back to the bytes that were sent.
-    if given is None or not hmac.compare_digest(given.credentials.encode("latin-1"), wanted):
+    expected = token.get_secret_value().encode()
+    # The server decodes headers as latin-1; this restores the bytes that were sent.
+    if credentials is None or not hmac.compare_digest(
+        credentials.credentials.encode("latin-1"), expected
+    ):
         raise HTTPException(
             401,
             "send the manager's token: Authorization: Bearer …",
@@ -81,8 +83,14 @@ async def _authorized(request: Request, given: _Credentials) -> None:
         )
 
 
-def _refuse_other_names(request: Request) -> None:
-    """A page of somebody else's may give its own name this machine's address, and have a browser ask here."""
+def _refuse_foreign_host(request: Request) -> None:
+    """Refuse a request whose host name is not of this machine, against DNS rebinding.
+
+    A foreign web page can let its own host name point to this machine, and make a browser send requests.
+
+    Raises:
+        HTTPException: The host of the request is not a loopback name or address.
+    """
     host = request.url.hostname or ""
     if not is_loopback(host):
         raise HTTPException(
@@ -91,61 +99,61 @@ def _refuse_other_names(request: Request) -> None:
         )
 
 
-# --- probes and metrics, for everyone
+# --- Probes and metrics, which need no token
 
 
 async def _livez() -> dict[str, str]:
     return {"status": "live"}
 
 
-async def _readyz(manager: TheManager) -> dict[str, str]:
+async def _readyz(manager: ManagerDependency) -> dict[str, str]:
     if not manager.is_ready:
         raise HTTPException(503, _NOT_READY)
     return {"status": "ready"}
 
 
-async def _metrics(manager: TheManager, request: Request) -> Response:
-    parked: UnreadableMessages = request.app.state.parked
+async def _metrics(manager: ManagerDependency, request: Request) -> Response:
+    unreadable: UnreadableMessages = request.app.state.unreadable
     body = metrics.render(
         await views.summary(manager),
         manager.counters,
         ready=manager.is_ready,
-        parked=await parked.count(),
+        unreadable=await unreadable.count(),
     )
     return Response(body, media_type=CONTENT_TYPE_LATEST)
 
 
-# --- errors
+# --- Errors
 
 
-def _problem(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
+def _problem_response(status: int, line: str, headers: dict[str, str] | None = None) -> Response:
     return JSONResponse({"error": one_line(line)}, status, headers)
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _handle_http_error(request: Request, error: Exception) -> Response:
     if not isinstance(error, StarletteHTTPException):
         raise error
     line = error.detail
-    if line == HTTPStatus(error.status_code).phrase:  # the router's own
+    if line == HTTPStatus(error.status_code).phrase:  # the router found no route
         line = f"{line}: {request.method} {request.url.path}; /openapi.json lists what there is"
-    return _problem(error.status_code, line, dict(error.headers or {}))
+    return _problem_response(error.status_code, line, dict(error.headers or {}))
 
 
-async def _misunderstand(request: Request, error: Exception) -> Response:
+async def _handle_invalid_request(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
-    first = error.errors()[0]
-    name = ".".join(map(str, first["loc"][1:]))
-    if first["type"] == "extra_forbidden":
-        return _problem(422, f"unknown parameter {name!r}")
-    return _problem(422, f"{name}: {with_value(first, first['input'])}")
+    problem = error.errors()[0]
+    name = ".".join(map(str, problem["loc"][1:]))
+    if problem["type"] == "extra_forbidden":
+        return _problem_response(422, f"unknown parameter {name!r}")
+    return _problem_response(422, f"{name}: {with_value(problem, problem['input'])}")
 
 
-async def _wait(request: Request, error: Exception) -> Response:
-    """The store is away."""
-    return _problem(503, f"{error}; ask again in a moment")
+async def _handle_unreachable(request: Request, error: Exception) -> Response:
+    """Answer 503: the store cannot be reached."""
+    return _problem_response(503, f"{error}; ask again in a moment")
 
 
-async def _fail(request: Request, error: Exception) -> Response:
-    """The server logs the error itself."""
-    return _problem(500, "the manager failed to answer; its log says why")
+async def _handle_failure(request: Request, error: Exception) -> Response:
+    """Answer 500: the server logs the error itself."""
+    return _problem_response(500, "the manager failed to answer; its log says why")

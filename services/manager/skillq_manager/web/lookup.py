@@ -1,4 +1,4 @@
-"""What a request names, found or refused."""
+"""Look-up of the run, task or worker that a request names."""
 
 from typing import Annotated
 
@@ -14,26 +14,41 @@ async def _manager(request: Request) -> Manager:
     return manager
 
 
-TheManager = Annotated[Manager, Depends(_manager)]
+ManagerDependency = Annotated[Manager, Depends(_manager)]
 
 
-async def run_of(manager: Manager, written: str) -> RunRow:
-    found = await views.find_run(manager, written)
+async def require_run(manager: Manager, name_or_title: str) -> RunRow:
+    """Return the run with this name or title.
+
+    Raises:
+        HTTPException: 404, the run does not exist.
+    """
+    found = await views.find_run(manager, name_or_title)
     if found is None:
-        raise HTTPException(404, f"there is no run {written!r}")
+        raise HTTPException(404, f"there is no run {name_or_title!r}")
     return found
 
 
-async def task_of(manager: Manager, written: str, id: str) -> TaskRow:
-    run = await run_of(manager, written)
+async def require_task(manager: Manager, run_name_or_title: str, id: str) -> TaskRow:
+    """Return the task with this id in a run.
+
+    Raises:
+        HTTPException: 404, the run or the task does not exist.
+    """
+    run = await require_run(manager, run_name_or_title)
     row = await manager.store.task((run.run, id))
     if row is None:
         raise HTTPException(404, f"there is no task {id!r} in run {run.title!r}")
     return row
 
 
-async def worker_of(manager: Manager, written: str) -> str:
-    title = await views.find_worker(manager, written)
+async def require_worker(manager: Manager, name_or_title: str) -> str:
+    """Return the title of the worker with this name or title.
+
+    Raises:
+        HTTPException: 404, such a worker never connected.
+    """
+    title = await views.find_worker(manager, name_or_title)
     if title is None:
-        raise HTTPException(404, f"there was never a worker {written!r}")
+        raise HTTPException(404, f"there was never a worker {name_or_title!r}")
     return title

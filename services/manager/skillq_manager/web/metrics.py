@@ -1,4 +1,4 @@
-"""Metrics for Prometheus, computed when they are asked for. No label holds a name that users choose."""
+"""Metrics for Prometheus. No label holds a name that users choose."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -13,61 +13,78 @@ from skillq_manager.web.models import Leadership, Summary
 
 
 class _Snapshot(Collector):
+    """The metrics of one moment; `unreadable` is None if the number is unknown."""
+
     def __init__(
-        self, summary: Summary, tally: Counters, *, ready: bool, parked: int | None
+        self, summary: Summary, counters: Counters, *, ready: bool, unreadable: int | None
     ) -> None:
         self._summary = summary
-        self._tally = tally
+        self._counters = counters
         self._ready = ready
-        self._parked = parked
+        self._unreadable = unreadable
 
     def collect(self) -> Iterable[Metric]:
+        """Implements `prometheus_client.registry.Collector`."""
         yield from _gauges(self._summary)
-        yield from _counters(self._tally)
-        yield from _flags(self._summary.manager, ready=self._ready)
-        if self._parked is not None:
+        yield from _counters(self._counters)
+        yield from _manager_flags(self._summary.manager, ready=self._ready)
+        if self._unreadable is not None:
             yield GaugeMetricFamily(
-                "skillq_dead_letters", "Parked messages that wait for an operator.", self._parked
+                "skillq_dead_letters",
+                "Unreadable messages that wait for an operator.",
+                self._unreadable,
             )
 
 
-def _gauges(now: Summary) -> Iterable[Metric]:
-    yield _gauge("skillq_tasks", "Tasks by status.", "status", now.tasks)
+def _gauges(summary: Summary) -> Iterable[Metric]:
+    yield _gauge("skillq_tasks", "Tasks by status.", "status", summary.tasks)
     yield GaugeMetricFamily(
-        "skillq_ready_tasks", "Tasks that wait for a worker.", now.tasks[TaskStatus.READY]
+        "skillq_ready_tasks", "Tasks that wait for a worker.", summary.tasks[TaskStatus.READY]
     )
     yield _gauge(
-        "skillq_runs", "Runs by whether all their tasks have ended.", "state", dict(now.runs)
+        "skillq_runs", "Runs by whether all their tasks have ended.", "state", dict(summary.runs)
     )
-    yield _gauge("skillq_workers", "Workers that are there.", "status", now.workers)
-    slots = {"busy": now.slots.busy, "free": now.slots.free}
-    yield _gauge("skillq_slots", "Slots of the workers that are there.", "state", slots)
+    yield _gauge("skillq_workers", "Connected workers by status.", "status", summary.workers)
+    slots = {"busy": summary.slots.busy, "free": summary.slots.free}
+    yield _gauge("skillq_slots", "Slots of the connected workers.", "state", slots)
 
 
-def _counters(tally: Counters) -> Iterable[Metric]:
-    """Since this manager started; of several managers, only the one that leads goes on counting."""
-    ended = {status: tally.ended[status] for status in TaskStatus if status in TERMINAL}
-    yield _counter("skillq_tasks_ended", "Tasks that have ended, by how.", "status", ended)
-    attempts = {outcome: tally.attempts[outcome] for outcome in Outcome}
+def _counters(counters: Counters) -> Iterable[Metric]:
+    """Yield counters since the start of this manager; only the leader increases its counters."""
+    ended = {status: counters.ended[status] for status in TaskStatus if status in TERMINAL}
+    yield _counter("skillq_tasks_ended", "Tasks that have ended, by status.", "status", ended)
+    attempts = {outcome: counters.attempts[outcome] for outcome in Outcome}
     yield _counter("skillq_attempts_ended", "Attempts that have ended.", "outcome", attempts)
     for name, meaning, count in (
-        ("retries", "Attempts that failed or were lost, and are made again.", tally.retries),
+        ("retries", "Attempts that failed or were lost, and are retried.", counters.retries),
         (
             "tasks_sent_again",
-            "Ended tasks that an operator has sent again.",
-            tally.operator_retries,
+            "Ended tasks that an operator has retried.",
+            counters.operator_retries,
         ),
-        ("stale_results", "Results that came late, twice or from elsewhere.", tally.stale),
-        ("parked_messages", "Messages parked because nobody could read them.", tally.unreadable),
+        ("stale_results", "Results that came late, twice or from elsewhere.", counters.stale),
+        (
+            "parked_messages",
+            "Unreadable messages, moved to the dead-letter queue.",
+            counters.unreadable,
+        ),
     ):
         yield CounterMetricFamily(f"skillq_{name}", meaning, count)
 
 
-def _flags(manager: Leadership, *, ready: bool) -> Iterable[Metric]:
+def _manager_flags(manager: Leadership, *, ready: bool) -> Iterable[Metric]:
     for name, meaning, flag in (
-        ("ready", "1 while it leads and hears, or stands by and the broker is connected.", ready),
+        (
+            "ready",
+            "1 while it leads and receives heartbeats, or stands by and the broker is connected.",
+            ready,
+        ),
         ("leader", "1 while this manager decides, 0 while it stands by.", manager.leading),
-        ("blind", "1 while it leads and cannot hear workers; it judges none then.", manager.blind),
+        (
+            "blind",
+            "1 while it leads and cannot receive heartbeats; then it takes no worker for lost.",
+            manager.blind,
+        ),
     ):
         yield GaugeMetricFamily(f"skillq_manager_{name}", meaning, int(flag))
 
@@ -86,7 +103,8 @@ def _gauge(name: str, help: str, label: str, values: Mapping[Any, int]) -> Gauge
     return family
 
 
-def render(summary: Summary, tally: Counters, *, ready: bool, parked: int | None) -> bytes:
+def render(summary: Summary, counters: Counters, *, ready: bool, unreadable: int | None) -> bytes:
+    """Return all metrics in the text format of Prometheus."""
     registry = CollectorRegistry()
-    registry.register(_Snapshot(summary, tally, ready=ready, parked=parked))
+    registry.register(_Snapshot(summary, counters, ready=ready, unreadable=unreadable))
     return generate_latest(registry)

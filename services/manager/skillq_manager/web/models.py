@@ -1,4 +1,4 @@
-"""What the API answers. Times are UTC, ISO 8601."""
+"""The models of the API's answers. Times are UTC, ISO 8601."""
 
 from collections import Counter
 from datetime import UTC, datetime
@@ -14,18 +14,20 @@ Item = TypeVar("Item")
 
 
 class Page(BaseModel, Generic[Item]):
-    """A list answers this; `next_cursor` is null on the last page."""
+    """One page of a list; `next_cursor` is null on the last page."""
 
     items: list[Item]
     next_cursor: str | None
 
 
 class Problem(BaseModel):
+    """The answer to a request that failed: one line of text."""
+
     error: str
 
 
 class Accepted(BaseModel):
-    """A submission was taken in; `known` tasks had been submitted before, the same."""
+    """A submission was accepted. `known` is the number of tasks that were already stored."""
 
     run: str
     accepted: int
@@ -33,6 +35,8 @@ class Accepted(BaseModel):
 
 
 class TaskView(BaseModel):
+    """A task in a list."""
+
     run: str
     id: str
     description: str
@@ -72,7 +76,7 @@ class TaskView(BaseModel):
 
 
 class AttemptView(BaseModel):
-    """`counted` is false for a report that came late or from elsewhere: it changed nothing."""
+    """An attempt. `counted` is false for a stale result, which changed nothing."""
 
     attempt: int
     worker: str
@@ -100,7 +104,7 @@ class AttemptView(BaseModel):
 
 
 class Asks(BaseModel):
-    """What a task asks of a worker now, where that is not what its definition says, and why."""
+    """The present need of a task, if it differs from its definition, and the reason."""
 
     difficulty: int
     requires: list[str]
@@ -118,7 +122,7 @@ class Asks(BaseModel):
 
 
 class TaskPage(TaskView):
-    """A task on its own page. `failures` count against `max_attempts`, `losses` against a limit of their own."""
+    """A task in detail. `max_attempts` limits `failures`; `losses` has its own limit."""
 
     requires: list[str]
     depends_on: list[str]
@@ -133,7 +137,7 @@ class TaskPage(TaskView):
 
     @classmethod
     def of_live(cls, row: TaskRow, reason: str | None, entry: TaskEntry | None) -> Self:
-        """With what the manager's state knows better, where the task has not ended."""
+        """Make the page from the row; `entry` has newer values if the task has not ended."""
         page = cls.from_task(row, reason)
         if entry is not None:
             page.failures, page.losses = entry.failures, entry.losses
@@ -161,7 +165,7 @@ class TaskPage(TaskView):
 
 
 class DeadTask(TaskView):
-    """A task that was given up on, with its attempts."""
+    """A dead-lettered, failed or timed-out task, with its attempts."""
 
     attempts: list[AttemptView]
 
@@ -172,12 +176,14 @@ class DeadTask(TaskView):
 
 
 class WorkerVerdict(BaseModel):
+    """The reason why a worker does or does not get a task."""
+
     worker: str
     verdict: str
 
 
 class Explanation(BaseModel):
-    """Why a task is where it is, in a sentence, and worker by worker."""
+    """The explanation of a task's status: one sentence, and a verdict for each worker."""
 
     run: str
     id: str
@@ -188,27 +194,29 @@ class Explanation(BaseModel):
 
 
 class Cancelled(BaseModel):
-    """So many tasks were called off."""
+    """The number of tasks that were cancelled."""
 
     run: str
     cancelled: int
 
 
 class RefusedTask(BaseModel):
+    """A task that was not retried, with the reason."""
+
     run: str
     id: str
     reason: str
 
 
 class Retried(BaseModel):
-    """So many tasks were sent again; the others not, for these reasons."""
+    """The number of tasks that were retried, and the tasks that were refused."""
 
     retried: int
     refused: list[RefusedTask]
 
 
 class ParkedView(BaseModel):
-    """A message that could not be read; `body` is as much of it as is shown, `size` what it has in bytes."""
+    """An unreadable message, with the beginning of its body; `size` is in bytes."""
 
     message_id: str
     type: str
@@ -222,7 +230,7 @@ class ParkedView(BaseModel):
 
 
 class RunView(BaseModel):
-    """`success_rate` is in percent of the tasks that have ended, null while none has."""
+    """A run. `success_rate` is in percent of the ended tasks, null if no task has ended."""
 
     run: str
     title: str
@@ -249,10 +257,10 @@ class RunView(BaseModel):
 
 
 class WorkerView(BaseModel):
-    """`status` is connected, suspect or draining of a worker that is there, else disconnected or lost.
+    """A worker. A connected worker has the status connected, suspect or draining.
 
-    `running`: in its slots, begun or about to; `waiting`: given ahead, for when a slot is free.
-    `reserve`: it takes easier tasks only when they have waited long. `refused`: types that it has sent back.
+    The status of any other worker is disconnected or lost. `running` is the number of attempts in its slots,
+    `waiting` the number of prefetched attempts. A worker with a `reserve` takes easier tasks only if they have waited long. `refused` lists types that it returned.
     """
 
     name: str
@@ -270,6 +278,7 @@ class WorkerView(BaseModel):
 
     @classmethod
     def of_live(cls, entry: WorkerEntry) -> Self:
+        """Make the view of a connected worker."""
         row = WorkerRow(entry.profile, WorkerEventKind.CONNECTED, "", entry.last_seen)
         view = cls.of_row(row)
         view.running = min(len(entry.attempts), entry.slots)
@@ -280,14 +289,16 @@ class WorkerView(BaseModel):
 
     @classmethod
     def of_departed(cls, row: WorkerRow) -> Self:
+        """Make the view of a worker that is not connected to the leading manager."""
         view = cls.of_row(row)
-        # The row of a worker that this manager has not heard of since it started says `connected`.
+        # The row of a worker that has sent nothing to this manager may still say `connected`.
         if row.status is not WorkerEventKind.DISCONNECTED:
             view.status = WorkerEventKind.LOST
         return view
 
     @classmethod
     def of_row(cls, row: WorkerRow) -> Self:
+        """Make the view from the store alone."""
         profile = row.profile
         return cls(
             name=profile.title,
@@ -306,7 +317,7 @@ class WorkerView(BaseModel):
 
 
 class Slots(BaseModel):
-    """`free` ones can be given a task now; those of suspect and draining workers cannot."""
+    """Numbers of slots. Slots of suspect and draining workers are never `free`."""
 
     total: int
     busy: int
@@ -314,12 +325,18 @@ class Slots(BaseModel):
 
 
 class Runs(BaseModel):
+    """Numbers of runs: `open` runs have tasks that have not ended."""
+
     open: int
     ended: int
 
 
 class Leadership(BaseModel):
-    """Of the manager that answers. `blind`: it cannot hear workers, and judges none; `store` names what it leads on."""
+    """The leadership of the manager that answers.
+
+    While it is `blind`, it leads, cannot receive heartbeats, and takes no worker for lost. `store` is the id of
+    its store.
+    """
 
     leading: bool
     blind: bool
@@ -327,7 +344,7 @@ class Leadership(BaseModel):
 
 
 class Summary(BaseModel):
-    """All runs together; `workers` by status, those that are there."""
+    """A summary of all runs; `workers` is the number of connected workers by status."""
 
     tasks: dict[TaskStatus, int]
     total: int
@@ -342,23 +359,28 @@ LIVE_STATUSES = ("connected", "suspect", "draining")
 
 
 def live_status(entry: WorkerEntry) -> str:
+    """Return the status of a connected worker, one of `LIVE_STATUSES`."""
     if entry.suspect:
         return "suspect"
     return "draining" if entry.draining else "connected"
 
 
 def all_counts(counts: dict[TaskStatus, int]) -> dict[TaskStatus, int]:
-    """With the zeros, in the order of a task's life."""
+    """Return the counts of all statuses, with zeros, in the order of a task's life."""
     return {status: counts.get(status, 0) for status in TaskStatus}
 
 
 def success_rate(counts: dict[TaskStatus, int]) -> float | None:
+    """Return the percentage of ended tasks that succeeded, or None if no task has ended."""
     ended = sum(n for status, n in counts.items() if status.is_terminal)
     return 100.0 * counts[TaskStatus.SUCCEEDED] / ended if ended else None
 
 
 def utc(seconds: float | None) -> datetime | None:
-    """None also for what a worker's broken clock said: it must not cost the whole page."""
+    """Return a time as UTC, or None if it is None or out of range.
+
+    A time out of range comes from a worker with a wrong clock. It must not make the whole page fail.
+    """
     try:
         return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
     except (ValueError, OverflowError, OSError):

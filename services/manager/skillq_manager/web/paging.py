@@ -1,4 +1,4 @@
-"""Lists in pages, so that no listing, however long, holds up the manager's loop."""
+"""Lists in pages, so that a long list does not block the manager's event loop."""
 
 import asyncio
 import json
@@ -11,13 +11,16 @@ from fastapi import HTTPException, Response
 from pydantic import BaseModel, ConfigDict, Field
 
 MAX_PAGE_BYTES = 4 * 1024 * 1024
-_ITEMS_PER_TURN = 25
+_ITEMS_PER_PASS = 25
 
 Row = TypeVar("Row")
 
 
 class PageQuery(BaseModel):
-    """A parameter that we do not know is refused: passed over, it would answer another question."""
+    """The parameters of a list. Unknown parameters are refused, not ignored.
+
+    To ignore a misspelled filter would return other items than the sender meant.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -25,11 +28,11 @@ class PageQuery(BaseModel):
     cursor: str | None = None
 
     @property
-    def after(self) -> str:
-        """What the cursor holds; "" at the beginning.
+    def after_text(self) -> str:
+        """Return the decoded cursor; "" for the first page.
 
         Raises:
-            HTTPException: it is none of ours.
+            HTTPException: 422, no list has returned this cursor.
         """
         try:
             return b64decode((self.cursor or "").encode(), b"-_", validate=True).decode()
@@ -38,7 +41,12 @@ class PageQuery(BaseModel):
 
     @property
     def after_number(self) -> int:
-        after = self.after
+        """Return the decoded cursor as a number; 0 for the first page.
+
+        Raises:
+            HTTPException: 422, no list has returned this cursor.
+        """
+        after = self.after_text
         if not after:
             return 0
         if not (after.isascii() and after.isdigit() and len(after) < 19):  # noqa: PLR2004 - 64 bits
@@ -46,29 +54,29 @@ class PageQuery(BaseModel):
         return int(after)
 
 
-def _opaque(after: str) -> str:
+def _encode_cursor(after: str) -> str:
     return urlsafe_b64encode(after.encode()).decode()
 
 
-async def page(
+async def page_response(
     rows: Sequence[Row],
     limit: int,
-    view: Callable[[Row], BaseModel],
+    make_view: Callable[[Row], BaseModel],
     cursor: Callable[[Row], str],
 ) -> Response:
-    """`rows` is one more than `limit` where there are more.
+    """Return the first `limit` rows as a page; a further row means that more follow.
 
-    A page ends early where its items are large, and lets others go on while it is made.
+    A page with large items ends early. Other tasks of the event loop run while a page is made.
     """
     items: list[str] = []
     size = 0
     for row in rows[:limit]:
         if size > MAX_PAGE_BYTES:
             break
-        items.append(view(row).model_dump_json())
+        items.append(make_view(row).model_dump_json())
         size += len(items[-1])
-        if len(items) % _ITEMS_PER_TURN == 0:
+        if len(items) % _ITEMS_PER_PASS == 0:
             await asyncio.sleep(0)
-    following = _opaque(cursor(rows[len(items) - 1])) if len(items) < len(rows) else None
-    body = f'{{"items":[{",".join(items)}],"next_cursor":{json.dumps(following)}}}'
+    next_cursor = _encode_cursor(cursor(rows[len(items) - 1])) if len(items) < len(rows) else None
+    body = f'{{"items":[{",".join(items)}],"next_cursor":{json.dumps(next_cursor)}}}'
     return Response(body, media_type="application/json")

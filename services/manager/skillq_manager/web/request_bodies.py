@@ -1,4 +1,4 @@
-"""What asks the manager to decide: a body that is read strictly, and an answer within bounds."""
+"""Strict reading of request bodies, and bounded waiting for the manager's answer."""
 
 import asyncio
 import json
@@ -20,16 +20,19 @@ FormT = TypeVar("FormT", bound="Form")
 
 
 class Form(BaseModel):
-    """A body that asks for something. A field that we do not know is refused: passed over, it would ask for more."""
+    """The base of request bodies. Unknown fields are refused, not ignored.
+
+    To ignore a misspelled field could make a request apply to more tasks than its sender meant.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
 
-async def decided(answer: Awaitable[Answer]) -> Answer:
-    """What the manager, or the broker, answers.
+async def wait_for_answer(answer: Awaitable[Answer]) -> Answer:
+    """Wait for the answer of the manager or the broker, at most `timings.DECIDE_SECONDS`.
 
     Raises:
-        HTTPException: 503; it does not lead, leaves, or takes too long.
+        HTTPException: 503; the manager does not lead or stops, or there is no answer in time.
     """
     try:
         async with asyncio.timeout(timings.DECISION_SECONDS):
@@ -47,22 +50,31 @@ async def decided(answer: Awaitable[Answer]) -> Answer:
 
 
 async def read_form(request: Request, form: type[FormT]) -> FormT:
-    """The body; an empty one asks for nothing in particular."""
+    """Read the body of a request as a form; an empty body is a form with default values.
+
+    Raises:
+        HTTPException: 413, 415 or 422; the body is too large, is not JSON, or does not fit the form.
+    """
     body = await read_body(request)
     data = read_json(body) if body.strip() else {}
     try:
         return form.model_validate(data)
     except ValidationError as error:
-        raise HTTPException(422, _complaint(error)) from error
+        raise HTTPException(422, _explain_invalid_form(error)) from error
 
 
 async def read_body(request: Request) -> bytes:
-    # A web page could send any other type to a manager on its reader's machine without being asked.
+    """Read the body of a JSON request.
+
+    Raises:
+        HTTPException: 413 or 415; the body is too large, or has another media type.
+    """
+    # Browsers let any web page send other media types to this machine without a CORS check.
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise HTTPException(415, "send JSON, with Content-Type: application/json")
-    announced = request.headers.get("content-length", "0")
-    _check_size(int(announced) if announced.isdigit() else 0)
+    declared_size = request.headers.get("content-length", "0")
+    _check_size(int(declared_size) if declared_size.isdigit() else 0)
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
@@ -71,8 +83,13 @@ async def read_body(request: Request) -> bytes:
 
 
 def read_json(body: bytes) -> Any:
+    """Parse JSON strictly.
+
+    Raises:
+        HTTPException: 422, the body is not JSON, or repeats a name in an object.
+    """
     try:
-        from_json(body, allow_inf_nan=False)  # stricter than json, but for a name that stands twice
+        from_json(body, allow_inf_nan=False)  # stricter than `json`, except for repeated names
         return json.loads(body, object_pairs_hook=reject_duplicate_names)
     except ValueError as error:
         raise HTTPException(422, f"the body is not JSON: {one_line(str(error))}") from error
@@ -85,11 +102,11 @@ def _check_size(size: int) -> None:
         )
 
 
-def _complaint(error: ValidationError) -> str:
-    first = error.errors(include_url=False)[0]
-    name = ".".join(map(str, first["loc"]))
-    if first["type"] == "extra_forbidden":
+def _explain_invalid_form(error: ValidationError) -> str:
+    problem = error.errors(include_url=False)[0]
+    name = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
         return f"unknown field {name!r}"
-    if first["type"] == "missing":
+    if problem["type"] == "missing":
         return f"{name} is missing"
-    return one_line(": ".join(filter(None, (name, with_value(first, first["input"])))))
+    return one_line(": ".join(filter(None, (name, with_value(problem, problem["input"])))))

@@ -18,21 +18,24 @@ log = structlog.get_logger()
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals to the process, and leaves when it is told to."""
+    """A server that leaves signals to the process, and that reports when it has started."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
-        self.up = asyncio.Event()
+        self.started_event = asyncio.Event()
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
+        """Capture no signals. Overrides `uvicorn.Server`."""
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Start, then set `started_event`. Overrides `uvicorn.Server`."""
         await super().startup(sockets)
-        self.up.set()
+        self.started_event.set()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Stop, and end the connections that are still open. Overrides `uvicorn.Server`."""
         await super().shutdown(sockets)
         for connection in list(self.server_state.connections):
             transport = getattr(connection, "transport", None)
@@ -43,24 +46,24 @@ class _Server(uvicorn.Server):
 
 @asynccontextmanager
 async def serve(app: FastAPI, host: str, port: int) -> AsyncIterator[tuple[str, int]]:
-    """Serve while the context is open; gives the address, with the port that 0 has chosen.
+    """Serve while the context is open; yield host and port (for port 0 a free one).
 
     Raises:
-        UsageError: that address cannot be had.
+        UsageError: The address is not of this machine, or is not free.
     """
-    listener = await _listen(host, port)
+    listener = await _open_listener(host, port)
     bound = listener.getsockname()[:2]
     server = _Server(_config(app))
-    serving = asyncio.create_task(server.serve([listener]), name="http")
-    up = asyncio.create_task(server.up.wait())
+    serve_task = asyncio.create_task(server.serve([listener]), name="http")
+    start_waiter = asyncio.create_task(server.started_event.wait())
     try:
-        await asyncio.wait([serving, up], return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait([serve_task, start_waiter], return_when=asyncio.FIRST_COMPLETED)
         log.info(Log.HTTP_SERVING, host=bound[0], port=bound[1])
         yield bound
     finally:
-        up.cancel()
+        start_waiter.cancel()
         server.should_exit = True
-        await serving
+        await serve_task
         listener.close()
 
 
@@ -76,25 +79,25 @@ def _config(app: FastAPI) -> uvicorn.Config:
         server_header=False,
         proxy_headers=False,
     )
-    # Handed to asyncio as it is, which takes fractions.
+    # Uvicorn passes the value to asyncio, which accepts fractions of a second.
     config.timeout_graceful_shutdown = timings.HTTP_END_SECONDS  # type: ignore[assignment]
     return config
 
 
-async def _listen(host: str, port: int) -> socket.socket:
+async def _open_listener(host: str, port: int) -> socket.socket:
     try:
         found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise UsageError(f"--http-host: {host!r} is no address of this machine") from error
-    # `localhost` is both ::1 and 127.0.0.1; the latter is what people write.
-    family, _, _, _, address = min(found, key=lambda one: one[0] is not socket.AF_INET)
+    # `localhost` is both ::1 and 127.0.0.1; people expect 127.0.0.1.
+    family, _, _, _, address = min(found, key=lambda candidate: candidate[0] is not socket.AF_INET)
     try:
         return socket.create_server(address[:2], family=family, backlog=2048)
     except OSError as error:
-        raise UsageError(_complaint(host, port, error)) from error
+        raise UsageError(_explain_bind_error(host, port, error)) from error
 
 
-def _complaint(host: str, port: int, error: OSError) -> str:
+def _explain_bind_error(host: str, port: int, error: OSError) -> str:
     match error.errno:
         case errno.EADDRINUSE:
             return f"--http-port: {port} on {host} is in use; choose another, or 0 for any"

@@ -1,4 +1,7 @@
-"""Messages that nobody could read, in `skillq.dead-letters`: looked at, sent again, thrown away."""
+"""Unreadable messages in `skillq.dead-letters`: list, publish again, delete.
+
+See docs/adr/0007-workers-move-unreadable-messages.md.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -22,16 +25,16 @@ from skillq.transport.dead_letters import (
 )
 from skillq_manager.web.models import ParkedView, utc
 
-_MAX_BODY = 2000  # characters shown
-_EXCHANGES = {SUBMISSIONS, REPORTS, COMMANDS}  # a header must not say where else we publish
+_MAX_BODY = 2000  # characters of a body that are shown
+_EXCHANGES = {SUBMISSIONS, REPORTS, COMMANDS}  # a message's header must not choose another exchange
 
 
-class WholeTransport(Transport, Browsable, Protocol):
-    """Publishes, and looks into queues."""
+class BrowsableTransport(Transport, Browsable, Protocol):
+    """A transport that publishes messages and browses queues."""
 
 
 class Origin(NamedTuple):
-    """Where a parked message came from, and why it did not get there."""
+    """The origin of an unreadable message, and the reason why it was moved."""
 
     reason: str
     queue: str
@@ -41,28 +44,31 @@ class Origin(NamedTuple):
 
 
 class UnreadableMessages:
-    """One look at a time: what one is looking at, another does not see."""
+    """The messages in the dead-letter queue.
 
-    def __init__(self, transport: WholeTransport) -> None:
+    Only one browser is open at a time, because a message that one browser has is invisible to others.
+    """
+
+    def __init__(self, transport: BrowsableTransport) -> None:
         self._transport = transport
-        self._looking = asyncio.Lock()
+        self._browse_lock = asyncio.Lock()
 
     async def first_messages(self, after: int, limit: int) -> list[ParkedView]:
-        """In the order in which they were parked, from after so many on, `limit` at most."""
-        found: list[ParkedView] = []
+        """Return `limit` messages in order of the queue, after the first `after` messages."""
+        views: list[ParkedView] = []
         try:
             async with self._browse() as browser:
-                while len(found) < limit and (letter := await browser.next_message()) is not None:
+                while len(views) < limit and (message := await browser.next_message()) is not None:
                     if after:
                         after -= 1
                     else:
-                        found.append(_view(letter))
+                        views.append(_view(message))
         except QueueNotFound:
-            return []  # no manager has ever led on this broker
-        return found
+            return []  # no manager has led on this broker yet
+        return views
 
     async def count(self) -> int | None:
-        """None where the broker does not say."""
+        """Return the number of messages, or None if the broker does not return it."""
         try:
             return await self._transport.message_count(DEAD_LETTERS)
         except QueueNotFound:
@@ -71,49 +77,56 @@ class UnreadableMessages:
             return None
 
     async def publish_again(self, message_id: str) -> ParkedView:
-        """Publish it to where it was sent first; only then is it gone from here.
+        """Publish a message again with its first exchange and key; then remove and return it.
 
         Raises:
-            HTTPException: 404, there is none; 409, it does not say where it came from, or nobody takes it there.
+            HTTPException: 404, the message does not exist; 409, its origin is unknown, or no queue takes it.
         """
         async with self._browse() as browser:
-            letter = await _find(browser, message_id)
-            origin = _origin(letter)
+            message = await _find_message(browser, message_id)
+            origin = _origin(message)
             if origin.exchange not in _EXCHANGES or not origin.key:
                 raise HTTPException(
                     409, f"message {message_id} does not say where it came from; delete it"
                 )
             try:
-                await self._transport.publish(origin.exchange, origin.key, _as_it_was(letter))
+                await self._transport.publish(
+                    origin.exchange, origin.key, _original_message(message)
+                )
             except UnroutableMessage as error:
                 raise HTTPException(409, one_line(f"message {message_id}: {error}")) from error
-            await browser.remove(letter)
-        return _view(letter)
+            await browser.remove(message)
+        return _view(message)
 
     async def delete_message(self, message_id: str) -> ParkedView:
+        """Remove a message for good; return it.
+
+        Raises:
+            HTTPException: 404, the message does not exist.
+        """
         async with self._browse() as browser:
-            letter = await _find(browser, message_id)
-            await browser.remove(letter)
-        return _view(letter)
+            message = await _find_message(browser, message_id)
+            await browser.remove(message)
+        return _view(message)
 
     @asynccontextmanager
     async def _browse(self) -> AsyncIterator[Browser]:
-        async with self._looking, self._transport.browse(DEAD_LETTERS) as browser:
+        async with self._browse_lock, self._transport.browse(DEAD_LETTERS) as browser:
             yield browser
 
 
-async def _find(browser: Browser, message_id: str) -> Delivery:
-    while (letter := await browser.next_message()) is not None:
-        if letter.message_id == message_id:
-            return letter
-    raise HTTPException(404, one_line(f"there is no parked message {message_id!r}"))
+async def _find_message(browser: Browser, message_id: str) -> Delivery:
+    while (message := await browser.next_message()) is not None:
+        if message.message_id == message_id:
+            return message
+    raise HTTPException(404, one_line(f"there is no unreadable message {message_id!r}"))
 
 
-def _origin(letter: Delivery) -> Origin:
-    """As `park` says it, or, where a broker has moved it, as the broker does."""
-    headers = letter.headers
+def _origin(message: Delivery) -> Origin:
+    """Return the origin from our headers, or from the broker's if it moved the message."""
+    headers = message.headers
     if REASON_HEADER not in headers:
-        return _as_the_broker_says(headers)
+        return _origin_from_broker(headers)
     at = headers.get(TIME_HEADER)
     return Origin(
         reason=str(headers[REASON_HEADER]),
@@ -124,9 +137,9 @@ def _origin(letter: Delivery) -> Origin:
     )
 
 
-def _as_the_broker_says(headers: Mapping[str, object]) -> Origin:
-    deaths = headers.get("x-death")
-    last: Mapping[str, Any] = deaths[0] if isinstance(deaths, list) and deaths else {}
+def _origin_from_broker(headers: Mapping[str, object]) -> Origin:
+    x_death = headers.get("x-death")
+    last: Mapping[str, Any] = x_death[0] if isinstance(x_death, list) and x_death else {}
     at = last.get("time")
     reason = last.get("reason") or headers.get("x-first-death-reason")
     return Origin(
@@ -138,27 +151,27 @@ def _as_the_broker_says(headers: Mapping[str, object]) -> Origin:
     )
 
 
-def _as_it_was(letter: Delivery) -> Outgoing:
-    """Without what was said about it on the way."""
+def _original_message(message: Delivery) -> Outgoing:
+    """Return the message without the headers that skillq or the broker added."""
     headers = {
         name: value
-        for name, value in letter.headers.items()
+        for name, value in message.headers.items()
         if isinstance(value, str | int) and not name.startswith("x-")
     }
-    return Outgoing(letter.body, letter.type, headers, letter.message_id)
+    return Outgoing(message.body, message.type, headers, message.message_id)
 
 
-def _view(letter: Delivery) -> ParkedView:
-    origin = _origin(letter)
-    text = letter.body[: 4 * _MAX_BODY].decode(errors="replace")
+def _view(message: Delivery) -> ParkedView:
+    origin = _origin(message)
+    text = message.body[: 4 * _MAX_BODY].decode(errors="replace")
     return ParkedView(
-        message_id=letter.message_id,
-        type=letter.type,
+        message_id=message.message_id,
+        type=message.type,
         reason=origin.reason,
         queue=origin.queue,
         exchange=origin.exchange,
         routing_key=origin.key,
         parked_at=origin.at,
-        size=len(letter.body),
+        size=len(message.body),
         body=shorten(text, _MAX_BODY),
     )

@@ -1,4 +1,4 @@
-"""What the manager knows, as the API shows it: the store's rows, and the state where it is fresher."""
+"""The API's views: rows of the store, completed from the newer state of the leader."""
 
 from collections import Counter
 from dataclasses import replace
@@ -6,7 +6,7 @@ from dataclasses import replace
 from skillq.messages import TaskStatus, slug
 from skillq_manager.core.model import Need, TaskEntry
 from skillq_manager.manager import Manager
-from skillq_manager.store.base import Filter, RunRow, TaskRow
+from skillq_manager.store.base import RunRow, TaskFilter, TaskRow
 from skillq_manager.web.models import (
     LIVE_STATUSES,
     DeadTask,
@@ -24,48 +24,51 @@ from skillq_manager.web.models import (
 )
 
 
-def name_of(written: str) -> str | None:
-    """The name on the wire, or None: nothing can be called that."""
+def wire_name(name_or_title: str) -> str | None:
+    """Return the name on the wire for a name or title, or None if it is invalid."""
     try:
-        return slug(written)
+        return slug(name_or_title)
     except ValueError:
         return None
 
 
-async def find_run(manager: Manager, written: str) -> RunRow | None:
-    name = name_of(written)
+async def find_run(manager: Manager, name_or_title: str) -> RunRow | None:
+    """Return the run with this name or title, or None if it does not exist."""
+    name = wire_name(name_or_title)
     return None if name is None else await manager.store.run(name)
 
 
-async def find_worker(manager: Manager, written: str) -> str | None:
-    """A worker's title by its name or title."""
-    name = name_of(written)
+async def find_worker(manager: Manager, name_or_title: str) -> str | None:
+    """Return the title of the worker with this name or title, or None if it never connected."""
+    name = wire_name(name_or_title)
     rows = await manager.store.workers()
     return next((row.profile.title for row in rows if row.profile.name == name), None)
 
 
-def why(manager: Manager, row: TaskRow) -> str | None:
-    """Why a task is where it is."""
+def current_reason(manager: Manager, row: TaskRow) -> str | None:
+    """Return the reason of a task's status."""
     if row.status.is_terminal:
         return row.reason
     if manager.is_leading:
-        on_shelf = (
+        backlog_reason = (
             manager.state.reason_in_backlog(Need.from_task(row.task))
-            if _may_be_shelved(row)
+            if _may_be_in_backlog(row)
             else None
         )
-        return manager.reason((row.run, row.task.id)) or on_shelf or row.reason
-    return row.reason or _STANDS_BY
+        return manager.reason((row.run, row.task.id)) or backlog_reason or row.reason
+    return row.reason or _ON_STANDBY
 
 
 def task_page(manager: Manager, row: TaskRow) -> TaskPage:
-    return TaskPage.of_live(row, why(manager, row), _entry(manager, row))
+    """Return a task with all its details."""
+    return TaskPage.of_live(row, current_reason(manager, row), _live_entry(manager, row))
 
 
 def explanation(manager: Manager, row: TaskRow) -> Explanation:
+    """Explain a task's status; only a leading manager can say it for each worker."""
     page = task_page(manager, row)
-    leads = manager.is_leading and not row.status.is_terminal
-    verdicts = _verdicts(manager, row) if leads else []
+    explainable = manager.is_leading and not row.status.is_terminal
+    verdicts = _verdicts(manager, row) if explainable else []
     return Explanation(
         run=page.run,
         id=page.id,
@@ -77,57 +80,65 @@ def explanation(manager: Manager, row: TaskRow) -> Explanation:
 
 
 def _verdicts(manager: Manager, row: TaskRow) -> list[tuple[str, str]]:
-    if _entry(manager, row) is None and _may_be_shelved(row):
+    if _live_entry(manager, row) is None and _may_be_in_backlog(row):
         return manager.state.verdicts_in_backlog(Need.from_task(row.task))
     return manager.state.verdicts((row.run, row.task.id))
 
 
-def _may_be_shelved(row: TaskRow) -> bool:
+def _may_be_in_backlog(row: TaskRow) -> bool:
     return row.status is TaskStatus.READY and not row.attempt
 
 
-def _entry(manager: Manager, row: TaskRow) -> TaskEntry | None:
-    """The task in the state, which knows it only while it leads and the task has not ended."""
+def _live_entry(manager: Manager, row: TaskRow) -> TaskEntry | None:
+    """Return the leader's entry of the task, or None if the task is not in its memory."""
     key = (row.run, row.task.id)
     return manager.state.tasks.live.get(key) if manager.is_leading else None
 
 
-_STANDS_BY = "this manager stands by; the one that leads knows why"
+_ON_STANDBY = "this manager stands by; the one that leads knows why"
 _GIVEN_UP = (TaskStatus.DEAD_LETTERED, TaskStatus.FAILED, TaskStatus.TIMED_OUT)
 
 
-async def dead(manager: Manager, which: Filter, *, whole: bool) -> list[tuple[int, DeadTask]]:
-    """Tasks that were given up on, and (`whole`) those that failed or timed out, with their place in the order."""
+async def dead_tasks(
+    manager: Manager, task_filter: TaskFilter, *, include_failed: bool
+) -> list[tuple[int, DeadTask]]:
+    """Return dead-lettered tasks with their `seq`, in order of submission.
+
+    With `include_failed` the result also has tasks that failed or timed out.
+    """
     rows: list[TaskRow] = []
-    for status in _GIVEN_UP if whole else _GIVEN_UP[:1]:
-        rows += await manager.store.tasks(replace(which, status=status))
+    for status in _GIVEN_UP if include_failed else _GIVEN_UP[:1]:
+        rows += await manager.store.tasks(replace(task_filter, status=status))
     found: list[tuple[int, DeadTask]] = []
-    for row in sorted(rows, key=lambda row: row.seq)[: which.limit]:
+    for row in sorted(rows, key=lambda row: row.seq)[: task_filter.limit]:
         full = await manager.store.task((row.run, row.task.id)) or row
         found.append((row.seq, DeadTask.from_task(full, full.reason)))
     return found
 
 
 async def workers(manager: Manager, after: str, limit: int) -> list[tuple[str, WorkerView]]:
-    """Workers ever seen, in order of their names; one that is there as it is now."""
-    departed = {row.profile.name: row for row in await manager.store.workers()}
+    """Return name and view of all workers with names after `after`, in order."""
+    stored = {row.profile.name: row for row in await manager.store.workers()}
     live = manager.state.workers.workers if manager.is_leading else {}
     of_row = WorkerView.of_departed if manager.is_leading else WorkerView.of_row
-    names = sorted(name for name in departed.keys() | live.keys() if name > after)
+    names = sorted(name for name in stored.keys() | live.keys() if name > after)
     return [
         (
             name,
-            WorkerView.of_live(live[name]) if name in live else of_row(departed[name]),
+            WorkerView.of_live(live[name]) if name in live else of_row(stored[name]),
         )
         for name in names[:limit]
     ]
 
 
 async def summary(manager: Manager) -> Summary:
+    """Return a summary of all runs, workers and the manager."""
     runs = await manager.store.runs()
     counts = all_counts(sum((Counter(run.counts) for run in runs), Counter()))
     unfinished = sum(run.finished_at is None for run in runs)
-    statuses, slots = _fleet(manager) if manager.is_leading else await _fleet_of_another(manager)
+    statuses, slots = (
+        _worker_counts(manager) if manager.is_leading else await _worker_counts_from_store(manager)
+    )
     return Summary(
         tasks=counts,
         total=sum(counts.values()),
@@ -141,7 +152,7 @@ async def summary(manager: Manager) -> Summary:
     )
 
 
-def _fleet(manager: Manager) -> tuple[Counter[str], Slots]:
+def _worker_counts(manager: Manager) -> tuple[Counter[str], Slots]:
     live = manager.state.workers.workers.values()
     return Counter(map(live_status, live)), Slots(
         total=sum(worker.slots for worker in live),
@@ -150,8 +161,8 @@ def _fleet(manager: Manager) -> tuple[Counter[str], Slots]:
     )
 
 
-async def _fleet_of_another(manager: Manager) -> tuple[Counter[str], Slots]:
-    """As the manager that leads has written it down: what workers hold just now only that one knows."""
-    there = [row for row in await manager.store.workers() if row.status in LIVE_STATUSES]
-    total = sum(row.profile.slots for row in there)
-    return Counter(str(row.status) for row in there), Slots(total=total, busy=0, free=0)
+async def _worker_counts_from_store(manager: Manager) -> tuple[Counter[str], Slots]:
+    """Return worker counts from the store; only the leader knows how many slots are busy."""
+    live = [row for row in await manager.store.workers() if row.status in LIVE_STATUSES]
+    total = sum(row.profile.slots for row in live)
+    return Counter(str(row.status) for row in live), Slots(total=total, busy=0, free=0)

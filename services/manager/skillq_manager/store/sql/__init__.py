@@ -1,1 +1,4 @@
-"""The store on SQLite and PostgreSQL."""
+"""The store on SQLite and PostgreSQL.
+
+See docs/adr/0008-one-sql-layer-for-both-databases.md.
+"""

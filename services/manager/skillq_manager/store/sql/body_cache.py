@@ -1,34 +1,34 @@
-"""Definitions of tasks that came in lately: most are sent soon, and need not be read again for that."""
+"""Cache of new task definitions: most tasks are assigned soon after they were written."""
 
 from collections.abc import Iterable
 
 from skillq.messages import Task
 from skillq_manager.core.model import TaskKey
 
-ROOM = 8 * 2**20  # bytes, about
-_OVERHEAD = 1000  # bytes of a task without its texts
-_TIMES = 8
+CACHE_BYTES = 8 * 2**20
+_BYTES_PER_TASK = 1000  # estimate of a task without description and payload
+_MEMORY_FACTOR = 8  # the decoded texts take several times their size as JSON
 
 
 class BodyCache:
-    """Full, it takes no more until some are taken out: what came first is wanted first."""
+    """A cache of limited size. A full cache ignores new tasks: older tasks are assigned first."""
 
-    def __init__(self, room: int = ROOM) -> None:
-        self._room = room
+    def __init__(self, capacity: int = CACHE_BYTES) -> None:
+        self._free_bytes = capacity
         self._tasks: dict[TaskKey, tuple[Task, int]] = {}
 
-    def add_bodies(self, key: TaskKey, task: Task, texts: int) -> None:
-        """`texts` is how many bytes its texts have; read, they take several times as much."""
-        size = _OVERHEAD + _TIMES * texts
-        if size <= self._room:
-            self._room -= size
+    def add_bodies(self, key: TaskKey, task: Task, text_bytes: int) -> None:
+        """Add a task, if the cache has room. `text_bytes` is the size of description and payload."""
+        size = _BYTES_PER_TASK + _MEMORY_FACTOR * text_bytes
+        if size <= self._free_bytes:
+            self._free_bytes -= size
             self._tasks[key] = task, size
 
     def pop_bodies(self, keys: Iterable[TaskKey]) -> dict[TaskKey, Task]:
-        """Those of these that there are; they are forgotten here."""
+        """Remove the given tasks from the cache; return the tasks that the cache had."""
         found = {}
         for key in keys:
-            if (there := self._tasks.pop(key, None)) is not None:
-                found[key], size = there
-                self._room += size
+            if (entry := self._tasks.pop(key, None)) is not None:
+                found[key], size = entry
+                self._free_bytes += size
         return found

@@ -1,4 +1,7 @@
-"""What the store needs of a database: one connection of its own, and others for those who look."""
+"""The port to a database: one connection writes, other connections read for the views.
+
+See docs/adr/0008-one-sql-layer-for-both-databases.md.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,53 +17,80 @@ Work = Callable[[Connection], T]
 
 
 class Database(Protocol):
+    """A database. `work` is a function that gets a connection and returns a result."""
+
     async def open(self) -> None:
         """Connect, and bring the tables up to date.
 
         Raises:
-            UsageError: the address is wrong, it is not ours, in use, or of a newer release.
-            Unreachable: it is not there, or does not let us in.
+            UsageError: The URL is wrong, or the database is of another program, in use by another manager,
+                or of a newer release.
+            Unreachable: The server does not answer, or refuses the user.
         """
         ...
 
-    async def close(self) -> None: ...
+    async def close(self) -> None:
+        """Close all connections; a leader releases its lease first."""
+        ...
 
     async def write(self, work: Work[T]) -> T:
-        """In one transaction, as the leader.
+        """Execute work in one transaction, as the leader.
 
         Raises:
-            LeadershipLost, StoreConflict, StoreFailed.
+            LeadershipLost: This manager does not lead; nothing was written.
+            StoreConflict: A precondition or a unique key is violated; nothing was written.
+            StoreFailed: The database failed; the write may have happened or not.
         """
         ...
 
     async def read(self, work: Work[T], *, brief: bool = False) -> T:
-        """What was written is seen, and no view is in the way. `brief`: to hand it over would take as long."""
+        """Execute work that reads all earlier writes, and that does not wait for views.
+
+        `brief` work is so short that SQLite executes it on the thread of the event loop.
+
+        Raises:
+            StoreFailed: The database failed.
+        """
         ...
 
-    async def look(self, work: Work[T]) -> T:
-        """All in one moment's state, beside what is written."""
+    async def read_snapshot(self, work: Work[T]) -> T:
+        """Execute work that reads one consistent state, while other connections write.
+
+        Raises:
+            StoreFailed: The database failed.
+        """
         ...
 
     @property
     def epoch(self) -> int:
-        """See `store.base.Leadership`."""
+        """Return the number of this leadership. See `skillq_manager.store.base.LeaderLease`."""
         ...
 
-    async def acquire(self) -> bool: ...
+    async def acquire(self) -> bool:
+        """Become or stay the leader. See `skillq_manager.store.base.LeaderLease`."""
+        ...
 
-    async def release(self) -> None: ...
+    async def release(self) -> None:
+        """End the leadership. See `skillq_manager.store.base.LeaderLease`."""
+        ...
 
 
 @contextmanager
-def translated(place: str) -> Iterator[None]:
-    """Driver errors as ours."""
+def translate_database_errors(location: str) -> Iterator[None]:
+    """Translate driver errors in this context; `location` names the database in the message.
+
+    Raises:
+        StoreConflict: A unique key is violated.
+        StoreFailed: The database failed.
+    """
     try:
         yield
     except IntegrityError as error:
-        raise StoreConflict(f"{place}: {first_line(error.orig)}") from error
+        raise StoreConflict(f"{location}: {first_line(error.orig)}") from error
     except DBAPIError as error:
-        raise StoreFailed(f"the store {place} failed: {first_line(error.orig)}") from error
+        raise StoreFailed(f"the store {location} failed: {first_line(error.orig)}") from error
 
 
 def first_line(error: BaseException | None) -> str:
+    """Return the first line of the error's text, or the name of its class if it has no text."""
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,4 +1,4 @@
-"""Bring the tables up to date. Whoever calls holds a lock, in a transaction: all of it, or nothing."""
+"""Migration of the tables to this release. The caller holds a lock and a transaction."""
 
 from uuid import uuid4
 
@@ -11,7 +11,7 @@ VERSION_TABLE = "skillq_version"
 
 
 def version(connection: Connection) -> str | None:
-    """The migration the tables are at; None where there are none."""
+    """Return the migration of the tables, or None if the database has no tables of skillq."""
     if not inspect(connection).has_table(VERSION_TABLE):
         return None
     found: str = connection.execute(
@@ -20,16 +20,16 @@ def version(connection: Connection) -> str | None:
     return found
 
 
-def up(connection: Connection, place: str) -> None:
-    """Make the tables, or bring them up to this release; a new database gets its name.
+def up(connection: Connection, location: str) -> None:
+    """Create the tables, or bring them up to this release; a new database gets its store id.
 
     Raises:
-        UsageError: they are of a newer release.
+        UsageError: The tables are of a newer release.
     """
-    there = version(connection)
-    if there == HEAD:
+    current = version(connection)
+    if current == HEAD:
         return
-    # Slow to import, and seldom needed.
+    # Alembic is slow to import and seldom needed.
     from alembic import command  # noqa: PLC0415
     from alembic.config import Config  # noqa: PLC0415
     from alembic.script import ScriptDirectory  # noqa: PLC0415
@@ -38,12 +38,12 @@ def up(connection: Connection, place: str) -> None:
     config.set_main_option("script_location", "skillq_manager.store.sql:migrations")
     config.set_main_option("path_separator", "os")
     config.attributes["connection"] = connection
-    ours = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
-    if there is not None and there not in ours:
+    revisions = {script.revision for script in ScriptDirectory.from_config(config).walk_revisions()}
+    if current is not None and current not in revisions:
         raise UsageError(
-            f"{place} was written by a newer release (its tables are {there}, this one knows {HEAD}); "
+            f"{location} was written by a newer release (its tables are {current}, this one knows {HEAD}); "
             "upgrade this manager"
         )
     command.upgrade(config, "head")
-    if there is None:
+    if current is None:
         connection.execute(insert(meta).values(key="id", value=uuid4().hex[:8]))

@@ -1,7 +1,9 @@
-"""SQLite: a thread that writes, and some that read beside it.
+"""SQLite: one thread writes, and other threads read for the views.
 
-A unit of work goes to its thread as a whole: one change of threads per transaction, not one per statement. A brief
-question is asked on the loop's own thread: to change threads twice takes longer.
+A thread executes a unit of work as a whole: the threads change once per transaction, not once per statement.
+Brief work is executed on the thread of the event loop, because two changes of threads take longer.
+
+See docs/adr/0008-one-sql-layer-for-both-databases.md.
 """
 
 import asyncio
@@ -21,15 +23,15 @@ from sqlalchemy.pool import QueuePool
 from skillq import timings
 from skillq.errors import UsageError
 from skillq_manager.store.sql import migrate
-from skillq_manager.store.sql.database import T, Work, first_line, translated
+from skillq_manager.store.sql.database import T, Work, first_line, translate_database_errors
 
 PREFIX = "sqlite:///"
-READERS = 3
+READ_THREADS = 3
 
-_OLDEST = (3, 33)  # that knows UPDATE … FROM
+_OLDEST_SQLITE = (3, 33)  # the first release with UPDATE … FROM
 _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
-    "PRAGMA synchronous = FULL",  # what was committed outlives a power cut, too
+    "PRAGMA synchronous = FULL",  # a commit survives a power cut
     "PRAGMA foreign_keys = ON",
     "PRAGMA temp_store = MEMORY",
     "PRAGMA cache_size = -65536",  # KiB
@@ -37,6 +39,12 @@ _PRAGMAS = (
 
 
 class Sqlite:
+    """Implements `skillq_manager.store.sql.database.Database` on one SQLite file.
+
+    Raises:
+        UsageError: The URL names no file, or has options.
+    """
+
     def __init__(self, url: str) -> None:
         name = unquote(url.removeprefix(PREFIX))
         if not url.startswith(PREFIX) or not name or "?" in url:
@@ -45,105 +53,108 @@ class Sqlite:
             )
         self._file = Path(name).resolve()
         self._lock = _FileLock(self._file)
-        self._writer = ThreadPoolExecutor(1, thread_name_prefix="store")
-        self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="view")
-        self._writing = _engine(self._file, 1)
-        self._reading = _engine(self._file, READERS + 1)
-        event.listen(self._writing, "connect", _prepare)
-        event.listen(self._reading, "connect", _prepare_reader)
-        self._connection: Connection | None = None
-        self._beside: Connection | None = None  # for the loop's thread
+        self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="store")
+        self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="view")
+        self._write_engine = _engine(self._file, 1)
+        self._read_engine = _engine(self._file, READ_THREADS + 1)
+        event.listen(self._write_engine, "connect", _prepare)
+        event.listen(self._read_engine, "connect", _prepare_reader)
+        self._write_connection: Connection | None = None
+        self._loop_connection: Connection | None = None  # used on the thread of the event loop
 
     async def open(self) -> None:
         self._lock.acquire()
         try:
-            await self._on(self._writer, self._open)
+            await self._run_in(self._write_thread, self._open)
         except BaseException:
             await self.close()
             raise
 
     def _open(self) -> None:
-        if sqlite3.sqlite_version_info < _OLDEST:
+        if sqlite3.sqlite_version_info < _OLDEST_SQLITE:
             raise UsageError(
                 f"the SQLite of this Python is {sqlite3.sqlite_version}, and skillq needs "
-                f"{'.'.join(map(str, _OLDEST))} or newer; use another Python, or PostgreSQL"
+                f"{'.'.join(map(str, _OLDEST_SQLITE))} or newer; use another Python, or PostgreSQL"
             )
         try:
-            self._connection = self._writing.connect()
-            _check_ours(self._connection, self._file)
-            with _transaction(self._connection):
-                migrate.up(self._connection, str(self._file))
+            self._write_connection = self._write_engine.connect()
+            _refuse_foreign_database(self._write_connection, self._file)
+            with _transaction(self._write_connection):
+                migrate.up(self._write_connection, str(self._file))
         except OperationalError as error:
             raise UsageError(f"cannot use {self._file}: {first_line(error.orig)}") from error
         except DatabaseError as error:
             raise UsageError(f"{self._file} is no SQLite database; name another file") from error
 
     async def close(self) -> None:
-        if self._beside is not None:
-            self._beside.close()
-        await self._on(self._readers, self._reading.dispose)
-        await self._on(self._writer, self._close)
-        self._readers.shutdown()
-        self._writer.shutdown()
+        if self._loop_connection is not None:
+            self._loop_connection.close()
+        await self._run_in(self._read_threads, self._read_engine.dispose)
+        await self._run_in(self._write_thread, self._close)
+        self._read_threads.shutdown()
+        self._write_thread.shutdown()
         self._lock.release()
 
     def _close(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-        self._writing.dispose()
+        if self._write_connection is not None:
+            self._write_connection.close()
+        self._write_engine.dispose()
 
     async def write(self, work: Work[T]) -> T:
         def job() -> T:
-            with translated(str(self._file)), _transaction(self._own()) as connection:
-                return work(connection)
-
-        return await self._on(self._writer, job)
-
-    async def read(self, work: Work[T], *, brief: bool = False) -> T:
-        def job() -> T:
-            with translated(str(self._file)):
-                return work(self._own())
-
-        if brief:
-            with translated(str(self._file)):
-                return work(self._here())
-        return await self._on(self._writer, job)
-
-    async def look(self, work: Work[T]) -> T:
-        def job() -> T:
             with (
-                translated(str(self._file)),
-                self._reading.connect() as own,
-                _glance(own) as connection,
+                translate_database_errors(str(self._file)),
+                _transaction(self._require_connection()) as connection,
             ):
                 return work(connection)
 
-        return await self._on(self._readers, job)
+        return await self._run_in(self._write_thread, job)
 
-    epoch = 0  # the file's lock keeps others out
+    async def read(self, work: Work[T], *, brief: bool = False) -> T:
+        def job() -> T:
+            with translate_database_errors(str(self._file)):
+                return work(self._require_connection())
+
+        if brief:
+            with translate_database_errors(str(self._file)):
+                return work(self._connection_of_loop())
+        return await self._run_in(self._write_thread, job)
+
+    async def read_snapshot(self, work: Work[T]) -> T:
+        def job() -> T:
+            with (
+                translate_database_errors(str(self._file)),
+                self._read_engine.connect() as connection_of_thread,
+                _snapshot(connection_of_thread) as connection,
+            ):
+                return work(connection)
+
+        return await self._run_in(self._read_threads, job)
+
+    epoch = 0  # the lock of the file excludes all other managers
 
     async def acquire(self) -> bool:
-        return True  # whoever has the file open, by its lock
+        return True  # the lock of the file is held since `open`
 
     async def release(self) -> None: ...
 
-    def _here(self) -> Connection:
-        """What others write is seen when it is committed; nothing that takes long is asked here."""
-        if self._beside is None:
-            self._beside = self._reading.connect()
-        return self._beside
+    def _connection_of_loop(self) -> Connection:
+        """Return the connection for brief work. It reads what the write connection has committed."""
+        if self._loop_connection is None:
+            self._loop_connection = self._read_engine.connect()
+        return self._loop_connection
 
-    def _own(self) -> Connection:
-        assert self._connection is not None, "open"  # noqa: S101 - an invariant
-        return self._connection
+    def _require_connection(self) -> Connection:
+        assert self._write_connection is not None, "open"  # noqa: S101 - an invariant
+        return self._write_connection
 
     @staticmethod
-    async def _on(threads: ThreadPoolExecutor, job: Callable[[], T]) -> T:
+    async def _run_in(threads: ThreadPoolExecutor, job: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, job)
 
 
 def _engine(file: Path, connections: int) -> Engine:
-    # Autocommit: SQLAlchemy and Python's driver leave BEGIN and COMMIT to us.
+    # In autocommit mode SQLAlchemy and the driver send no BEGIN and COMMIT of their own.
     return create_engine(
         "sqlite://",
         creator=lambda: sqlite3.connect(
@@ -172,14 +183,14 @@ def _transaction(connection: Connection) -> Iterator[Connection]:
         yield connection
         connection.exec_driver_sql("COMMIT")
     except BaseException:
-        with suppress(DBAPIError):  # SQLite itself rolls back after some errors
+        with suppress(DBAPIError):  # after some errors SQLite has already rolled back
             connection.exec_driver_sql("ROLLBACK")
         raise
 
 
 @contextmanager
-def _glance(connection: Connection) -> Iterator[Connection]:
-    """All that is read is of one moment."""
+def _snapshot(connection: Connection) -> Iterator[Connection]:
+    """Open a read transaction, in which all queries read the same state."""
     connection.exec_driver_sql("BEGIN")
     try:
         yield connection
@@ -188,23 +199,23 @@ def _glance(connection: Connection) -> Iterator[Connection]:
             connection.exec_driver_sql("ROLLBACK")
 
 
-def _check_ours(connection: Connection, file: Path) -> None:
+def _refuse_foreign_database(connection: Connection, file: Path) -> None:
     if migrate.version(connection) is None and inspect(connection).get_table_names():
         raise UsageError(f"{file} is a database of another program; name another file")
 
 
 class _FileLock:
-    """Held as long as this process has the file open; the system drops it with the process."""
+    """A lock on a database file. The operating system releases the lock when the process ends."""
 
     def __init__(self, file: Path) -> None:
         self._file = file
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
-        """Become the only manager of this file.
+        """Take the lock, so that no other manager can open the file.
 
         Raises:
-            UsageError: another one is, or the folder is not there or cannot be written.
+            UsageError: Another manager has the lock, or the folder is missing or not writable.
         """
         try:
             descriptor = os.open(f"{self._file}.lock", os.O_RDWR | os.O_CREAT, 0o644)
@@ -223,6 +234,7 @@ class _FileLock:
         self._descriptor = descriptor
 
     def release(self) -> None:
+        """Release the lock, if this process has it."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None

@@ -1,8 +1,9 @@
-"""Every statement that writes, once, for both databases.
+"""All statements that write, each defined once for both databases.
 
-They work on many rows at a time: PostgreSQL gets them as one array per column, SQLite as values, some at a time.
-In a template `{rows}`, `{from_rows}` and `{and_rows}` stand for where the rows come from, `:name` for a value of
-the row.
+A statement writes many rows: PostgreSQL gets one array per column, SQLite gets lists of values. In a template
+`{rows}`, `{from_rows}` and `{and_rows}` stand for the source of the rows, and `:name` for a value of a row.
+
+See docs/adr/0008-one-sql-layer-for-both-databases.md.
 """
 
 import re
@@ -32,12 +33,12 @@ _TYPES = {
     "retry_at": "double precision",
 }
 
-_TOGETHER = (64, 16, 4, 1)  # rows in one statement of SQLite; more are no faster
+_ROWS_PER_STATEMENT = (64, 16, 4, 1)  # of SQLite; more rows are not faster
 
 _PARTS = {
     "this": "WHERE tasks.run = :run AND tasks.id = :id",
     "waits": "tasks.status IN ('blocked', 'ready')",
-    # Joined to nothing, so that no index on status is thought of: the key is the way to the row.
+    # `|| ''` keeps the databases from using an index on status: they should find rows by their key.
     "held": "tasks.status || '' IN ('assigned', 'running')",
     "live": "tasks.status || '' IN ('blocked', 'ready', 'assigned', 'running')",
     "ended": "tasks.status IN ('succeeded', 'failed', 'timed_out', 'cancelled', 'dead_lettered')",
@@ -46,23 +47,26 @@ _PARTS = {
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Statement:
-    """`columns` are the values of a row, in order; `fenced` ones must change a task for each row."""
+    """A statement for many rows. `columns` names the values of a row, in order.
+
+    A statement with `must_match` must change one task for each row: its conditions are the precondition.
+    """
 
     template: str
     columns: str
-    fenced: bool = False
+    must_match: bool = False
 
     def run(self, connection: Connection, rows: Sequence[Row]) -> int:
-        """Execute for all rows; return how many were written."""
+        """Execute the statement for all rows; return the number of rows that were written."""
         if connection.dialect.name == "sqlite":
             return self._run_in_parts(connection, rows)
         arrays = tuple(map(list, zip(*rows, strict=True)))
         return connection.exec_driver_sql(_for_postgresql(self), arrays).rowcount
 
     def _run_in_parts(self, connection: Connection, rows: Sequence[Row]) -> int:
-        """Python's lock is free while a part is written; row by row, it would be asked for each time."""
+        """Write many rows at a time, so that Python's global lock is taken less often."""
         written = at = 0
-        for size in _TOGETHER:
+        for size in _ROWS_PER_STATEMENT:
             end = len(rows) - (len(rows) - at) % size
             parts = [tuple(chain.from_iterable(rows[n : n + size])) for n in range(at, end, size)]
             if parts:
@@ -80,7 +84,7 @@ def _for_sqlite(statement: Statement, size: int) -> str:
     if "{in_order}" in statement.template:
         columns.append("row_number() OVER () AS nth")
     given = f"(SELECT {', '.join(columns)} FROM ({values})) AS given"  # noqa: S608 (names of ours)
-    return _filled(statement, values, given)
+    return _fill(statement, values, given)
 
 
 @cache
@@ -90,10 +94,10 @@ def _for_postgresql(statement: Statement) -> str:
     given = f"unnest({arrays}) WITH ORDINALITY AS given({', '.join(names)}, nth)"
     values = ", ".join(f"given.{name}" for name in names)
     rows = f"SELECT {values} FROM {given}"  # noqa: S608 (likewise)
-    return _filled(statement, rows, given)
+    return _fill(statement, rows, given)
 
 
-def _filled(statement: Statement, rows: str, given: str) -> str:
+def _fill(statement: Statement, rows: str, given: str) -> str:
     filled = statement.template.format(
         rows=rows,
         from_rows=f"FROM {given}",
@@ -130,7 +134,7 @@ ADD_TASK = Statement(
     assigned_at, worker, worker_name, incarnation) {rows}""",
     "seq run id status type fingerprint at failures losses attempt assigned_at worker worker_name incarnation",
 )
-ADD_SHELVED = Statement(
+ADD_BACKLOG_TASK = Statement(
     """INSERT INTO tasks
     (seq, run, id, status, type, fingerprint, submitted_at, failures, losses, attempt, kind, rank) {rows}""",
     "seq run id status type fingerprint at failures losses attempt kind rank",
@@ -139,35 +143,35 @@ ADD_KIND = Statement(
     "INSERT INTO kinds (kind, need) {rows} ON CONFLICT (kind) DO NOTHING",
     "kind need",
 )
-DEFINE = Statement(
+ADD_DEFINITION = Statement(
     "INSERT INTO definitions (seq, terms, description, payload) {rows}",
     "seq terms description payload",
 )
 
-SHELVE = Statement(
+MOVE_TO_BACKLOG = Statement(
     """UPDATE tasks SET kind = :kind, rank = :rank
     {from_rows} {this} AND tasks.attempt = 0 AND tasks.status = 'ready'""",
     "run id kind rank",
-    fenced=True,
+    must_match=True,
 )
 SET_STATUS = Statement(
     """UPDATE tasks SET status = :status, reason = :reason, finished_at = :finished_at, retry_at = NULL
     {from_rows} {this} AND tasks.attempt = :attempt AND {waits}""",
     "run id attempt status reason finished_at",
-    fenced=True,
+    must_match=True,
 )
 ASSIGN = Statement(
     """UPDATE tasks SET status = 'assigned', attempt = :attempt, assigned_at = :at, started_at = NULL,
     worker = :worker, worker_name = :worker_name, incarnation = :incarnation, reason = NULL, retry_at = NULL
     {from_rows} {this} AND tasks.attempt = :attempt - 1 AND tasks.status = 'ready'""",
     "run id attempt at worker worker_name incarnation",
-    fenced=True,
+    must_match=True,
 )
-START = Statement(
+START_ATTEMPT = Statement(
     """UPDATE tasks SET status = 'running', started_at = :at
     {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
     "run id attempt at",
-    fenced=True,
+    must_match=True,
 )
 END_TASK = Statement(
     """UPDATE tasks SET status = :status, outcome = :outcome, reason = :reason, error = :reason,
@@ -175,31 +179,31 @@ END_TASK = Statement(
     failures = :failures, losses = :losses
     {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
     "run id attempt status outcome reason output started_at finished_at failures losses",
-    fenced=True,
+    must_match=True,
 )
-KEEP_ENDED = Statement(
+SAVE_ENDED_ATTEMPT = Statement(
     """INSERT INTO attempts
     (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
     SELECT tasks.seq, tasks.attempt, tasks.worker, tasks.incarnation, tasks.assigned_at,
     COALESCE(:started_at, tasks.started_at), :finished_at, :outcome, :reason, TRUE
     FROM tasks {and_rows} {this} AND tasks.attempt = :attempt AND {held}""",
     "run id attempt started_at finished_at outcome reason",
-    fenced=True,
+    must_match=True,
 )
-TRY_AGAIN = Statement(
+RETRY = Statement(
     """UPDATE tasks SET status = :status, reason = :reason, assigned_at = NULL, retry_at = :retry_at,
     started_at = COALESCE(:started_at, tasks.started_at), failures = :failures, losses = :losses, kind = NULL
     {from_rows} {this} AND tasks.attempt = :attempt AND {held}""",
     "run id attempt status reason started_at retry_at failures losses",
-    fenced=True,
+    must_match=True,
 )
 SET_NEED = Statement(
     """UPDATE tasks SET need = :need, reason = :reason, kind = NULL
     {from_rows} {this} AND {live}""",
     "run id need reason",
-    fenced=True,
+    must_match=True,
 )
-KEEP_LAST = Statement(
+SAVE_LAST_ATTEMPT = Statement(
     """INSERT INTO attempts
     (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
     SELECT tasks.seq, tasks.attempt, tasks.worker, tasks.incarnation, tasks.assigned_at,
@@ -212,9 +216,9 @@ REOPEN = Statement(
     outcome = NULL, reason = NULL, error = NULL, output = NULL, need = NULL, failures = 0, losses = 0, kind = NULL
     {from_rows} {this} AND tasks.attempt = :attempt AND {ended}""",
     "run id attempt status at",
-    fenced=True,
+    must_match=True,
 )
-STALE = Statement(
+ADD_STALE_RESULT = Statement(
     """INSERT INTO attempts
     (seq, attempt, worker, incarnation, assigned_at, started_at, finished_at, outcome, error, counted)
     SELECT tasks.seq, :attempt, :worker, :incarnation, :at, :started_at, :finished_at, :outcome, :reason, FALSE

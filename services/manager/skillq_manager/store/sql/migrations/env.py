@@ -1,4 +1,4 @@
-"""How Alembic runs: on the connection that it is given."""
+"""Environment of Alembic: the migrations use the connection that `migrate.up` passes."""
 
 from alembic import context
 

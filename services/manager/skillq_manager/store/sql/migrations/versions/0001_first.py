@@ -1,4 +1,4 @@
-"""Runs, tasks with their last attempt, definitions, earlier attempts, workers, the leader."""
+"""Create the tables of runs, tasks, definitions, attempts, workers and the leader."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Boolean, Column, Double, Integer, Text, text
@@ -14,6 +14,7 @@ _LIVE = text("finished_at IS NULL")
 
 
 def upgrade() -> None:
+    """Create all tables and indexes of the first release."""
     op.create_table(
         "meta",
         Column("key", _WORD, primary_key=True),

@@ -1,4 +1,7 @@
-"""Say in cheaper words which tasks have ended badly: SQLite builds a list of more than two anew for every row."""
+"""Give the index of unsuccessful tasks a cheaper condition.
+
+SQLite builds a list of more than two values again for every row that is written.
+"""
 
 from alembic import op
 from sqlalchemy import text
@@ -10,6 +13,7 @@ _ENDED_BADLY = text("finished_at IS NOT NULL AND status <> 'succeeded'")
 
 
 def upgrade() -> None:
+    """Create the index `tasks_ended_badly` again, with the cheaper condition."""
     op.drop_index("tasks_ended_badly", "tasks")
     op.create_index(
         "tasks_ended_badly",

@@ -1,4 +1,4 @@
-"""What waits far behind is on a shelf, and not in the manager's memory."""
+"""Add the columns and the index of the backlog: ready tasks that only the store keeps."""
 
 from alembic import op
 from sqlalchemy import BigInteger, Column, Integer, Text, text
@@ -12,6 +12,7 @@ _ON_SHELF = text("kind IS NOT NULL AND status = 'ready'")
 
 
 def upgrade() -> None:
+    """Create the table `kinds`, and the columns and indexes that use its key."""
     op.create_table(
         "kinds",
         Column("kind", _NUMBER, primary_key=True, autoincrement=False),
