@@ -21,7 +21,7 @@ from skillq_manager.core.workers import Workers
 from skillq_manager.manager import Manager
 from skillq_manager.store import preconditions
 from skillq_manager.store.memory import MemoryStore
-from skillq_worker.worker import Worker, _name
+from skillq_worker.worker import Worker, _to_attempt
 from tests.simulation.checker import Report, check
 from tests.simulation.parts import Parts
 from tests.simulation.run import simulate
@@ -106,9 +106,9 @@ class ForgetsWhatItAcked(Worker):
     """Says that it holds an attempt, and never makes it: now and then, the queue was long."""
 
     def _accept(self, task: TaskAssignment) -> None:
-        super()._accept(task)
+        super()._accept_assignment(task)
         if self._slots.running:
-            self._slots.take_back(_name(task))
+            self._slots.remove_waiting(_to_attempt(task))
 
 
 class LosesTheLastBatch(SimStore):

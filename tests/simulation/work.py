@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq_manager.core.model import TaskKey
-from skillq_worker.execution.executor import Cancel, Job
+from skillq_worker.execution.executor import CancelJob, Job
 from skillq_worker.execution.failures import TaskFailed
 
 _UNHEARD_SECONDS = 0.02
@@ -85,7 +85,7 @@ class ScriptedExecutor:
         self._chance = Random(f"executor {profile.incarnation}")
         self.types = types
 
-    def start(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> CancelJob:
         doing = asyncio.create_task(self._work(job.task))
         doing.add_done_callback(lambda _: self._over(doing, job))
 

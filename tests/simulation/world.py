@@ -257,7 +257,7 @@ class World:
                 executor,
                 clock=self._clock(skew),
                 grace=5.0,
-                abort_on_lost_lease=profile.skill % 2 == 0,
+                cancel_on_lost_lease=profile.skill % 2 == 0,
             )
             await unit.worker.run()
 

@@ -6,12 +6,12 @@ What it needs takes a while to import; so it is ready for Ctrl-C before that.
 import sys
 
 from skillq.runtime.stdio import replace_closed
-from skillq_cli.interrupt import leave_at_once
+from skillq_cli.interrupt import exit_on_interrupt
 
 
 def main() -> None:
     replace_closed()
-    leave_at_once()
+    exit_on_interrupt()
     from skillq_cli import command  # noqa: PLC0415 - not before
 
     sys.exit(command.run())

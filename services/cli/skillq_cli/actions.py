@@ -14,17 +14,17 @@ from skillq_cli.api import Api, Json, Refused
 from skillq_cli.options import settings_options
 from skillq_cli.queries import to_json
 from skillq_cli.settings import ApiSettings
-from skillq_cli.task_names import TaskName, in_run, run_name, task_name
+from skillq_cli.task_names import TaskName, run_name, run_option, task_name
 
 NOT_ALL_DONE = 1
-_AT_ONCE = 1000  # tasks by name, in one request
+_MAX_TASKS_PER_REQUEST = 1000  # tasks by name, in one request
 
 parked_option = click.option(
     "--parked", is_flag=True, help="IDs are of messages that nobody could read (dead --parked)."
 )
 
 
-class _Outcome:
+class _ActionOutcome:
     """What was done, and what could not be."""
 
     def __init__(self, verb: Literal["cancelled", "retried"]) -> None:
@@ -36,64 +36,72 @@ class _Outcome:
         self.count += answer.get(self.verb, 0)
         self.refused += answer.get("refused", ())
 
-    def attempt(self, name: dict[str, str], do: Callable[[], Json]) -> None:
+    def try_action(self, names: dict[str, str], action: Callable[[], Json]) -> None:
         """Do one; that it cannot be done is no reason to leave the others."""
         try:
-            do()
+            action()
         except Refused as error:
-            self.refused.append({**name, "reason": str(error)})
+            self.refused.append({**names, "reason": str(error)})
         else:
             self.count += 1
 
 
-def action_command(command: Callable[..., _Outcome]) -> Callable[..., int]:
+def action_command(command: Callable[..., _ActionOutcome]) -> Callable[..., int]:
     """Give a command the options that all of these have; say what it did."""
 
     @settings_options(ApiSettings)
     @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
     @wraps(command)
-    def wrapped(api_url: str | None, api_token: str | None, as_json: bool, **more: Any) -> int:
+    def wrapped(api_url: str | None, api_token: str | None, as_json: bool, **arguments: Any) -> int:
         settings = load_settings(ApiSettings, {"api_url": api_url, "api_token": api_token})
         with Api(settings) as api:
-            outcome = command(api, **more)
-        return _conclude(outcome, more["parked"], as_json)
+            outcome = command(api, **arguments)
+        return _print_outcome(outcome, arguments["parked"], as_json)
 
     return wrapped
 
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[[RUN/]ID]…")
-@in_run
-@click.option("--all", "whole", is_flag=True, help="All of --run that has not ended.")
+@run_option
+@click.option("--all", "select_all", is_flag=True, help="All of --run that has not ended.")
 @parked_option
 @click.option("--reason", metavar="TEXT", help="Shown as the reason of the tasks.")
 @action_command
 def cancel(
-    api: Api, *, ids: Sequence[str], run: str | None, whole: bool, parked: bool, reason: str | None
-) -> _Outcome:
+    api: Api,
+    *,
+    ids: Sequence[str],
+    run: str | None,
+    select_all: bool,
+    parked: bool,
+    reason: str | None,
+) -> _ActionOutcome:
     """Call tasks off, whether they wait or run. With --parked, throw messages away."""
-    _check_choice(ids, whole=whole)
-    outcome = _Outcome("cancelled")
+    _check_choice(ids, select_all=select_all)
+    outcome = _ActionOutcome("cancelled")
     if parked:
-        _check_parked({"--run": run, "--reason": reason, "--all": whole})
+        _check_unreadable_options({"--run": run, "--reason": reason, "--all": select_all})
         for id in ids:
-            outcome.attempt({"message_id": id}, partial(api.delete, "parked", id))
+            outcome.try_action({"message_id": id}, partial(api.delete, "parked", id))
         return outcome
     body = {} if reason is None else {"reason": reason}
-    if whole:
+    if select_all:
         if run is None:
             raise UsageError("--all calls off a whole run: say which with --run")
         outcome.add_answer(api.post("runs", run_name(run), "cancel", body=body))
         return outcome
     for name in [task_name(id, run) for id in ids]:
-        outcome.attempt(name._asdict(), partial(api.post, "tasks", *name, "cancel", body=body))
+        outcome.try_action(name._asdict(), partial(api.post, "tasks", *name, "cancel", body=body))
     return outcome
 
 
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[[RUN/]ID]…")
 @click.option("--run", metavar="RUN", help="The run of these IDs; with --all, only of this run.")
-@click.option("--all", "whole", is_flag=True, help="All that were given up on (dead-lettered).")
+@click.option(
+    "--all", "select_all", is_flag=True, help="All that were given up on (dead-lettered)."
+)
 @click.option("--type", metavar="TYPE", help="With --all: only of this type.")
 @click.option(
     "--status",
@@ -107,30 +115,30 @@ def retry(
     *,
     ids: Sequence[str],
     run: str | None,
-    whole: bool,
+    select_all: bool,
     type: str | None,
     status: str | None,
     parked: bool,
-) -> _Outcome:
+) -> _ActionOutcome:
     """Send tasks again that have ended without success. With --parked, publish messages again."""
-    _check_choice(ids, whole=whole)
-    outcome = _Outcome("retried")
+    _check_choice(ids, select_all=select_all)
+    outcome = _ActionOutcome("retried")
     if parked:
-        _check_parked({"--run": run, "--type": type, "--status": status})
-        for id in _all_parked(api) if whole else ids:
-            outcome.attempt({"message_id": id}, partial(api.post, "parked", id, "retry"))
+        _check_unreadable_options({"--run": run, "--type": type, "--status": status})
+        for id in _all_unreadable(api) if select_all else ids:
+            outcome.try_action({"message_id": id}, partial(api.post, "parked", id, "retry"))
         return outcome
-    if whole:
-        which = {"run": run and run_name(run), "type": type, "status": status}
-        given = {name: value for name, value in which.items() if value is not None}
+    if select_all:
+        filters = {"run": run and run_name(run), "type": type, "status": status}
+        given = {name: value for name, value in filters.items() if value is not None}
         outcome.add_answer(api.post("tasks", "retry", body=given))
         return outcome
     if type or status:
         raise UsageError(
             "--type and --status choose among --all; leave them out where IDs are given"
         )
-    for part in _parts([task_name(id, run) for id in ids]):
-        names = [name._asdict() for name in part]
+    for batch in _batches([task_name(id, run) for id in ids]):
+        names = [name._asdict() for name in batch]
         outcome.add_answer(api.post("tasks", "retry", body={"tasks": names}))
     return outcome
 
@@ -138,45 +146,45 @@ def retry(
 COMMANDS: list[click.Command] = [cancel, retry]
 
 
-def _check_choice(ids: Sequence[str], *, whole: bool) -> None:
-    if whole and ids:
+def _check_choice(ids: Sequence[str], *, select_all: bool) -> None:
+    if select_all and ids:
         raise UsageError("give IDs or --all, not both")
-    if not whole and not ids:
+    if not select_all and not ids:
         raise UsageError("give IDs, or --all")
 
 
-def _check_parked(given: dict[str, object]) -> None:
+def _check_unreadable_options(given: dict[str, object]) -> None:
     for option, value in given.items():
         if value:
             raise UsageError(f"{option} does not go with --parked: give the ids of messages")
 
 
-def _all_parked(api: Api) -> list[str]:
+def _all_unreadable(api: Api) -> list[str]:
     """As they are now: one that is parked again at once is not sent for ever."""
-    return [letter["message_id"] for letter in api.get_all("parked")["items"]]
+    return [message["message_id"] for message in api.get_all("parked")["items"]]
 
 
-def _parts(names: Sequence[TaskName]) -> Iterator[list[TaskName]]:
-    rest = iter(names)
-    while part := list(islice(rest, _AT_ONCE)):
-        yield part
+def _batches(names: Sequence[TaskName]) -> Iterator[list[TaskName]]:
+    remaining = iter(names)
+    while batch := list(islice(remaining, _MAX_TASKS_PER_REQUEST)):
+        yield batch
 
 
-def _conclude(outcome: _Outcome, parked: bool, as_json: bool) -> int:
+def _print_outcome(outcome: _ActionOutcome, parked: bool, as_json: bool) -> int:
     if as_json:
         answer = {outcome.verb: outcome.count, "refused": outcome.refused}
         click.echo(to_json(answer, indent=2))
     else:
-        for one in outcome.refused:
-            click.echo(one_line(f"skillq: {_named(one)}: {one['reason']}"), err=True)
-        thing = "message" if parked else "task"
+        for refused in outcome.refused:
+            click.echo(one_line(f"skillq: {_refused_name(refused)}: {refused['reason']}"), err=True)
+        noun = "message" if parked else "task"
         click.echo(
-            f"{outcome.count} {thing}{'' if outcome.count == 1 else 's'} {_DONE[outcome.verb, parked]}"
+            f"{outcome.count} {noun}{'' if outcome.count == 1 else 's'} {_DONE_WORDS[outcome.verb, parked]}"
         )
     return NOT_ALL_DONE if outcome.refused else 0
 
 
-_DONE = {
+_DONE_WORDS = {
     ("cancelled", False): "called off",
     ("cancelled", True): "thrown away",
     ("retried", False): "sent again",
@@ -184,5 +192,5 @@ _DONE = {
 }
 
 
-def _named(refused: Json) -> str:
+def _refused_name(refused: Json) -> str:
     return str(refused.get("message_id") or TaskName(refused["run"], refused["id"]))

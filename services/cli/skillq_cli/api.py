@@ -28,7 +28,7 @@ class Api:
     """Open between enter and exit."""
 
     def __init__(self, settings: ApiSettings) -> None:
-        self._shown = without_password(settings.api_url)
+        self._shown_url = without_password(settings.api_url)
         token = settings.api_token.get_secret_value() if settings.api_token else ""
         self._has_token = bool(token)
         headers = {"Accept": "application/json"}
@@ -48,9 +48,9 @@ class Api:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._client.close()
 
@@ -64,7 +64,7 @@ class Api:
         given = {name: value for name, value in parameters.items() if value is not None}
         # A manager looks through the queue of parked messages one by one.
         seconds = timings.API_LONG_SECONDS if path[0] == "parked" else timings.API_SECONDS
-        return self._ask("GET", path, seconds, params=given)
+        return self._request("GET", path, seconds, params=given)
 
     def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Json:
         """What the manager answers to being told to do something.
@@ -74,28 +74,30 @@ class Api:
             UsageError: the manager does not understand it.
             Unreachable: no manager answers, it does not lead, or it does not let us in.
         """
-        return self._ask("POST", path, timings.API_LONG_SECONDS, json=dict(body or {}))
+        return self._request("POST", path, timings.API_LONG_SECONDS, json=dict(body or {}))
 
     def delete(self, *path: str) -> Json:
         """As `post`."""
-        return self._ask("DELETE", path, timings.API_LONG_SECONDS)
+        return self._request("DELETE", path, timings.API_LONG_SECONDS)
 
-    def _ask(self, method: str, path: Sequence[str], seconds: float, **more: Any) -> Json:
-        where = "/api/" + "/".join(quote(part, safe="") for part in path)
+    def _request(self, method: str, path: Sequence[str], seconds: float, **arguments: Any) -> Json:
+        url_path = "/api/" + "/".join(quote(part, safe="") for part in path)
         try:
-            response = self._client.request(method, where, timeout=_timeout(seconds), **more)
+            response = self._client.request(
+                method, url_path, timeout=_timeout(seconds), **arguments
+            )
         except httpx.ReadTimeout as error:
             raise Unreachable(
-                f"the manager at {self._shown} has not answered for {seconds:g} s"
+                f"the manager at {self._shown_url} has not answered for {seconds:g} s"
                 + ("" if method == "GET" else "; look what has become of it before you ask again")
             ) from error
         except (httpx.RequestError, httpx.InvalidURL) as error:
             raise Unreachable(
-                f"no manager answers at {self._shown}: is it running, is --api-url right?"
+                f"no manager answers at {self._shown_url}: is it running, is --api-url right?"
             ) from error
-        answer = self._json(response)
+        answer = self._read_answer(response)
         if not response.is_success:
-            raise self._refusal(response.status_code, answer)
+            raise self._to_error(response.status_code, answer)
         return answer
 
     def get_all(self, *path: str, **parameters: str | int | None) -> Json:
@@ -109,30 +111,30 @@ class Api:
             if cursor is None:
                 return {"items": items, "next_cursor": None}
 
-    def _json(self, response: httpx.Response) -> Json:
+    def _read_answer(self, response: httpx.Response) -> Json:
         try:
             answer = response.json()
         except ValueError:
             answer = None
         if not isinstance(answer, dict) or not (response.is_success or "error" in answer):
             raise Unreachable(
-                f"what answers at {self._shown} is no skillq manager: is --api-url right?"
+                f"what answers at {self._shown_url} is no skillq manager: is --api-url right?"
             )
         return answer
 
-    def _refusal(self, status: int, answer: Json) -> SkillqError:
-        line = one_line(str(answer["error"]))
+    def _to_error(self, status: int, answer: Json) -> SkillqError:
+        message = one_line(str(answer["error"]))
         if status in {httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN}:
             if self._has_token:
                 return Unreachable(
-                    f"the manager at {self._shown} refuses the token: is --api-token right?"
+                    f"the manager at {self._shown_url} refuses the token: is --api-token right?"
                 )
-            return Unreachable(f"the manager at {self._shown} wants a token: --api-token")
+            return Unreachable(f"the manager at {self._shown_url} wants a token: --api-token")
         if status in {httpx.codes.NOT_FOUND, httpx.codes.CONFLICT}:
-            return Refused(line)
+            return Refused(message)
         if status < httpx.codes.INTERNAL_SERVER_ERROR:
-            return UsageError(line)
-        return Unreachable(f"the manager at {self._shown} cannot answer: {line}")
+            return UsageError(message)
+        return Unreachable(f"the manager at {self._shown_url} cannot answer: {message}")
 
 
 def _timeout(seconds: float) -> httpx.Timeout:

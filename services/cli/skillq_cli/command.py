@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import click
 
 from skillq.errors import SkillqError, UsageError
-from skillq_cli.interrupt import INTERRUPTED, leave_in_order
+from skillq_cli.interrupt import INTERRUPTED, raise_on_interrupt
 
 USAGE, UNREACHABLE = 2, 3
 
@@ -61,12 +61,12 @@ class _Commands(click.Group):
         if cmd_name not in COMMANDS:
             return None
         command = load(cmd_name)
-        leave_in_order()
+        raise_on_interrupt()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl([(name, place.help) for name, place in COMMANDS.items()])
+            formatter.write_dl([(name, entry.help) for name, entry in COMMANDS.items()])
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -104,30 +104,32 @@ def run() -> int:
     try:
         code = cli.main(prog_name="skillq", standalone_mode=False)
     except click.UsageError as error:
-        place = error.ctx.command_path if error.ctx else "skillq"
-        return _complain(f"{place}: {error.format_message()} (see {place} --help)", USAGE)
-    except click.exceptions.Exit as leave:
-        return leave.exit_code
+        command_path = error.ctx.command_path if error.ctx else "skillq"
+        return _print_error(
+            f"{command_path}: {error.format_message()} (see {command_path} --help)", USAGE
+        )
+    except click.exceptions.Exit as exit_request:
+        return exit_request.exit_code
     except (_Interrupted, click.Abort, KeyboardInterrupt):
-        return _complain("skillq: interrupted", INTERRUPTED)
+        return _print_error("skillq: interrupted", INTERRUPTED)
     except SkillqError as error:
-        return _complain(
+        return _print_error(
             f"skillq: {error}", USAGE if isinstance(error, UsageError) else UNREACHABLE
         )
     except (_ReaderGone, OSError) as error:
-        return _cut_off(error)
+        return _on_output_error(error)
     return code if isinstance(code, int) else 0
 
 
-def _cut_off(error: _ReaderGone | OSError) -> int:
+def _on_output_error(error: _ReaderGone | OSError) -> int:
     """Nothing more can be printed, at exit neither: there, Python would try once more what is left."""
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, _ReaderGone):
         return 0  # `head`, say, has seen enough
-    return _complain(f"skillq: cannot go on: {error.strerror or error}", UNREACHABLE)
+    return _print_error(f"skillq: cannot go on: {error.strerror or error}", UNREACHABLE)
 
 
-def _complain(line: str, code: int) -> int:
+def _print_error(line: str, code: int) -> int:
     sys.stderr.write(line + "\n")
     return code

@@ -47,27 +47,27 @@ async def run_embedded(
         expected = len(work.workers)
         return State(policy, chance=random.random, expected_workers=expected, store=store.id)
 
-    async def quiet(run: str) -> None: ...
+    async def print_no_summary(run: str) -> None: ...
 
     async with AsyncExitStack() as stack:
 
         async def open_transport(app_id: str) -> MemoryTransport:
             return await stack.enter_async_context(MemoryTransport(broker, app_id=app_id))
 
-        _check_complete(work.tasks)
-        fleet = _executors(stack, work.workers, time_scale)
-        _check_able(work.tasks, [profile for profile, _ in fleet], policy)
+        _check_dependencies(work.tasks)
+        workers_to_start = _executors(stack, work.workers, time_scale)
+        _check_workers(work.tasks, [profile for profile, _ in workers_to_start], policy)
         manager = Manager(
             await open_transport("manager"),
             store,
             new_state,
             clock=clock,
             stop_when_done=True,
-            on_complete=quiet,
+            on_complete=print_no_summary,
         )
         workers = [
-            await _worker(await open_transport(profile.name), profile, executor, clock)
-            for profile, executor in fleet
+            await _make_worker(await open_transport(profile.name), profile, executor, clock)
+            for profile, executor in workers_to_start
         ]
         client = Client(await open_transport("client"), clock=clock)
         try:
@@ -81,7 +81,7 @@ async def run_embedded(
     return await ended_tasks(store, slug(work.run))
 
 
-async def _worker(
+async def _make_worker(
     transport: MemoryTransport, profile: WorkerProfile, executor: Executor, clock: Clock
 ) -> Worker:
     # Declared ahead, so that the workers join in the order of the file.
@@ -99,7 +99,7 @@ def _executors(
             "(a CSV has only tasks: name it in a YAML file, `tasks: FILE.csv`)"
         )
     shared: dict[str, HandlerExecutor] = {}
-    fleet: list[tuple[WorkerProfile, Executor]] = []
+    profiles_with_executors: list[tuple[WorkerProfile, Executor]] = []
     for form in workers:
         profile = WorkerProfile(
             name=slug(form.name),
@@ -116,8 +116,10 @@ def _executors(
                 handlers = _handlers(form.name, form.handlers)
                 shared[form.handlers] = stack.enter_context(HandlerExecutor(handlers))
             executor = shared[form.handlers]
-        fleet.append((profile.model_copy(update={"types": executor.types}), executor))
-    return fleet
+        profiles_with_executors.append(
+            (profile.model_copy(update={"types": executor.types}), executor)
+        )
+    return profiles_with_executors
 
 
 def _handlers(worker: str, path: str) -> Handlers:
@@ -127,31 +129,35 @@ def _handlers(worker: str, path: str) -> Handlers:
         raise UsageError(f"worker {worker}: {error}") from error
 
 
-def _check_complete(tasks: Sequence[Task]) -> None:
+def _check_dependencies(tasks: Sequence[Task]) -> None:
     """The run is new: it has no tasks but these."""
     ids = {task.id for task in tasks}
     for task in tasks:
-        for other in task.depends_on:
-            if other not in ids:
+        for dependency in task.depends_on:
+            if dependency not in ids:
                 raise UsageError(
-                    f"task {task.id}: depends on {other}, which is not in the file; "
+                    f"task {task.id}: depends on {dependency}, which is not in the file; "
                     "add it, or correct the id"
                 )
 
 
-def _check_able(tasks: Sequence[Task], fleet: Sequence[WorkerProfile], policy: Policy) -> None:
+def _check_workers(
+    tasks: Sequence[Task], profiles: Sequence[WorkerProfile], policy: Policy
+) -> None:
     """Nobody will join later: a task that none of these workers is ever given would wait for ever."""
-    skills = [Skills.from_profile(profile) for profile in fleet]
+    all_skills = [Skills.from_profile(profile) for profile in profiles]
     for task in tasks:
         need = Need.from_task(task)._replace(aged=True)  # reserved workers take it in the end
-        if not any(policy.can(s, need) for s in skills) and _waits(task, skills):
+        if not any(policy.can(s, need) for s in all_skills) and _would_wait_forever(
+            task, all_skills
+        ):
             raise UsageError(
-                f"task {task.id}: {why_unable(skills, need)}; add a worker that can do it"
+                f"task {task.id}: {why_unable(all_skills, need)}; add a worker that can do it"
             )
 
 
-def _waits(task: Task, fleet: Sequence[Skills]) -> bool:
+def _would_wait_forever(task: Task, all_skills: Sequence[Skills]) -> bool:
     """Whether nothing becomes of a task that nobody can do: asking for less is no use without a handler."""
     if task.unroutable in {Unroutable.RELAX, Unroutable.ESCALATE}:
-        return not any(handles(skills, task.type) for skills in fleet)
+        return not any(handles(skills, task.type) for skills in all_skills)
     return task.unroutable is Unroutable.WAIT

@@ -14,7 +14,7 @@ from skillq.runtime import gc_tuning, logs
 from skillq.runtime.settings import PREFIX, load_settings
 from skillq_cli import tutorial
 from skillq_cli.embedded import run_embedded
-from skillq_cli.exit_status import a_file, about, as_json, conclude
+from skillq_cli.exit_status import file_argument, json_option, naming_file, print_outcome
 from skillq_cli.files import read_work_file
 from skillq_cli.options import settings_options
 from skillq_cli.progress import progress
@@ -37,7 +37,7 @@ class RunSettings(BaseSettings):
     default="well",
     help="well: best fit; failures: in order of arrival, able or not.",
 )
-@as_json
+@json_option
 def demo(scenario: str, as_json: bool) -> int:
     """Run the tutorial in this process: three workers, three tasks."""
     chosen = tutorial.SCENARIOS[scenario]
@@ -45,14 +45,14 @@ def demo(scenario: str, as_json: bool) -> int:
 
 
 @click.command()
-@a_file
+@file_argument
 @settings_options(RunSettings)
-@as_json
+@json_option
 def run(file: Path, as_json: bool, **given: Any) -> int:
     """Run the workers and tasks of FILE (YAML or JSON) in this process."""
     settings = load_settings(RunSettings, given)
     work = read_work_file(file)
-    with about(file):
+    with naming_file(file):
         return _run(work, settings.policy, settings.time_scale, as_json)
 
 
@@ -61,4 +61,4 @@ def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
         logs.configure("warning", "console")  # to standard error as the display leaves it
         gc_tuning.collect_rarely()
         ended = uvloop.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
-    return conclude(work.run, ended, Counter(e.status for e in ended), as_json)
+    return print_outcome(work.run, ended, Counter(e.status for e in ended), as_json)

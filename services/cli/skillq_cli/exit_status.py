@@ -15,12 +15,12 @@ from skillq.summary import EndedTask, success_rate, summary
 
 TASKS_FAILED = 1
 
-as_json = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
-a_file = click.argument("file", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
+file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 
 @contextmanager
-def about(file: Path) -> Iterator[None]:
+def naming_file(file: Path) -> Iterator[None]:
     """Say which file it is that is refused."""
     try:
         yield
@@ -28,7 +28,7 @@ def about(file: Path) -> Iterator[None]:
         raise UsageError(f"{file}: {error}") from error
 
 
-def conclude(
+def print_outcome(
     run: str, ended: Sequence[EndedTask], counts: dict[TaskStatus, int], as_json: bool
 ) -> int:
     if as_json:
@@ -38,8 +38,8 @@ def conclude(
     else:
         for line in summary(ended, counts):
             print_line(line)
-    all_well = all(status is TaskStatus.SUCCEEDED for status, n in counts.items() if n)
-    return 0 if all_well else TASKS_FAILED
+    all_succeeded = all(status is TaskStatus.SUCCEEDED for status, n in counts.items() if n)
+    return 0 if all_succeeded else TASKS_FAILED
 
 
 def print_line(line: str) -> None:

@@ -16,8 +16,8 @@ from skillq.forms import WorkFile, explain_form, one_line, reject_duplicate_name
 from skillq.messages import shorten
 from skillq.transport.batching import check_readable
 
-_LISTS = {"requires", "depends_on"}  # in CSV, separated by spaces or semicolons
-_MAX_REPEATED = 20_000_000  # characters of what the aliases of a file repeat
+_LIST_COLUMNS = {"requires", "depends_on"}  # in CSV, separated by spaces or semicolons
+_MAX_ALIAS_LENGTH = 20_000_000  # characters of what the aliases of a file repeat
 _EXAMPLE = {
     ".csv": "a heading and a line for each task: id,difficulty",
     ".json": 'as {"tasks": [{"id": 1, "difficulty": 2}]}',
@@ -32,17 +32,17 @@ def read_work_file(path: Path) -> WorkFile:
         UsageError: one line with the file, the item and the remedy.
     """
     data = _read(path)
-    tasks_from = path
+    tasks_path = path
     if isinstance(data, dict) and isinstance(name := data.get("tasks"), str):
-        tasks_from = path.parent / name
-        data = data | {"tasks": _read_csv(tasks_from)}
-    _check_plain(path, data)
+        tasks_path = path.parent / name
+        data = data | {"tasks": _read_csv(tasks_path)}
+    _check_encodable(path, data)
     try:
         return WorkFile.model_validate(data)
     except ValidationError as error:
-        where = error.errors(include_url=False)[0]["loc"]
-        blamed = tasks_from if where[:1] == ("tasks",) else path
-        raise UsageError(f"{blamed}: {explain_form(error, data)}") from error
+        location = error.errors(include_url=False)[0]["loc"]
+        faulty_path = tasks_path if location[:1] == ("tasks",) else path
+        raise UsageError(f"{faulty_path}: {explain_form(error, data)}") from error
 
 
 def _read(path: Path) -> Any:
@@ -59,10 +59,10 @@ def _read(path: Path) -> Any:
             )
 
 
-def _check_plain(path: Path, data: Any) -> None:
+def _check_encodable(path: Path, data: Any) -> None:
     """Refuse what would arrive as something else, as NaN does, or not at all."""
     try:
-        _check_repeated(data)
+        _check_aliases(data)
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, skipkeys=True, default=str)
         check_readable(text.encode())
     except (ValueError, RecursionError) as error:
@@ -71,7 +71,7 @@ def _check_plain(path: Path, data: Any) -> None:
         ) from error
 
 
-def _check_repeated(data: Any) -> None:
+def _check_aliases(data: Any) -> None:
     """YAML may name a part again instead of writing it: a few lines become gigabytes, written out."""
     sizes: dict[int, int | None] = {}  # by identity; None while it is looked into
     repeated = 0
@@ -82,35 +82,35 @@ def _check_repeated(data: Any) -> None:
             sizes[id(part)] = None
             parts = [*part, *part.values()] if isinstance(part, dict) else part
             sizes[id(part)] = sum(map(item_size, parts))
-        elif (known := sizes[id(part)]) is None:
+        elif (known_size := sizes[id(part)]) is None:
             raise ValueError("Circular reference detected")
         else:
-            repeated += known
+            repeated += known_size
         return sizes[id(part)] or 0
 
-    def item_size(part: Any) -> int:
-        if isinstance(part, dict | list | tuple):
-            return 1 + size(part)
-        return 1 + (len(part) if isinstance(part, str | bytes) else 8)
+    def item_size(value: Any) -> int:
+        if isinstance(value, dict | list | tuple):
+            return 1 + size(value)
+        return 1 + (len(value) if isinstance(value, str | bytes) else 8)
 
     item_size(data)
-    if repeated > _MAX_REPEATED:
+    if repeated > _MAX_ALIAS_LENGTH:
         raise ValueError(f"its aliases repeat {repeated} characters; write less, or refer to it")
 
 
-def _text(path: Path) -> str:
-    text = _text_of(path)
+def _read_non_empty(path: Path) -> str:
+    text = _read_text(path)
     if not text.strip():
-        raise UsageError(_empty(path))
+        raise UsageError(_empty_file_text(path))
     return text
 
 
-def _empty(path: Path) -> str:
+def _empty_file_text(path: Path) -> str:
     suffix = path.suffix.lower()
     return f"{path}: is empty; write tasks into it, {_EXAMPLE.get(suffix, _EXAMPLE['.yaml'])}"
 
 
-def _text_of(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -127,7 +127,7 @@ def _text_of(path: Path) -> str:
 
 def _read_json(path: Path) -> Any:
     try:
-        return json.loads(_text(path), object_pairs_hook=reject_duplicate_names)
+        return json.loads(_read_non_empty(path), object_pairs_hook=reject_duplicate_names)
     except (ValueError, RecursionError) as error:
         raise UsageError(f"{path}: is no JSON: {error}") from error
 
@@ -151,19 +151,19 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-_PLAIN = "tag:yaml.org,2002:"
-_OTHERWISE = {_PLAIN + kind for kind in ("int", "float", "timestamp", "merge", "value")}
+_TAG_PREFIX = "tag:yaml.org,2002:"
+_DROPPED_TAGS = {_TAG_PREFIX + kind for kind in ("int", "float", "timestamp", "merge", "value")}
 _Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in resolvers if tag not in _OTHERWISE]
+    first: [(tag, form) for tag, form in resolvers if tag not in _DROPPED_TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 _Loader.add_implicit_resolver(
-    _PLAIN + "int",
+    _TAG_PREFIX + "int",
     re.compile(r"-?(?:0|[1-9][0-9]*)$"),
     list("-0123456789"),
 )
 _Loader.add_implicit_resolver(
-    _PLAIN + "float",
+    _TAG_PREFIX + "float",
     re.compile(
         r"(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*)(?:[eE][-+]?[0-9]+)?"
         r"|[-+]?(?:0|[1-9][0-9]*)[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
@@ -174,11 +174,11 @@ _Loader.add_implicit_resolver(
 
 def _read_yaml(path: Path) -> Any:
     try:
-        data = yaml.load(_text(path), _Loader)  # noqa: S506 - a SafeLoader
+        data = yaml.load(_read_non_empty(path), _Loader)  # noqa: S506 - a SafeLoader
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
-        where = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{where}: is no YAML: {error.problem}") from error
+        position = f", line {mark.line + 1}" if mark is not None else ""
+        raise UsageError(f"{path}{position}: is no YAML: {error.problem}") from error
     except yaml.reader.ReaderError as error:
         raise UsageError(
             f"{path}: is no YAML: character {error.position + 1} may not stand in it; "
@@ -189,30 +189,32 @@ def _read_yaml(path: Path) -> Any:
     except (AttributeError, LookupError, TypeError) as error:  # as of `!!timestamp soon`
         raise UsageError(f"{path}: is no YAML: a tag does not fit its value ({error!r})") from error
     if data is None:  # comments, say
-        raise UsageError(_empty(path))
+        raise UsageError(_empty_file_text(path))
     return data
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    lines = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(_read_non_empty(path), newline=""), strict=True)
     try:
-        rows = ((lines.line_num, row) for row in lines if row)
+        rows = ((reader.line_num, row) for row in reader if row)
         heading = [name.strip() for name in next(rows)[1]]
         for name in heading:
             if name and heading.count(name) > 1:
                 raise UsageError(f"{path}: the heading has {name!r} twice")
-        return [_task(path, line, heading, row) for line, row in rows]
+        return [_task_from_row(path, line, heading, row) for line, row in rows]
     except csv.Error as error:
-        raise UsageError(f"{path}, line {lines.line_num}: is no CSV: {error}") from error
+        raise UsageError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
 
 
-def _task(path: Path, line: int, heading: Sequence[str], row: Sequence[str]) -> dict[str, Any]:
+def _task_from_row(
+    path: Path, line: int, heading: Sequence[str], row: Sequence[str]
+) -> dict[str, Any]:
     if len(row) > len(heading):
         raise UsageError(f"{path}, line {line}: has more fields than the heading")
     task: dict[str, Any] = {
         name: text.strip() for name, text in zip(heading, row, strict=False) if text.strip()
     }
-    for name in _LISTS & task.keys():
+    for name in _LIST_COLUMNS & task.keys():
         task[name] = task[name].replace(";", " ").split()
     if "payload" in task:
         try:

@@ -6,21 +6,21 @@ import signal
 INTERRUPTED = 130
 
 
-def leave_at_once() -> None:
+def exit_on_interrupt() -> None:
     """Until there is something to leave in order."""
     if (
         signal.getsignal(signal.SIGINT) is signal.default_int_handler
     ):  # it may be ignored, as in the background
-        signal.signal(signal.SIGINT, _leave)
+        signal.signal(signal.SIGINT, _exit)
 
 
-def leave_in_order() -> None:
+def raise_on_interrupt() -> None:
     """Raise KeyboardInterrupt from here on."""
-    if signal.getsignal(signal.SIGINT) is _leave:
+    if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def _leave(*_: object) -> None:
+def _exit(*_: object) -> None:
     try:
         os.write(2, b"skillq: interrupted\n")
     finally:

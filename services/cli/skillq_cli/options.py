@@ -12,26 +12,32 @@ from skillq.runtime.settings import PREFIX
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
-def settings_options(cls: type[BaseSettings], *leave_out: str) -> Callable[[Command], Command]:
+def settings_options(
+    settings_class: type[BaseSettings], *excluded: str
+) -> Callable[[Command], Command]:
     """Add an option for each setting. Values are checked where settings are read, by `skillq.runtime.settings.load`."""
 
     def decorate(command: Command) -> Command:
-        for name, field in reversed(cls.model_fields.items()):
-            if name in leave_out:
+        for name, field in reversed(settings_class.model_fields.items()):
+            if name in excluded:
                 continue
             default = (
                 ""
                 if field.default_factory or field.default in {None, ()}
                 else f"; default: {field.default}"
             )
-            text = f"{field.description} [{PREFIX}{name.upper()}{default}]"
+            help_text = f"{field.description} [{PREFIX}{name.upper()}{default}]"
             flag = f"--{name.replace('_', '-')}"
             if field.annotation is bool:
-                option = click.option(flag, name, is_flag=True, default=None, help=text)
+                option = click.option(flag, name, is_flag=True, default=None, help=help_text)
             else:
-                many = name == "specialty"
+                is_repeatable = name == "specialty"
                 option = click.option(
-                    flag, name, multiple=many, help=text, metavar=_metavar(name, field.annotation)
+                    flag,
+                    name,
+                    multiple=is_repeatable,
+                    help=help_text,
+                    metavar=_metavar(name, field.annotation),
                 )
             command = option(command)
         return command

@@ -16,8 +16,8 @@ from rich.text import Text
 from skillq.forms import one_line
 from skillq.messages import TaskEvent, TaskStatus
 
-_MANY = 100  # tasks; from here on plain lines count instead of naming each
-_SHOWN = 12  # running tasks named in the live view
+_MAX_NAMED_TASKS = 100  # tasks; from here on plain lines count instead of naming each
+_MAX_SHOWN_TASKS = 12  # running tasks named in the live view
 
 
 class ProgressView(Protocol):
@@ -28,20 +28,20 @@ class ProgressView(Protocol):
 def progress(total: int, *, quiet: bool) -> Iterator[ProgressView]:
     """The display that suits standard output."""
     if quiet:
-        yield _Quiet()
+        yield _QuietProgress()
     elif sys.stdout.isatty():
-        with _Live(total) as live:
-            yield live
+        with _LiveProgress(total) as live_progress:
+            yield live_progress
     else:
-        yield _Plain(total)
+        yield _PlainProgress(total)
 
 
-class _Quiet:
+class _QuietProgress:
     def on_event(self, event: TaskEvent) -> None:
         pass
 
 
-class _Plain:
+class _PlainProgress:
     """One line for each assignment and each end; of many tasks, one for each tenth of them."""
 
     def __init__(self, total: int) -> None:
@@ -50,27 +50,27 @@ class _Plain:
 
     def on_event(self, event: TaskEvent) -> None:
         self._ended += event.status.is_terminal
-        if self._total > _MANY:
+        if self._total > _MAX_NAMED_TASKS:
             self._count(event)
         elif event.status is TaskStatus.ASSIGNED:
-            _say(f"task {event.id}: assigned to {event.worker}")
+            _print_line(f"task {event.id}: assigned to {event.worker}")
         elif event.status.is_terminal or (event.status is TaskStatus.READY and event.reason):
             reason = f" ({event.reason})" if event.reason else ""
-            word = "to be tried again" if event.status is TaskStatus.READY else event.status
-            _say(f"task {event.id}: {word}{reason}")
+            status = "to be tried again" if event.status is TaskStatus.READY else event.status
+            _print_line(f"task {event.id}: {status}{reason}")
 
     def _count(self, event: TaskEvent) -> None:
         step = max(1, self._total // 10)
         if event.status.is_terminal and self._ended % step == 0:
-            _say(f"{self._ended} of {self._total} tasks have ended")
+            _print_line(f"{self._ended} of {self._total} tasks have ended")
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(one_line(line) + "\n")
     sys.stdout.flush()
 
 
-class _Live:
+class _LiveProgress:
     """How many are where, and who does what."""
 
     def __init__(self, total: int) -> None:
@@ -92,16 +92,16 @@ class _Live:
 
     def __exit__(
         self,
-        kind: type[BaseException] | None,
+        error_type: type[BaseException] | None,
         error: BaseException | None,
-        trace: TracebackType | None,
+        traceback: TracebackType | None,
     ) -> None:
         self._live.stop()
 
     def on_event(self, event: TaskEvent) -> None:
-        before = self._status.get(event.id)
-        if before is not None:
-            self._counts[before] -= 1
+        previous = self._status.get(event.id)
+        if previous is not None:
+            self._counts[previous] -= 1
         self._status[event.id] = event.status
         self._counts[event.status] += 1
         if event.status in {TaskStatus.ASSIGNED, TaskStatus.RUNNING}:
@@ -111,11 +111,11 @@ class _Live:
 
     def _render(self) -> Group:
         ended = sum(n for status, n in self._counts.items() if status.is_terminal)
-        words = "  ".join(f"{n} {status}" for status, n in self._counts.items() if n)
+        counts = "  ".join(f"{n} {status}" for status, n in self._counts.items() if n)
         table = Table.grid(padding=(0, 2))
-        for event in list(self._tasks.values())[:_SHOWN]:
+        for event in list(self._tasks.values())[:_MAX_SHOWN_TASKS]:
             table.add_row(
                 Text(one_line(event.worker or "")), Text(f"task {event.id}"), Text(event.status)
             )
         bar = ProgressBar(total=self._total, completed=ended, width=40)
-        return Group(bar, Text(f"{ended} of {self._total} ended   {words}"), table)
+        return Group(bar, Text(f"{ended} of {self._total} ended   {counts}"), table)

@@ -21,9 +21,9 @@ from skillq_cli import tables
 from skillq_cli.api import Api, Json
 from skillq_cli.options import settings_options
 from skillq_cli.settings import ApiSettings
-from skillq_cli.task_names import in_run, task_name
+from skillq_cli.task_names import run_option, task_name
 
-_WIDE = 1_000_000  # off a terminal nothing is folded: others read it line by line
+_UNLIMITED_WIDTH = 1_000_000  # off a terminal nothing is folded: others read it line by line
 
 Fetch = Callable[[Api], Json]
 Draw = Callable[[Json], RenderableType]
@@ -45,34 +45,34 @@ def query_command(command: Callable[..., None]) -> Callable[..., None]:
     @click.option("--watch", is_flag=True, help="Show it anew every second, until Ctrl-C.")
     @wraps(command)
     def wrapped(
-        api_url: str | None, api_token: str | None, as_json: bool, watch: bool, **more: Any
+        api_url: str | None, api_token: str | None, as_json: bool, watch: bool, **arguments: Any
     ) -> None:
         settings = load_settings(ApiSettings, {"api_url": api_url, "api_token": api_token})
-        command(QueryOptions(settings, as_json, watch), **more)
+        command(QueryOptions(settings, as_json, watch), **arguments)
 
     return wrapped
 
 
-so_many = click.option(
+limit_option = click.option(
     "--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="So many."
 )
-all_of_them = click.option(
-    "--all", "whole", is_flag=True, help="All of them, whatever --limit says."
+all_option = click.option(
+    "--all", "fetch_all", is_flag=True, help="All of them, whatever --limit says."
 )
 
 
 @click.command()
 @query_command
-def status(how: QueryOptions) -> None:
+def status(options: QueryOptions) -> None:
     """Tasks by status, workers, slots and runs, all together."""
-    _show(how, lambda api: api.get("summary"), tables.status)
+    _show(options, lambda api: api.get("summary"), tables.status)
 
 
 @click.command()
 @query_command
-def runs(how: QueryOptions) -> None:
+def runs(options: QueryOptions) -> None:
     """List the runs."""
-    _show(how, lambda api: api.get_all("runs"), tables.runs)
+    _show(options, lambda api: api.get_all("runs"), tables.runs)
 
 
 @click.command()
@@ -82,45 +82,45 @@ def runs(how: QueryOptions) -> None:
 )
 @click.option("--type", metavar="TYPE", help="Only of this type.")
 @click.option("--worker", metavar="WORKER", help="Only with this worker.")
-@so_many
-@all_of_them
+@limit_option
+@all_option
 @query_command
 def tasks(
-    how: QueryOptions,
+    options: QueryOptions,
     *,
     run: str | None,
     status: str | None,
     type: str | None,
     worker: str | None,
     limit: int,
-    whole: bool,
+    fetch_all: bool,
 ) -> None:
     """List tasks, in order of submission."""
-    which = {"run": run, "status": status, "type": type, "worker": worker}
-    if whole:
-        _show(how, lambda api: api.get_all("tasks", **which), tables.tasks)
+    filters = {"run": run, "status": status, "type": type, "worker": worker}
+    if fetch_all:
+        _show(options, lambda api: api.get_all("tasks", **filters), tables.tasks)
     else:
-        _show(how, lambda api: api.get("tasks", **which, limit=limit), tables.tasks)
+        _show(options, lambda api: api.get("tasks", **filters, limit=limit), tables.tasks)
 
 
 @click.command()
 @click.argument("id", metavar="[RUN/]ID")
-@in_run
+@run_option
 @query_command
-def task(how: QueryOptions, id: str, run: str | None) -> None:
+def task(options: QueryOptions, id: str, run: str | None) -> None:
     """Show one task and its attempts."""
     path = ("tasks", *task_name(id, run))
-    _show(how, lambda api: api.get(*path), tables.task)
+    _show(options, lambda api: api.get(*path), tables.task)
 
 
 @click.command()
 @click.argument("id", metavar="[RUN/]ID")
-@in_run
+@run_option
 @query_command
-def explain(how: QueryOptions, id: str, run: str | None) -> None:
+def explain(options: QueryOptions, id: str, run: str | None) -> None:
     """Say why a task is where it is, worker by worker."""
     path = ("tasks", *task_name(id, run), "explain")
-    _show(how, lambda api: api.get(*path), tables.explanation)
+    _show(options, lambda api: api.get(*path), tables.explanation)
 
 
 @click.command()
@@ -128,35 +128,35 @@ def explain(how: QueryOptions, id: str, run: str | None) -> None:
 @click.option("--type", metavar="TYPE", help="Only of this type.")
 @click.option("--failed", is_flag=True, help="Those that failed or timed out, too.")
 @click.option("--parked", is_flag=True, help="Messages that nobody could read, instead of tasks.")
-@so_many
-@all_of_them
+@limit_option
+@all_option
 @query_command
 def dead(
-    how: QueryOptions,
+    options: QueryOptions,
     *,
     run: str | None,
     type: str | None,
     failed: bool,
     parked: bool,
     limit: int,
-    whole: bool,
+    fetch_all: bool,
 ) -> None:
     """List tasks that were given up on, and why; `retry` sends them again."""
-    which: dict[str, str | None] = {"run": run, "type": type, "all": "true" if failed else None}
-    if parked and any(which.values()):
+    filters: dict[str, str | None] = {"run": run, "type": type, "all": "true" if failed else None}
+    if parked and any(filters.values()):
         raise UsageError("--run, --type and --failed are of tasks; leave them out with --parked")
     path, draw = ("parked", tables.parked) if parked else ("dead", tables.dead)
-    if whole:
-        _show(how, lambda api: api.get_all(path, **which), draw)
+    if fetch_all:
+        _show(options, lambda api: api.get_all(path, **filters), draw)
     else:
-        _show(how, lambda api: api.get(path, **which, limit=limit), draw)
+        _show(options, lambda api: api.get(path, **filters, limit=limit), draw)
 
 
 @click.command()
 @query_command
-def workers(how: QueryOptions) -> None:
+def workers(options: QueryOptions) -> None:
     """List the workers, those that have left too."""
-    _show(how, lambda api: api.get_all("workers"), tables.workers)
+    _show(options, lambda api: api.get_all("workers"), tables.workers)
 
 
 COMMANDS: list[click.Command] = [status, runs, tasks, task, explain, dead, workers]
@@ -165,13 +165,13 @@ COMMANDS: list[click.Command] = [status, runs, tasks, task, explain, dead, worke
 # --- showing
 
 
-def _show(how: QueryOptions, fetch: Fetch, draw: Draw) -> None:
-    with Api(how.settings) as api:
+def _show(options: QueryOptions, fetch: Fetch, draw: Draw) -> None:
+    with Api(options.settings) as api:
         answer = fetch(api)  # what is wrong from the start ends even a watch
-        if how.watch:
+        if options.watch:
             with _until_interrupted():
-                (_watch_json if how.as_json else _watch_table)(api, answer, fetch, draw)
-        elif how.as_json:
+                (_watch_json if options.as_json else _watch_table)(api, answer, fetch, draw)
+        elif options.as_json:
             click.echo(to_json(answer, indent=2))
         else:
             _print(_console(), draw(answer))
@@ -185,32 +185,32 @@ def _hint_at_more(answer: Json) -> None:
 
 def _watch_json(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
     """One line per change."""
-    shown = None
-    for now in _answers(api, answer, fetch):
-        line = None if isinstance(now, Unreachable) else to_json(now)
-        if line is None and shown is not None:
-            click.echo(str(now), err=True)
-        elif line is not None and line != shown:
+    last_line = None
+    for current in _poll_answers(api, answer, fetch):
+        line = None if isinstance(current, Unreachable) else to_json(current)
+        if line is None and last_line is not None:
+            click.echo(str(current), err=True)
+        elif line is not None and line != last_line:
             click.echo(line)
-        shown = line
+        last_line = line
 
 
 def _watch_table(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
     """Drawn over on a terminal; off it, one table per change."""
     console = _console()
     if not console.is_terminal:
-        shown = None
-        for now in _answers(api, answer, fetch):
-            if str(now) != shown:
-                _print(console, _drawn(now, draw))
-            shown = str(now)
+        last_text = None
+        for current in _poll_answers(api, answer, fetch):
+            if str(current) != last_text:
+                _print(console, _render_answer(current, draw))
+            last_text = str(current)
         return
     with Live(console=console, auto_refresh=False, screen=True) as live:
-        for now in _answers(api, answer, fetch):
-            live.update(_drawn(now, draw), refresh=True)
+        for current in _poll_answers(api, answer, fetch):
+            live.update(_render_answer(current, draw), refresh=True)
 
 
-def _answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachable]:
+def _poll_answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachable]:
     """The first answer, then one a second; a manager that is started anew ends no watch."""
     yield answer
     while True:
@@ -221,8 +221,8 @@ def _answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachabl
             yield error
 
 
-def _drawn(now: Json | Unreachable, draw: Draw) -> RenderableType:
-    return Text(str(now)) if isinstance(now, Unreachable) else draw(now)
+def _render_answer(current: Json | Unreachable, draw: Draw) -> RenderableType:
+    return Text(str(current)) if isinstance(current, Unreachable) else draw(current)
 
 
 @contextmanager
@@ -235,15 +235,15 @@ def _until_interrupted() -> Iterator[None]:
 
 def _console() -> Console:
     console = Console(highlight=False, markup=False, emoji=False)
-    return console if console.is_terminal else Console(highlight=False, width=_WIDE)
+    return console if console.is_terminal else Console(highlight=False, width=_UNLIMITED_WIDTH)
 
 
-def _print(console: Console, what: RenderableType) -> None:
+def _print(console: Console, renderable: RenderableType) -> None:
     if console.is_terminal:
-        console.print(what)
+        console.print(renderable)
         return
     with console.capture() as captured:
-        console.print(what)
+        console.print(renderable)
     # Cells are padded to the widest, which may be very wide.
     click.echo("\n".join(map(str.rstrip, captured.get().splitlines())))
 
@@ -251,8 +251,8 @@ def _print(console: Console, what: RenderableType) -> None:
 def to_json(answer: Json, indent: int | None = None) -> str:
     """JSON without the control characters that its rules let through: a terminal would obey them."""
     text = json.dumps(answer, ensure_ascii=False, indent=indent)
-    return re.sub(r"[^\n -~]", lambda found: _escaped(found[0]), text)
+    return re.sub(r"[^\n -~]", lambda match: _escape_char(match[0]), text)
 
 
-def _escaped(char: str) -> str:
+def _escape_char(char: str) -> str:
     return char if char.isprintable() else json.dumps(char)[1:-1]

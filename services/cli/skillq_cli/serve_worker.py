@@ -14,7 +14,9 @@ from skillq_worker.settings import WorkerSettings
 @click.command()
 @click.argument("handlers", required=False, metavar="[MODULE:HANDLERS]")
 @settings_options(WorkerSettings, "handlers")
-def worker(specialty: tuple[str, ...], **given: Any) -> int:
+def worker(specialty: tuple[str, ...], **options: Any) -> int:
     """Serve as a worker, with your handlers or (without) simulating the work, until SIGTERM."""
-    uvloop.run(process.run(load_settings(WorkerSettings, given | {"specialty": specialty or None})))
+    uvloop.run(
+        process.run(load_settings(WorkerSettings, options | {"specialty": specialty or None}))
+    )
     return 0

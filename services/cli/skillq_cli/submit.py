@@ -15,14 +15,20 @@ from skillq.runtime import logs
 from skillq.runtime.settings import Settings, load_settings
 from skillq.summary import EndedTask
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_cli.exit_status import a_file, about, as_json, conclude, print_line
+from skillq_cli.exit_status import (
+    file_argument,
+    json_option,
+    naming_file,
+    print_line,
+    print_outcome,
+)
 from skillq_cli.files import read_work_file
 from skillq_cli.options import settings_options
 from skillq_cli.progress import progress
 
 
 @click.command()
-@a_file
+@file_argument
 @click.option(
     "--run", "run_name", metavar="NAME", help="The run to add the tasks to; default: the file's."
 )
@@ -30,25 +36,25 @@ from skillq_cli.progress import progress
     "--watch", is_flag=True, help="Stay until all tasks of the run have ended; print the summary."
 )
 @settings_options(Settings, "log_level", "log_format")
-@as_json
+@json_option
 def submit(file: Path, run_name: str | None, watch: bool, as_json: bool, **given: Any) -> int:
     """Hand the tasks of FILE (YAML, JSON or CSV) to the manager; its workers are left aside."""
     settings = load_settings(Settings, given)
     work = read_work_file(file)
     if run_name is not None:
-        work = _renamed(work, run_name)
+        work = _with_run_name(work, run_name)
     logs.configure("error", "console")
     if watch:
         with progress(len(work.tasks), quiet=as_json) as display:
             result = asyncio.run(_complete(settings, file, work, display.on_event))
-        ended = _ended(work, result)
-        return conclude(work.run, ended, result.counts, as_json)
+        ended = _ended_tasks(work, result)
+        return print_outcome(work.run, ended, result.counts, as_json)
     receipt = asyncio.run(_submit(settings, file, work))
     _print_receipt(work, receipt, as_json)
     return 0
 
 
-def _renamed(work: WorkFile, run: str) -> WorkFile:
+def _with_run_name(work: WorkFile, run: str) -> WorkFile:
     try:
         return WorkFile.model_validate(work.model_dump() | {"run": run})
     except ValueError as error:
@@ -58,14 +64,14 @@ def _renamed(work: WorkFile, run: str) -> WorkFile:
 async def _submit(settings: Settings, file: Path, work: WorkFile) -> Receipt | None:
     async with _transport(settings) as transport:
         client = Client(transport, name="cli", patience=settings.connect_timeout)
-        with about(file):
+        with naming_file(file):
             return await client.submit(work.run, work.tasks)
 
 
 async def _complete(settings: Settings, file: Path, work: WorkFile, on_event: Any) -> RunResult:
     async with _transport(settings) as transport:
         client = Client(transport, name="cli", patience=settings.connect_timeout)
-        with about(file):
+        with naming_file(file):
             return await client.complete(work.run, work.tasks, on_event)
 
 
@@ -78,12 +84,12 @@ def _transport(settings: Settings) -> RabbitTransport:
     )
 
 
-def _ended(work: WorkFile, result: RunResult) -> list[EndedTask]:
-    seen = (result.tasks.get(task.id) for task in work.tasks)
+def _ended_tasks(work: WorkFile, result: RunResult) -> list[EndedTask]:
+    events = (result.tasks.get(task.id) for task in work.tasks)
     return [
-        EndedTask(e.id, e.worker, e.status, e.reason)
-        for e in seen
-        if e is not None and e.status.is_terminal
+        EndedTask(event.id, event.worker, event.status, event.reason)
+        for event in events
+        if event is not None and event.status.is_terminal
     ]
 
 
@@ -97,7 +103,8 @@ def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> No
         )
     elif receipt.accepted or not receipt.known:
         print_line(
-            f"{with_count(receipt.accepted, 'task')} accepted in run {work.run}" + _already(receipt)
+            f"{with_count(receipt.accepted, 'task')} accepted in run {work.run}"
+            + _known_text(receipt)
         )
     else:
         print_line(
@@ -106,5 +113,5 @@ def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> No
         )
 
 
-def _already(receipt: Receipt) -> str:
+def _known_text(receipt: Receipt) -> str:
     return f", {receipt.known} were there already" if receipt.known else ""

@@ -17,8 +17,17 @@ from skillq.messages import shorten
 
 _MAX_DESCRIPTION, _MAX_REASON = 60, 200
 _GAP = 2
-_ROOMY = {"description", "reason", "error", "now", "specialties", "types", "verdict", "body"}
-_LEAST_ROOMY = 7
+_SHRINKABLE_COLUMNS = {
+    "description",
+    "reason",
+    "error",
+    "now",
+    "specialties",
+    "types",
+    "verdict",
+    "body",
+}
+_MIN_SHRUNK_WIDTH = 7
 
 _STYLES = {
     "running": "cyan",
@@ -60,7 +69,7 @@ def _leadership(manager: Answer) -> str | None:
 
 
 def runs(answer: Answer) -> RenderableType:
-    table = _Table("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
+    table = _PlainTable("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
     for run in answer["items"]:
         table.add_row(
             run["run"],
@@ -76,7 +85,7 @@ def runs(answer: Answer) -> RenderableType:
 
 
 def tasks(answer: Answer) -> RenderableType:
-    table = _Table(
+    table = _PlainTable(
         "run", "id", "type", "difficulty", "priority", "status", "worker", "description", "reason"
     )
     for task in answer["items"]:
@@ -96,19 +105,19 @@ def tasks(answer: Answer) -> RenderableType:
 
 def task(answer: Answer) -> RenderableType:
     times = {name: _time(answer[f"{name}_at"]) for name in ("submitted", "started", "finished")}
-    plain = ("status", "reason", "worker", "type", "difficulty", "priority")
-    about = _pairs(
+    plain_fields = ("status", "reason", "worker", "type", "difficulty", "priority")
+    fields = _pairs(
         {"task": f"{answer['run']}/{answer['id']}", "description": answer["description"]}
-        | {name: answer[name] for name in plain}
+        | {name: answer[name] for name in plain_fields}
         | {
             "requires": ", ".join(answer["requires"]),
             "depends on": ", ".join(answer["depends_on"]),
             "timeout": None if answer["timeout"] is None else f"{answer['timeout']:g} s",
-            "attempts": _made(answer),
+            "attempts": _attempts_text(answer),
             "lost": f"{answer['losses']} attempts, with their workers"
             if answer["losses"]
             else None,
-            "asks now": _asks(answer["asks"]),
+            "asks now": _need_text(answer["asks"]),
         }
         | times
         | {
@@ -117,46 +126,46 @@ def task(answer: Answer) -> RenderableType:
             "error": answer["error"],
         }
     )
-    return Group(about, "", _attempts(answer["attempts"])) if answer["attempts"] else about
+    return Group(fields, "", _attempts(answer["attempts"])) if answer["attempts"] else fields
 
 
-def _made(task: Answer) -> str:
+def _attempts_text(task: Answer) -> str:
     """Numbers go on where an attempt does not count: then say how many of those that do have failed."""
-    made, allowed = task["attempt"], task["max_attempts"]
-    if made <= allowed and not task["losses"]:
-        return f"{made} of {allowed} made"
-    return f"{made} made, {task['failures']} of {allowed} failed"
+    number, max_attempts = task["attempt"], task["max_attempts"]
+    if number <= max_attempts and not task["losses"]:
+        return f"{number} of {max_attempts} made"
+    return f"{number} made, {task['failures']} of {max_attempts} failed"
 
 
-def _asks(asks: Answer | None) -> str | None:
-    if asks is None:
+def _need_text(need: Answer | None) -> str | None:
+    if need is None:
         return None
-    parts = [f"skill {asks['difficulty']}"]
-    if asks["requires"]:
-        parts.append(", ".join(asks["requires"]))
-    if asks["excluded"]:
-        parts.append(f"not {', '.join(asks['excluded'])}")
-    because = f" ({asks['because']})" if asks["because"] else ""
-    return "; ".join(parts) + because
+    parts = [f"skill {need['difficulty']}"]
+    if need["requires"]:
+        parts.append(", ".join(need["requires"]))
+    if need["excluded"]:
+        parts.append(f"not {', '.join(need['excluded'])}")
+    reason = f" ({need['because']})" if need["because"] else ""
+    return "; ".join(parts) + reason
 
 
 def explanation(answer: Answer) -> RenderableType:
-    about = _pairs(
+    fields = _pairs(
         {
             "task": f"{answer['run']}/{answer['id']}",
             "status": answer["status"],
             "reason": answer["reason"],
-            "asks now": _asks(answer["asks"]),
+            "asks now": _need_text(answer["asks"]),
         }
     )
-    table = _Table("worker", "verdict")
-    for one in answer["workers"]:
-        table.add_row(one["worker"], one["verdict"])
-    return Group(about, "", table) if answer["workers"] else about
+    table = _PlainTable("worker", "verdict")
+    for worker in answer["workers"]:
+        table.add_row(worker["worker"], worker["verdict"])
+    return Group(fields, "", table) if answer["workers"] else fields
 
 
 def dead(answer: Answer) -> RenderableType:
-    table = _Table("run", "id", "type", "status", "attempts", "worker", "finished", "reason")
+    table = _PlainTable("run", "id", "type", "status", "attempts", "worker", "finished", "reason")
     for task in answer["items"]:
         outcomes = Counter(a["outcome"] for a in task["attempts"] if a["counted"])
         table.add_row(
@@ -173,22 +182,22 @@ def dead(answer: Answer) -> RenderableType:
 
 
 def parked(answer: Answer) -> RenderableType:
-    table = _Table("message id", "type", "queue", "routing key", "parked", "reason", "body")
-    for letter in answer["items"]:
+    table = _PlainTable("message id", "type", "queue", "routing key", "parked", "reason", "body")
+    for message in answer["items"]:
         table.add_row(
-            letter["message_id"],
-            shorten(letter["type"], _MAX_DESCRIPTION),
-            letter["queue"],
-            letter["routing_key"],
-            _time(letter["parked_at"]),
-            shorten(letter["reason"], _MAX_REASON),
-            shorten(letter["body"], _MAX_DESCRIPTION),
+            message["message_id"],
+            shorten(message["type"], _MAX_DESCRIPTION),
+            message["queue"],
+            message["routing_key"],
+            _time(message["parked_at"]),
+            shorten(message["reason"], _MAX_REASON),
+            shorten(message["body"], _MAX_DESCRIPTION),
         )
     return table
 
 
 def _attempts(answer: Iterable[Answer]) -> RenderableType:
-    table = _Table(
+    table = _PlainTable(
         "attempt", "worker", "outcome", "assigned", "started", "finished", "counted", "error"
     )
     for attempt in answer:
@@ -206,7 +215,7 @@ def _attempts(answer: Iterable[Answer]) -> RenderableType:
 
 
 def workers(answer: Answer) -> RenderableType:
-    table = _Table(
+    table = _PlainTable(
         "name",
         "skill",
         "specialties",
@@ -244,7 +253,7 @@ def _types(worker: Answer) -> str:
 # --- how
 
 
-class _Table:
+class _PlainTable:
     """Lines in columns. Where they do not fit, cells are folded: an id cut short is no id."""
 
     def __init__(self, *columns: str) -> None:
@@ -257,28 +266,28 @@ class _Table:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         lines = [self._columns, *self._rows]
         widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
-        self._narrow(widths, options.max_width - _GAP * (len(widths) - 1))
+        self._shrink(widths, options.max_width - _GAP * (len(widths) - 1))
         # Not rich's own table: that lays out a thousand rows a second, and a list may have a hundred thousand.
         for number, line in enumerate(lines):
-            yield from _laid_out(console, line, widths, "" if number else "bold")
+            yield from _layout_row(console, line, widths, "" if number else "bold")
 
-    def _narrow(self, widths: list[int], room: int) -> None:
+    def _shrink(self, widths: list[int], max_width: int) -> None:
         """Take from the widest what is too much; from names and numbers last."""
-        ranks = [column in _ROOMY for column in self._columns]
-        while sum(widths) > room and max(widths) > 1:
-            at = max(
+        ranks = [column in _SHRINKABLE_COLUMNS for column in self._columns]
+        while sum(widths) > max_width and max(widths) > 1:
+            index = max(
                 range(len(widths)),
-                key=lambda i: (ranks[i] and widths[i] > _LEAST_ROOMY, widths[i]),
+                key=lambda i: (ranks[i] and widths[i] > _MIN_SHRUNK_WIDTH, widths[i]),
             )
-            widths[at] -= 1
+            widths[index] -= 1
 
 
-def _laid_out(
+def _layout_row(
     console: Console, line: Sequence[str], widths: Sequence[int], style: str
 ) -> Iterator[Text]:
     """One line, or as many as its cells need when they are folded."""
     cells = [
-        [_cell(value)] if cell_len(value) <= width else _fold(console, value, width)
+        [_cell(value)] if cell_len(value) <= width else _fold_cell(console, value, width)
         for value, width in zip(line, widths, strict=True)
     ]
     for parts in zip_longest(*cells, fillvalue=Text()):
@@ -289,7 +298,7 @@ def _laid_out(
         yield text
 
 
-def _fold(console: Console, value: str, width: int) -> list[Text]:
+def _fold_cell(console: Console, value: str, width: int) -> list[Text]:
     return list(_cell(value).wrap(console, width, overflow="fold"))
 
 
@@ -317,11 +326,11 @@ def _rate(percent: float | None) -> str:
     return "" if percent is None else f"{percent:.2f}%"
 
 
-def _time(written: str | None) -> str:
+def _time(iso_time: str | None) -> str:
     """In the reader's own time."""
-    if written is None:
+    if iso_time is None:
         return ""
-    return datetime.fromisoformat(written).astimezone().strftime("%Y-%m-%d %H:%M:%S")
+    return datetime.fromisoformat(iso_time).astimezone().strftime("%Y-%m-%d %H:%M:%S")
 
 
 def _json(value: object) -> str | None:

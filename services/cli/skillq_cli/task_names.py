@@ -7,7 +7,7 @@ import click
 from skillq.errors import UsageError
 from skillq.messages import DEFAULT_RUN, slug
 
-in_run = click.option("--run", metavar="RUN", help=f"The run, {DEFAULT_RUN} unless given.")
+run_option = click.option("--run", metavar="RUN", help=f"The run, {DEFAULT_RUN} unless given.")
 
 
 class TaskName(NamedTuple):
@@ -18,20 +18,22 @@ class TaskName(NamedTuple):
         return f"{self.run}/{self.id}"
 
 
-def task_name(written: str, run: str | None) -> TaskName:
+def task_name(text: str, run: str | None) -> TaskName:
     """The task that is meant.
 
     Raises:
         UsageError: nothing can be called that, or the run is given twice.
     """
-    in_id, slash, id = written.rpartition("/")
+    run_in_text, slash, id = text.rpartition("/")
     if slash and run is not None:
-        raise UsageError(f"the run is given twice, as {in_id!r} and as --run {run!r}; give it once")
-    return TaskName(run_name(run or in_id or DEFAULT_RUN), id)
+        raise UsageError(
+            f"the run is given twice, as {run_in_text!r} and as --run {run!r}; give it once"
+        )
+    return TaskName(run_name(run or run_in_text or DEFAULT_RUN), id)
 
 
-def run_name(written: str) -> str:
+def run_name(text: str) -> str:
     try:
-        return slug(written)
+        return slug(text)
     except ValueError as error:
-        raise UsageError(f"there is no run {written!r}: {error}") from error
+        raise UsageError(f"there is no run {text!r}: {error}") from error

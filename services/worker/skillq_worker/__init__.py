@@ -1,4 +1,4 @@
-"""The worker: takes assignments, runs the user's handlers, reports what came of it."""
+"""The worker: receives assignments, runs the user's handlers and reports the results."""
 
 from skillq_worker.execution.failures import TaskFailed
 from skillq_worker.execution.handlers import Context, Handlers

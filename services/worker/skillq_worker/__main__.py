@@ -1,4 +1,4 @@
-"""The worker's process: the one place that knows which transport, clock and executor it runs on."""
+"""Start the worker's process with the RabbitMQ transport, the real clock and an executor."""
 
 import asyncio
 import signal
@@ -25,16 +25,21 @@ from skillq_worker.worker import Worker
 
 
 async def run(settings: WorkerSettings) -> None:
-    """Work until SIGTERM, SIGINT or a Stop message; a second signal leaves at once."""
+    """Run a worker until SIGTERM, SIGINT or a Stop message; a second signal skips the grace.
+
+    Raises:
+        UsageError: a setting or the handlers' module is wrong, or the worker's name is in use.
+        SkillqError: the broker cannot be reached.
+    """
     logs.configure(settings.log_level, settings.log_format)
     gc_tuning.collect_rarely()
     structlog.contextvars.bind_contextvars(service="worker")
-    # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
+    # Until the worker exists, SIGTERM acts as Ctrl-C: process 1 of a container would ignore SIGTERM by default.
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGTERM, signal.raise_signal, signal.SIGINT
     )
-    profile = profile_of(settings)
-    with executor_for(settings.handlers, profile, settings.time_scale) as executor:
+    profile = make_profile(settings)
+    with open_executor(settings.handlers, profile, settings.time_scale) as executor:
         profile = profile.model_copy(update={"types": executor.types})
         transport = RabbitTransport(
             settings.broker_url,
@@ -49,7 +54,7 @@ async def run(settings: WorkerSettings) -> None:
                 executor,
                 clock=steady_clock(),
                 grace=settings.grace,
-                abort_on_lost_lease=settings.on_lost_lease == "abort",
+                cancel_on_lost_lease=settings.on_lost_lease == "abort",
             )
             structlog.get_logger().info(
                 logs.Log.STARTED, worker=profile.title, broker=without_password(settings.broker_url)
@@ -60,7 +65,8 @@ async def run(settings: WorkerSettings) -> None:
         structlog.get_logger().info(logs.Log.STOPPED, worker=profile.title)
 
 
-def profile_of(settings: WorkerSettings) -> WorkerProfile:
+def make_profile(settings: WorkerSettings) -> WorkerProfile:
+    """Return the profile of a new worker, with a new incarnation."""
     return WorkerProfile(
         name=slug(settings.name),
         title=settings.name,
@@ -74,10 +80,14 @@ def profile_of(settings: WorkerSettings) -> WorkerProfile:
 
 
 @contextmanager
-def executor_for(
+def open_executor(
     handlers: str | None, profile: WorkerProfile, time_scale: float
 ) -> Iterator[Executor]:
-    """The user's handlers, or the simulation where none are named."""
+    """Open an executor for the user's handlers, or for the simulation if `handlers` is None.
+
+    Raises:
+        UsageError: the handlers cannot be imported.
+    """
     if handlers is None:
         yield Simulation(profile, time_scale)
         return
@@ -89,11 +99,12 @@ def _stop_on_signals(worker: Worker) -> None:
     def stop() -> None:
         worker.stop(now=worker.is_draining)
 
-    for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
+    for signal_number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(signal_number, stop)
 
 
 def main() -> int:
+    """Run the worker's process and return its exit status: 0, 2 (usage), 3 or 130."""
     stdio.replace_closed()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:

@@ -1,4 +1,4 @@
-"""Two questions an orchestrator asks over HTTP: /livez and /readyz."""
+"""Answer an orchestrator's health checks over HTTP: /livez and /readyz."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -10,7 +10,7 @@ from skillq.errors import UsageError
 
 @asynccontextmanager
 async def serve_health(port: int, is_ready: Callable[[], bool]) -> AsyncIterator[None]:
-    """Answer on all addresses; port 0 serves nothing.
+    """Serve the health checks on all addresses of this host; with port 0, serve nothing.
 
     Raises:
         UsageError: the port is in use.

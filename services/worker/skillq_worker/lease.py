@@ -1,4 +1,8 @@
-"""A worker's right to what it holds: the heartbeats that renew it, and what it is worth when none is confirmed."""
+"""Keep a worker's lease: make its heartbeats, and fence the worker when none is confirmed.
+
+A confirmed heartbeat renews the lease. While no heartbeat is confirmed, the manager may give the
+worker's attempts to other workers; so the worker starts nothing new before that can happen.
+"""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -12,7 +16,7 @@ from skillq.runtime.logs import Log
 from skillq.transport import Outgoing
 from skillq.transport.batching import split_to_fit
 
-_STOOD_STILL = (
+_STALLED_REASON = (
     "no heartbeat could be sent: the process was frozen, or a function kept Python's lock for so long; "
     "register that one with process=True"
 )
@@ -21,7 +25,10 @@ log = structlog.get_logger()
 
 
 class OwnLease:
-    """Trusts one's own lease no longer than the manager does. `may_begin` is set until it is known to be too old."""
+    """The worker's own view of its lease. The worker never trusts it longer than the manager does.
+
+    `may_start` is set unless `watch` has found that the last confirmed heartbeat is too old.
+    """
 
     def __init__(self, lease: Lease, clock: Clock) -> None:
         self._lease = lease
@@ -31,51 +38,63 @@ class OwnLease:
         self.may_start.set()
 
     def on_heartbeat_confirmed(self, sent_at: float) -> None:
-        """A heartbeat of then has arrived."""
+        """Renew the lease: the broker has confirmed a heartbeat that was sent at `sent_at`."""
         self._confirmed_at = sent_at
         if not self.may_start.is_set():
             log.info(Log.LEASE_RENEWED)
         self.may_start.set()
 
-    def is_good(self) -> bool:
-        """For a start; by the clock, on any thread: ours may stand still, and not know that it is too old."""
+    def is_valid(self) -> bool:
+        """Return whether an attempt may start now; callable from any thread.
+
+        This method reads the clock, because `watch` cannot clear `may_start` while its loop is blocked.
+        """
         silence = self._clock() - self._confirmed_at
         return self.may_start.is_set() and silence < self._lease.fence_after
 
-    async def watch(self, fenced: Callable[[float], None], lost: Callable[[], None]) -> None:
-        """Say once when nothing may begin any more, after so many seconds of silence; and when all is another's."""
+    async def watch(self, on_fenced: Callable[[float], None], on_lost: Callable[[], None]) -> None:
+        """Watch the age of the last confirmed heartbeat until cancelled.
+
+        Call `on_fenced` once, with the seconds of silence, when no attempt may start any more. Call
+        `on_lost` when the manager may have given the worker's attempts to other workers.
+        """
         while True:
-            asleep_since = self._clock()
+            sleep_started_at = self._clock()
             await asyncio.sleep(timings.LEASE_CHECK_SECONDS)
-            late = self._clock() - asleep_since - timings.LEASE_CHECK_SECONDS
-            if late > self._lease.heartbeat:
-                log.warning(Log.PROCESS_STALLED, seconds=round(late, 1), reason=_STOOD_STILL)
+            overslept = self._clock() - sleep_started_at - timings.LEASE_CHECK_SECONDS
+            if overslept > self._lease.heartbeat:
+                log.warning(
+                    Log.PROCESS_STALLED, seconds=round(overslept, 1), reason=_STALLED_REASON
+                )
             silence = self._clock() - self._confirmed_at
             if silence >= self._lease.fence_after and self.may_start.is_set():
-                fenced(silence)
+                on_fenced(silence)
                 self.may_start.clear()
             if silence >= self._lease.dead_after:
-                lost()
+                on_lost()
 
 
-def heartbeats(common: Heartbeat, held: Sequence[AttemptRef]) -> list[Outgoing]:
-    """One message, or as many as what is held takes: each says which stretch of it it covers."""
-    holds = sorted(held, key=_place)
-    before = dict(zip(holds, ["", *map(_place, holds)], strict=False))
+def heartbeat_messages(common: Heartbeat, refs: Sequence[AttemptRef]) -> list[Outgoing]:
+    """Return heartbeats that name all attempts of `refs`: one message, or several if one is too large.
+
+    The attempts are sorted. Each message covers those after `above`, up to and including `upto`.
+    """
+    sorted_refs = sorted(refs, key=_sort_key)
+    key_before = dict(zip(sorted_refs, ["", *map(_sort_key, sorted_refs)], strict=False))
 
     def make(part: tuple[AttemptRef, ...]) -> Outgoing:
-        beat = common.model_copy(
+        heartbeat = common.model_copy(
             update={
                 "holds": part,
-                "above": before[part[0]] if part else "",
-                "upto": None if part == () or part[-1] == holds[-1] else _place(part[-1]),
+                "above": key_before[part[0]] if part else "",
+                "upto": None if part == () or part[-1] == sorted_refs[-1] else _sort_key(part[-1]),
             }
         )
-        return Outgoing.from_message(beat, persistent=False)
+        return Outgoing.from_message(heartbeat, persistent=False)
 
-    messages, _ = split_to_fit(make, holds)
+    messages, _ = split_to_fit(make, sorted_refs)
     return [message for message, _ in messages]
 
 
-def _place(ref: AttemptRef) -> str:
+def _sort_key(ref: AttemptRef) -> str:
     return heartbeat_order(ref.run, ref.id)

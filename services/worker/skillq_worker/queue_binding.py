@@ -1,4 +1,4 @@
-"""A worker's hold on the queue of its name: taken alone, asked for where it is not there, watched over."""
+"""Consume a worker's queue exclusively; ask the manager to declare the queue when it is missing."""
 
 import asyncio
 from contextlib import suppress
@@ -17,7 +17,10 @@ log = structlog.get_logger()
 
 
 class QueueBinding:
-    """`consumer` is None before the worker has said Connect, and where it has to say it anew."""
+    """The worker's exclusive consumer of its queue.
+
+    `consumer` is None until the worker has attached, and again after `detach`.
+    """
 
     def __init__(self, transport: Transport, profile: WorkerProfile, clock: Clock) -> None:
         self._transport = transport
@@ -27,10 +30,13 @@ class QueueBinding:
 
     @property
     def is_attached(self) -> bool:
+        """Whether the worker consumes its queue now."""
         return self.consumer is not None and self.consumer.live
 
     async def attach(self) -> None:
-        """Consume the queue of this name, alone; ask the manager for it where it is not there yet.
+        """Consume the worker's queue exclusively, and report to the manager that the worker is ready.
+
+        While the queue is missing, ask the manager for the queue and try again.
 
         Raises:
             UsageError: another worker of this name is connected.
@@ -43,7 +49,7 @@ class QueueBinding:
                 consumer = await self._consume()
             except QueueNotFound as error:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
-                # The question was taken, and is answered soon: the pauses begin anew, once.
+                # The broker has accepted the request, and the manager answers soon: the back-off restarts, once.
                 delay, has_asked = delay if has_asked else timings.CONSUME_FIRST_RETRY_SECONDS, True
             except QueueInUse as error:
                 if self._clock() > give_up_at:
@@ -59,7 +65,7 @@ class QueueBinding:
             except TransportError as error:
                 log.info(Log.WAITING_FOR_MANAGER, reason=str(error))
             else:
-                await self._connect(ready=True)
+                await self._publish_connect(ready=True)
                 self.consumer = consumer
                 log.info(Log.CONNECTED, worker=self._profile.title)
                 return
@@ -67,19 +73,23 @@ class QueueBinding:
             delay = min(2 * delay, timings.CONSUME_LAST_RETRY_SECONDS)
 
     async def detach(self) -> None:
+        """Stop consuming the queue."""
         consumer, self.consumer = self.consumer, None
         if consumer is not None:
             await consumer.close()
 
-    async def attend(self) -> None:
-        """Ask the manager for the queue whenever it is gone: somebody deleted it, or the broker lost it."""
+    async def watch_queue(self) -> None:
+        """Ask the manager for the queue whenever the queue is gone; run until cancelled.
+
+        The queue is gone when somebody has deleted it, or when the broker has lost it.
+        """
         while True:
             await asyncio.sleep(timings.QUEUE_CHECK_SECONDS)
             if self.is_attached or self.consumer is None or not self._transport.connected:
                 continue
             log.info(Log.WAITING_FOR_MANAGER, reason="its queue is gone")
             with suppress(TransportError):
-                await self._transport.publish(*self._hello(ready=False))
+                await self._transport.publish(*self._connect_message(ready=False))
 
     async def _consume(self) -> Consumer:
         queue = topology.worker_queue(self._profile.name)
@@ -87,13 +97,13 @@ class QueueBinding:
         try:
             return await self._transport.consume(queue, prefetch=prefetch, exclusive=True)
         except QueueNotFound:
-            await self._transport.publish(*self._hello(ready=False))
+            await self._transport.publish(*self._connect_message(ready=False))
             raise
 
-    async def _connect(self, *, ready: bool) -> None:
-        _, key, hello = self._hello(ready=ready)
-        await publish_until_confirmed(self._transport, key, hello)
+    async def _publish_connect(self, *, ready: bool) -> None:
+        _, key, message = self._connect_message(ready=ready)
+        await publish_until_confirmed(self._transport, key, message)
 
-    def _hello(self, *, ready: bool) -> tuple[str, str, Outgoing]:
-        hello = Outgoing.from_message(Connect(worker=self._profile, ready=ready))
-        return topology.REPORTS, f"connect.{self._profile.name}", hello
+    def _connect_message(self, *, ready: bool) -> tuple[str, str, Outgoing]:
+        message = Outgoing.from_message(Connect(worker=self._profile, ready=ready))
+        return topology.REPORTS, f"connect.{self._profile.name}", message

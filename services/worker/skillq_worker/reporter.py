@@ -1,4 +1,4 @@
-"""What a worker has to say, kept until the broker has confirmed it."""
+"""Report a worker's results and starts to the manager, until the broker has confirmed them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -21,9 +21,9 @@ from skillq.runtime.logs import Log
 from skillq.transport import Outgoing, Transport
 from skillq.transport.batching import split_to_fit
 from skillq_worker.execution.slots import Attempt
-from skillq_worker.results import Result, report
+from skillq_worker.results import Result, results_message
 
-_PATIENCE, _MOST_TURNS = 3, 60  # turns of the loop in which nothing ends; and in all
+_MAX_IDLE_ITERATIONS, _MAX_ITERATIONS = 3, 60  # of the event loop: without a new result; in all
 
 Item = TypeVar("Item")
 
@@ -31,7 +31,10 @@ log = structlog.get_logger()
 
 
 async def publish_until_confirmed(transport: Transport, key: str, message: Outgoing) -> None:
-    """Publish a report again and again; a report that arrives twice does no harm."""
+    """Publish a report until the broker confirms it, with a back-off between tries.
+
+    A report may arrive twice; that does no harm.
+    """
     delay = timings.REPORT_FIRST_RETRY_SECONDS
     while True:
         try:
@@ -45,141 +48,153 @@ async def publish_until_confirmed(transport: Transport, key: str, message: Outgo
 
 
 class Reporter:
-    """Sends results and starts, as many as there are at once. `confirmed` hears of results that arrived.
+    """Publishes results and starts of attempts, as many as possible in one message.
 
-    `all_begun` is set while no attempt waits for a slot.
+    The reporter calls `on_confirmed` with the results that the broker has confirmed.
+    `none_waiting` is set while no attempt waits for a slot.
     """
 
     def __init__(
         self,
         transport: Transport,
         profile: WorkerProfile,
-        confirmed: Callable[[Sequence[Result]], None],
-        all_begun: asyncio.Event,
+        on_confirmed: Callable[[Sequence[Result]], None],
+        none_waiting: asyncio.Event,
         clock: Clock,
     ) -> None:
         self._transport = transport
         self._profile = profile
-        self._confirmed = confirmed
-        self._all_begun = all_begun
+        self._on_confirmed = on_confirmed
+        self._none_waiting = none_waiting
         self._clock = clock
         self._results: list[Result] = []
-        self._since = 0.0  # when the first of them ended
-        self._starts: dict[Attempt, float] = {}  # of what has not ended, and was not told
-        self._waits = False  # a timer runs for the first of them
-        self._due = False  # it has run out
-        self._news = asyncio.Event()
+        self._first_ended_at = 0.0  # when the attempt of the first of these results ended
+        self._starts: dict[Attempt, float] = {}  # running attempts whose start is not yet reported
+        self._timer_is_running = False  # for the first of these starts
+        self._starts_are_due = False  # the timer has expired
+        self._has_work = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self.store = ""  # whose attempts these are
+        self.store = ""  # the store that numbers these attempts
 
-    def report_start(self, attempt: Attempt, at: float) -> None:
-        """Tell that an attempt has begun, if it does not end at once; no result waits for that."""
-        self._starts[attempt] = at
+    def report_start(self, attempt: Attempt, started_at: float) -> None:
+        """Report that an attempt has started, unless it ends at once; no result waits for this report."""
+        self._starts[attempt] = started_at
         self._set_timer()
 
     def report_result(self, result: Result) -> None:
+        """Report the result of an attempt; the start of this attempt is not reported any more."""
         if not self._results:
-            self._since = result.ended_at or self._clock()
+            self._first_ended_at = result.ended_at or self._clock()
             self._wake()
         self._results.append(result)
         self._starts.pop(result.attempt, None)
 
     def change_store(self, store: str) -> None:
-        """From now on the attempts are of another store; what is left of the old one is of no use."""
+        """Drop all reports: from now on the attempts belong to another store."""
         self.store = store
         self._results.clear()
         self._starts.clear()
 
-    async def flushed(self) -> None:
-        """Wait until all is confirmed."""
+    async def wait_until_flushed(self) -> None:
+        """Wait until the broker has confirmed all reports."""
         await self._idle.wait()
 
     async def run(self) -> None:
+        """Publish reports until cancelled."""
         while True:
-            await self._news.wait()
-            await self._gather()
-            self._news.clear()
+            await self._has_work.wait()
+            await self._wait_for_more_results()
+            self._has_work.clear()
             results, self._results = self._results, []
-            store = self.store  # it may change while we wait for the broker
+            store = self.store  # the store may change while this task waits for the broker
             await self._send_results(store, results)
-            if self._due:
+            if self._starts_are_due:
                 await self._send_starts()
-            if not self._news.is_set():
+            if not self._has_work.is_set():
                 self._idle.set()
 
-    async def _gather(self) -> None:
-        """Wait a little for what ends soon: one message for all is cheaper than many.
+    async def _wait_for_more_results(self) -> None:
+        """Wait briefly for attempts that end soon: one message for many results is cheaper.
 
-        While attempts wait for a slot, no slot here is idle for want of an answer. Else it is a matter of turns.
+        While attempts wait for a slot, no slot of this worker is idle until the manager receives the
+        results, so results may wait for some milliseconds. Otherwise they wait for a few iterations of
+        the event loop.
         """
-        if self._may_hold():
+        if self._may_delay_results():
             try:
                 async with asyncio.timeout(
-                    self._since + timings.RESULT_HOLD_SECONDS - self._clock()
+                    self._first_ended_at + timings.RESULT_HOLD_SECONDS - self._clock()
                 ):
-                    await self._all_begun.wait()
+                    await self._none_waiting.wait()
             except TimeoutError:
                 return
-        turns = _PATIENCE
-        for _ in range(_MOST_TURNS):
-            if not self._starts or not turns:
+        idle_iterations_left = _MAX_IDLE_ITERATIONS
+        for _ in range(_MAX_ITERATIONS):
+            if not self._starts or not idle_iterations_left:
                 return
-            before = len(self._results)
+            count = len(self._results)
             await asyncio.sleep(0)
-            turns = turns - 1 if len(self._results) == before else _PATIENCE
+            idle_iterations_left = (
+                idle_iterations_left - 1 if len(self._results) == count else _MAX_IDLE_ITERATIONS
+            )
 
-    def _may_hold(self) -> bool:
-        """Not what is handed back: another worker is idle."""
-        handed_back = (result.outcome is Outcome.RETURNED for result in self._results)
-        return bool(self._results) and not any(handed_back)
+    def _may_delay_results(self) -> bool:
+        """Return whether results may wait. Returned attempts may not: another worker is idle."""
+        are_returned = (result.outcome is Outcome.RETURNED for result in self._results)
+        return bool(self._results) and not any(are_returned)
 
     def _set_timer(self) -> None:
-        if self._starts and not self._waits and not self._due:
-            self._waits = True
-            brief = (
+        if self._starts and not self._timer_is_running and not self._starts_are_due:
+            self._timer_is_running = True
+            delay = (
                 next(iter(self._starts.values())) + timings.BRIEF_ATTEMPT_SECONDS - self._clock()
             )
-            asyncio.get_running_loop().call_later(brief, self._tell_starts)
+            asyncio.get_running_loop().call_later(delay, self._on_starts_due)
 
-    def _tell_starts(self) -> None:
-        self._waits, self._due = False, True
+    def _on_starts_due(self) -> None:
+        self._timer_is_running, self._starts_are_due = False, True
         self._wake()
 
     def _wake(self) -> None:
         self._idle.clear()
-        self._news.set()
+        self._has_work.set()
 
     async def _send_starts(self) -> None:
         items: list[ProgressItem] = []
         now = self._clock()
-        for name, at in list(self._starts.items()):
-            if at + timings.BRIEF_ATTEMPT_SECONDS > now:
-                break  # it may end yet
-            run, id, number = name
-            items.append(ProgressItem(run=run, id=id, attempt=number, at=at))
-            del self._starts[name]
-        self._due = False
+        for attempt, started_at in list(self._starts.items()):
+            if started_at + timings.BRIEF_ATTEMPT_SECONDS > now:
+                break  # this attempt, and each later one, may still end at once
+            run, id, number = attempt
+            items.append(ProgressItem(run=run, id=id, attempt=number, at=started_at))
+            del self._starts[attempt]
+        self._starts_are_due = False
         self._set_timer()
         if items:
-            await self._send("progress", partial(self._progress, self.store), items)
+            await self._send_items("progress", partial(self._progress_message, self.store), items)
 
     async def _send_results(self, store: str, results: list[Result]) -> None:
         if results:
-            await self._send("result", partial(report, self._profile, store), results)
+            await self._send_items(
+                "result", partial(results_message, self._profile, store), results
+            )
             crash_points.crash_if_chosen("worker.confirmed")
             if store == self.store:
-                self._confirmed(results)
+                self._on_confirmed(results)
 
-    async def _send(
-        self, word: str, make: Callable[[tuple[Item, ...]], Outgoing], items: list[Item]
+    async def _send_items(
+        self,
+        key_prefix: str,
+        make_message: Callable[[tuple[Item, ...]], Outgoing],
+        items: list[Item],
     ) -> None:
-        key = f"{word}.{self._profile.name}"
-        messages, _ = split_to_fit(make, items)
+        key = f"{key_prefix}.{self._profile.name}"
+        messages, _ = split_to_fit(make_message, items)
         for message, _ in messages:
             await publish_until_confirmed(self._transport, key, message)
 
-    def _progress(self, store: str, items: tuple[ProgressItem, ...]) -> Outgoing:
+    def _progress_message(self, store: str, items: tuple[ProgressItem, ...]) -> Outgoing:
         progress = Progress(
             worker=self._profile.name,
             incarnation=self._profile.incarnation,

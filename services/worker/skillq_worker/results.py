@@ -1,4 +1,4 @@
-"""How attempts have ended, as it is told: written once, when it is known."""
+"""Encode the results of attempts. Each result is encoded once, when its attempt ends."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,13 +14,15 @@ from skillq_worker.execution.slots import Attempt
 
 @dataclass(slots=True)
 class Result:
+    """The result of one attempt, encoded."""
+
     attempt: Attempt
     outcome: Outcome
-    ended_at: float | None  # where it had begun
-    body: bytes  # a `TaskResult`, without what is as by default
+    ended_at: float | None  # None if the attempt has not started
+    body: bytes  # a `TaskResult` as JSON, without fields that have their default
 
 
-def result(
+def make_result(
     attempt: Attempt,
     outcome: Outcome,
     *,
@@ -30,9 +32,12 @@ def result(
     started_at: float | None = None,
     finished_at: float | None = None,
 ) -> Result:
-    """Not validated: it is all ours, but for the output, which was checked where it was made."""
+    """Return the encoded result of an attempt.
+
+    The fields are not validated: the worker makes them all, and `to_output` has checked the output.
+    """
     run, id, number = attempt
-    # What is as by default is left out.
+    # Fields that have their default are left out.
     fields: dict[str, Any] = {
         "run": run,
         "id": id,
@@ -49,12 +54,12 @@ def result(
         fields["started_at"] = started_at
     if finished_at is not None:
         fields["finished_at"] = finished_at
-    # What is no number is null, as models write it: JSON has no word for it.
+    # NaN and infinity become null, as in pydantic's models: JSON cannot express them.
     return Result(attempt, outcome, finished_at, to_json(fields, inf_nan_mode="null"))
 
 
-def report(worker: WorkerProfile, store: str, results: Sequence[Result]) -> Outgoing:
-    """As a `TaskResults`, whose last field they are."""
-    none = TaskResults(worker=worker.name, incarnation=worker.incarnation, store=store, results=())
-    whole = b",".join([one.body for one in results])
-    return Outgoing(encode(none).removesuffix(b"]}") + whole + b"]}", none.type)
+def results_message(worker: WorkerProfile, store: str, results: Sequence[Result]) -> Outgoing:
+    """Return a `TaskResults` message. Its last field is `results`: their JSON is appended to the rest."""
+    empty = TaskResults(worker=worker.name, incarnation=worker.incarnation, store=store, results=())
+    bodies = b",".join([result.body for result in results])
+    return Outgoing(encode(empty).removesuffix(b"]}") + bodies + b"]}", empty.type)

@@ -1,4 +1,4 @@
-"""A worker's settings."""
+"""Define the settings of a worker."""
 
 import socket
 from typing import Annotated, Any, Literal, Self
@@ -14,29 +14,31 @@ HOST = "{host}"
 _DEFAULT = Lease()
 
 
-def _split(written: Any) -> Any:
-    """A comma-separated list, as a variable has it."""
-    if isinstance(written, str):
-        return tuple(word for part in written.split(",") if (word := part.strip()))
-    return written
+def _split_list(value: Any) -> Any:
+    """Return the items of a comma-separated text, as an environment variable has it."""
+    if isinstance(value, str):
+        return tuple(item for part in value.split(",") if (item := part.strip()))
+    return value
 
 
 def _host_name() -> str:
     return socket.gethostname()
 
 
-def _with_host(written: str) -> str:
-    """`junior-{host}`: replicas that share their settings get names of their own."""
-    return written.replace(HOST, _host_name())
+def _with_host(value: str) -> str:
+    """Replace {host} by the host's name: replicas that share their settings need different names."""
+    return value.replace(HOST, _host_name())
 
 
 class WorkerSettings(Settings):
+    """The settings of a worker. Each field is a command line option and an environment variable."""
+
     name: Annotated[WorkerTitle, BeforeValidator(_with_host)] = Field(
         default_factory=_host_name,
         description="its name, {host} standing for the host's; default: the host's",
     )
     skill: Level = Field(5, description="skill level, 1-10")
-    specialty: Annotated[Labels, NoDecode, BeforeValidator(_split)] = Field(
+    specialty: Annotated[Labels, NoDecode, BeforeValidator(_split_list)] = Field(
         (), max_length=MAX_LABELS, description="what it is especially good at"
     )
     slots: Annotated[int, Field(ge=1, le=10_000)] = Field(1, description="attempts at a time")
@@ -78,6 +80,7 @@ class WorkerSettings(Settings):
 
     @property
     def lease(self) -> Lease:
+        """The lease that these settings ask for."""
         return Lease(
             heartbeat=self.heartbeat,
             suspect_after=self.suspect_after,

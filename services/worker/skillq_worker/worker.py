@@ -1,7 +1,8 @@
-"""The worker's shell: accept, run, report; say that it lives; leave in order.
+"""The worker: accept assignments, run and report attempts, send heartbeats, drain at the end.
 
-An assignment is acknowledged when it has been accepted, not when the work is done: from then on the
-worker's heartbeats hold the lease, and a result is kept until the broker has confirmed it.
+The worker acknowledges an assignment when it has accepted the assignment, not when the attempt has
+ended. From then on the worker's heartbeats hold the lease on the attempt, and the worker keeps the
+result until the broker has confirmed it.
 """
 
 import asyncio
@@ -33,26 +34,27 @@ from skillq.transport import Consumer, Delivery, Outgoing, Transport, dead_lette
 from skillq_worker.execution.attempt import AttemptContext, AttemptRun
 from skillq_worker.execution.executor import Executor
 from skillq_worker.execution.slots import Attempt, AttemptSlots
-from skillq_worker.lease import OwnLease, heartbeats
+from skillq_worker.lease import OwnLease, heartbeat_messages
 from skillq_worker.queue_binding import QueueBinding
 from skillq_worker.recent_results import RecentResults
 from skillq_worker.reporter import Reporter, publish_until_confirmed
-from skillq_worker.results import Result, result
+from skillq_worker.results import Result, make_result
 
-_REMEMBERED = (
-    10_000  # how many attempts, beside those it has, are known again when they are sent twice
-)
-_LEAVING = "the worker is leaving"
+# How many tasks, besides those with a held attempt, a worker remembers to recognise a repeated assignment.
+_MAX_KNOWN_TASKS = 10_000
+_LEAVING_REASON = "the worker is leaving"
 
-Key = tuple[str, str]
+TaskKey = tuple[str, str]
 
 log = structlog.get_logger()
 
 
 class Worker:
-    """Runs until it is told to stop. `grace` is how many seconds running attempts get to finish then.
+    """Runs attempts of one worker until it is stopped.
 
-    `abort_on_lost_lease` gives up what runs when the manager must believe that this worker is dead.
+    `grace` is the time in seconds that running attempts get to finish in a drain. With
+    `cancel_on_lost_lease`, the worker cancels running attempts when the manager may have given them
+    to other workers.
     """
 
     def __init__(
@@ -63,148 +65,161 @@ class Worker:
         *,
         clock: Clock,
         grace: float,
-        abort_on_lost_lease: bool = False,
+        cancel_on_lost_lease: bool = False,
     ) -> None:
         self._transport = transport
         self._profile = profile
         self._clock = clock
         self._grace = grace
-        # Accepted, and its result not confirmed; by name, as that object: another store may give the same name.
-        self._held: dict[Attempt, Attempt] = {}
-        self._seen: OrderedDict[Key, int] = OrderedDict()  # the newest attempt of each task
-        self._memory = RecentResults()
-        self._abort_on_lost_lease = abort_on_lost_lease
-        self._trust = OwnLease(profile.lease, clock)
-        self._slots = AttemptSlots(profile.slots, self._new_run, self._trust.is_good)
-        self._shop = AttemptContext(
+        # Accepted attempts whose result is not confirmed. The value is the tuple itself: its identity
+        # tells it from an equal tuple of another store.
+        self._held_attempts: dict[Attempt, Attempt] = {}
+        # The number of the newest attempt of each task.
+        self._newest_attempts: OrderedDict[TaskKey, int] = OrderedDict()
+        self._recent_results = RecentResults()
+        self._cancel_on_lost_lease = cancel_on_lost_lease
+        self._lease = OwnLease(profile.lease, clock)
+        self._slots = AttemptSlots(profile.slots, self._new_run, self._lease.is_valid)
+        self._context = AttemptContext(
             executor,
             clock,
             self._slots.take_waiting,
             self._on_attempt_started,
-            self._on_attempt_over,
+            self._on_attempt_ended,
         )
-        self._reporter = Reporter(transport, profile, self._forget, self._slots.none_waiting, clock)
-        self._stop = asyncio.Event()
-        self._hurry = asyncio.Event()  # no grace for what is running
-        self._attachment = QueueBinding(transport, profile, clock)
-        self._log = log.bind()  # once: to bind takes longer than not to log
+        self._reporter = Reporter(
+            transport, profile, self._on_results_confirmed, self._slots.none_waiting, clock
+        )
+        self._stop_requested = asyncio.Event()
+        self._skip_grace = asyncio.Event()  # set: running attempts get no grace
+        self._queue_binding = QueueBinding(transport, profile, clock)
+        self._log = (
+            log.bind()
+        )  # bound once: binding takes longer than a debug event that is not logged
 
     @property
     def is_ready(self) -> bool:
-        """It consumes its queue, and the broker is connected."""
-        return self._attachment.is_attached and self._transport.connected
+        """Whether the worker consumes its queue, and the broker is connected."""
+        return self._queue_binding.is_attached and self._transport.connected
 
     @property
     def is_draining(self) -> bool:
-        return self._stop.is_set()
+        """Whether the worker takes nothing new, because it leaves."""
+        return self._stop_requested.is_set()
 
     def stop(self, *, now: bool = False) -> None:
-        """Take nothing new and leave: after what is running, or `now`."""
+        """Start a drain; with `now`, running attempts get no grace."""
         if now:
-            self._hurry.set()
-        self._stop.set()
+            self._skip_grace.set()
+        self._stop_requested.set()
 
     async def run(self) -> None:
-        """Work until stopped.
+        """Run until `stop` is called or a Stop message arrives, and drain.
 
         Raises:
             UsageError: another worker of this name is connected.
         """
-        stopped = asyncio.create_task(self._stop.wait(), name="stop")
-        attaching = asyncio.create_task(self._attach(), name="attach")
+        stop_task = asyncio.create_task(self._stop_requested.wait(), name="stop")
+        attach_task = asyncio.create_task(self._attach(), name="attach")
         try:
-            await asyncio.wait([stopped, attaching], return_when=asyncio.FIRST_COMPLETED)
-            if attaching.done():
-                attaching.result()
-                await self._work(stopped)
+            await asyncio.wait([stop_task, attach_task], return_when=asyncio.FIRST_COMPLETED)
+            if attach_task.done():
+                attach_task.result()
+                await self._work(stop_task)
         finally:
-            await _cancel([stopped, attaching])
-            await self._attachment.detach()
+            await _cancel_and_wait([stop_task, attach_task])
+            await self._queue_binding.detach()
 
-    async def _work(self, stopped: asyncio.Task[bool]) -> None:
-        background = [
+    async def _work(self, stop_task: asyncio.Task[bool]) -> None:
+        background_tasks = [
             asyncio.create_task(self._receive(), name="receive"),
-            asyncio.create_task(self._attachment.attend(), name="attend"),
+            asyncio.create_task(self._queue_binding.watch_queue(), name="watch queue"),
             asyncio.create_task(self._reporter.run(), name="report"),
-            asyncio.create_task(self._heartbeat(), name="heartbeat"),
-            asyncio.create_task(self._trust.watch(self._fenced, self._on_lease_lost), name="fence"),
+            asyncio.create_task(self._send_heartbeats(), name="heartbeat"),
+            asyncio.create_task(
+                self._lease.watch(self._on_fenced, self._on_lease_lost), name="fence"
+            ),
         ]
         try:
-            await asyncio.wait([stopped, *background], return_when=asyncio.FIRST_COMPLETED)
-            for task in background:
+            await asyncio.wait([stop_task, *background_tasks], return_when=asyncio.FIRST_COMPLETED)
+            for task in background_tasks:
                 if task.done():
                     task.result()
             await self._drain()
         finally:
-            await _cancel(background)
+            await _cancel_and_wait(background_tasks)
             await self._slots.close()
 
     # --- arriving and leaving
 
     async def _attach(self) -> None:
-        await self._attachment.attach()
-        self._confirmed(self._clock())
+        await self._queue_binding.attach()
+        self._on_heartbeat_confirmed(self._clock())
 
     async def _drain(self) -> None:
         self._return_unstarted()
         log.info(Log.DRAINING, running=self._slots.running, grace=self._grace)
-        await self._finish()
+        await self._finish_running()
         await self._slots.close()
         try:
             async with asyncio.timeout(
-                timings.FAST_LEAVE_SECONDS if self._hurry.is_set() else timings.LEAVE_SECONDS
+                timings.FAST_LEAVE_SECONDS if self._skip_grace.is_set() else timings.LEAVE_SECONDS
             ):
-                await self._reporter.flushed()
-                goodbye = Disconnect(
+                await self._reporter.wait_until_flushed()
+                message = Disconnect(
                     worker=self._profile.name,
                     incarnation=self._profile.incarnation,
                     reason="stopped",
                 )
                 key = f"disconnect.{self._profile.name}"
-                await publish_until_confirmed(self._transport, key, Outgoing.from_message(goodbye))
+                await publish_until_confirmed(self._transport, key, Outgoing.from_message(message))
         except TimeoutError:
             log.warning(
                 Log.PUBLISH_NOT_CONFIRMED, key="disconnect", error="no answer from the broker"
             )
 
-    async def _finish(self) -> None:
-        """Let what is running finish: for as long as the grace, or until we are told to hurry."""
+    async def _finish_running(self) -> None:
+        """Wait until running attempts have ended, the grace is over, or `stop(now=True)` is called."""
         finished = asyncio.create_task(self._slots.wait_until_idle(), name="finished")
-        hurry = asyncio.create_task(self._hurry.wait(), name="hurry")
+        skip_grace = asyncio.create_task(self._skip_grace.wait(), name="skip grace")
         try:
             await asyncio.wait(
-                [finished, hurry], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED
+                [finished, skip_grace], timeout=self._grace, return_when=asyncio.FIRST_COMPLETED
             )
         finally:
-            for waiting in (finished, hurry):
-                waiting.cancel()
-            await asyncio.gather(finished, hurry, return_exceptions=True)
+            for waiter in (finished, skip_grace):
+                waiter.cancel()
+            await asyncio.gather(finished, skip_grace, return_exceptions=True)
 
     def _return_unstarted(self) -> None:
-        for one in self._slots.take_back_all():
-            self._reporter.report_result(result(one, Outcome.RETURNED, error=_LEAVING))
+        for attempt in self._slots.remove_all_waiting():
+            self._reporter.report_result(
+                make_result(attempt, Outcome.RETURNED, error=_LEAVING_REASON)
+            )
 
     # --- heartbeats
 
-    async def _heartbeat(self) -> None:
+    async def _send_heartbeats(self) -> None:
         key = f"heartbeat.{self._profile.name}"
         while True:
-            await self._until_next_heartbeat()
+            await self._wait_for_next_heartbeat()
             sent_at = self._clock()
             try:
-                for part in self._heartbeat_parts():
+                for part in self._heartbeat_messages():
                     await self._transport.publish(topology.REPORTS, key, part)
             except TransportError as error:
                 log.warning(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
             else:
-                self._confirmed(sent_at)
+                self._on_heartbeat_confirmed(sent_at)
 
-    def _confirmed(self, sent_at: float) -> None:
-        self._trust.on_heartbeat_confirmed(sent_at)
+    def _on_heartbeat_confirmed(self, sent_at: float) -> None:
+        self._lease.on_heartbeat_confirmed(sent_at)
         self._slots.fill()
 
-    def _heartbeat_parts(self) -> list[Outgoing]:
-        refs = [AttemptRef(run=run, id=id, attempt=number) for run, id, number in self._held]
+    def _heartbeat_messages(self) -> list[Outgoing]:
+        refs = [
+            AttemptRef(run=run, id=id, attempt=attempt) for run, id, attempt in self._held_attempts
+        ]
         common = Heartbeat(
             worker=self._profile,
             store=self._reporter.store,
@@ -212,48 +227,51 @@ class Worker:
             free_slots=self._slots.free,
             draining=self.is_draining,
         )
-        return heartbeats(common, refs)
+        return heartbeat_messages(common, refs)
 
-    def _fenced(self, silence: float) -> None:
+    def _on_fenced(self, silence: float) -> None:
         log.warning(Log.FENCED, silence=round(silence, 1), running=self._slots.running)
 
     def _on_lease_lost(self) -> None:
-        if self._abort_on_lost_lease:
-            self._cancel_attempt(list(self._held))
+        if self._cancel_on_lost_lease:
+            self._cancel_attempts(list(self._held_attempts))
 
-    async def _until_next_heartbeat(self) -> None:
+    async def _wait_for_next_heartbeat(self) -> None:
         seconds = self._profile.lease.heartbeat * random.uniform(0.9, 1.1)  # noqa: S311 - jitter
         if self.is_draining:
             await asyncio.sleep(seconds)
             return
-        # That it drains is said at once: what it hands back would be offered to it again.
+        # A drain is reported at once: else the manager would assign returned attempts to this worker again.
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._stop.wait()
+                await self._stop_requested.wait()
 
     # --- commands
 
     async def _receive(self) -> None:
         while True:
-            if (consumer := self._attachment.consumer) is None:
+            if (consumer := self._queue_binding.consumer) is None:
                 await self._attach()
                 continue
             try:
                 deliveries = await consumer.batch()
             except QueueInUse:
-                # By our own connection, which the broker does not know to be dead, or by a namesake.
-                await self._attachment.detach()
+                # By an old connection of this worker that the broker still keeps, or by a worker of this name.
+                await self._queue_binding.detach()
                 continue
             crash_points.crash_if_chosen("worker.received")
-            handled = [d for d in deliveries if await self._handle(consumer, d)]
+            accepted = [d for d in deliveries if await self._handle_delivery(consumer, d)]
             crash_points.crash_if_chosen("worker.accepted")
-            await consumer.ack(handled)
+            await consumer.ack(accepted)
             crash_points.crash_if_chosen("worker.acked")
 
-    async def _handle(self, consumer: Consumer, delivery: Delivery) -> bool:
-        """Obey; False where the delivery was parked and needs no acknowledgement."""
+    async def _handle_delivery(self, consumer: Consumer, delivery: Delivery) -> bool:
+        """Handle a message; return whether it needs an acknowledgement.
+
+        An unreadable message needs none: the worker has moved it to the dead-letter queue, or requeued it.
+        """
         try:
-            self._on_order(read_message(delivery))
+            self._handle_message(read_message(delivery))
         except MalformedMessage as error:
             log.warning(Log.MESSAGE_UNREADABLE, queue=delivery.queue, reason=str(error))
             try:
@@ -263,20 +281,20 @@ class Worker:
             return False
         return True
 
-    def _on_order(self, message: Message) -> None:
+    def _handle_message(self, message: Message) -> None:
         match message:
             case Assignments():
                 if message.incarnation == self._profile.incarnation:
-                    self._serve(message.store)
+                    self._change_store(message.store)
                     for task in message.tasks:
-                        self._accept(task)
+                        self._accept_assignment(task)
             case Cancel():
-                mine = message.incarnation == self._profile.incarnation
-                if mine and message.store == self._reporter.store:
-                    attempts = [_name(ref) for ref in message.attempts]
+                is_addressed_here = message.incarnation == self._profile.incarnation
+                if is_addressed_here and message.store == self._reporter.store:
+                    attempts = [_to_attempt(ref) for ref in message.attempts]
                     self._return_attempts(
                         attempts
-                    ) if message.waiting_only else self._cancel_attempt(attempts)
+                    ) if message.waiting_only else self._cancel_attempts(attempts)
             case Stop():
                 if self._profile.incarnation in message.incarnations:
                     self.stop(now=message.mode == "now")
@@ -285,90 +303,100 @@ class Worker:
                     f"a {message.type} message does not belong in a worker's queue"
                 )
 
-    def _serve(self, store: str) -> None:
-        """Attempts are numbered per store: a manager that lost its store begins again at 1."""
+    def _change_store(self, store: str) -> None:
+        """Forget all attempts if the store is another one.
+
+        Attempts are numbered per store: a manager that lost its store starts again at 1.
+        """
         if store == self._reporter.store:
             return
-        self._cancel_attempt(list(self._held))
-        self._seen.clear()
-        self._memory.clear()
+        self._cancel_attempts(list(self._held_attempts))
+        self._newest_attempts.clear()
+        self._recent_results.clear()
         self._reporter.change_store(store)
 
-    def _accept(self, task: TaskAssignment) -> None:
+    def _accept_assignment(self, task: TaskAssignment) -> None:
         key = (task.run, task.id)
-        name = _name(task)
-        if (newest := self._seen.get(key, 0)) >= task.attempt:
-            self._report_again(name)  # sent twice, or overtaken
+        attempt = _to_attempt(task)
+        if (newest_number := self._newest_attempts.get(key, 0)) >= task.attempt:
+            self._resend_result(attempt)  # the assignment has arrived twice, or after a newer one
             return
-        self._seen[key] = task.attempt
-        if newest:
-            self._seen.move_to_end(key)
-        self._held[name] = name
-        while len(self._seen) > _REMEMBERED + len(self._held):
-            self._seen.popitem(last=False)
+        self._newest_attempts[key] = task.attempt
+        if newest_number:
+            self._newest_attempts.move_to_end(key)
+        self._held_attempts[attempt] = attempt
+        while len(self._newest_attempts) > _MAX_KNOWN_TASKS + len(self._held_attempts):
+            self._newest_attempts.popitem(last=False)
         if self.is_draining:
-            self._reporter.report_result(result(name, Outcome.RETURNED, error=_LEAVING))
+            self._reporter.report_result(
+                make_result(attempt, Outcome.RETURNED, error=_LEAVING_REASON)
+            )
         else:
-            self._slots.add_attempt(name, task)
+            self._slots.add_attempt(attempt, task)
 
-    def _report_again(self, name: Attempt) -> None:
-        """The manager has not heard how this attempt ended: say it again, or that we do not know any more."""
-        run, id, number = name
-        if name in self._held or self._seen.get((run, id)) != number:
+    def _resend_result(self, attempt: Attempt) -> None:
+        """Report the result of an ended attempt again; report it as lost if its result is not kept.
+
+        The manager assigns an attempt again only if it has not received the result.
+        """
+        run, id, number = attempt
+        if attempt in self._held_attempts or self._newest_attempts.get((run, id)) != number:
             return
-        told = self._memory.get(name)
-        lost = "its result was lost on the way"
-        self._reporter.report_result(told or result(name, Outcome.LOST, error=lost))
+        known_result = self._recent_results.get(attempt)
+        reason = "its result was lost on the way"
+        self._reporter.report_result(
+            known_result or make_result(attempt, Outcome.LOST, error=reason)
+        )
 
     # --- attempts
 
-    def _new_run(self, name: Attempt, task: TaskAssignment) -> AttemptRun:
-        """On any thread, as all of a slot that goes from one to the next."""
+    def _new_run(self, attempt: Attempt, task: TaskAssignment) -> AttemptRun:
+        """Return a run of an attempt that gets a slot now; called on any thread."""
         crash_points.crash_if_chosen("worker.started")
-        return AttemptRun(self._shop, name, task)
+        return AttemptRun(self._context, attempt, task)
 
-    def _on_attempt_started(self, making: AttemptRun) -> None:
-        run, id, number = making.attempt
-        if self._held.get(making.attempt) is not making.attempt:
+    def _on_attempt_started(self, attempt_run: AttemptRun) -> None:
+        run, id, number = attempt_run.attempt
+        if self._held_attempts.get(attempt_run.attempt) is not attempt_run.attempt:
             log.info(Log.ATTEMPT_CANCELLED, task=(run, id), attempt=number)
-            making.cancel()  # it was called off before we heard that it had begun
+            attempt_run.cancel()  # it was cancelled before the start on the handler loop was reported
             return
-        self._reporter.report_start(making.attempt, making.started_at)
+        self._reporter.report_start(attempt_run.attempt, attempt_run.started_at)
         self._log.debug(Log.ATTEMPT_STARTED, task=(run, id), attempt=number)
 
-    def _on_attempt_over(self, making: AttemptRun, ended: Result | None) -> None:
-        if ended is not None:
-            run, id, _ = ended.attempt
+    def _on_attempt_ended(self, attempt_run: AttemptRun, attempt_result: Result | None) -> None:
+        if attempt_result is not None:
+            run, id, _ = attempt_result.attempt
             crash_points.crash_if_chosen("worker.finished")
-            self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=ended.outcome)
-            self._reporter.report_result(ended)
-        self._slots.on_attempt_over(making)
+            self._log.debug(Log.ATTEMPT_ENDED, task=(run, id), outcome=attempt_result.outcome)
+            self._reporter.report_result(attempt_result)
+        self._slots.on_attempt_ended(attempt_run)
 
-    def _cancel_attempt(self, attempts: Sequence[Attempt]) -> None:
-        for one in attempts:
-            self._held.pop(one, None)
-            if self._slots.cancel_attempt(one):
-                run, id, number = one
+    def _cancel_attempts(self, attempts: Sequence[Attempt]) -> None:
+        for attempt in attempts:
+            self._held_attempts.pop(attempt, None)
+            if self._slots.cancel_attempt(attempt):
+                run, id, number = attempt
                 log.info(Log.ATTEMPT_CANCELLED, task=(run, id), attempt=number)
 
     def _return_attempts(self, attempts: Sequence[Attempt]) -> None:
-        """Give those to others that have not begun."""
-        for one in attempts:
-            if self._slots.take_back(one):
-                idle = "another worker is idle"
-                self._reporter.report_result(result(one, Outcome.RETURNED, error=idle))
+        """Return attempts that have not started, so that other workers can run them."""
+        for attempt in attempts:
+            if self._slots.remove_waiting(attempt):
+                reason = "another worker is idle"
+                self._reporter.report_result(make_result(attempt, Outcome.RETURNED, error=reason))
 
-    def _forget(self, confirmed: Sequence[Result]) -> None:
-        for one in confirmed:
-            self._held.pop(one.attempt, None)
-            self._memory.add_result(one)
-
-
-def _name(of: AttemptRef) -> Attempt:
-    return of.run, of.id, of.attempt
+    def _on_results_confirmed(self, results: Sequence[Result]) -> None:
+        for attempt_result in results:
+            self._held_attempts.pop(attempt_result.attempt, None)
+            self._recent_results.add_result(attempt_result)
 
 
-async def _cancel(
+def _to_attempt(ref: AttemptRef) -> Attempt:
+    return ref.run, ref.id, ref.attempt
+
+
+async def _cancel_and_wait(
     tasks: Sequence[asyncio.Task[None] | asyncio.Task[bool]],
 ) -> None:
     for task in tasks:

@@ -7,7 +7,7 @@ from pydantic import JsonValue
 from skillq.messages import (
     TaskAssignment,
 )
-from skillq_worker.execution.executor import Cancel, Job, in_task
+from skillq_worker.execution.executor import CancelJob, Job, run_in_task
 
 
 class Count:
@@ -21,8 +21,8 @@ class Count:
         if not held:
             self._go_on.set()
 
-    def start(self, job: Job) -> Cancel:
-        return in_task(self._work(job.task), job)
+    def start(self, job: Job) -> CancelJob:
+        return run_in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         self.begun.append(task.id)

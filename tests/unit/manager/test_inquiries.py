@@ -20,7 +20,7 @@ from skillq.messages import (
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command, Event, SubmissionReceived
-from skillq_worker.execution.executor import Cancel, Job, in_task
+from skillq_worker.execution.executor import CancelJob, Job, run_in_task
 from tests.factories import task
 from tests.unit.manager.ear import listening, put
 from tests.unit.manager.hands import Count
@@ -110,8 +110,8 @@ class Large:
 
     types = None
 
-    def start(self, job: Job) -> Cancel:
-        return in_task(self._work(), job)
+    def start(self, job: Job) -> CancelJob:
+        return run_in_task(self._work(), job)
 
     async def _work(self) -> str:
         return "x" * 200_000

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from skillq import messages as m
 from skillq.errors import MalformedMessage
-from skillq_worker.execution.outputs import as_output
+from skillq_worker.execution.outputs import to_output
 from tests.factories import budget, connect, submission, task
 
 # --- any message -----------------------------------------------------------------------------
@@ -272,7 +272,7 @@ def test_an_output_has_a_limit_in_bytes_not_characters() -> None:
 def test_what_a_handler_may_return_its_manager_can_read(number: float) -> None:
     """However long the one writes a number and the other."""
     most = m.MAX_PAYLOAD_BYTES // (len(repr(number)) + 1) - 1
-    output = as_output([number] * most)
+    output = to_output([number] * most)
     ended = m.TaskResult.model_construct(
         run="r", id="a", attempt=1, outcome=m.Outcome.SUCCEEDED, output=output
     )

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 from skillq.messages import TaskAssignment, WorkerProfile
 from skillq.transport import Transport
 from skillq.transport.memory import MemoryTransport
-from skillq_worker.execution.executor import Cancel, Executor, Job, in_task
+from skillq_worker.execution.executor import CancelJob, Executor, Job, run_in_task
 from skillq_worker.worker import Worker
 from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import Boss, until
@@ -29,8 +29,8 @@ class Bench:
         self._ends: dict[tuple[str, int], asyncio.Event] = {}
         self._at_once = False
 
-    def start(self, job: Job) -> Cancel:
-        return in_task(self._work(job.task), job)
+    def start(self, job: Job) -> CancelJob:
+        return run_in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         key = (task.id, task.attempt)

@@ -16,7 +16,7 @@ from skillq.messages import (
 from skillq_worker import Handlers
 from skillq_worker.execution.attempt import AttemptContext, AttemptRun
 from skillq_worker.execution.executor import Executor, HandlerExecutor
-from skillq_worker.results import Result, report
+from skillq_worker.results import Result, results_message
 from tests.support.virtual_time import loop_clock
 from tests.unit.worker.boss import order, who
 
@@ -31,7 +31,7 @@ def begin(
         ended.set_result(result)
 
     shop = AttemptContext(
-        executor, loop_clock(), next=lambda: None, begun=lambda _: None, over=over
+        executor, loop_clock(), take_next=lambda: None, on_started=lambda _: None, on_ended=over
     )
     making = AttemptRun(shop, (task.run, task.id, task.attempt), task)
     making.start()
@@ -48,7 +48,7 @@ async def attempt(executor: Executor, task: TaskAssignment) -> TaskResult:
         assert await ended is None, "no result of what was called off"
         raise
     assert result is not None, "nobody has called it off"
-    read = decode(report(who(), "store", [result]).body)
+    read = decode(results_message(who(), "store", [result]).body)
     assert isinstance(read, TaskResults)
     return read.results[0]
 

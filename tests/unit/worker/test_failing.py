@@ -89,7 +89,7 @@ ERRORS = [
     (Leaving(), "Leaving: what it says cannot be read"),
     (Nothing("at all"), "Nothing: at all"),
     (Secretive("closed"), "Secretive: closed"),
-    (Babbling(), "what cannot be told of"),
+    (Babbling(), "what cannot be described"),
     (SyntaxError("odd", ODD_PLACE), "SyntaxError: odd"),
     (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
     (ValueError("x" * 1_000_000), "ValueError: xxx"),

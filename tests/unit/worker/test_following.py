@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 
 from skillq.messages import Outcome, Progress, TaskResults
-from skillq_worker.execution.executor import Cancel, Job
+from skillq_worker.execution.executor import CancelJob, Job
 from tests.support.virtual_time import advance
 from tests.unit.worker.bench import BRIEF, working
 from tests.unit.worker.boss import Boss, order, ref, until, who
@@ -23,7 +23,7 @@ class Relay:
         self._ended: list[Job] = []
         self.leaves = False  # to the worker what is to follow
 
-    def start(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> CancelJob:
         self.begun.append(job)
         return partial(self._call_off, job)
 
@@ -98,7 +98,7 @@ async def test_what_was_called_off_before_it_was_heard_to_have_begun_is_ended_th
         await until(lambda: relay.begun)
         relay.end(0)
         await boss.cancel(ref("b"))
-        await until(lambda: ("default", "b", 1) not in one._held)
+        await until(lambda: ("default", "b", 1) not in one._held_attempts)
         assert not relay.called_off
         relay.hear(0)
         assert relay.called_off == ["b"]
@@ -119,7 +119,7 @@ async def test_what_is_called_off_when_it_has_ended_is_not_told_and_its_slot_goe
         await until(lambda: relay.begun)
         relay.end(0)
         await boss.cancel(ref("a"))
-        await until(lambda: ("default", "a", 1) not in one._held)
+        await until(lambda: ("default", "a", 1) not in one._held_attempts)
         relay.hear(0)
         relay.end(1)
         relay.hear(1)

@@ -90,7 +90,7 @@ async def test_whoever_is_called_off_or_recalled_in_between_each_is_told_of_once
                 await boss.recall(ref(back))
                 await boss.cancel(ref(off))
                 await asyncio.sleep(0.002 * chance.random())
-            await until(lambda: not one._held)
+            await until(lambda: not one._held_attempts)
             assert one._slots.running == 0
     assert max(Counter(works.begun).values()) == 1
     assert [id for id in works.begun if boss.outcomes.get(id) is Outcome.RETURNED] == []

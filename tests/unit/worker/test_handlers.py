@@ -20,7 +20,7 @@ from skillq.messages import (
 from skillq_worker import Context, Handlers
 from skillq_worker.execution import outputs
 from skillq_worker.execution.handlers import load_handlers
-from skillq_worker.execution.outputs import OutputError, as_output
+from skillq_worker.execution.outputs import OutputError, to_output
 from tests.unit.worker.boss import order
 from tests.unit.worker.calls import complaint, made, returned
 
@@ -209,7 +209,7 @@ VALUES = st.recursive(
 def test_a_quick_look_at_an_output_says_what_a_close_look_says(value: object) -> None:
     def said() -> str:
         try:
-            output = as_output(value)
+            output = to_output(value)
         except OutputError as error:
             return str(error)
         return f"{type(output)} {output!r}"

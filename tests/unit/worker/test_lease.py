@@ -8,7 +8,7 @@ from skillq import timings
 from skillq.errors import UsageError
 from skillq.messages import Lease
 from skillq.runtime.settings import load_settings
-from skillq_worker.__main__ import profile_of
+from skillq_worker.__main__ import make_profile
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
 from tests.support.virtual_time import loop_clock
@@ -36,19 +36,19 @@ async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_
                 bench,
                 clock=loop_clock(),
                 grace=0,
-                abort_on_lost_lease=aborts,
+                cancel_on_lost_lease=aborts,
             )
             running = asyncio.create_task(one.run())
             await until(lambda: one.is_ready)
             await boss.assign(order("a"))
             await until(lambda: bench.busy == 1)
             wire.fails = lambda key: key.startswith("heartbeat")
-            await until(lambda: not one._trust.may_start.is_set())
+            await until(lambda: not one._lease.may_start.is_set())
             await boss.assign(order("b"))
             if aborts:
-                await until(lambda: not one._held and not bench.busy)
+                await until(lambda: not one._held_attempts and not bench.busy)
             else:
-                await until(lambda: len(one._held) == 2)
+                await until(lambda: len(one._held_attempts) == 2)
                 assert bench.busy == 1, "b is not begun"
                 wire.fails = lambda _: False
                 await until(lambda: bench.busy == 2)
@@ -61,10 +61,10 @@ def settings(**given: float) -> WorkerSettings:
 
 
 def test_the_lease_is_set_once_at_the_worker_whose_profile_tells_the_manager() -> None:
-    lease = profile_of(settings(heartbeat=1, suspect_after=4, dead_after=16)).lease
+    lease = make_profile(settings(heartbeat=1, suspect_after=4, dead_after=16)).lease
     assert lease == Lease(heartbeat=1, suspect_after=4, dead_after=16)
     assert lease.suspect_after < lease.fence_after == 8 < lease.dead_after
-    assert profile_of(settings()).lease == Lease(heartbeat=5, suspect_after=15, dead_after=30)
+    assert make_profile(settings()).lease == Lease(heartbeat=5, suspect_after=15, dead_after=30)
     assert Lease().fence_after == 20
 
 

@@ -228,13 +228,13 @@ async def test_what_follows_is_known_before_it_can_be_heard_of() -> None:
     first, second = Errand(), Errand()
     first.following = second
     with HandlerLoop[int]() as loop:
-        put, known = loop._back.put, []
+        put, known = loop._to_worker.put, []
 
         def look(item: object) -> None:
             known.append(second in loop._calls)
             put(item)  # type: ignore[arg-type]
 
-        loop._back.put = look  # type: ignore[method-assign]
+        loop._to_worker.put = look  # type: ignore[method-assign]
         loop.start(first)
         await until(lambda: second.is_done)
     assert known[0]

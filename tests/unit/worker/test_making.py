@@ -13,7 +13,7 @@ import pytest
 from skillq.messages import Outcome
 from skillq_worker import Handlers
 from skillq_worker.execution.attempt import AttemptRun
-from skillq_worker.execution.executor import Cancel, HandlerExecutor, Job, in_task
+from skillq_worker.execution.executor import CancelJob, HandlerExecutor, Job, run_in_task
 from tests.unit.worker.bench import working
 from tests.unit.worker.boss import SECONDS, Boss, order, until, who
 from tests.unit.worker.calls import attempt, begin
@@ -27,8 +27,8 @@ class Stubborn:
     def __init__(self, says: str) -> None:
         self._says = says
 
-    def start(self, job: Job) -> Cancel:
-        return in_task(self._work(), job)
+    def start(self, job: Job) -> CancelJob:
+        return run_in_task(self._work(), job)
 
     async def _work(self) -> str:
         try:
@@ -162,7 +162,7 @@ async def test_what_comes_together_crosses_to_the_handlers_together_and_so_do_it
 
     calls: Counter[asyncio.AbstractEventLoop] = Counter()
     with HandlerExecutor(handlers) as executor:
-        here, there = executor._loop._home.loop, executor._loop._loop
+        here, there = executor._loop._worker_side.loop, executor._loop._loop
         for loop in (here, there):
             calling = loop.call_soon_threadsafe
 

@@ -9,7 +9,7 @@ from skillq_worker.results import Result
 
 
 def result(id: str, output: str | None = None) -> Result:
-    return results.result(("r", id, 1), Outcome.SUCCEEDED, output=output)
+    return results.make_result(("r", id, 1), Outcome.SUCCEEDED, output=output)
 
 
 def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,9 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_worker.execution.executor import Cancel, Job, in_task
+from skillq_worker.execution.executor import CancelJob, Job, run_in_task
 from skillq_worker.reporter import Reporter
-from skillq_worker.results import Result, result
+from skillq_worker.results import Result, make_result
 from tests.simulation.loop import VirtualLoop
 from tests.unit.wire import Wire
 from tests.unit.worker.bench import Bench, working
@@ -32,8 +32,8 @@ class OneTurn:
 
     types = None
 
-    def start(self, job: Job) -> Cancel:
-        return in_task(self._work(job.task), job)
+    def start(self, job: Job) -> CancelJob:
+        return run_in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> str:
         await asyncio.sleep(0)
@@ -91,7 +91,7 @@ def begun() -> asyncio.Event:
 
 
 def success(id: str) -> Result:
-    return result(("default", id, 1), Outcome.SUCCEEDED, finished_at=clock())
+    return make_result(("default", id, 1), Outcome.SUCCEEDED, finished_at=clock())
 
 
 Story = Callable[[Reporter, asyncio.Event], Coroutine[Any, Any, None]]
@@ -106,7 +106,7 @@ def heard_of(story: Story, heard: Heard | None = None) -> list[tuple[float, list
         reporter = Reporter(heard, who("ada"), lambda _: None, all_begun, clock)
         running = asyncio.create_task(reporter.run())
         await story(reporter, all_begun)
-        await reporter.flushed()
+        await reporter.wait_until_flushed()
         running.cancel()
 
     VirtualLoop(Random(1)).run_until_complete(whole())  # type: ignore[abstract]
@@ -160,7 +160,7 @@ def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> Non
 
 def test_what_is_handed_back_does_not_wait() -> None:
     async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        reporter.report_result(result(("default", "a", 1), Outcome.RETURNED))
+        reporter.report_result(make_result(("default", "a", 1), Outcome.RETURNED))
 
     assert heard_of(story) == [(0.0, ["a"])]
 

@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from skillq.messages import Outcome, TaskResult, TaskResults, decode, encode
-from skillq_worker.results import report, result
+from skillq_worker.results import make_result, results_message
 from tests.unit.worker.boss import who
 
 TEXT = st.text()
@@ -35,8 +35,8 @@ def test_a_report_says_what_its_model_would(fields: list[dict[str, Any]]) -> Non
         TaskResult.model_construct(run="r", id=f"t{n}", attempt=n, **one)
         for n, one in enumerate(fields)
     )
-    written = [result(("r", f"t{n}", n), **one) for n, one in enumerate(fields)]
-    sent = report(worker, "store", written)
+    written = [make_result(("r", f"t{n}", n), **one) for n, one in enumerate(fields)]
+    sent = results_message(worker, "store", written)
     ended = TaskResults(
         worker=worker.name, incarnation=worker.incarnation, store="store", results=models
     )
@@ -45,4 +45,4 @@ def test_a_report_says_what_its_model_would(fields: list[dict[str, Any]]) -> Non
 
 
 def test_what_is_no_number_is_null() -> None:
-    assert b'"output":null' in result(("r", "a", 1), Outcome.SUCCEEDED, output=math.nan).body
+    assert b'"output":null' in make_result(("r", "a", 1), Outcome.SUCCEEDED, output=math.nan).body

@@ -15,7 +15,7 @@ A, B, C = (("default", id, 1) for id in "abc")
 class Making:
     """An attempt that goes on until the test says that it is over."""
 
-    following: "Making | None" = None
+    successor: "Making | None" = None
     is_cancelled = has_started = False
 
     def __init__(self, attempt: Attempt, task: TaskAssignment, begun: list[Attempt]) -> None:
@@ -45,11 +45,11 @@ class Bench:
         return self.makings[-1]
 
     def over(self, number: int) -> None:
-        self.slots.on_attempt_over(self.makings[number])
+        self.slots.on_attempt_ended(self.makings[number])
 
     def passes_on(self, number: int) -> None:
         """An attempt has ended, and its slot goes to the next; nobody has heard that."""
-        following = self.makings[number].following = self.slots.take_waiting()
+        following = self.makings[number].successor = self.slots.take_waiting()
         if following is not None:
             following.has_started = True
 
@@ -93,7 +93,7 @@ async def test_what_is_over_or_was_aborted_cannot_be_aborted(bench: Bench) -> No
 
 async def test_an_attempt_that_ends_late_leaves_one_of_the_same_number_alone(bench: Bench) -> None:
     """Another store's: it numbers attempts from 1 again."""
-    assert bench.slots.take_back(B)
+    assert bench.slots.remove_waiting(B)
     assert bench.slots.cancel_attempt(A)
     bench.slots.add_attempt(A, order("a"))
     bench.over(0)
@@ -103,10 +103,10 @@ async def test_an_attempt_that_ends_late_leaves_one_of_the_same_number_alone(ben
 
 
 async def test_what_is_taken_back_in_the_turn_in_which_it_came_never_begins(bench: Bench) -> None:
-    assert bench.slots.take_back(B)
+    assert bench.slots.remove_waiting(B)
     bench.over(0)
     bench.slots.add_attempt(C, order("c"))
-    assert bench.slots.take_back(C)
+    assert bench.slots.remove_waiting(C)
     await asyncio.sleep(0)
     assert bench.begun == [A]
 
@@ -123,14 +123,14 @@ async def test_nothing_begins_until_it_may(bench: Bench) -> None:
 
 async def test_an_attempt_that_is_taken_back_waits_no_more(bench: Bench) -> None:
     bench.slots.add_attempt(C, order("c"))
-    assert bench.slots.take_back(C)
+    assert bench.slots.remove_waiting(C)
     assert not bench.slots.none_waiting.is_set()
-    assert bench.slots.take_back(B)
+    assert bench.slots.remove_waiting(B)
     assert bench.slots.none_waiting.is_set()
 
 
 async def test_where_all_are_taken_back_none_waits(bench: Bench) -> None:
-    assert bench.slots.take_back_all() == [B]
+    assert bench.slots.remove_all_waiting() == [B]
     assert bench.slots.none_waiting.is_set()
 
 
@@ -151,7 +151,7 @@ async def test_a_slot_goes_to_what_waits_for_it_when_its_attempt_has_ended_elsew
 ) -> None:
     bench.slots.add_attempt(C, order("c"))
     bench.passes_on(0)
-    assert not bench.slots.take_back(B), "it has begun"
+    assert not bench.slots.remove_waiting(B), "it has begun"
     bench.over(0)
     assert bench.begun == [A, B]
     assert not bench.slots.none_waiting.is_set()
@@ -197,7 +197,7 @@ async def test_what_was_to_follow_and_has_not_begun_when_it_may_not_any_more_wai
 ) -> None:
     """A sync handler's: it begins when the worker hears of it, which may have stood still meanwhile."""
     bench.slots.add_attempt(C, order("c"))
-    bench.makings[0].following = bench.slots.take_waiting()
+    bench.makings[0].successor = bench.slots.take_waiting()
     bench.may_begin = False
     bench.over(0)
     assert bench.begun == [A]
@@ -216,13 +216,13 @@ async def test_what_has_begun_elsewhere_goes_on_though_nothing_may_begin_any_mor
     bench.may_begin = False
     bench.over(0)
     assert bench.slots.running == 1
-    assert not bench.slots.take_back(B)
+    assert not bench.slots.remove_waiting(B)
     bench.over(1)
     assert (bench.slots.running, bench.begun) == (0, [A, B])
 
 
 async def test_what_waits_again_is_not_put_in_place_of_one_of_the_same_name(bench: Bench) -> None:
-    bench.makings[0].following = bench.slots.take_waiting()
+    bench.makings[0].successor = bench.slots.take_waiting()
     bench.may_begin = False
     other = order("b", payload={"of": "another store"})
     bench.slots.add_attempt(B, other)
@@ -236,7 +236,7 @@ async def test_what_waits_again_is_not_put_in_place_of_one_of_the_same_name(benc
 async def test_who_keeps_an_attempt_does_not_keep_those_after_it(bench: Bench) -> None:
     bench.passes_on(0)
     bench.over(0)
-    assert bench.makings[0].following is None
+    assert bench.makings[0].successor is None
 
 
 async def test_none_is_lost_that_begins_elsewhere_while_all_are_taken_back() -> None:
@@ -255,6 +255,6 @@ async def test_none_is_lost_that_begins_elsewhere_while_all_are_taken_back() -> 
     thread = threading.Thread(target=take)
     thread.start()
     await until(lambda: begun)
-    taken_back = bench.slots.take_back_all()
+    taken_back = bench.slots.remove_all_waiting()
     thread.join()
     assert sorted(begun + taken_back) == sorted(ids)

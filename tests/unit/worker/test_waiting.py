@@ -126,11 +126,11 @@ async def test_nothing_that_waits_begins_while_the_lease_is_not_certain(
         await boss.assign(order("a"), order("b"))
         await until(lambda: bench.begun)
         wire.fails = lambda key: key.startswith("heartbeat")
-        await until(lambda: not one._trust.may_start.is_set())
+        await until(lambda: not one._lease.may_start.is_set())
         await bench.end("a")
         await boss.has_results(1)
         await boss.assign(order("c"))
-        await until(lambda: len(one._held) == 2)
+        await until(lambda: len(one._held_attempts) == 2)
         assert bench.begun == [("a", 1)]
         wire.fails = lambda _: False
         bench.end_all()
@@ -147,9 +147,9 @@ async def test_a_worker_that_may_begin_nothing_still_hands_back_and_leaves(
         working(boss, bench, transport=(wire := Wire(boss.broker))) as (one, running),
     ):
         wire.fails = lambda key: key.startswith("heartbeat")
-        await until(lambda: not one._trust.may_start.is_set())
+        await until(lambda: not one._lease.may_start.is_set())
         await boss.assign(order("a"), order("b"))
-        await until(lambda: len(one._held) == 2)
+        await until(lambda: len(one._held_attempts) == 2)
         one.stop()
         async with asyncio.timeout(2):
             await running

@@ -1,1 +1,1 @@
-"""Execution: how the attempts of a worker run."""
+"""Run the attempts of a worker."""

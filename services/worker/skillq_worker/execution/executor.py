@@ -1,6 +1,7 @@
-"""Does the work of attempts. Users' code runs on a loop and on threads of its own, never on the worker's.
+"""Execute attempts by users' handlers.
 
-Whatever it does to them, the worker's heartbeats go on.
+Handlers run on a loop and on threads of their own, or in processes. So the worker's loop sends
+heartbeats even while a handler blocks.
 """
 
 import asyncio
@@ -12,74 +13,77 @@ from typing import Any, Protocol
 from pydantic import JsonValue
 
 from skillq.messages import TaskAssignment
-from skillq_worker.execution.failures import HandlerFailed, failure, run_user_code
+from skillq_worker.execution.failures import HandlerFailed, describe_failure, run_user_code
 from skillq_worker.execution.handler_loop import HandlerLoop
 from skillq_worker.execution.handlers import Handler, Handlers
-from skillq_worker.execution.outputs import as_output
+from skillq_worker.execution.outputs import to_output
 from skillq_worker.execution.processes import Processes
-from skillq_worker.execution.threads import on_thread
+from skillq_worker.execution.threads import run_on_thread
 
-Cancel = Callable[[], bool]
+CancelJob = Callable[[], bool]  # cancels a job; returns whether the job had not ended
 
 
 class NoHandler(Exception):
-    """Raised for a task of a type that nothing here takes."""
+    """Raised for a task whose type has no handler here."""
 
 
 class Job(Protocol):
-    """A task to be done, and who hears of it."""
+    """One attempt, as an executor sees it: the task to execute, and callbacks for its progress."""
 
     @property
     def task(self) -> TaskAssignment: ...
 
     def on_done(self, output: JsonValue, error: BaseException | None) -> None:
-        """Hear how it ended: on the worker's loop, once, and not before `begin` has returned.
+        """Take the output or the error of the job.
 
-        The error is TaskFailed where the work said no, NoHandler where nobody could begin it, CancelledError
-        where it was called off, HandlerFailed or else whatever the work raised.
+        The executor calls this method once, on the worker's loop, after `Executor.start` has returned.
+        The error is TaskFailed if the task failed on purpose, NoHandler if no handler could start it,
+        CancelledError if the job was cancelled, HandlerFailed or another exception if its code raised one.
         """
         ...
 
     def take_next(self) -> "Job | None":
-        """It has ended, and this one has its slot now: for executors that do not wait until the worker has heard.
+        """Return the next job for the slot of this ended job, or None.
 
-        On any thread, at most once, and never of a job that was called off. What cannot begin there is left alone:
-        the worker begins it when it is `done` with this one.
+        An executor that starts the next job at once, without a way through the worker's loop, calls
+        this method: on any thread, at most once, and never for a cancelled job. If the executor cannot
+        start the returned job, it does nothing: the worker starts that job after `on_done` of this one.
         """
         ...
 
-    def on_started(self, cancel: Cancel) -> None:
-        """It was the next one, and has begun there."""
+    def on_started(self, cancel: CancelJob) -> None:
+        """Note that the executor has started this job itself, after `take_next` of another job."""
         ...
 
 
 class Executor(Protocol):
-    """Does the work of an attempt. `types` is None where it takes any."""
+    """Executes jobs. `types` are the task types that the executor handles, or None for any type."""
 
     @property
     def types(self) -> tuple[str, ...] | None: ...
 
-    def start(self, job: Job) -> Cancel:
-        """Begin it, and return what calls it off, and says whether it had not ended."""
+    def start(self, job: Job) -> CancelJob:
+        """Start a job; return a function that cancels the job, see `CancelJob`."""
         ...
 
 
-def in_task(work: Coroutine[Any, Any, JsonValue], job: Job) -> Cancel:
-    """Do a job that is a coroutine of ours, on this loop."""
+def run_in_task(work: Coroutine[Any, Any, JsonValue], job: Job) -> CancelJob:
+    """Start a job whose work is a coroutine of the worker's own code, on the running loop."""
 
-    def over(task: asyncio.Task[JsonValue]) -> None:
+    def on_task_done(task: asyncio.Task[JsonValue]) -> None:
         error = asyncio.CancelledError() if task.cancelled() else task.exception()
         job.on_done(task.result() if error is None else None, error)
 
     task = asyncio.create_task(work, name="attempt")
-    task.add_done_callback(over)
+    task.add_done_callback(on_task_done)
     return task.cancel
 
 
 class HandlerExecutor:
-    """Runs users' handlers: async ones on one loop in a thread of its own, sync ones each on a thread.
+    """Executes jobs by users' handlers.
 
-    Those that ask for it run in processes.
+    Async handlers share one loop in a thread of its own; each call of a sync handler has a thread of its
+    own. Handlers that are registered with `process=True` run in processes.
     """
 
     def __init__(self, handlers: Handlers) -> None:
@@ -97,42 +101,44 @@ class HandlerExecutor:
 
     @property
     def types(self) -> tuple[str, ...]:
+        """The task types that have a handler."""
         return self._handlers.types
 
-    def start(self, job: Job) -> Cancel:
+    def start(self, job: Job) -> CancelJob:
+        """Implements `Executor.start`."""
         handler = self._handlers.get(job.task.task_type)
         if handler is None:
-            return in_task(_refuse(job.task), job)
+            return run_in_task(_refuse(job.task), job)
         if handler.is_async:
             return self._loop.start(_HandlerCall(self, handler, job))
-        make = self._in_process if handler.process else self._on_thread
-        return in_task(make(handler, job.task), job)
+        run_handler = self._run_in_process if handler.process else self._run_on_thread
+        return run_in_task(run_handler(handler, job.task), job)
 
-    def follow(self, job: Job) -> "_HandlerCall | None":
-        """On the users' loop: what begins there in the place of a job that has ended."""
-        following = job.take_next()
-        if following is None:
+    def start_next(self, job: Job) -> "_HandlerCall | None":
+        """Return the call that starts on the handler loop in the slot of an ended job, or None."""
+        next_job = job.take_next()
+        if next_job is None:
             return None
-        handler = self._handlers.get(following.task.task_type)
+        handler = self._handlers.get(next_job.task.task_type)
         if handler is None or not handler.is_async:
             return None
-        errand = _HandlerCall(self, handler, following)
-        following.on_started(partial(self._loop.cancel_call, errand))
-        return errand
+        call = _HandlerCall(self, handler, next_job)
+        next_job.on_started(partial(self._loop.cancel_call, call))
+        return call
 
-    async def _in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
-        arguments = await on_thread(lambda: run_user_code(partial(handler.arguments, task)))
+    async def _run_in_process(self, handler: Handler, task: TaskAssignment) -> JsonValue:
+        arguments = await run_on_thread(lambda: run_user_code(partial(handler.arguments, task)))
         return await self._processes.call(handler.function, arguments)
 
-    async def _on_thread(self, handler: Handler, task: TaskAssignment) -> JsonValue:
+    async def _run_on_thread(self, handler: Handler, task: TaskAssignment) -> JsonValue:
         cancelled = threading.Event()
         arguments = partial(handler.arguments, task, cancelled)
         try:
-            return await on_thread(
-                lambda: run_user_code(lambda: as_output(handler.function(**arguments())))
+            return await run_on_thread(
+                lambda: run_user_code(lambda: to_output(handler.function(**arguments())))
             )
         finally:
-            cancelled.set()  # whoever still runs is not waited for
+            cancelled.set()  # a cancelled handler that still runs sees this, and nobody waits for it
 
 
 async def _refuse(task: TaskAssignment) -> JsonValue:
@@ -140,7 +146,7 @@ async def _refuse(task: TaskAssignment) -> JsonValue:
 
 
 class _HandlerCall:
-    """See `skillq_worker.execution.handler_loop.Errand`."""
+    """A call of an async handler. Implements `skillq_worker.execution.handler_loop.LoopCall`."""
 
     __slots__ = ("_executor", "_handler", "_job", "task")
 
@@ -151,18 +157,27 @@ class _HandlerCall:
         self.task: asyncio.Task[None] | None = None
 
     async def work(self) -> JsonValue:
-        """Validating arguments and writing the output run users' code, too: their models, their generators."""
+        """Call the handler and return its output.
+
+        Validation of the arguments and conversion of the output run users' code, too: their models,
+        their generators.
+
+        Raises:
+            HandlerFailed: users' code raised an exception.
+        """
         handler = self._handler
         try:
-            return as_output(await handler.function(**handler.arguments(self._job.task)))
+            return to_output(await handler.function(**handler.arguments(self._job.task)))
         except asyncio.CancelledError:
             raise
-        except BaseException as error:  # noqa: BLE001 - as in `told`
-            failed = failure(error)
+        except BaseException as error:  # noqa: BLE001 - as in `run_user_code`
+            failed = describe_failure(error)
         raise HandlerFailed(failed)
 
     def on_done(self, output: JsonValue, error: BaseException | None) -> None:
+        """Implements `LoopCall.on_done`."""
         self._job.on_done(output, error)
 
     def next_call(self) -> "_HandlerCall | None":
-        return self._executor.follow(self._job)
+        """Implements `LoopCall.next_call`."""
+        return self._executor.start_next(self._job)

@@ -1,8 +1,9 @@
-"""Users' coroutines on one loop in a thread of its own, and what passes between that loop and the worker's.
+"""Run users' async handlers on one event loop in a thread of its own, the handler loop.
 
-To cross to the other loop and back takes longer than a short task does. So what is handed over together crosses
-together; and what has ended is followed there, at once, by what waited for its slot. The worker hears of that a
-little later. See docs/adr/0019-run-the-next-attempt-on-the-handler-thread.md.
+A message to the other loop and back takes longer than a short task. So calls that start in one
+iteration of the worker's loop cross in one message. When a call has ended, the next attempt that waits
+for the slot starts on the handler loop at once; the worker's loop receives the result a little later.
+See docs/adr/0019-run-the-next-attempt-on-the-handler-thread.md.
 """
 
 import asyncio
@@ -18,9 +19,9 @@ import structlog
 
 from skillq import timings
 from skillq.runtime.logs import Log
-from skillq_worker.execution.threads import ordinary
+from skillq_worker.execution.threads import to_plain_exception
 
-_ENDED = (
+_STOPPED_REASON = (
     "users' code has stopped the loop of all async handlers: none of them can run any more; "
     "mend it, and start this worker anew"
 )
@@ -32,208 +33,235 @@ log = structlog.get_logger()
 
 
 class LoopCall(Protocol[T]):
-    """What is to be done on the users' loop."""
+    """One call of an async handler."""
 
-    task: asyncio.Task[None] | None  # there, from its begin on
+    task: (
+        asyncio.Task[None] | None
+    )  # the task on the handler loop; None before the call has started
 
-    async def work(self) -> T: ...
+    async def work(self) -> T:
+        """Call the handler and return its output."""
+        ...
 
     def on_done(self, output: T | None, error: BaseException | None) -> None:
-        """Hear once how it ended, on the loop of who began it."""
+        """Take the output or the error of this call; called once, on the loop that started the call."""
         ...
 
     def next_call(self) -> "LoopCall[T] | None":
-        """On the users' loop: it has ended, and this one begins there in its place."""
+        """Return the call that starts in the slot of this ended one, or None; on the handler loop."""
         ...
 
 
 class HandlerLoop(Generic[T]):
-    """Does errands for the loop on which it is entered."""
+    """Runs calls on the handler loop, for the loop on which this object is entered (the worker's loop)."""
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
-        # A daemon: code that blocks it must not keep the process from leaving.
+        # A daemon thread: a handler that blocks it must not keep the process from exiting.
         self._thread = threading.Thread(target=self._run_loop, name="handlers", daemon=True)
-        self._calls: set[LoopCall[T]] = set()  # that have not ended
-        self._is_leaving = self._is_ending = self._has_ended = False
-        self._is_sending = False
-        self._is_watched = False  # the worker looks by itself at what has ended
+        self._calls: set[LoopCall[T]] = set()  # calls that have not ended
+        self._is_exiting = self._is_stopping = self._has_stopped = False
+        self._is_wake_scheduled = False
+        self._is_polling = False  # a timer of the worker's loop collects ended calls
 
     def __enter__(self) -> Self:
-        self._home, self._abroad = _LoopSide(asyncio.get_running_loop()), _LoopSide(self._loop)
-        self._there = _CrossLoopQueue(self._abroad, self._arrive)
-        self._back = _CrossLoopQueue(self._home, self._return)
+        self._worker_side, self._handler_side = (
+            _LoopSide(asyncio.get_running_loop()),
+            _LoopSide(self._loop),
+        )
+        self._to_handlers = _CrossLoopQueue(self._handler_side, self._on_call_received)
+        self._to_worker = _CrossLoopQueue(self._worker_side, self._on_call_returned)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_leaving = True
-        self._abroad.call(self._loop.stop)
+        self._is_exiting = True
+        self._handler_side.call(self._loop.stop)
         self._thread.join(timings.HANDLER_LOOP_END_SECONDS)
 
-    def start(self, errand: LoopCall[T]) -> Callable[[], bool]:
-        """Begin it, and return what calls it off."""
-        self._calls.add(errand)
-        if self._has_ended:
-            self._home.loop.call_soon(self._end)
+    def start(self, call: LoopCall[T]) -> Callable[[], bool]:
+        """Start a call; return a function that cancels the call, see `cancel_call`."""
+        self._calls.add(call)
+        if self._has_stopped:
+            self._worker_side.loop.call_soon(self._on_loop_stopped)
         else:
-            self._send(errand)
-        return partial(self.cancel_call, errand)
+            self._send_call(call)
+        return partial(self.cancel_call, call)
 
-    def cancel_call(self, errand: LoopCall[T]) -> bool:
-        """Whether it had not ended. Nobody waits until it has."""
-        if not self._claim(errand):
+    def cancel_call(self, call: LoopCall[T]) -> bool:
+        """Cancel a call, and do not wait for its end. Return whether the call had not ended."""
+        if not self._claim_call(call):
             return False
-        self._send(errand)
-        self._home.loop.call_soon(errand.on_done, None, asyncio.CancelledError())
+        self._send_call(call)
+        self._worker_side.loop.call_soon(call.on_done, None, asyncio.CancelledError())
         return True
 
-    def _send(self, errand: LoopCall[T]) -> None:
-        """All of one turn together."""
-        self._there.put(errand)
-        if not self._is_sending:
-            self._is_sending = True
-            self._home.loop.call_soon(self._wake_there)
+    def _send_call(self, call: LoopCall[T]) -> None:
+        """Send a call to the handler loop, together with all others of this iteration of the loop."""
+        self._to_handlers.put(call)
+        if not self._is_wake_scheduled:
+            self._is_wake_scheduled = True
+            self._worker_side.loop.call_soon(self._wake_handlers)
 
-    def _wake_there(self) -> None:
-        self._is_sending = False
-        self._there.wake()
+    def _wake_handlers(self) -> None:
+        self._is_wake_scheduled = False
+        self._to_handlers.wake()
 
-    def _return(self, end: "_End[T]") -> None:
-        errand, output, error, is_followed = end
-        if is_followed and not self._is_watched:
-            self._is_watched = True
-            self._home.loop.call_later(timings.HANDLER_LOOP_POLL_SECONDS, self._look)
-        errand.on_done(output, error)
+    def _on_call_returned(self, ended_call: "_EndedCall[T]") -> None:
+        call, output, error, has_next_call = ended_call
+        if has_next_call and not self._is_polling:
+            self._is_polling = True
+            self._worker_side.loop.call_later(
+                timings.HANDLER_LOOP_POLL_SECONDS, self._poll_ended_calls
+            )
+        call.on_done(output, error)
 
-    def _look(self) -> None:
-        self._is_watched = False  # before the look: what is put after it wakes us
-        self._back.take_all()
+    def _poll_ended_calls(self) -> None:
+        self._is_polling = False  # before `receive_all`: a later `put` then wakes this loop
+        self._to_worker.receive_all()
 
-    def _end(self) -> None:
-        """Users' code has ended the loop: nothing that was handed over will be heard of."""
-        self._has_ended = True
-        self._back.take_all()
-        for errand in list(self._calls):
-            if self._claim(errand):
-                errand.on_done(None, RuntimeError("the loop of all handlers has ended"))
+    def _on_loop_stopped(self) -> None:
+        """End all calls with an error: users' code has stopped the handler loop."""
+        self._has_stopped = True
+        self._to_worker.receive_all()
+        for call in list(self._calls):
+            if self._claim_call(call):
+                call.on_done(None, RuntimeError("the loop of all handlers has ended"))
 
     # --- on both threads
 
-    def _claim(self, errand: LoopCall[T]) -> bool:
-        """Whoever is first, the one that ends it or the one that calls it off, says what becomes of it."""
+    def _claim_call(self, call: LoopCall[T]) -> bool:
+        """Return whether the caller is the first to end this call: the end and a cancellation may race."""
         try:
-            self._calls.remove(errand)
+            self._calls.remove(call)
         except KeyError:
             return False
         return True
 
-    # --- on the other thread
+    # --- on the handler loop's thread
 
     def _run_loop(self) -> None:
-        # Users' code may stop it while it is closed, too.
+        # Users' code may also stop the loop while the runner closes it.
         with suppress(RuntimeError), asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             try:
                 runner.get_loop().run_forever()
             finally:
-                self._is_ending = True  # it runs once more, to cancel what is left on it
-                if not self._is_leaving:
-                    log.warning(Log.HANDLER_LOOP_STOPPED, reason=_ENDED)
-                self._home.call(self._end)  # at once: to close it may take for ever
+                self._is_stopping = True  # the runner runs the loop once more, to cancel its tasks
+                if not self._is_exiting:
+                    log.warning(Log.HANDLER_LOOP_STOPPED, reason=_STOPPED_REASON)
+                # Before the runner closes the loop: that may take for ever.
+                self._worker_side.call(self._on_loop_stopped)
 
-    def _arrive(self, errand: LoopCall[T]) -> None:
-        """It comes once to begin, and once more when it was called off, maybe on its way."""
-        if errand.task is not None:
-            errand.task.cancel()
-        elif errand in self._calls and not self._is_ending:
-            self._start_call(errand)
+    def _on_call_received(self, call: LoopCall[T]) -> None:
+        """Start a call, or cancel it.
 
-    def _start_call(self, errand: LoopCall[T]) -> None:
-        # Not by the loop's task factory: an eager one would run it within the last step of another.
-        context = self._abroad.context.copy()
-        errand.task = task = _HandlerTask(self._run(errand), loop=self._loop, context=context)
-        task.cancelled_early = self._cancelled_early
+        A call arrives once to start, and again if it is cancelled: maybe before it has started.
+        """
+        if call.task is not None:
+            call.task.cancel()
+        elif call in self._calls and not self._is_stopping:
+            self._start_call(call)
 
-    def _cancelled_early(self, task: asyncio.Task[None]) -> None:
-        for errand in list(self._calls):
-            if errand.task is task:
-                self._over(errand, None, asyncio.CancelledError())
+    def _start_call(self, call: LoopCall[T]) -> None:
+        # Not by the loop's task factory: an eager factory would run the call within the last step of another.
+        context = self._handler_side.context.copy()
+        call.task = task = _HandlerTask(self._run_call(call), loop=self._loop, context=context)
+        task.on_cancelled_early = self._on_cancelled_early
 
-    async def _run(self, errand: LoopCall[T]) -> None:
+    def _on_cancelled_early(self, task: asyncio.Task[None]) -> None:
+        for call in list(self._calls):
+            if call.task is task:
+                self._on_call_ended(call, None, asyncio.CancelledError())
+
+    async def _run_call(self, call: LoopCall[T]) -> None:
         try:
-            output = await errand.work()
+            output = await call.work()
         except asyncio.CancelledError as error:
-            self._over(errand, None, error)
+            self._on_call_ended(call, None, error)
         except BaseException as error:  # noqa: BLE001 - SystemExit would end the loop of all handlers
-            self._over(errand, None, ordinary(error))
+            self._on_call_ended(call, None, to_plain_exception(error))
         else:
-            self._over(errand, output, None)
+            self._on_call_ended(call, output, None)
 
-    def _over(self, errand: LoopCall[T], output: T | None, error: BaseException | None) -> None:
-        if self._is_ending or not self._claim(errand):
+    def _on_call_ended(
+        self, call: LoopCall[T], output: T | None, error: BaseException | None
+    ) -> None:
+        if self._is_stopping or not self._claim_call(call):
             return
-        following = errand.next_call()
-        if following is not None:
-            self._calls.add(following)  # before the worker can hear of it, and call it off
-            self._start_call(following)
-        self._back.put((errand, output, error, following is not None))
-        if following is None or not self._is_watched:  # seen after the put: see `_look`
-            self._back.wake()  # not in the next turn of this loop: users' code may block it before
+        next_call = call.next_call()
+        if next_call is not None:
+            self._calls.add(next_call)  # before the worker can receive it, and cancel it
+            self._start_call(next_call)
+        self._to_worker.put((call, output, error, next_call is not None))
+        if next_call is None or not self._is_polling:  # read after the put: see `_poll_ended_calls`
+            self._to_worker.wake()  # at once: a handler may block the next iteration of this loop
 
 
 class _HandlerTask(asyncio.Task[None]):
-    """Users' code may cancel all there is on its loop. Nothing runs of what has not taken its first step by then.
+    """The task of one call. It reports a cancellation even if its coroutine has not started.
 
-    A callback for each task would cost more than to make one.
+    Users' code may cancel all tasks of the loop. A task that is cancelled before its first step runs no
+    code of its coroutine, so only a callback can report its end. The callback is added in `cancel`:
+    a callback for each task would cost more than to make the task.
     """
 
-    __slots__ = ("cancelled_early",)
+    __slots__ = ("on_cancelled_early",)
 
-    cancelled_early: Callable[[asyncio.Task[None]], None]
+    on_cancelled_early: Callable[[asyncio.Task[None]], None]
 
     def cancel(self, msg: str | None = None) -> bool:
-        self.add_done_callback(self.cancelled_early)  # else it has said itself how it ended
+        """Cancel the task. Overrides `asyncio.Task.cancel`."""
+        # The callback does nothing for a call whose coroutine has reported its end itself.
+        self.add_done_callback(self.on_cancelled_early)
         return super().cancel(msg)
 
 
-_End = tuple[LoopCall[T], T | None, BaseException | None, bool]
+_EndedCall = tuple[LoopCall[T], T | None, BaseException | None, bool]
 
 
 class _LoopSide:
-    """A loop, and the context of all that is called on it from elsewhere: none of a handler's, which would pass it on."""
+    """One of the two event loops, with a context for the functions that the other thread calls on it.
+
+    Without a context of its own, a function would run in the context of a handler and pass it on.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self.context = copy_context()
 
-    def call(self, call: Callable[[], object]) -> None:
-        """From any thread; not where the loop has been closed: then nobody waits there any more."""
+    def call(self, function: Callable[[], object]) -> None:
+        """Call a function on this loop, from any thread; do nothing if the loop is closed."""
         with suppress(RuntimeError):
-            self.loop.call_soon_threadsafe(call, context=self.context)
+            self.loop.call_soon_threadsafe(function, context=self.context)
 
 
 class _CrossLoopQueue(Generic[Item]):
-    """Carries items to another loop, in their order; those that are there when it looks are taken together."""
+    """Carries items to another loop, in their order; one wake-up of that loop delivers many items."""
 
-    def __init__(self, there: _LoopSide, take: Callable[[Item], object]) -> None:
-        self._there = there
-        self._take = take
+    def __init__(self, target: _LoopSide, receive: Callable[[Item], object]) -> None:
+        self._target = target
+        self._receive = receive
         self._items: deque[Item] = deque()
         self._is_waking = False
 
     def put(self, item: Item) -> None:
+        """Add an item, without waking the other loop."""
         self._items.append(item)
 
     def wake(self) -> None:
+        """Let the other loop call `receive_all`."""
         if not self._is_waking:
             self._is_waking = True
-            self._there.call(self.take_all)
+            self._target.call(self.receive_all)
 
-    def take_all(self) -> None:
-        self._is_waking = False  # before the look: what comes after it wakes again
+    def receive_all(self) -> None:
+        """Pass the queued items to `receive`, on the target loop."""
+        self._is_waking = (
+            False  # before the items are read: a later `put` then wakes the loop again
+        )
         try:
             for _ in range(len(self._items)):
-                self._take(self._items.popleft())
+                self._receive(self._items.popleft())
         except BaseException:
-            self.wake()  # for those after it
+            self.wake()  # for the remaining items
             raise

@@ -1,4 +1,4 @@
-"""Users' own work: typed functions, registered by task type.
+"""Register users' handlers: typed functions, each for one task type.
 
     handlers = Handlers()
 
@@ -11,11 +11,11 @@
     @handlers.task(process=True)
     def render(scene: str) -> str: ...
 
-An async handler that is called off sees CancelledError; a sync one runs on a thread, which nobody can
-stop, and looks at `context.cancelled` now and then; one with `process=True` runs in a process of its own,
-which is ended.
+A cancelled async handler gets CancelledError. A sync handler runs on a thread, which cannot be stopped:
+the handler should look at `context.cancelled` now and then. A handler with `process=True` runs in a
+process, and a cancellation ends this process.
 
-A task's payload is validated against the signature; what is returned is the task's output.
+The payload of a task is validated against the handler's signature; the handler returns the output.
 """
 
 import importlib
@@ -40,9 +40,9 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a handler may know of its task: ask for it by a parameter annotated `Context`.
+    """The task and the attempt that a handler works on; a parameter annotated `Context` receives it.
 
-    `token` names this attempt: a fence for systems that take writes from only the newest one.
+    `token` names this attempt: a fencing token for systems that accept writes of the newest attempt only.
     """
 
     run: str
@@ -57,15 +57,17 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether nobody wants the outcome any more: the task was called off, timed out, or is another's."""
+        """Whether the outcome is of no use: the task is cancelled, timed out, or assigned to another worker."""
         return self._cancelled is not None and self._cancelled.is_set()
 
     @property
     def token(self) -> str:
+        """The name of this attempt, `RUN/ID:ATTEMPT`."""
         return f"{self.run}/{self.id}:{self.attempt}"
 
     @classmethod
     def from_assignment(cls, task: TaskAssignment, cancelled: threading.Event | None) -> "Context":
+        """Make the context of an assigned attempt; `cancelled` is set when the attempt is cancelled."""
         return cls(
             task.run,
             task.id,
@@ -85,21 +87,21 @@ class PayloadError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Handler:
-    """A user's function, with the model its payload is validated against."""
+    """A user's function, with the type that validates payloads against its signature."""
 
     function: Callable[..., Any]
     payload: TypeAdapter[dict[str, Any]]
-    context: str | None  # the parameter that wants the context
+    context: str | None  # the name of the parameter that receives the context
     process: bool  # runs in a process of its own
     is_async: bool
 
     def arguments(
         self, task: TaskAssignment, cancelled: threading.Event | None = None
     ) -> dict[str, Any]:
-        """The keyword arguments for a task.
+        """Return the keyword arguments of the function for a task.
 
         Raises:
-            PayloadError: names the field that does not fit.
+            PayloadError: the payload does not fit; the message names the field.
         """
         try:
             arguments = self.payload.validate_python(task.payload)
@@ -124,7 +126,7 @@ class Handlers:
         self, type: str | None = None, /, *, process: bool = False
     ) -> Callable[[Function], Function]: ...
 
-    def task(self, given: Any = None, /, *, process: bool = False) -> Any:
+    def task(self, type_or_function: Any = None, /, *, process: bool = False) -> Any:
         """Register a function under its own name, or `@handlers.task("type")` under another.
 
         With `process=True` each attempt runs in a process that can be ended.
@@ -132,17 +134,19 @@ class Handlers:
         Raises:
             UsageError: the type has a handler already, or the signature cannot be a payload's.
         """
-        if callable(given):
-            return self._register(given.__name__, given, process)
+        if callable(type_or_function):
+            return self._register(type_or_function.__name__, type_or_function, process)
         return lambda function: self._register(
-            function.__name__ if given is None else given, function, process
+            function.__name__ if type_or_function is None else type_or_function, function, process
         )
 
     @property
     def types(self) -> tuple[str, ...]:
+        """The task types that have a handler."""
         return tuple(self._handlers)
 
     def get(self, task_type: str) -> Handler | None:
+        """Return the handler of a task type, or None."""
         return self._handlers.get(task_type)
 
     def _register(self, task_type: str, function: Function, process: bool) -> Function:
@@ -156,28 +160,28 @@ class Handlers:
             raise UsageError(
                 f"handler {task_type!r}: an async function cannot have a process; make it sync"
             )
-        self._handlers[task_type] = _handler(task_type, function, process)
+        self._handlers[task_type] = _make_handler(task_type, function, process)
         return function
 
 
-def _handler(task_type: str, function: Callable[..., Any], process: bool) -> Handler:
-    hints = get_type_hints(function, include_extras=True)
+def _make_handler(task_type: str, function: Callable[..., Any], process: bool) -> Handler:
+    type_hints = get_type_hints(function, include_extras=True)
     fields: dict[str, Any] = {}
     context = None
     for name, parameter in inspect.signature(function).parameters.items():
         if parameter.kind not in {parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY}:
             raise UsageError(f"handler {task_type!r}: {parameter} cannot be filled from a payload")
-        if hints.get(name) is Context:
+        if type_hints.get(name) is Context:
             context = name
             continue
         required = parameter.default is parameter.empty
-        fields[name] = (Required if required else NotRequired)[hints.get(name, Any)]
+        fields[name] = (Required if required else NotRequired)[type_hints.get(name, Any)]
     # A TypedDict, not a model: a parameter may have any name, `json` and `copy` too.
-    shape = TypedDict("Payload", fields)  # type: ignore[misc]  # made at run time
-    shape.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
+    payload_type = TypedDict("Payload", fields)  # type: ignore[misc]  # made at run time
+    payload_type.__pydantic_config__ = ConfigDict(extra="forbid", arbitrary_types_allowed=True)  # type: ignore[attr-defined]
     try:
-        payload: TypeAdapter[dict[str, Any]] = TypeAdapter[Any](shape)
-    except Exception as error:  # pydantic raises many kinds for annotations it cannot use
+        payload: TypeAdapter[dict[str, Any]] = TypeAdapter[Any](payload_type)
+    except Exception as error:  # pydantic raises many classes for annotations it cannot use
         raise UsageError(
             f"handler {task_type!r}: its parameters cannot be validated: {one_line(str(error))}"
         ) from error
@@ -185,23 +189,23 @@ def _handler(task_type: str, function: Callable[..., Any], process: bool) -> Han
 
 
 def load_handlers(path: str) -> Handlers:
-    """Import `module:attribute`, from the current folder too.
+    """Import the handlers of `module:attribute`; the current folder is searched, too.
 
     Raises:
-        UsageError: in one line, what is missing or what went wrong at import.
+        UsageError: the module or the attribute is missing, or the import failed.
     """
     module_name, _, attribute = path.partition(":")
     if not module_name or not attribute:
         raise UsageError(f"handlers {path!r}: write MODULE:HANDLERS, as in my_tasks:handlers")
     if os.getcwd() not in sys.path:  # noqa: PTH109 - sys.path holds strings
         sys.path.insert(0, os.getcwd())  # noqa: PTH109
-    found: Any = _imported(module_name, path)
+    found: Any = _import_module(module_name, path)
     for name in attribute.split("."):
         found = getattr(found, name, None)
     if not isinstance(found, Handlers):
-        what = "has no" if found is None else f"has a {type(found).__name__} as"
+        problem = "has no" if found is None else f"has a {type(found).__name__} as"
         raise UsageError(
-            f"handlers {path!r}: {module_name} {what} {attribute}; it should be a Handlers()"
+            f"handlers {path!r}: {module_name} {problem} {attribute}; it should be a Handlers()"
         )
     if not found.types:
         raise UsageError(
@@ -214,7 +218,7 @@ def load_handlers(path: str) -> Handlers:
     return found
 
 
-def _imported(module: str, path: str) -> ModuleType:
+def _import_module(module: str, path: str) -> ModuleType:
     refusal = f"handlers {path!r}: module {module} does not import"
     try:
         return importlib.import_module(module)
@@ -222,5 +226,5 @@ def _imported(module: str, path: str) -> ModuleType:
         remedy = "start in the folder that holds it, or set PYTHONPATH"
         raise UsageError(f"{refusal}: {one_line(str(error))}; {remedy}") from error
     except (Exception, SystemExit) as error:  # a user's module may raise anything
-        what = f"{type(error).__name__}: {one_line(str(error))}"
-        raise UsageError(f"{refusal}: {what}") from error
+        problem = f"{type(error).__name__}: {one_line(str(error))}"
+        raise UsageError(f"{refusal}: {problem}") from error

@@ -1,4 +1,4 @@
-"""What handlers return, as JSON that every reader of a message can read."""
+"""Convert the return values of handlers to JSON that every decoder of a message can read."""
 
 import json
 from math import isfinite
@@ -11,21 +11,21 @@ from skillq.forms import one_line
 from skillq.messages import MAX_PAYLOAD_BYTES, shorten
 from skillq.transport.batching import check_readable
 
-# Made once: it takes longer to make than to use.
+# Made once: the construction takes longer than a call.
 _encode = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
-_SHORT, _LARGE = 1000, 2**63
+_MAX_PLAIN_LENGTH, _MAX_PLAIN_INT = 1000, 2**63
 
 
 class OutputError(Exception):
     """Raised when what a handler returned cannot be a task's output."""
 
 
-def as_output(value: object) -> JsonValue:
-    """The output of a task.
+def to_output(value: object) -> JsonValue:
+    """Return the output of a task for the return value of its handler.
 
     Raises:
-        OutputError: it cannot be written as JSON, or is too large.
+        OutputError: the value cannot be written as JSON, or is too large.
     """
     if _is_plain(value):
         return value
@@ -47,18 +47,21 @@ def as_output(value: object) -> JsonValue:
 
 
 def _is_plain(value: object) -> TypeGuard[JsonValue]:
-    """Whether it is short JSON as it is: most outputs are, and to look closer takes far longer."""
+    """Return whether a value is a short JSON scalar. Most outputs are, and the full check takes far longer."""
     if type(value) is str:
-        return value.isascii() and len(value) < _SHORT
+        return value.isascii() and len(value) < _MAX_PLAIN_LENGTH
     if type(value) is int:
-        return -_LARGE < value < _LARGE
+        return -_MAX_PLAIN_INT < value < _MAX_PLAIN_INT
     if type(value) is float:
         return isfinite(value)
     return value is None or type(value) is bool
 
 
 def _is_surely_readable(output: JsonValue) -> bool:
-    """Whether a quick look suffices: not where it may be too large, and not where somebody has to be told what is wrong."""
+    """Return whether a quick check shows that the output is readable.
+
+    If it is False, the output may be too large or unreadable, and the full check finds the reason.
+    """
     try:
         body = to_json(output)
         check_readable(body)

@@ -1,6 +1,7 @@
-"""Users' functions in processes of their own, which can be ended whatever they do.
+"""Run users' functions in processes, which can be ended whatever the functions do.
 
-A process is used again for the next attempt: what it has imported stays. One that died, or was ended, is replaced.
+A process serves one attempt after another, so its imports stay loaded. A process that has died or was
+ended is replaced.
 """
 
 import asyncio
@@ -17,17 +18,17 @@ from typing import Any, NamedTuple
 from pydantic import JsonValue
 
 from skillq import timings
-from skillq_worker.execution.failures import Failure, HandlerFailed, TaskFailed, failure
-from skillq_worker.execution.outputs import as_output
-from skillq_worker.execution.threads import on_thread
+from skillq_worker.execution.failures import Failure, HandlerFailed, TaskFailed, describe_failure
+from skillq_worker.execution.outputs import to_output
+from skillq_worker.execution.threads import run_on_thread
 
-# Spawned: a fork would copy the threads' locks, but not the threads.
+# Spawned, because a fork would copy the threads' locks, but not the threads.
 _CONTEXT = get_context("spawn")
-_BEGUN = None
+_STARTED = None  # a process sends this before it calls the function
 
 
 class _DiedIdle(Exception):
-    """Raised when a process had died since it was last used: nothing was begun."""
+    """Raised when a process has died between two calls: the call has not started."""
 
 
 class _Output(NamedTuple):
@@ -35,128 +36,140 @@ class _Output(NamedTuple):
 
 
 class Processes:
-    """As many as there are calls at a time."""
+    """A pool of processes that grows to the number of concurrent calls."""
 
     def __init__(self) -> None:
         self._idle: list[_Process] = []
         self._all: set[_Process] = set()
 
     async def call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> JsonValue:
-        """The function's output. Who is cancelled meanwhile ends its process.
+        """Call a function in a process and return its output; a cancellation ends the process.
 
         Raises:
-            HandlerFailed: it raised something; not every exception can be sent.
-            TaskFailed: its process died.
+            HandlerFailed: the function raised an exception, or its arguments cannot be sent.
+            TaskFailed: the process died.
         """
-        process = self._take()
+        process = self._take_process()
         try:
-            ended = await on_thread(lambda: process.call(function, arguments))
+            answer = await run_on_thread(lambda: process.call(function, arguments))
         except _DiedIdle:
-            self._end(process)
+            self._end_process(process)
             return await self.call(function, arguments)
         except (asyncio.CancelledError, TaskFailed):
-            threading.Thread(target=self._end, args=(process,), daemon=True).start()
+            threading.Thread(target=self._end_process, args=(process,), daemon=True).start()
             raise
-        except BaseException:  # what cannot be sent has not been sent
+        except BaseException:  # the arguments were not sent, so the process is idle
             self._idle.append(process)
             raise
         self._idle.append(process)
-        if isinstance(ended, Failure):
-            raise HandlerFailed(ended)
-        return ended.value
+        if isinstance(answer, Failure):
+            raise HandlerFailed(answer)
+        return answer.value
 
-    def _take(self) -> "_Process":
+    def _take_process(self) -> "_Process":
         while self._idle:
             process = self._idle.pop()
             if process.is_alive:
                 return process
-            self._end(process)
+            self._end_process(process)
         process = _Process()
         self._all.add(process)
         return process
 
-    def _end(self, process: "_Process") -> None:
+    def _end_process(self, process: "_Process") -> None:
         process.end()
         self._all.discard(process)
 
     def stop(self) -> None:
-        """End them all, and wait until they have gone."""
-        ending = [threading.Thread(target=process.end) for process in list(self._all)]
-        for thread in ending:
+        """End all processes, and wait until they have exited."""
+        threads = [threading.Thread(target=process.end) for process in list(self._all)]
+        for thread in threads:
             thread.start()
-        for thread in ending:
+        for thread in threads:
             thread.join()
 
 
 class _Process:
     def __init__(self) -> None:
-        self._line, theirs = _CONTEXT.Pipe()
-        # No daemon in the words of multiprocessing: those may have no processes of their own.
-        self._process = _CONTEXT.Process(target=_serve, args=(theirs,), name="handler")
+        self._connection, child_connection = _CONTEXT.Pipe()
+        # Not a daemon process of multiprocessing: a daemon may not start processes.
+        self._process = _CONTEXT.Process(
+            target=_serve_calls, args=(child_connection,), name="handler"
+        )
         self._process.start()
-        theirs.close()
-        self._was_used = False
+        child_connection.close()
+        self._has_been_used = False
 
     @property
     def is_alive(self) -> bool:
         return self._process.is_alive()
 
     def call(self, function: Callable[..., Any], arguments: dict[str, Any]) -> "_Output | Failure":
-        has_begun = False
+        has_started = False
         try:
             self._send(function, arguments)
-            has_begun = self._next() is _BEGUN
-            ended: _Output | Failure = self._next()
+            has_started = self._receive() is _STARTED
+            answer: _Output | Failure = self._receive()
         except (EOFError, OSError) as error:
             self._process.join()
-            if self._was_used and not has_begun:
+            if self._has_been_used and not has_started:
                 raise _DiedIdle from error
-            raise TaskFailed(f"its process {_how(self._process.exitcode or 0)}") from error
-        self._was_used = True
-        return ended
+            raise TaskFailed(
+                f"its process {_describe_exit(self._process.exitcode or 0)}"
+            ) from error
+        self._has_been_used = True
+        return answer
 
     def _send(self, function: Callable[..., Any], arguments: dict[str, Any]) -> None:
-        """Raise what the line does, and HandlerFailed where something cannot be sent."""
-        try:
-            self._line.send((function, arguments))
-        except (EOFError, OSError):
-            raise
-        except BaseException as error:  # noqa: BLE001 - to write objects of users runs their code
-            failed = failure(error)
-        else:
-            return
-        raise HandlerFailed(failed)
-
-    def _next(self) -> Any:
-        """What it says next.
+        """Send a call to the process.
 
         Raises:
-            EOFError: (or an OSError) it has died.
+            EOFError: (or an OSError) the process has died.
+            HandlerFailed: the function or an argument cannot be pickled.
         """
-        while not self._line.poll(timings.PROCESS_POLL_SECONDS):
-            if not self.is_alive and not self._line.poll():
+        try:
+            self._connection.send((function, arguments))
+        except (EOFError, OSError):
+            raise
+        except BaseException as error:  # noqa: BLE001 - to pickle users' objects runs their code
+            described = describe_failure(error)
+        else:
+            return
+        raise HandlerFailed(described)
+
+    def _receive(self) -> Any:
+        """Return the next object that the process sends.
+
+        Raises:
+            EOFError: (or an OSError) the process has died.
+        """
+        while not self._connection.poll(timings.PROCESS_POLL_SECONDS):
+            if not self.is_alive and not self._connection.poll():
                 raise EOFError
-        return self._line.recv()
+        return self._connection.recv()
 
     def end(self) -> None:
-        """With all that it has started itself."""
+        """End the process and all processes that it has started."""
         self._signal(signal.SIGTERM)
         self._process.join(timings.PROCESS_TERMINATE_SECONDS)
         self._signal(signal.SIGKILL)
         self._process.join()
 
-    def _signal(self, number: signal.Signals) -> None:
+    def _signal(self, signal_number: signal.Signals) -> None:
         pid = self._process.pid
         assert pid is not None, "started"  # noqa: S101 - an invariant
         try:
-            os.killpg(pid, number)
-        except (ProcessLookupError, PermissionError):  # it has no group yet, or none any more
+            os.killpg(pid, signal_number)
+        except (
+            ProcessLookupError,
+            PermissionError,
+        ):  # its group does not exist yet, or not any more
             if self.is_alive:
                 with suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                    os.kill(pid, signal_number)
 
 
-def _how(exit_code: int) -> str:
+def _describe_exit(exit_code: int) -> str:
     if exit_code >= 0:
         return f"ended with exit code {exit_code}"
     return f"was killed by signal {-exit_code} ({signal.strsignal(-exit_code)})"
@@ -165,33 +178,34 @@ def _how(exit_code: int) -> str:
 # --- in the process
 
 
-def _serve(line: Connection) -> None:
-    # A group of its own: Ctrl-C in the terminal is the worker's affair, and what it starts ends with it.
+def _serve_calls(connection: Connection) -> None:
+    # A process group of its own: Ctrl-C in the terminal reaches the worker alone, and the processes that
+    # the function starts end with this one.
     os.setsid()
     threading.Thread(target=_end_with_worker, name="worker", daemon=True).start()
     while True:
         try:
-            function, arguments = line.recv()
+            function, arguments = connection.recv()
         except EOFError:
             return
         except Exception as error:  # noqa: BLE001 - users' modules may raise anything at import
-            line.send(_BEGUN)
-            line.send(failure(error))
+            connection.send(_STARTED)
+            connection.send(describe_failure(error))
         else:
-            line.send(_BEGUN)
-            line.send(_call(function, arguments))
+            connection.send(_STARTED)
+            connection.send(_run_call(function, arguments))
 
 
 def _end_with_worker() -> None:
-    """A worker that was killed cannot end its processes, and others have its tasks soon."""
+    """End this process when the worker has died: other workers get its attempts soon."""
     worker = multiprocessing.parent_process()
     if worker is not None:
         worker.join()
         os.killpg(0, signal.SIGKILL)
 
 
-def _call(function: Callable[..., Any], arguments: dict[str, Any]) -> _Output | Failure:
+def _run_call(function: Callable[..., Any], arguments: dict[str, Any]) -> _Output | Failure:
     try:
-        return _Output(as_output(function(**arguments)))
+        return _Output(to_output(function(**arguments)))
     except BaseException as error:  # noqa: BLE001 - SystemExit, too, is one attempt's failure
-        return failure(error)
+        return describe_failure(error)

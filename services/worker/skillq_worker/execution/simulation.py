@@ -1,16 +1,16 @@
-"""The work of the tutorial: it takes a while, and succeeds where the skill suffices."""
+"""Simulate work, as the tutorial does: a task takes some time, and succeeds if the skill suffices."""
 
 import asyncio
 
 from pydantic import JsonValue
 
 from skillq.messages import SPECIALTY_BONUS, TaskAssignment, WorkerProfile
-from skillq_worker.execution.executor import Cancel, Job, in_task
+from skillq_worker.execution.executor import CancelJob, Job, run_in_task
 from skillq_worker.execution.failures import TaskFailed
 
 
 class Simulation:
-    """Takes any type; a task takes `difficulty / priority * time_scale` seconds."""
+    """An executor of any type; a task takes `difficulty / priority * time_scale` seconds."""
 
     types = None
 
@@ -19,8 +19,9 @@ class Simulation:
         self._specialties = frozenset(profile.specialties)
         self._time_scale = time_scale
 
-    def start(self, job: Job) -> Cancel:
-        return in_task(self._work(job.task), job)
+    def start(self, job: Job) -> CancelJob:
+        """Implements `skillq_worker.execution.executor.Executor.start`."""
+        return run_in_task(self._work(job.task), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         seconds = task.difficulty / task.priority * self._time_scale

@@ -1,4 +1,4 @@
-"""Attempts of one worker: those that run, one a slot, and those that wait for one, in the order they came."""
+"""Keep the attempts of one worker: one running attempt per slot, and a queue of waiting attempts."""
 
 import asyncio
 from collections import OrderedDict
@@ -12,153 +12,171 @@ Attempt = tuple[str, str, int]  # run, id, attempt
 
 
 class RunnableAttempt(Protocol):
-    """An attempt that has a slot. `following` has it after this one, and may have begun already."""
+    """An attempt that has a slot.
+
+    `successor` gets the slot when this attempt has ended, and may have started already.
+    """
 
     attempt: Attempt
     task: TaskAssignment
-    following: Self | None
+    successor: Self | None
     has_started: bool
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        """Start the attempt, or note that it has started."""
+        ...
 
-    def cancel(self) -> object: ...
+    def cancel(self) -> object:
+        """Cancel the attempt."""
+        ...
 
 
-M = TypeVar("M", bound=RunnableAttempt)
+RunT = TypeVar("RunT", bound=RunnableAttempt)
 
 
-class AttemptSlots(Generic[M]):
-    """Begins what waits, as many at a time as there are slots; each says when it is `over`.
+class AttemptSlots(Generic[RunT]):
+    """Starts waiting attempts in the order of their arrival, one per free slot.
 
-    Nothing is begun unless it `may_begin`. `all_begun` is set while none wait.
+    No attempt starts while `may_start` returns False. `none_waiting` is set while no attempt waits.
     """
 
     def __init__(
         self,
         count: int,
-        make: Callable[[Attempt, TaskAssignment], M],
-        may_begin: Callable[[], bool],
+        new_run: Callable[[Attempt, TaskAssignment], RunT],
+        may_start: Callable[[], bool],
     ) -> None:
         self._count = count
-        self._make = make
-        self._may_begin = may_begin
-        # Any thread may `take` one. Whoever gets one out of it, by one call, has it.
+        self._new_run = new_run
+        self._may_start = may_start
+        # Any thread may take an attempt: one call of `pop` or `popitem` takes it from the queue atomically.
         self._waiting: OrderedDict[Attempt, TaskAssignment] = OrderedDict()
-        self._running: dict[Attempt, M] = {}  # but for those that were aborted
-        self._busy = 0  # slots; an attempt that was aborted has its own until it is over
+        self._running: dict[Attempt, RunT] = {}  # without cancelled attempts
+        self._busy_slots = 0  # a cancelled attempt keeps its slot until it has ended
         self._is_filling = self._is_closed = False
-        self._one_is_over = asyncio.Event()
+        self._attempt_ended = asyncio.Event()
         self.none_waiting = asyncio.Event()
         self.none_waiting.set()
 
     @property
     def running(self) -> int:
-        return self._busy
+        """The number of busy slots."""
+        return self._busy_slots
 
     @property
     def free(self) -> int:
-        """Slots for which nothing is there."""
-        return max(0, self._count - self._busy - len(self._waiting))
+        """The number of slots without a running or a waiting attempt."""
+        return max(0, self._count - self._busy_slots - len(self._waiting))
 
     def add_attempt(self, attempt: Attempt, task: TaskAssignment) -> None:
+        """Add an attempt to the queue, and start it as soon as a slot is free."""
         self._waiting[attempt] = task
         self.none_waiting.clear()
         self.fill()
 
-    def take_back(self, attempt: Attempt) -> bool:
-        """Forget an attempt that has not begun; False where it has, or is not there."""
-        there = self._waiting.pop(attempt, None) is not None
-        self._note_begun()
-        return there
+    def remove_waiting(self, attempt: Attempt) -> bool:
+        """Remove an attempt from the queue; return whether it was waiting."""
+        was_waiting = self._waiting.pop(attempt, None) is not None
+        self._update_none_waiting()
+        return was_waiting
 
-    def take_back_all(self) -> list[Attempt]:
-        waiting = []
+    def remove_all_waiting(self) -> list[Attempt]:
+        """Remove all attempts from the queue and return them."""
+        removed = []
         with suppress(KeyError):
             while True:
                 attempt, _ = self._waiting.popitem(last=False)
-                waiting.append(attempt)
-        self._note_begun()
-        return waiting
+                removed.append(attempt)
+        self._update_none_waiting()
+        return removed
 
     def cancel_attempt(self, attempt: Attempt) -> bool:
-        """End an attempt, begun or not; False where it is not there."""
-        if self.take_back(attempt):
+        """Cancel a waiting or running attempt; return whether the worker had it."""
+        if self.remove_waiting(attempt):
             return True
-        # Out of the way: one of another store may come, with this one's number.
-        running = self._running.pop(attempt, None)
-        if running is not None:
-            running.cancel()
-        return running is not None
+        # Removed at once: an attempt of another store may arrive with the same number.
+        attempt_run = self._running.pop(attempt, None)
+        if attempt_run is not None:
+            attempt_run.cancel()
+        return attempt_run is not None
 
-    def on_attempt_over(self, one: M) -> None:
-        if self._running.get(one.attempt) is one:
-            del self._running[one.attempt]
-        following = one.following
-        one.following = None  # whoever keeps one is not to keep all after it
-        if following is not None and (following.has_started or self._may_begin()):
-            self._start(following)
-            self._note_begun()
+    def on_attempt_ended(self, attempt_run: RunT) -> None:
+        """Give the slot of an ended attempt to its successor, or to the next waiting attempt."""
+        if self._running.get(attempt_run.attempt) is attempt_run:
+            del self._running[attempt_run.attempt]
+        successor = attempt_run.successor
+        attempt_run.successor = None  # a reference to one run must not keep all later runs alive
+        if successor is not None and (successor.has_started or self._may_start()):
+            self._start(successor)
+            self._update_none_waiting()
             return
-        if following is not None:
-            self._put_back(following)
-        self._busy -= 1
-        self._one_is_over.set()
+        if successor is not None:
+            self._put_back(successor)
+        self._busy_slots -= 1
+        self._attempt_ended.set()
         self._fill()
 
     async def wait_until_idle(self) -> None:
-        """Wait until nothing runs any more."""
-        while self._busy:
-            self._one_is_over.clear()
-            await self._one_is_over.wait()
+        """Wait until no attempt runs."""
+        while self._busy_slots:
+            self._attempt_ended.clear()
+            await self._attempt_ended.wait()
 
     async def close(self) -> None:
-        """End all."""
+        """Remove all waiting attempts, cancel the running attempts, and wait until they have ended."""
         self._is_closed = True
-        self.take_back_all()
+        self.remove_all_waiting()
         for attempt in list(self._running):
             self.cancel_attempt(attempt)
         await self.wait_until_idle()
 
-    def take_waiting(self) -> M | None:
-        """The next that waits, for a slot that is free, or whose attempt has ended; on any thread."""
-        if not self._may_begin():
+    def take_waiting(self) -> RunT | None:
+        """Return a run of the next waiting attempt, or None; callable from any thread.
+
+        The caller has a slot for the attempt: a free slot, or the slot of an attempt that has ended.
+        """
+        if not self._may_start():
             return None
         try:
             attempt, task = self._waiting.popitem(last=False)
         except KeyError:
             return None
-        return self._make(attempt, task)
+        return self._new_run(attempt, task)
 
     def fill(self) -> None:
-        """Begin what may begin, in the next turn of the loop: all of this one has been heard then."""
+        """Start waiting attempts in the next iteration of the event loop.
+
+        By then the worker has handled all messages that arrived together.
+        """
         if not self._is_filling:
             self._is_filling = True
             asyncio.get_running_loop().call_soon(self._fill)
 
     def _fill(self) -> None:
         self._is_filling = False
-        while self._busy < self._count and (one := self.take_waiting()) is not None:
-            self._busy += 1
-            self._start(one)
-        self._note_begun()
+        while self._busy_slots < self._count and (attempt_run := self.take_waiting()) is not None:
+            self._busy_slots += 1
+            self._start(attempt_run)
+        self._update_none_waiting()
 
-    def _start(self, one: M) -> None:
-        self._running[one.attempt] = one
-        one.start()
+    def _start(self, attempt_run: RunT) -> None:
+        self._running[attempt_run.attempt] = attempt_run
+        attempt_run.start()
         if self._is_closed:
-            one.cancel()
+            attempt_run.cancel()
 
-    def _put_back(self, one: M) -> None:
-        """It was to begin here, and we have stood still since: it waits again, before all others.
+    def _put_back(self, attempt_run: RunT) -> None:
+        """Put an attempt back in front of the queue, because no attempt may start now.
 
-        Nothing may begin now, so nobody takes it away meanwhile.
+        The process was stalled after `take_waiting` had returned the attempt. While no attempt may start,
+        no other thread takes the attempt from the queue.
         """
-        if one.attempt in self._waiting:
-            return  # another store's, of the same name: ours is nobody's any more
-        self._waiting[one.attempt] = one.task
-        self._waiting.move_to_end(one.attempt, last=False)
+        if attempt_run.attempt in self._waiting:
+            return  # an equal attempt of another store waits: the older one is obsolete
+        self._waiting[attempt_run.attempt] = attempt_run.task
+        self._waiting.move_to_end(attempt_run.attempt, last=False)
         self.none_waiting.clear()
 
-    def _note_begun(self) -> None:
+    def _update_none_waiting(self) -> None:
         if not self._waiting:
             self.none_waiting.set()

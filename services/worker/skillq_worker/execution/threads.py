@@ -1,4 +1,4 @@
-"""Work on threads that nobody waits for at the end."""
+"""Run blocking functions on daemon threads, which do not delay the end of the process."""
 
 import asyncio
 import threading
@@ -11,8 +11,11 @@ from skillq_worker.execution.failures import safe_str
 T = TypeVar("T")
 
 
-async def on_thread(work: Callable[[], T]) -> T:
-    """Run on a daemon thread: an executor's threads would keep a process that wants to leave."""
+async def run_on_thread(work: Callable[[], T]) -> T:
+    """Run a function on a new daemon thread, and return its result or raise its exception.
+
+    The threads of a ThreadPoolExecutor would keep a process alive that has to exit.
+    """
     future: Future[T] = Future()
 
     def run() -> None:
@@ -20,17 +23,20 @@ async def on_thread(work: Callable[[], T]) -> T:
             return
         try:
             future.set_result(work())
-        except BaseException as error:  # noqa: BLE001 - carried over to the awaiting side
-            future.set_exception(ordinary(error))
+        except BaseException as error:  # noqa: BLE001 - the awaiting coroutine raises it
+            future.set_exception(to_plain_exception(error))
 
     threading.Thread(target=run, name="handler", daemon=True).start()
     return await asyncio.wrap_future(future)
 
 
-def ordinary(error: BaseException) -> Exception:
-    """An error that can cross to another thread's loop without ending it."""
+def to_plain_exception(error: BaseException) -> Exception:
+    """Return an exception that can be raised on another loop without stopping that loop.
+
+    SystemExit, KeyboardInterrupt and StopIteration become a RuntimeError.
+    """
     if isinstance(error, Exception) and not isinstance(error, StopIteration):
         return error
-    other = RuntimeError(f"{type(error).__name__}: {safe_str(error)}")
-    other.__cause__ = error.__cause__
-    return other.with_traceback(error.__traceback__)
+    wrapper = RuntimeError(f"{type(error).__name__}: {safe_str(error)}")
+    wrapper.__cause__ = error.__cause__
+    return wrapper.with_traceback(error.__traceback__)
