@@ -1,6 +1,6 @@
-"""The work of examples/resilient.yaml: two models, of which the small one does not know everything.
+"""Handlers for examples/resilient.yaml: a small model, and a large one that can explain.
 
-They stand for language models behind an API. Nothing here calls one.
+The models stand for language models behind an API. No code here calls a language model.
 """
 
 import asyncio
@@ -16,11 +16,12 @@ class Unsure(Exception):
 
 
 class NoQuestion(ValueError):
-    """Raised where no model can help."""
+    """Raised for a text that is not a question: no model can answer it."""
 
 
 @small.task("ask")
 def ask_small(question: str) -> str:
+    """Answer a question by the small model, which cannot explain."""
     check(question)
     if "why" in question.lower():
         raise Unsure("the small model cannot explain")
@@ -29,6 +30,7 @@ def ask_small(question: str) -> str:
 
 @large.task("ask")
 def ask_large(question: str, context: Context) -> str:
+    """Answer a question by the large model."""
     check(question)
     if "everything" in question and context.attempt == 1:
         raise Unsure("not at the first try")
@@ -36,6 +38,7 @@ def ask_large(question: str, context: Context) -> str:
 
 
 def check(question: str) -> None:
+    """Raise NoQuestion for a text that does not end as a question."""
     if not question.endswith("?"):
         raise NoQuestion(f"{question!r} is no question")
 
@@ -43,7 +46,7 @@ def check(question: str) -> None:
 @small.task("fetch")
 @large.task("fetch")
 def fetch(page: str, context: Context) -> str:
-    """A server that resets the first connection."""
+    """Fetch a page from a server that resets the first connection."""
     if context.attempt == 1:
         raise ConnectionResetError(f"{page}: connection reset by peer")
     return page
@@ -52,7 +55,7 @@ def fetch(page: str, context: Context) -> str:
 @small.task("train")
 @large.task("train")
 async def train(seconds: float) -> str:
-    """Takes its time; whoever calls it off ends it at once."""
+    """Train for some seconds; a cancellation ends the training at once."""
     await asyncio.sleep(seconds)
     return "trained"
 
@@ -60,5 +63,5 @@ async def train(seconds: float) -> str:
 @small.task("report")
 @large.task("report")
 def report(context: Context) -> list[str]:
-    """Which of the tasks it depends on have an output; a task that did not succeed has none."""
+    """Return the ids of the dependencies that have an output; only a succeeded task has one."""
     return sorted(id for id, output in context.dependencies.items() if output is not None)

@@ -1,11 +1,11 @@
-"""Handlers of one's own: typed functions, registered by task type. `ocr.yaml` has tasks for them.
+"""Examples of handlers: typed functions, registered by task type.
 
-A worker imports this file as a module, from the folder it was started in (or from PYTHONPATH):
+`ocr.yaml` has tasks for them. A worker imports this file as a module, from the folder it was started in (or from PYTHONPATH):
 
     skillq worker examples.my_tasks:handlers --name ocr-1 --skill 6 --specialty ocr --slots 4
 
-in the repository's root, or `my_tasks:handlers` in this folder. See for yourself: a payload that does not fit
-its function's parameters fails the task, and names the field.
+in the repository's root, or `my_tasks:handlers` in this folder. If a payload does not fit the parameters of
+its function, the task fails, and the error names the field.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ handlers = Handlers()
 
 
 class Page(BaseModel):
-    """What is returned may be anything that can be written as JSON: a model, a dict, a list, a number."""
+    """The output of `ocr`. A handler may return any value that can be written as JSON."""
 
     words: int
     often: dict[str, int]
@@ -28,7 +28,10 @@ class Page(BaseModel):
 
 @handlers.task("ocr")
 def count_words(text: str, at_least: int = 2) -> Page:
-    """A plain function runs on a thread of its own, so it may block. The payload fills its parameters."""
+    """Count the words. A plain function runs on a thread of its own, so it may block.
+
+    The payload of the task fills the parameters.
+    """
     counts = Counter(re.findall(r"\w+", text.lower()))
     return Page(
         words=counts.total(), often={word: n for word, n in counts.items() if n >= at_least}
@@ -37,8 +40,11 @@ def count_words(text: str, at_least: int = 2) -> Page:
 
 @handlers.task
 async def tally(title: str, context: Context) -> dict[str, object]:
-    """An async function shares a loop with others. Under its own name it handles the type `tally`."""
-    await asyncio.sleep(0)  # where yours would wait for a database or a model
-    # Outputs of the tasks it depends on, by id, as JSON gives them back.
+    """Add up the pages. An async function shares one event loop with other async handlers.
+
+    Without a name in the decorator, the function handles the type of its own name, `tally`.
+    """
+    await asyncio.sleep(0)  # a real handler would wait for a database or a model here
+    # The outputs of the dependencies, by task id, as decoded from JSON.
     pages = {id: Page.model_validate(output) for id, output in context.dependencies.items()}
     return {"title": title, "pages": len(pages), "words": sum(p.words for p in pages.values())}

@@ -1,6 +1,6 @@
-"""The `skillq` command: exit 0 done, 1 tasks failed, 2 usage, 3 cannot reach, 130 interrupted.
+"""Run the `skillq` command.
 
-What it needs takes a while to import; so it is ready for Ctrl-C before that.
+Exit statuses: 0 done, 1 tasks failed, 2 usage, 3 unreachable, 130 interrupted. The imports of a command take a while, so the process handles Ctrl-C before it imports them.
 """
 
 import sys
@@ -10,9 +10,10 @@ from skillq_cli.interrupt import exit_on_interrupt
 
 
 def main() -> None:
+    """Run the command line and exit with its status."""
     replace_closed()
     exit_on_interrupt()
-    from skillq_cli import command  # noqa: PLC0415 - not before
+    from skillq_cli import command  # noqa: PLC0415 - after Ctrl-C is handled
 
     sys.exit(command.run())
 

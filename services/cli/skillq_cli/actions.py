@@ -1,4 +1,7 @@
-"""The commands that tell the manager what to do: cancel, retry. Exit 1: some of it could not be done."""
+"""Define the commands that change tasks: cancel and retry.
+
+A command exits with 1 if the manager has refused some of the tasks or messages.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial, wraps
@@ -17,15 +20,15 @@ from skillq_cli.settings import ApiSettings
 from skillq_cli.task_names import TaskName, run_name, run_option, task_name
 
 NOT_ALL_DONE = 1
-_MAX_TASKS_PER_REQUEST = 1000  # tasks by name, in one request
+_MAX_TASKS_PER_REQUEST = 1000
 
 parked_option = click.option(
-    "--parked", is_flag=True, help="IDs are of messages that nobody could read (dead --parked)."
+    "--parked", is_flag=True, help="IDs are of unreadable messages (dead --parked)."
 )
 
 
 class _ActionOutcome:
-    """What was done, and what could not be."""
+    """The number of changed tasks or messages, and those that the manager refused."""
 
     def __init__(self, verb: Literal["cancelled", "retried"]) -> None:
         self.verb = verb
@@ -33,11 +36,12 @@ class _ActionOutcome:
         self.refused: list[Json] = []
 
     def add_answer(self, answer: Json) -> None:
+        """Add the manager's answer to a request for several tasks."""
         self.count += answer.get(self.verb, 0)
         self.refused += answer.get("refused", ())
 
     def try_action(self, names: dict[str, str], action: Callable[[], Json]) -> None:
-        """Do one; that it cannot be done is no reason to leave the others."""
+        """Do an action for one task or message; note a refusal, so that the next actions go on."""
         try:
             action()
         except Refused as error:
@@ -47,7 +51,7 @@ class _ActionOutcome:
 
 
 def action_command(command: Callable[..., _ActionOutcome]) -> Callable[..., int]:
-    """Give a command the options that all of these have; say what it did."""
+    """Add the common options of actions to a command, and print the outcome of the command."""
 
     @settings_options(ApiSettings)
     @click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON.")
@@ -77,7 +81,7 @@ def cancel(
     parked: bool,
     reason: str | None,
 ) -> _ActionOutcome:
-    """Call tasks off, whether they wait or run. With --parked, throw messages away."""
+    """Cancel tasks, whether they wait or run. With --parked, throw messages away."""
     _check_choice(ids, select_all=select_all)
     outcome = _ActionOutcome("cancelled")
     if parked:
@@ -88,7 +92,7 @@ def cancel(
     body = {} if reason is None else {"reason": reason}
     if select_all:
         if run is None:
-            raise UsageError("--all calls off a whole run: say which with --run")
+            raise UsageError("--all cancels a whole run: say which with --run")
         outcome.add_answer(api.post("runs", run_name(run), "cancel", body=body))
         return outcome
     for name in [task_name(id, run) for id in ids]:
@@ -99,9 +103,7 @@ def cancel(
 @click.command()
 @click.argument("ids", nargs=-1, metavar="[[RUN/]ID]…")
 @click.option("--run", metavar="RUN", help="The run of these IDs; with --all, only of this run.")
-@click.option(
-    "--all", "select_all", is_flag=True, help="All that were given up on (dead-lettered)."
-)
+@click.option("--all", "select_all", is_flag=True, help="All dead-lettered tasks.")
 @click.option("--type", metavar="TYPE", help="With --all: only of this type.")
 @click.option(
     "--status",
@@ -120,7 +122,7 @@ def retry(
     status: str | None,
     parked: bool,
 ) -> _ActionOutcome:
-    """Send tasks again that have ended without success. With --parked, publish messages again."""
+    """Retry tasks that have ended without success. With --parked, publish messages again."""
     _check_choice(ids, select_all=select_all)
     outcome = _ActionOutcome("retried")
     if parked:
@@ -160,7 +162,10 @@ def _check_unreadable_options(given: dict[str, object]) -> None:
 
 
 def _all_unreadable(api: Api) -> list[str]:
-    """As they are now: one that is parked again at once is not sent for ever."""
+    """Return the ids of all unreadable messages, listed once.
+
+    A message that comes back as unreadable at once is thus not published for ever.
+    """
     return [message["message_id"] for message in api.get_all("parked")["items"]]
 
 
@@ -185,9 +190,9 @@ def _print_outcome(outcome: _ActionOutcome, parked: bool, as_json: bool) -> int:
 
 
 _DONE_WORDS = {
-    ("cancelled", False): "called off",
+    ("cancelled", False): "cancelled",
     ("cancelled", True): "thrown away",
-    ("retried", False): "sent again",
+    ("retried", False): "retried",
     ("retried", True): "published again",
 }
 

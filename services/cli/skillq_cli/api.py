@@ -1,4 +1,4 @@
-"""The manager's API, as the commands ask it."""
+"""Call the manager's HTTP API for the commands."""
 
 from collections.abc import Mapping, Sequence
 from types import TracebackType
@@ -17,15 +17,15 @@ _LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _MAX_PAGE = 1000
 
 
-Json = Any  # what json.loads gives
+Json = Any  # a value that json.loads returns
 
 
 class Refused(UsageError):
-    """Raised when what is asked for is not there, or not in a state for it."""
+    """Raised when a task, run or message is not found, or cannot be changed in its state."""
 
 
 class Api:
-    """Open between enter and exit."""
+    """A client of the manager's HTTP API, open between enter and exit."""
 
     def __init__(self, settings: ApiSettings) -> None:
         self._shown_url = without_password(settings.api_url)
@@ -37,9 +37,9 @@ class Api:
         self._client = httpx.Client(
             base_url=settings.api_url,
             headers=httpx.Headers(headers, encoding="utf-8"),
-            # A kept connection may be closed by the other side just when it is used again.
+            # No connection is kept: the server may close a kept connection just before its next use.
             limits=httpx.Limits(max_keepalive_connections=0),
-            # A proxy set for the world outside does not know this machine's managers.
+            # A proxy from the environment cannot reach a manager on this machine.
             trust_env=urlsplit(settings.api_url).hostname not in _LOOPBACK,
         )
 
@@ -55,29 +55,29 @@ class Api:
         self._client.close()
 
     def get(self, *path: str, **parameters: str | int | None) -> Json:
-        """What `/api/<path>` answers.
+        """Return the answer to GET `/api/<path>`.
 
         Raises:
-            UsageError: the manager refuses the question, as when there is no such task.
-            Unreachable: no manager answers, or it does not let us in.
+            UsageError: the manager refuses the request, for example because there is no such task.
+            Unreachable: no manager answers, or the manager refuses the token.
         """
         given = {name: value for name, value in parameters.items() if value is not None}
-        # A manager looks through the queue of parked messages one by one.
+        # A manager reads the messages of the dead-letter queue one by one.
         seconds = timings.API_LONG_SECONDS if path[0] == "parked" else timings.API_SECONDS
         return self._request("GET", path, seconds, params=given)
 
     def post(self, *path: str, body: Mapping[str, Any] | None = None) -> Json:
-        """What the manager answers to being told to do something.
+        """Return the answer to POST `/api/<path>`.
 
         Raises:
-            Refused: it cannot be done, or there is no such thing.
-            UsageError: the manager does not understand it.
-            Unreachable: no manager answers, it does not lead, or it does not let us in.
+            Refused: the task, run or message is not found, or its state does not allow the request.
+            UsageError: the manager does not understand the request.
+            Unreachable: no manager answers, the manager does not lead, or it refuses the token.
         """
         return self._request("POST", path, timings.API_LONG_SECONDS, json=dict(body or {}))
 
     def delete(self, *path: str) -> Json:
-        """As `post`."""
+        """Return the answer to DELETE `/api/<path>`; raise the same errors as `post`."""
         return self._request("DELETE", path, timings.API_LONG_SECONDS)
 
     def _request(self, method: str, path: Sequence[str], seconds: float, **arguments: Any) -> Json:
@@ -101,7 +101,7 @@ class Api:
         return answer
 
     def get_all(self, *path: str, **parameters: str | int | None) -> Json:
-        """All pages of a list as one."""
+        """Return all pages of a list as one page; raise the same errors as `get`."""
         items: list[Json] = []
         cursor: str | None = None
         while True:

@@ -1,4 +1,4 @@
-"""The command line as a whole. A command is imported when it is called: none waits for what others need."""
+"""Define the command line. A command is imported when it is called, for a quick start."""
 
 import os
 import sys
@@ -15,7 +15,7 @@ USAGE, UNREACHABLE = 2, 3
 
 
 class CommandEntry(NamedTuple):
-    """Where a command is, and what it says of itself in one line."""
+    """The module of a command, and its help in one line."""
 
     module: str
     help: str
@@ -28,7 +28,9 @@ COMMANDS = {
     "run": CommandEntry(
         "embedded_commands", "Run the workers and tasks of FILE (YAML or JSON) in this process."
     ),
-    "submit": CommandEntry("submit", "Hand the tasks of FILE (YAML, JSON or CSV) to the manager."),
+    "submit": CommandEntry(
+        "submit", "Submit the tasks of FILE (YAML, JSON or CSV) to the manager."
+    ),
     "manager": CommandEntry("serve_manager", "Serve as the manager, until SIGTERM."),
     "worker": CommandEntry(
         "serve_worker", "Serve as a worker, with your handlers or (without) simulating the work."
@@ -38,9 +40,9 @@ COMMANDS = {
     "tasks": CommandEntry("queries", "List tasks, in order of submission."),
     "task": CommandEntry("queries", "Show one task and its attempts."),
     "explain": CommandEntry("queries", "Say why a task is where it is, worker by worker."),
-    "dead": CommandEntry("queries", "List tasks that were given up on, and why."),
-    "cancel": CommandEntry("actions", "Call tasks off, whether they wait or run."),
-    "retry": CommandEntry("actions", "Send tasks again that have ended without success."),
+    "dead": CommandEntry("queries", "List dead-lettered tasks, and why."),
+    "cancel": CommandEntry("actions", "Cancel tasks, whether they wait or run."),
+    "retry": CommandEntry("actions", "Retry tasks that have ended without success."),
     "workers": CommandEntry("queries", "List the workers, those that have left too."),
 }
 
@@ -50,7 +52,7 @@ class _Interrupted(Exception):
 
 
 class _ReaderGone(Exception):
-    """Raised for a broken pipe, which click would take for a failure."""
+    """Raised for a broken pipe, which click would report as a failure."""
 
 
 class _Commands(click.Group):
@@ -80,7 +82,7 @@ class _Commands(click.Group):
 
 
 def load(name: str) -> click.Command:
-    """Import a command and all that it needs."""
+    """Import a command and return it."""
     command = getattr(import_module(f"skillq_cli.{COMMANDS[name].module}"), name)
     assert isinstance(command, click.Command)  # noqa: S101 - for mypy
     return command
@@ -100,7 +102,7 @@ def cli(ctx: click.Context) -> None:
 
 
 def run() -> int:
-    """Do what the command line says; the exit status."""
+    """Run the command that the command line names, and return the exit status."""
     try:
         code = cli.main(prog_name="skillq", standalone_mode=False)
     except click.UsageError as error:
@@ -122,11 +124,14 @@ def run() -> int:
 
 
 def _on_output_error(error: _ReaderGone | OSError) -> int:
-    """Nothing more can be printed, at exit neither: there, Python would try once more what is left."""
+    """Handle an output that cannot be written, and return the exit status.
+
+    Standard output becomes /dev/null: at exit, Python would try to write the rest again.
+    """
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if isinstance(error, _ReaderGone):
-        return 0  # `head`, say, has seen enough
+        return 0  # the reader, such as `head`, has read enough
     return _print_error(f"skillq: cannot go on: {error.strerror or error}", UNREACHABLE)
 
 

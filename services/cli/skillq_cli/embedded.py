@@ -1,4 +1,4 @@
-"""Manager and workers in one process, on the memory transport and store: the same code as the services."""
+"""Run the manager and workers in one process, with the memory transport and store."""
 
 import asyncio
 import random
@@ -35,10 +35,10 @@ async def run_embedded(
     on_event: OnEvent,
     clock: Clock | None = None,
 ) -> list[EndedTask]:
-    """Run all tasks of a file with its workers; return how each has ended, in order of submission.
+    """Run the tasks of a file with its workers; return the ended tasks, in their order.
 
     Raises:
-        UsageError: there are no workers, or a task that none of them can do.
+        UsageError: there are no workers, or no worker can do one of the tasks.
     """
     clock = clock or steady_clock()
     broker, store = MemoryBroker(), MemoryStore()
@@ -84,7 +84,7 @@ async def run_embedded(
 async def _make_worker(
     transport: MemoryTransport, profile: WorkerProfile, executor: Executor, clock: Clock
 ) -> Worker:
-    # Declared ahead, so that the workers join in the order of the file.
+    # The queues are declared before the start, so that the workers connect in the order of the file.
     await transport.declare(topology.MANAGER)
     await transport.declare(topology.worker_topology(profile.name))
     return Worker(transport, profile, executor, clock=clock, grace=0.0)
@@ -130,7 +130,7 @@ def _handlers(worker: str, path: str) -> Handlers:
 
 
 def _check_dependencies(tasks: Sequence[Task]) -> None:
-    """The run is new: it has no tasks but these."""
+    """Check that each dependency is a task of the file: the new run has no other tasks."""
     ids = {task.id for task in tasks}
     for task in tasks:
         for dependency in task.depends_on:
@@ -144,7 +144,7 @@ def _check_dependencies(tasks: Sequence[Task]) -> None:
 def _check_workers(
     tasks: Sequence[Task], profiles: Sequence[WorkerProfile], policy: Policy
 ) -> None:
-    """Nobody will join later: a task that none of these workers is ever given would wait for ever."""
+    """Check that some worker can do each task: no other worker connects later."""
     all_skills = [Skills.from_profile(profile) for profile in profiles]
     for task in tasks:
         need = Need.from_task(task)._replace(aged=True)  # reserved workers take it in the end
@@ -157,7 +157,10 @@ def _check_workers(
 
 
 def _would_wait_forever(task: Task, all_skills: Sequence[Skills]) -> bool:
-    """Whether nothing becomes of a task that nobody can do: asking for less is no use without a handler."""
+    """Return whether a task that no worker can do waits for ever.
+
+    To relax or to escalate its need does not help if no worker has a handler for its type.
+    """
     if task.unroutable in {Unroutable.RELAX, Unroutable.ESCALATE}:
         return not any(handles(skills, task.type) for skills in all_skills)
     return task.unroutable is Unroutable.WAIT

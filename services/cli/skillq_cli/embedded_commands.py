@@ -1,4 +1,4 @@
-"""Commands that do work in this process: demo, run."""
+"""Define the commands that run tasks in this process: demo and run."""
 
 from collections import Counter
 from pathlib import Path
@@ -22,6 +22,8 @@ from skillq_manager.settings import POLICIES
 
 
 class RunSettings(BaseSettings):
+    """The settings of `skillq run`."""
+
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="ignore", frozen=True)
 
     policy: Literal["best-fit", "arrival"] = Field("best-fit", description="who gets what")
@@ -58,7 +60,7 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
 
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
     with progress(len(work.tasks), quiet=as_json) as display:
-        logs.configure("warning", "console")  # to standard error as the display leaves it
+        logs.configure("warning", "console")  # after the display has redirected standard error
         gc_tuning.collect_rarely()
         ended = uvloop.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
     return print_outcome(work.run, ended, Counter(e.status for e in ended), as_json)

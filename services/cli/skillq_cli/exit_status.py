@@ -1,4 +1,4 @@
-"""How a command ends: what it prints, and its exit status."""
+"""Print the outcome of a run, and derive the exit status of a command from it."""
 
 import json
 import sys
@@ -21,7 +21,7 @@ file_argument = click.argument("file", type=click.Path(path_type=Path))
 
 @contextmanager
 def naming_file(file: Path) -> Iterator[None]:
-    """Say which file it is that is refused."""
+    """Prefix the message of a UsageError with the name of the file."""
     try:
         yield
     except UsageError as error:
@@ -31,6 +31,7 @@ def naming_file(file: Path) -> Iterator[None]:
 def print_outcome(
     run: str, ended: Sequence[EndedTask], counts: dict[TaskStatus, int], as_json: bool
 ) -> int:
+    """Print the ended tasks and the success rate; return 0 if all tasks succeeded, else 1."""
     if as_json:
         tasks = [e._asdict() for e in ended]
         rate = round(success_rate(counts), 2)
@@ -43,4 +44,5 @@ def print_outcome(
 
 
 def print_line(line: str) -> None:
+    """Print a text as one line, without control characters."""
     sys.stdout.write(one_line(line) + "\n")

@@ -1,4 +1,4 @@
-"""Reads what users write: workers and tasks in YAML or JSON, tasks in CSV."""
+"""Read users' files: workers and tasks in YAML or JSON, tasks in CSV."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ from skillq.messages import shorten
 from skillq.transport.batching import check_readable
 
 _LIST_COLUMNS = {"requires", "depends_on"}  # in CSV, separated by spaces or semicolons
-_MAX_ALIAS_LENGTH = 20_000_000  # characters of what the aliases of a file repeat
+_MAX_ALIAS_LENGTH = 20_000_000  # characters in all repeated parts of a file with aliases
 _EXAMPLE = {
     ".csv": "a heading and a line for each task: id,difficulty",
     ".json": 'as {"tasks": [{"id": 1, "difficulty": 2}]}',
@@ -26,10 +26,12 @@ _EXAMPLE = {
 
 
 def read_work_file(path: Path) -> WorkFile:
-    """The workers and tasks of a file; `tasks: FILE.csv` in it names another one, beside it.
+    """Return the workers and tasks of a file.
+
+    `tasks: FILE.csv` in the file names a CSV file in the same folder.
 
     Raises:
-        UsageError: one line with the file, the item and the remedy.
+        UsageError: the file is wrong; the message is one line with the file, the item and the remedy.
     """
     data = _read(path)
     tasks_path = path
@@ -60,7 +62,11 @@ def _read(path: Path) -> Any:
 
 
 def _check_encodable(path: Path, data: Any) -> None:
-    """Refuse what would arrive as something else, as NaN does, or not at all."""
+    """Check that JSON can express all values: NaN, for one, would arrive as another value.
+
+    Raises:
+        UsageError: a value cannot be encoded.
+    """
     try:
         _check_aliases(data)
         text = json.dumps(data, ensure_ascii=False, allow_nan=False, skipkeys=True, default=str)
@@ -72,8 +78,12 @@ def _check_encodable(path: Path, data: Any) -> None:
 
 
 def _check_aliases(data: Any) -> None:
-    """YAML may name a part again instead of writing it: a few lines become gigabytes, written out."""
-    sizes: dict[int, int | None] = {}  # by identity; None while it is looked into
+    """Check the size of what YAML aliases repeat: a few lines can stand for gigabytes.
+
+    Raises:
+        ValueError: the repeated parts are too large, or a part contains itself.
+    """
+    sizes: dict[int, int | None] = {}  # by identity; None while the size is computed
     repeated = 0
 
     def size(part: Any) -> int:
@@ -121,7 +131,7 @@ def _read_text(path: Path) -> str:
         ) from error
     except OSError as error:
         raise UsageError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:  # as of a zero byte in the name
+    except ValueError as error:  # for example a zero byte in the name
         raise UsageError(f"{one_line(str(path))}: is no name of a file: {error}") from error
 
 
@@ -133,9 +143,10 @@ def _read_json(path: Path) -> Any:
 
 
 class _Loader(yaml.SafeLoader):
-    """Without what YAML 1.1 makes of times, dates and codes: `12:30`, `2026-01-01`, `010`, `+49` are text.
+    """A YAML loader that reads `12:30`, `2026-01-01`, `010` and `+49` as text.
 
-    A key that stands twice in one mapping is a mistake, not the last one wins.
+    YAML 1.1 has times, dates and octal numbers. A repeated key in a mapping is an error; PyYAML would
+    take the last value.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
@@ -152,7 +163,7 @@ class _Loader(yaml.SafeLoader):
 
 
 _TAG_PREFIX = "tag:yaml.org,2002:"
-_DROPPED_TAGS = {_TAG_PREFIX + kind for kind in ("int", "float", "timestamp", "merge", "value")}
+_DROPPED_TAGS = {_TAG_PREFIX + name for name in ("int", "float", "timestamp", "merge", "value")}
 _Loader.yaml_implicit_resolvers = {
     first: [(tag, form) for tag, form in resolvers if tag not in _DROPPED_TAGS]
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -186,9 +197,9 @@ def _read_yaml(path: Path) -> Any:
         ) from error
     except (RecursionError, ValueError) as error:
         raise UsageError(f"{path}: is no YAML: {one_line(str(error))}") from error
-    except (AttributeError, LookupError, TypeError) as error:  # as of `!!timestamp soon`
+    except (AttributeError, LookupError, TypeError) as error:  # for example `!!timestamp soon`
         raise UsageError(f"{path}: is no YAML: a tag does not fit its value ({error!r})") from error
-    if data is None:  # comments, say
+    if data is None:  # for example a file of comments
         raise UsageError(_empty_file_text(path))
     return data
 

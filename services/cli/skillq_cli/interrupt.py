@@ -1,4 +1,8 @@
-"""Ctrl-C. Python takes it as an exception, which an import in progress shows as its own failure, or swallows."""
+"""Handle Ctrl-C during the imports of a command.
+
+Python raises KeyboardInterrupt, which an import in progress may report as its own failure, or swallow.
+So until the imports are done, Ctrl-C ends the process at once.
+"""
 
 import os
 import signal
@@ -7,15 +11,14 @@ INTERRUPTED = 130
 
 
 def exit_on_interrupt() -> None:
-    """Until there is something to leave in order."""
-    if (
-        signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    ):  # it may be ignored, as in the background
+    """Let Ctrl-C end the process at once."""
+    # SIGINT may be ignored, for example in a background job of a shell; it stays ignored then.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _exit)
 
 
 def raise_on_interrupt() -> None:
-    """Raise KeyboardInterrupt from here on."""
+    """Let Ctrl-C raise KeyboardInterrupt again."""
     if signal.getsignal(signal.SIGINT) is _exit:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

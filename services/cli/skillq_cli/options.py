@@ -1,4 +1,4 @@
-"""Options of the command line, made from settings: each field is an option, a variable, and in the help."""
+"""Make command line options from settings, one option for each field."""
 
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -15,7 +15,10 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 def settings_options(
     settings_class: type[BaseSettings], *excluded: str
 ) -> Callable[[Command], Command]:
-    """Add an option for each setting. Values are checked where settings are read, by `skillq.runtime.settings.load`."""
+    """Return a decorator that adds an option for each setting that is not excluded.
+
+    The options take any text: `skillq.runtime.settings.load` checks the values.
+    """
 
     def decorate(command: Command) -> Command:
         for name, field in reversed(settings_class.model_fields.items()):

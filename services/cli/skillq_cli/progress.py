@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a live table on a terminal, plain lines elsewhere."""
+"""Show the progress of a run: a live table on a terminal, plain lines elsewhere."""
 
 import sys
 from collections import Counter
@@ -16,17 +16,21 @@ from rich.text import Text
 from skillq.forms import one_line
 from skillq.messages import TaskEvent, TaskStatus
 
-_MAX_NAMED_TASKS = 100  # tasks; from here on plain lines count instead of naming each
-_MAX_SHOWN_TASKS = 12  # running tasks named in the live view
+_MAX_NAMED_TASKS = 100  # with more tasks, plain lines give numbers instead of names
+_MAX_SHOWN_TASKS = 12  # running tasks that the live view names
 
 
 class ProgressView(Protocol):
-    def on_event(self, event: TaskEvent) -> None: ...
+    """A display of the progress of a run."""
+
+    def on_event(self, event: TaskEvent) -> None:
+        """Show the new status of a task."""
+        ...
 
 
 @contextmanager
 def progress(total: int, *, quiet: bool) -> Iterator[ProgressView]:
-    """The display that suits standard output."""
+    """Yield a display for the progress of `total` tasks; if quiet, it shows nothing."""
     if quiet:
         yield _QuietProgress()
     elif sys.stdout.isatty():
@@ -42,7 +46,7 @@ class _QuietProgress:
 
 
 class _PlainProgress:
-    """One line for each assignment and each end; of many tasks, one for each tenth of them."""
+    """Prints a line for each assigned or ended task; with many tasks, for each tenth."""
 
     def __init__(self, total: int) -> None:
         self._total = total
@@ -56,7 +60,7 @@ class _PlainProgress:
             _print_line(f"task {event.id}: assigned to {event.worker}")
         elif event.status.is_terminal or (event.status is TaskStatus.READY and event.reason):
             reason = f" ({event.reason})" if event.reason else ""
-            status = "to be tried again" if event.status is TaskStatus.READY else event.status
+            status = "to be retried" if event.status is TaskStatus.READY else event.status
             _print_line(f"task {event.id}: {status}{reason}")
 
     def _count(self, event: TaskEvent) -> None:
@@ -71,11 +75,11 @@ def _print_line(line: str) -> None:
 
 
 class _LiveProgress:
-    """How many are where, and who does what."""
+    """Shows the number of tasks by status, and the tasks that workers run."""
 
     def __init__(self, total: int) -> None:
         self._total = total
-        self._tasks: dict[str, TaskEvent] = {}  # those with a worker
+        self._tasks: dict[str, TaskEvent] = {}  # assigned and running tasks
         self._status: dict[str, TaskStatus] = {}
         self._counts: Counter[TaskStatus] = Counter()
         self._live = Live(
@@ -83,7 +87,7 @@ class _LiveProgress:
             get_renderable=self._render,
             refresh_per_second=10,
             transient=True,
-            redirect_stderr=sys.stderr.isatty(),  # what goes to a file is not for the screen
+            redirect_stderr=sys.stderr.isatty(),  # not if standard error goes to a file
         )
 
     def __enter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""The commands that ask the manager: status, runs, tasks, task, explain, dead, workers."""
+"""Define the commands that query the manager, such as status, tasks and workers."""
 
 import json
 import re
@@ -23,14 +23,14 @@ from skillq_cli.options import settings_options
 from skillq_cli.settings import ApiSettings
 from skillq_cli.task_names import run_option, task_name
 
-_UNLIMITED_WIDTH = 1_000_000  # off a terminal nothing is folded: others read it line by line
+_UNLIMITED_WIDTH = 1_000_000  # without a terminal, lines are not folded: programs read line by line
 
 Fetch = Callable[[Api], Json]
 Draw = Callable[[Json], RenderableType]
 
 
 class QueryOptions(NamedTuple):
-    """Where to ask, and how to show the answer."""
+    """The address of the manager, and how a query shows the answer."""
 
     settings: ApiSettings
     as_json: bool
@@ -38,7 +38,7 @@ class QueryOptions(NamedTuple):
 
 
 def query_command(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that all of these have."""
+    """Add the common options of queries to a command."""
 
     @settings_options(ApiSettings)
     @click.option("--json", "as_json", is_flag=True, help="Print what the API answers.")
@@ -127,7 +127,7 @@ def explain(options: QueryOptions, id: str, run: str | None) -> None:
 @click.option("--run", metavar="RUN", help="Only of this run.")
 @click.option("--type", metavar="TYPE", help="Only of this type.")
 @click.option("--failed", is_flag=True, help="Those that failed or timed out, too.")
-@click.option("--parked", is_flag=True, help="Messages that nobody could read, instead of tasks.")
+@click.option("--parked", is_flag=True, help="Unreadable messages, instead of tasks.")
 @limit_option
 @all_option
 @query_command
@@ -141,7 +141,7 @@ def dead(
     limit: int,
     fetch_all: bool,
 ) -> None:
-    """List tasks that were given up on, and why; `retry` sends them again."""
+    """List dead-lettered tasks, and why; `retry` retries them."""
     filters: dict[str, str | None] = {"run": run, "type": type, "all": "true" if failed else None}
     if parked and any(filters.values()):
         raise UsageError("--run, --type and --failed are of tasks; leave them out with --parked")
@@ -167,7 +167,7 @@ COMMANDS: list[click.Command] = [status, runs, tasks, task, explain, dead, worke
 
 def _show(options: QueryOptions, fetch: Fetch, draw: Draw) -> None:
     with Api(options.settings) as api:
-        answer = fetch(api)  # what is wrong from the start ends even a watch
+        answer = fetch(api)  # an error of the first request ends a watch, too
         if options.watch:
             with _until_interrupted():
                 (_watch_json if options.as_json else _watch_table)(api, answer, fetch, draw)
@@ -184,7 +184,7 @@ def _hint_at_more(answer: Json) -> None:
 
 
 def _watch_json(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
-    """One line per change."""
+    """Print each changed answer as one line of JSON."""
     last_line = None
     for current in _poll_answers(api, answer, fetch):
         line = None if isinstance(current, Unreachable) else to_json(current)
@@ -196,7 +196,7 @@ def _watch_json(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
 
 
 def _watch_table(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
-    """Drawn over on a terminal; off it, one table per change."""
+    """Refresh one table on a terminal; without a terminal, print each changed table."""
     console = _console()
     if not console.is_terminal:
         last_text = None
@@ -211,7 +211,7 @@ def _watch_table(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
 
 
 def _poll_answers(api: Api, answer: Json, fetch: Fetch) -> Iterator[Json | Unreachable]:
-    """The first answer, then one a second; a manager that is started anew ends no watch."""
+    """Yield the first answer, then one answer a second, or the error while no manager answers."""
     yield answer
     while True:
         sleep(timings.WATCH_SECONDS)
@@ -244,12 +244,12 @@ def _print(console: Console, renderable: RenderableType) -> None:
         return
     with console.capture() as captured:
         console.print(renderable)
-    # Cells are padded to the widest, which may be very wide.
+    # The padding of cells is cut off: the widest cell may be very wide.
     click.echo("\n".join(map(str.rstrip, captured.get().splitlines())))
 
 
 def to_json(answer: Json, indent: int | None = None) -> str:
-    """JSON without the control characters that its rules let through: a terminal would obey them."""
+    """Return JSON with all control characters escaped: a terminal would obey them."""
     text = json.dumps(answer, ensure_ascii=False, indent=indent)
     return re.sub(r"[^\n -~]", lambda match: _escape_char(match[0]), text)
 

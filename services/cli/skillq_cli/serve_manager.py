@@ -1,4 +1,4 @@
-"""The command that serves as the manager."""
+"""Define the command `skillq manager`, which runs the manager."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The command that serves as a worker."""
+"""Define the command `skillq worker`, which runs a worker."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""Settings of the commands that ask the manager."""
+"""Define the settings of the commands that call the manager's API."""
 
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -16,6 +16,8 @@ def _http_url(url: str) -> str:
 
 
 class ApiSettings(Environment):
+    """The address of the manager's API, and its token."""
+
     api_url: Annotated[str, AfterValidator(_http_url)] = Field(
         "http://127.0.0.1:8080", description="address of the manager"
     )

@@ -1,4 +1,4 @@
-"""The command that hands tasks to a manager over the broker: submit."""
+"""Define the command `skillq submit`, which submits tasks to the manager over the broker."""
 
 import asyncio
 import json
@@ -38,7 +38,7 @@ from skillq_cli.progress import progress
 @settings_options(Settings, "log_level", "log_format")
 @json_option
 def submit(file: Path, run_name: str | None, watch: bool, as_json: bool, **given: Any) -> int:
-    """Hand the tasks of FILE (YAML, JSON or CSV) to the manager; its workers are left aside."""
+    """Submit the tasks of FILE (YAML, JSON or CSV) to the manager; its workers are left aside."""
     settings = load_settings(Settings, given)
     work = read_work_file(file)
     if run_name is not None:

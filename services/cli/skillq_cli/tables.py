@@ -1,4 +1,4 @@
-"""The manager's answers as tables. What users wrote is shown as they wrote it, and obeyed by nobody."""
+"""Format the manager's answers as tables, and texts of users literally, without markup."""
 
 import json
 from collections import Counter
@@ -47,6 +47,7 @@ Answer = Mapping[str, Any]
 
 
 def status(answer: Answer) -> RenderableType:
+    """Format the answer of `/api/summary`."""
     slots, runs = answer["slots"], answer["runs"]
     workers = sum(answer["workers"].values())
     return _pairs(
@@ -62,13 +63,14 @@ def status(answer: Answer) -> RenderableType:
 
 
 def _leadership(manager: Answer) -> str | None:
-    """Nothing of a manager that leads and hears."""
+    """Return a remark on a manager that does not lead or gets no heartbeats; else None."""
     if not manager["leading"]:
         return "stands by; another one leads"
-    return "cannot hear workers, and judges none" if manager["blind"] else None
+    return "gets no heartbeats, and judges no worker" if manager["blind"] else None
 
 
 def runs(answer: Answer) -> RenderableType:
+    """Format the answer of `/api/runs`."""
     table = _PlainTable("run", "title", "tasks", "ended", "success", "submitted", "finished", "now")
     for run in answer["items"]:
         table.add_row(
@@ -85,6 +87,7 @@ def runs(answer: Answer) -> RenderableType:
 
 
 def tasks(answer: Answer) -> RenderableType:
+    """Format the answer of `/api/tasks`."""
     table = _PlainTable(
         "run", "id", "type", "difficulty", "priority", "status", "worker", "description", "reason"
     )
@@ -104,6 +107,7 @@ def tasks(answer: Answer) -> RenderableType:
 
 
 def task(answer: Answer) -> RenderableType:
+    """Format one task and its attempts."""
     times = {name: _time(answer[f"{name}_at"]) for name in ("submitted", "started", "finished")}
     plain_fields = ("status", "reason", "worker", "type", "difficulty", "priority")
     fields = _pairs(
@@ -130,7 +134,11 @@ def task(answer: Answer) -> RenderableType:
 
 
 def _attempts_text(task: Answer) -> str:
-    """Numbers go on where an attempt does not count: then say how many of those that do have failed."""
+    """Return the number of attempts.
+
+    Some attempts, such as lost ones, do not count against the limit. Then the text gives the number of
+    failures, too.
+    """
     number, max_attempts = task["attempt"], task["max_attempts"]
     if number <= max_attempts and not task["losses"]:
         return f"{number} of {max_attempts} made"
@@ -150,6 +158,7 @@ def _need_text(need: Answer | None) -> str | None:
 
 
 def explanation(answer: Answer) -> RenderableType:
+    """Format the answer of `explain`: the need of a task, and the verdict on each worker."""
     fields = _pairs(
         {
             "task": f"{answer['run']}/{answer['id']}",
@@ -165,6 +174,7 @@ def explanation(answer: Answer) -> RenderableType:
 
 
 def dead(answer: Answer) -> RenderableType:
+    """Format the answer of `/api/dead`."""
     table = _PlainTable("run", "id", "type", "status", "attempts", "worker", "finished", "reason")
     for task in answer["items"]:
         outcomes = Counter(a["outcome"] for a in task["attempts"] if a["counted"])
@@ -182,6 +192,7 @@ def dead(answer: Answer) -> RenderableType:
 
 
 def parked(answer: Answer) -> RenderableType:
+    """Format the answer of `/api/parked`: the unreadable messages."""
     table = _PlainTable("message id", "type", "queue", "routing key", "parked", "reason", "body")
     for message in answer["items"]:
         table.add_row(
@@ -215,6 +226,7 @@ def _attempts(answer: Iterable[Answer]) -> RenderableType:
 
 
 def workers(answer: Answer) -> RenderableType:
+    """Format the answer of `/api/workers`."""
     table = _PlainTable(
         "name",
         "skill",
@@ -250,11 +262,11 @@ def _types(worker: Answer) -> str:
     return f"{types}, but not {', '.join(worker['refused'])}" if worker["refused"] else types
 
 
-# --- how
+# --- the layout
 
 
 class _PlainTable:
-    """Lines in columns. Where they do not fit, cells are folded: an id cut short is no id."""
+    """A table without borders. Wide cells are folded, not cut: a cut id would be useless."""
 
     def __init__(self, *columns: str) -> None:
         self._columns = columns
@@ -267,12 +279,12 @@ class _PlainTable:
         lines = [self._columns, *self._rows]
         widths = [max(map(cell_len, column)) for column in zip(*lines, strict=True)]
         self._shrink(widths, options.max_width - _GAP * (len(widths) - 1))
-        # Not rich's own table: that lays out a thousand rows a second, and a list may have a hundred thousand.
+        # Not rich's own table: it lays out a thousand rows a second, and a list may have a hundred thousand.
         for number, line in enumerate(lines):
             yield from _layout_row(console, line, widths, "" if number else "bold")
 
     def _shrink(self, widths: list[int], max_width: int) -> None:
-        """Take from the widest what is too much; from names and numbers last."""
+        """Reduce the widths to `max_width` in all, the widest first, names and numbers last."""
         ranks = [column in _SHRINKABLE_COLUMNS for column in self._columns]
         while sum(widths) > max_width and max(widths) > 1:
             index = max(
@@ -285,7 +297,7 @@ class _PlainTable:
 def _layout_row(
     console: Console, line: Sequence[str], widths: Sequence[int], style: str
 ) -> Iterator[Text]:
-    """One line, or as many as its cells need when they are folded."""
+    """Yield the lines of one row: more than one if a cell is folded."""
     cells = [
         [_cell(value)] if cell_len(value) <= width else _fold_cell(console, value, width)
         for value, width in zip(line, widths, strict=True)
@@ -303,7 +315,7 @@ def _fold_cell(console: Console, value: str, width: int) -> list[Text]:
 
 
 def _pairs(pairs: Mapping[str, object]) -> Table:
-    """Those that have a value, one a line."""
+    """Return a grid with one line for each pair that has a value."""
     table = Table.grid(padding=(0, _GAP))
     table.add_column(style="bold")
     table.add_column(overflow="fold")
@@ -314,7 +326,7 @@ def _pairs(pairs: Mapping[str, object]) -> Table:
 
 
 def _cell(text: str) -> Text:
-    """As Text, in which rich finds no markup."""
+    """Return a cell as Text, in which rich does not look for markup."""
     return Text(text, style=_STYLES.get(text, ""))
 
 
@@ -327,7 +339,7 @@ def _rate(percent: float | None) -> str:
 
 
 def _time(iso_time: str | None) -> str:
-    """In the reader's own time."""
+    """Return an ISO time in the local time zone, or an empty text."""
     if iso_time is None:
         return ""
     return datetime.fromisoformat(iso_time).astimezone().strftime("%Y-%m-%d %H:%M:%S")

@@ -1,4 +1,4 @@
-"""Tasks as users name them: ID, RUN/ID, or ID with --run."""
+"""Parse names of tasks: ID, RUN/ID, or ID with --run."""
 
 from typing import NamedTuple
 
@@ -11,7 +11,9 @@ run_option = click.option("--run", metavar="RUN", help=f"The run, {DEFAULT_RUN} 
 
 
 class TaskName(NamedTuple):
-    run: str  # its name on the wire
+    """The run and the id of a task."""
+
+    run: str  # the name, not the title
     id: str
 
     def __str__(self) -> str:
@@ -19,10 +21,10 @@ class TaskName(NamedTuple):
 
 
 def task_name(text: str, run: str | None) -> TaskName:
-    """The task that is meant.
+    """Return the task that a user's text and `--run` name.
 
     Raises:
-        UsageError: nothing can be called that, or the run is given twice.
+        UsageError: no run can have this name, or the run is given twice.
     """
     run_in_text, slash, id = text.rpartition("/")
     if slash and run is not None:
@@ -33,6 +35,11 @@ def task_name(text: str, run: str | None) -> TaskName:
 
 
 def run_name(text: str) -> str:
+    """Return the name that is made from the title of a run.
+
+    Raises:
+        UsageError: no name can be made from the title.
+    """
     try:
         return slug(text)
     except ValueError as error:

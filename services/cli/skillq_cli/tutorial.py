@@ -1,4 +1,4 @@
-"""The tutorial skillq began with, and its two diagrams."""
+"""Define the tutorial: three workers and three tasks, in two scenarios."""
 
 from typing import NamedTuple
 
@@ -17,6 +17,8 @@ _WORKERS = (
 
 
 class Scenario(NamedTuple):
+    """The workers and tasks of a scenario, and its policy."""
+
     work: WorkFile
     policy: str
 

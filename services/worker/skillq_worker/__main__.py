@@ -29,7 +29,7 @@ async def run(settings: WorkerSettings) -> None:
 
     Raises:
         UsageError: a setting or the handlers' module is wrong, or the worker's name is in use.
-        SkillqError: the broker cannot be reached.
+        Unreachable: the broker cannot be reached, or refuses the credentials.
     """
     logs.configure(settings.log_level, settings.log_format)
     gc_tuning.collect_rarely()

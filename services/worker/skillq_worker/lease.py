@@ -25,7 +25,7 @@ log = structlog.get_logger()
 
 
 class OwnLease:
-    """The worker's own view of its lease. The worker never trusts it longer than the manager does.
+    """The worker's own view of its lease, never trusted longer than the manager's view.
 
     `may_start` is set unless `watch` has found that the last confirmed heartbeat is too old.
     """
@@ -75,7 +75,7 @@ class OwnLease:
 
 
 def heartbeat_messages(common: Heartbeat, refs: Sequence[AttemptRef]) -> list[Outgoing]:
-    """Return heartbeats that name all attempts of `refs`: one message, or several if one is too large.
+    """Return heartbeats that name all attempts of `refs`: several if one is too large.
 
     The attempts are sorted. Each message covers those after `above`, up to and including `upto`.
     """

@@ -1,4 +1,4 @@
-"""Consume a worker's queue exclusively; ask the manager to declare the queue when it is missing."""
+"""Consume a worker's queue exclusively; ask the manager for the queue if it is missing."""
 
 import asyncio
 from contextlib import suppress
@@ -34,7 +34,7 @@ class QueueBinding:
         return self.consumer is not None and self.consumer.live
 
     async def attach(self) -> None:
-        """Consume the worker's queue exclusively, and report to the manager that the worker is ready.
+        """Consume the worker's queue exclusively, and report that the worker is ready.
 
         While the queue is missing, ask the manager for the queue and try again.
 

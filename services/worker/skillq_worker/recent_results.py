@@ -1,4 +1,4 @@
-"""Keep a worker's recent results, to report a result again if the manager did not receive it."""
+"""Keep a worker's recent results, to resend a result that the manager did not receive."""
 
 from collections import OrderedDict
 

@@ -1,4 +1,4 @@
-"""Report a worker's results and starts to the manager, until the broker has confirmed them."""
+"""Publish a worker's results and starts until the broker has confirmed them."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -78,7 +78,7 @@ class Reporter:
         self.store = ""  # the store that numbers these attempts
 
     def report_start(self, attempt: Attempt, started_at: float) -> None:
-        """Report that an attempt has started, unless it ends at once; no result waits for this report."""
+        """Report that an attempt has started, unless it ends at once. No result waits for this."""
         self._starts[attempt] = started_at
         self._set_timer()
 

@@ -59,7 +59,7 @@ def make_result(
 
 
 def results_message(worker: WorkerProfile, store: str, results: Sequence[Result]) -> Outgoing:
-    """Return a `TaskResults` message. Its last field is `results`: their JSON is appended to the rest."""
+    """Return a `TaskResults` message; the encoded results are its last field."""
     empty = TaskResults(worker=worker.name, incarnation=worker.incarnation, store=store, results=())
     bodies = b",".join([result.body for result in results])
     return Outgoing(encode(empty).removesuffix(b"]}") + bodies + b"]}", empty.type)

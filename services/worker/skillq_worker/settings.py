@@ -26,12 +26,12 @@ def _host_name() -> str:
 
 
 def _with_host(value: str) -> str:
-    """Replace {host} by the host's name: replicas that share their settings need different names."""
+    """Replace {host} by the host's name: replicas with the same settings need unlike names."""
     return value.replace(HOST, _host_name())
 
 
 class WorkerSettings(Settings):
-    """The settings of a worker. Each field is a command line option and an environment variable."""
+    """The settings of a worker: each field is an option and an environment variable."""
 
     name: Annotated[WorkerTitle, BeforeValidator(_with_host)] = Field(
         default_factory=_host_name,

@@ -1,4 +1,4 @@
-"""The worker: accept assignments, run and report attempts, send heartbeats, drain at the end.
+"""The worker: accept assignments, run and report attempts, send heartbeats, drain.
 
 The worker acknowledges an assignment when it has accepted the assignment, not when the attempt has
 ended. From then on the worker's heartbeats hold the lease on the attempt, and the worker keeps the
@@ -93,9 +93,8 @@ class Worker:
         self._stop_requested = asyncio.Event()
         self._skip_grace = asyncio.Event()  # set: running attempts get no grace
         self._queue_binding = QueueBinding(transport, profile, clock)
-        self._log = (
-            log.bind()
-        )  # bound once: binding takes longer than a debug event that is not logged
+        # Bound once: binding takes longer than a debug event that is not logged.
+        self._log = log.bind()
 
     @property
     def is_ready(self) -> bool:
@@ -179,7 +178,7 @@ class Worker:
             )
 
     async def _finish_running(self) -> None:
-        """Wait until running attempts have ended, the grace is over, or `stop(now=True)` is called."""
+        """Wait for running attempts, until the grace is over or `stop(now=True)` is called."""
         finished = asyncio.create_task(self._slots.wait_until_idle(), name="finished")
         skip_grace = asyncio.create_task(self._skip_grace.wait(), name="skip grace")
         try:
@@ -335,7 +334,7 @@ class Worker:
             self._slots.add_attempt(attempt, task)
 
     def _resend_result(self, attempt: Attempt) -> None:
-        """Report the result of an ended attempt again; report it as lost if its result is not kept.
+        """Resend the result of an ended attempt; if no result is kept, report it as lost.
 
         The manager assigns an attempt again only if it has not received the result.
         """

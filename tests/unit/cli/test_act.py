@@ -80,8 +80,8 @@ async def test_tasks_are_called_off_however_they_are_named(desk: Desk, terminal:
     await desk.submit(*TASKS)
     await desk.submit({"id": "x", "difficulty": 1}, run="Night Shift")
     done = await terminal("cancel", "2", "Night Shift/x", "--reason", "not wanted")
-    assert (done.code, done.out, done.err) == (0, "2 tasks called off\n", "")
-    assert (await terminal("cancel", "3", "--run", "Default")).out == "1 task called off\n"
+    assert (done.code, done.out, done.err) == (0, "2 tasks cancelled\n", "")
+    assert (await terminal("cancel", "3", "--run", "Default")).out == "1 task cancelled\n"
     page = await desk.get("/api/tasks/night-shift/x")
     assert (page["status"], page["reason"]) == ("cancelled", "not wanted")
     assert desk.row("1").status == "ready"
@@ -102,7 +102,7 @@ async def test_what_cannot_be_called_off_is_a_line_each_and_keeps_no_other_from_
     junior = await desk.join("Junior", 3)
     await desk.end(junior, "1", "succeeded")
     done = await terminal("cancel", "9", "1", "2")
-    assert (done.code, done.out) == (1, "1 task called off\n")
+    assert (done.code, done.out) == (1, "1 task cancelled\n")
     assert done.err.splitlines() == [
         "skillq: default/9: there is no task '9' in run 'default'",
         "skillq: default/1: task 1 in run default has ended already: succeeded",
@@ -129,7 +129,7 @@ async def test_tasks_are_sent_again_with_those_that_they_depend_on(
     await desk.submit(TASKS[0], TASKS[2])
     await desk.give_up("1")
     done = await terminal("retry", "3", "default/1")
-    assert (done.code, done.out) == (0, "2 tasks sent again\n")
+    assert (done.code, done.out) == (0, "2 tasks retried\n")
     assert (desk.row("1").status, desk.row("3").status) == ("ready", "blocked")
 
 
@@ -138,9 +138,9 @@ async def test_all_that_were_given_up_on_are_sent_again(desk: Desk, terminal: Te
     await desk.give_up("1", "2")
     one = await terminal("retry", "--all", "--type", "analysis", "--run", "Default", "--json")
     assert (one.code, one.answer) == (0, {"retried": 1, "refused": []})
-    assert (await terminal("retry", "--all")).out == "1 task sent again\n"
-    assert (await terminal("retry", "--all")).out == "0 tasks sent again\n"
-    assert (await terminal("retry", "--all", "--status", "failed")).out == "1 task sent again\n"
+    assert (await terminal("retry", "--all")).out == "1 task retried\n"
+    assert (await terminal("retry", "--all")).out == "0 tasks retried\n"
+    assert (await terminal("retry", "--all", "--status", "failed")).out == "1 task retried\n"
     assert {desk.row(id).status for id in "123"} == {"ready", "blocked"}
 
 
@@ -148,7 +148,7 @@ async def test_what_cannot_be_sent_again_is_a_line_each(desk: Desk, terminal: Te
     await desk.submit(TASKS[0], TASKS[2])
     await desk.give_up("1")
     done = await terminal("retry", "3", "9")
-    assert (done.code, done.out) == (1, "0 tasks sent again\n")
+    assert (done.code, done.out) == (1, "0 tasks retried\n")
     third, ninth = done.err.splitlines()
     assert third.startswith("skillq: default/3: depends on 1, which dead_lettered")
     assert ninth == "skillq: default/9: is not there"
@@ -157,10 +157,10 @@ async def test_what_cannot_be_sent_again_is_a_line_each(desk: Desk, terminal: Te
 async def test_many_are_sent_again_in_parts(
     desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(actions, "_AT_ONCE", 2)
+    monkeypatch.setattr(actions, "_MAX_TASKS_PER_REQUEST", 2)
     await desk.submit(*({"id": n, "difficulty": 1} for n in range(5)))
     await desk.post("/api/runs/default/cancel")
-    assert (await terminal("retry", *map(str, range(5)))).out == "5 tasks sent again\n"
+    assert (await terminal("retry", *map(str, range(5)))).out == "5 tasks retried\n"
 
 
 # --- dead, explain ---------------------------------------------------------------------------

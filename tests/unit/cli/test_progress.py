@@ -31,7 +31,7 @@ def test_off_a_terminal_each_assignment_and_each_end_is_a_line(
             display.on_event(one)
     assert capsys.readouterr().out.splitlines() == [
         r"task 1: assigned to Ada\x1b[31m",
-        "task 1: to be tried again (OSError: not yet)",
+        "task 1: to be retried (OSError: not yet)",
         "task 1: succeeded",
         r"task 2: failed (two\nlines)",
     ]

@@ -148,7 +148,7 @@ async def test_the_time_of_what_began_unheard_is_counted_from_its_begin(
         await boss.assign(order("a"), order("b", timeout=1000.0))
         await until(lambda: relay.begun)
         relay.end(0)
-        relay.begun[1].began_at -= 999.99  # type: ignore[attr-defined]
+        relay.begun[1].started_at -= 999.99  # type: ignore[attr-defined]
         relay.hear(0)
         await until(lambda: relay.called_off == ["b"])
         results = await boss.has_results(2)

@@ -161,7 +161,7 @@ async def test_a_worker_that_may_begin_nothing_still_hands_back_and_leaves(
 async def test_more_than_are_remembered_may_wait_and_none_is_made_twice(
     boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(worker, "_REMEMBERED", 2)
+    monkeypatch.setattr(worker, "_MAX_KNOWN_TASKS", 2)
     orders = [order(f"t{n}") for n in range(9)]
     async with working(boss, bench):
         await boss.assign(*orders)

@@ -36,13 +36,9 @@ class AttemptContext:
 
     executor: Executor
     clock: Clock
-    take_next: (
-        "Callable[[], AttemptRun | None]"  # for the slot of one that has ended; on any thread
-    )
+    take_next: "Callable[[], AttemptRun | None]"
     on_started: "Callable[[AttemptRun], object]"
-    on_ended: (
-        "Callable[[AttemptRun, Result | None], object]"  # without a result where it was called off
-    )
+    on_ended: "Callable[[AttemptRun, Result | None], object]"
 
 
 class AttemptRun:
@@ -78,7 +74,7 @@ class AttemptRun:
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
-        """Start the attempt unless the executor has started it; start its timeout and report the start."""
+        """Start the attempt unless it has started; start its timeout, and report the start."""
         if not self.has_started:
             self.started_at = self._context.clock()
             self.on_started(self._context.executor.start(self))

@@ -28,10 +28,12 @@ class NoHandler(Exception):
 
 
 class Job(Protocol):
-    """One attempt, as an executor sees it: the task to execute, and callbacks for its progress."""
+    """One attempt, as an executor sees it: a task, and callbacks for its progress."""
 
     @property
-    def task(self) -> TaskAssignment: ...
+    def task(self) -> TaskAssignment:
+        """The task to execute."""
+        ...
 
     def on_done(self, output: JsonValue, error: BaseException | None) -> None:
         """Take the output or the error of the job.
@@ -57,10 +59,12 @@ class Job(Protocol):
 
 
 class Executor(Protocol):
-    """Executes jobs. `types` are the task types that the executor handles, or None for any type."""
+    """Executes jobs, each on the task of one attempt."""
 
     @property
-    def types(self) -> tuple[str, ...] | None: ...
+    def types(self) -> tuple[str, ...] | None:
+        """The task types that the executor handles, or None for any type."""
+        ...
 
     def start(self, job: Job) -> CancelJob:
         """Start a job; return a function that cancels the job, see `CancelJob`."""

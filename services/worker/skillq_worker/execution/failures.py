@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class TaskFailed(Exception):
-    """Raised by a handler to fail its task; the message is the whole error, without a traceback."""
+    """Raised by a handler to fail its task; the message alone is the error."""
 
 
 class HandlerFailed(Exception):
@@ -102,13 +102,12 @@ def run_user_code(work: Callable[[], T]) -> T:
         return work()
     except BaseException as error:  # noqa: BLE001 - SystemExit, too, is one attempt's failure
         failed = describe_failure(error)
-    raise HandlerFailed(
-        failed
-    )  # outside of `except`, so that it does not refer to the users' exception
+    # Raised outside of `except`, so that it does not refer to the users' exception.
+    raise HandlerFailed(failed)
 
 
 def error_type_names(error: BaseException) -> tuple[str, ...]:
-    """Return the names of an exception's class and its bases, for `retry_on` and `no_retry_on`."""
+    """Return the names of an exception's class and bases, for `retry_on` and `no_retry_on`."""
     return tuple(cls.__name__ for cls in type(error).__mro__ if cls is not object)
 
 

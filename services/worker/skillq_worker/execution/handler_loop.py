@@ -35,16 +35,15 @@ log = structlog.get_logger()
 class LoopCall(Protocol[T]):
     """One call of an async handler."""
 
-    task: (
-        asyncio.Task[None] | None
-    )  # the task on the handler loop; None before the call has started
+    # The task on the handler loop; None before the call has started.
+    task: asyncio.Task[None] | None
 
     async def work(self) -> T:
         """Call the handler and return its output."""
         ...
 
     def on_done(self, output: T | None, error: BaseException | None) -> None:
-        """Take the output or the error of this call; called once, on the loop that started the call."""
+        """Take the output or the error, once, on the loop that started the call."""
         ...
 
     def next_call(self) -> "LoopCall[T] | None":
@@ -53,7 +52,10 @@ class LoopCall(Protocol[T]):
 
 
 class HandlerLoop(Generic[T]):
-    """Runs calls on the handler loop, for the loop on which this object is entered (the worker's loop)."""
+    """The handler loop and its thread. The worker enters this object on its own loop.
+
+    Calls start and end on the handler loop; `on_done` of a call runs on the worker's loop.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.new_event_loop()
@@ -131,7 +133,7 @@ class HandlerLoop(Generic[T]):
     # --- on both threads
 
     def _claim_call(self, call: LoopCall[T]) -> bool:
-        """Return whether the caller is the first to end this call: the end and a cancellation may race."""
+        """Return whether the caller is the first to end this call; a cancellation may race."""
         try:
             self._calls.remove(call)
         except KeyError:
@@ -220,7 +222,7 @@ _EndedCall = tuple[LoopCall[T], T | None, BaseException | None, bool]
 
 
 class _LoopSide:
-    """One of the two event loops, with a context for the functions that the other thread calls on it.
+    """One of the two event loops, with a context for functions that the other loop calls.
 
     Without a context of its own, a function would run in the context of a handler and pass it on.
     """
@@ -236,7 +238,7 @@ class _LoopSide:
 
 
 class _CrossLoopQueue(Generic[Item]):
-    """Carries items to another loop, in their order; one wake-up of that loop delivers many items."""
+    """Carries items to another loop, in order; one wake-up may deliver several items."""
 
     def __init__(self, target: _LoopSide, receive: Callable[[Item], object]) -> None:
         self._target = target

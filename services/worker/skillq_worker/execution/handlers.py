@@ -40,7 +40,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The task and the attempt that a handler works on; a parameter annotated `Context` receives it.
+    """The task and attempt of a handler's call, for a parameter annotated `Context`.
 
     `token` names this attempt: a fencing token for systems that accept writes of the newest attempt only.
     """
@@ -57,7 +57,7 @@ class Context:
 
     @property
     def cancelled(self) -> bool:
-        """Whether the outcome is of no use: the task is cancelled, timed out, or assigned to another worker."""
+        """Whether nobody needs the outcome: the task is cancelled, timed out or reassigned."""
         return self._cancelled is not None and self._cancelled.is_set()
 
     @property
@@ -67,7 +67,7 @@ class Context:
 
     @classmethod
     def from_assignment(cls, task: TaskAssignment, cancelled: threading.Event | None) -> "Context":
-        """Make the context of an assigned attempt; `cancelled` is set when the attempt is cancelled."""
+        """Make the context of an attempt; `cancelled` is set when the attempt is cancelled."""
         return cls(
             task.run,
             task.id,

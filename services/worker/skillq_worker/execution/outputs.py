@@ -18,7 +18,7 @@ _MAX_PLAIN_LENGTH, _MAX_PLAIN_INT = 1000, 2**63
 
 
 class OutputError(Exception):
-    """Raised when what a handler returned cannot be a task's output."""
+    """Raised when the return value of a handler cannot be a task's output."""
 
 
 def to_output(value: object) -> JsonValue:
@@ -47,7 +47,7 @@ def to_output(value: object) -> JsonValue:
 
 
 def _is_plain(value: object) -> TypeGuard[JsonValue]:
-    """Return whether a value is a short JSON scalar. Most outputs are, and the full check takes far longer."""
+    """Return whether a value is a short JSON scalar, as most outputs are; a quick check."""
     if type(value) is str:
         return value.isascii() and len(value) < _MAX_PLAIN_LENGTH
     if type(value) is int:

@@ -1,4 +1,4 @@
-"""Simulate work, as the tutorial does: a task takes some time, and succeeds if the skill suffices."""
+"""Simulate work: a task takes some time, and succeeds if the worker's skill suffices."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Keep the attempts of one worker: one running attempt per slot, and a queue of waiting attempts."""
+"""Keep the attempts of one worker: one running attempt per slot, and waiting attempts."""
 
 import asyncio
 from collections import OrderedDict
@@ -123,7 +123,7 @@ class AttemptSlots(Generic[RunT]):
             await self._attempt_ended.wait()
 
     async def close(self) -> None:
-        """Remove all waiting attempts, cancel the running attempts, and wait until they have ended."""
+        """Remove waiting attempts, cancel running attempts, and wait until all have ended."""
         self._is_closed = True
         self.remove_all_waiting()
         for attempt in list(self._running):
