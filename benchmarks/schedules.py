@@ -153,9 +153,9 @@ def spread(rng: random.Random, least: int, most: int) -> int:
 
 def makespan(policy: Policy, given: Instance, seconds: Sequence[float]) -> float:
     """Seconds until the last task has ended."""
-    board = Board(policy, Lookahead(LookaheadPolicy(most=0)))
+    board = Board(policy, Lookahead(LookaheadPolicy(max_prefetched=0)))
     for i, profile in enumerate(given.workers):
-        board.join(WorkerEntry(profile, i, 0.0))
+        board.add_worker(WorkerEntry(profile, i, 0.0))
     waiting = deque(entries(given.tasks))
     offered = 1 if isinstance(policy, InOrder) else len(waiting)
     running: list[tuple[float, int, TaskEntry, WorkerEntry]] = []
@@ -182,7 +182,7 @@ def entries(tasks: Sequence[Task]) -> Iterator[TaskEntry]:
 def matches(board: Board, waiting: deque[TaskEntry], offered: int) -> Iterator[Match]:
     """All that can begin now, where so many of the tasks that wait are on the board at a time."""
     while True:
-        while waiting and board.waiting < offered:
+        while waiting and board.ready_count < offered:
             board.add_task(waiting.popleft())
         match = board.next_match()
         if match is None:

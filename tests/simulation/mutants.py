@@ -94,7 +94,7 @@ class TakesFromTheDead(State):
             name=event.worker, title=event.worker, incarnation=event.incarnation, skill=1
         )
         dead = WorkerEntry(profile, 0, 0.0)
-        self.board.discard(task)
+        self.board.discard_task(task)
         task.retry_at = None
         task.status = TaskStatus.ASSIGNED
         task.worker = dead
@@ -152,7 +152,7 @@ MUTANTS: dict[str, tuple[Parts, Sequence[Any]]] = {
         (patch.object(Workers, "_resend_missing", _no_resend),),
     ),
     "worker acks, and forgets": (Parts(worker=ForgetsWhatItAcked, state=State), ()),
-    "nothing is recalled": (Parts(), (patch.object(Recalls, "_recall", _no_recall),)),
+    "nothing is recalled": (Parts(), (patch.object(Recalls, "_recall_from", _no_recall),)),
     "last batch lost in a crash": (Parts(store=LosesTheLastBatch, state=State), ()),
 }
 

@@ -81,12 +81,12 @@ def _load(state: State, worker: WorkerEntry) -> None:
     """Beyond its slots it has at most so many, all of them of known duration, and none that was lost before."""
     policy, name = state.lookahead.policy, worker.name
     ahead = len(worker.attempts) - worker.slots
-    most = policy.most if state.board.policy.looks_ahead else 0
+    most = policy.max_prefetched if state.board.policy.looks_ahead else 0
     _require(ahead <= most, name, "has", ahead, "attempts more than slots")
     _require((worker in state.board.overcommitted) == (ahead > 0), name, "is miscounted as laden")
     known = [t.estimate for t in worker.attempts.values() if t.estimate is not None]
     _require(worker.unknown == len(worker.attempts) - len(known), name, "miscounts the unknown")
-    long = [seconds for seconds in known if seconds >= policy.horizon]
+    long = [seconds for seconds in known if seconds >= policy.max_seconds]
     _require(worker.long == len(long), name, "miscounts the long ones")
     load = sum(known) - sum(long)
     _require(abs(worker.load - load) < _ROUNDING, name, "has", load, "s to do, not", worker.load)
@@ -98,7 +98,7 @@ def _counts(state: State) -> None:
     _require(all(n > 0 for n in shelved.values()), "open tasks are miscounted")
     _require(not shelved or any(state.board.backlog_queues()), "tasks are nowhere:", shelved)
     ready = sum(task.ticket > 0 for task in live.values())
-    _require(ready == state.board.waiting, "waiting tasks are miscounted")
+    _require(ready == state.board.ready_count, "waiting tasks are miscounted")
 
 
 def _shelved(state: State) -> Counter[str]:
@@ -132,12 +132,12 @@ def _nothing_left_to_match(state: State) -> None:
 def _nothing_left_to_give_ahead(state: State) -> None:
     """What goes first of all that a worker with room could do is not allowed to go ahead."""
     for worker in state.workers.workers.values():
-        if worker.is_free or not state.lookahead.has_room(worker):
+        if worker.is_free or not state.lookahead.has_prefetch_room(worker):
             continue
         ready = (task for task in state.tasks.live.values() if task.ticket)
         able = [task for task in ready if _takers(state, task, [worker])]
         first = min(able, key=state.board.policy.task_rank, default=None)
-        may = first is not None and state.lookahead.may_go_ahead(first)
+        may = first is not None and state.lookahead.may_prefetch(first)
         _require(not may, worker.name, "has room for a task that waits")
 
 

@@ -76,13 +76,13 @@ def test_a_long_task_that_waits_has_none_behind_it(do: Driver) -> None:
 
 
 def test_however_short_no_more_wait_than_the_policy_says() -> None:
-    do = Driver(lookahead=LookaheadPolicy(most=5))
+    do = Driver(lookahead=LookaheadPolicy(max_prefetched=5))
     teach(do, 0.0)
     assert given(do(connect(slots=2), many())) == MANY[:7]
 
 
 def test_no_task_is_taken_to_be_shorter_than_the_shortest() -> None:
-    do = Driver(lookahead=LookaheadPolicy(horizon=0.00995))
+    do = Driver(lookahead=LookaheadPolicy(max_seconds=0.00995))
     teach(do, 0.0)
     assert len(given(do(connect(), many()))) == 100
 
@@ -104,7 +104,7 @@ def test_how_long_tasks_take_is_learned_anew_with_every_result(do: Driver) -> No
 
 
 def test_of_too_many_types_the_durations_are_learned_anew(do: Driver) -> None:
-    with patch.object(lookahead, "_MANY_TYPES", 2):
+    with patch.object(lookahead, "_MAX_TYPES", 2):
         for type in ("a", "b", "task"):
             teach(do, type=type)
     more = submission(*(task(f"a{n}", type="a") for n in range(9)), run="other")

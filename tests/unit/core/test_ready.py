@@ -17,7 +17,7 @@ from tests.factories import need, task_entry, worker_entry
 def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
     """Its place among the free ones changes with every task; the old places must not pile up."""
     board, worker = new_board(policy), worker_entry(1, slots=1000)
-    board.join(worker)
+    board.add_worker(worker)
     for seq in range(900):
         board.add_task(task_entry(seq))
         assert give(board) is worker
@@ -33,7 +33,7 @@ def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> N
     for seq in range(9):
         board.add_task(task_entry(seq, need(type=f"t{seq}", difficulty=10)))
     for worker in (expert, junior):
-        board.join(worker)
+        board.add_worker(worker)
     for seq in range(10, 1000, 2):
         board.add_task(task_entry(seq, need(difficulty=9), priority=2))
         board.add_task(task_entry(seq + 1))
@@ -41,13 +41,13 @@ def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> N
         expert.attempts.clear()
         board.worker_changed(expert)
     pool = board._pools[expert.skills]
-    assert 1 < len(pool.queues) < 100
+    assert 1 < len(pool.queue_heap) < 100
 
 
 def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(board_module, "_MANY_QUEUES", 8)
+    monkeypatch.setattr(board_module, "_QUEUES_BEFORE_CLEANUP", 8)
     board, worker = new_board(BestFit()), worker_entry(1, 9, slots=1000)
-    board.join(worker)
+    board.add_worker(worker)
     for seq in range(200):
         board.add_task(task_entry(seq, need(type=f"t{seq}")))
         give(board)
@@ -55,9 +55,9 @@ def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
 
 
 def test_needs_that_wait_are_not_looked_through_for_each_new_need() -> None:
-    forget = Board._forget_empty_queues
+    forget = Board._remove_empty_queues
     with (
-        patch.object(board_module, "_MANY_QUEUES", 8),
+        patch.object(board_module, "_QUEUES_BEFORE_CLEANUP", 8),
         patch.object(Board, forget.__name__, autospec=True, side_effect=forget) as calls,
     ):
         board = new_board(BestFit())
@@ -70,8 +70,8 @@ def test_a_pool_without_members_is_forgotten() -> None:
     board, worker = new_board(BestFit()), worker_entry(1)
     board.add_task(task_entry(1, need(difficulty=9)))
     board.add_task(task_entry(2))
-    board.join(worker)
-    board.leave(worker, 0.0)
+    board.add_worker(worker)
+    board.remove_worker(worker, 0.0)
     assert not board._pools
     assert not any(cls.pools for cls in board._queues.values())
     assert board.next_match() is None
@@ -98,7 +98,7 @@ def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None
         worker_entry(2, title="bob"),
     )
     for worker in (ada, bob):
-        board.join(worker)
+        board.add_worker(worker)
     board.add_task(task_entry(1, need(excluded=["ada"])))
     board.add_task(task_entry(2))
     assert [give(board), give(board), give(board)] == [bob, ada, None]
@@ -108,7 +108,7 @@ def test_of_many_kinds_of_worker_those_that_are_free_are_found() -> None:
     board = new_board(BestFit())
     workers = [worker_entry(n, 5, specialties=[f"s{n}"]) for n in range(20)]
     for worker in workers:
-        board.join(worker)
+        board.add_worker(worker)
     for seq in range(20):
         board.add_task(task_entry(seq))
         give(board)
@@ -122,43 +122,43 @@ def test_of_many_kinds_of_worker_those_that_are_free_are_found() -> None:
 def test_workers_that_no_task_excludes_any_more_are_alike_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(board_module, "_MANY_QUEUES", 8)
+    monkeypatch.setattr(board_module, "_QUEUES_BEFORE_CLEANUP", 8)
     board, workers = new_board(BestFit()), [worker_entry(n, slots=100) for n in range(1, 6)]
     for worker in workers:
-        board.join(worker)
+        board.add_worker(worker)
     for seq in range(50):
         board.add_task(task_entry(seq, need(type=f"t{seq}", excluded=[f"w{1 + seq % 5}"])))
         assert give(board) is not None
-    board._forget_empty_queues()
-    assert not board._excluded
+    board._remove_empty_queues()
+    assert not board._exclusion_counts
     for worker in workers:
-        board.leave(worker, 0.0)
-        board.join(worker)
+        board.remove_worker(worker, 0.0)
+        board.add_worker(worker)
     assert len(board._pools) == 1
 
 
 def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
     board = new_board(BestFit())
-    board.join(worker_entry(1, 9, reserve=5))
+    board.add_worker(worker_entry(1, 9, reserve=5))
     for seq in range(10):
         board.add_task(task_entry(seq, need(difficulty=2), priority=seq, ready_at=float(seq)))
-    assert [task.seq for task in board.aged(7.0, 3)] == [7, 6, 5]
+    assert [task.seq for task in board.tasks_to_age(7.0, 3)] == [7, 6, 5]
 
 
 def test_no_more_tasks_age_while_some_that_have_aged_still_wait() -> None:
     """Else a backlog would age as a whole, and come off its shelf for that."""
     board = new_board(BestFit())
-    board.join(worker_entry(1, 9, reserve=5))
+    board.add_worker(worker_entry(1, 9, reserve=5))
     old = [task_entry(seq, need(difficulty=2), ready_at=0.0) for seq in range(10)]
     for task in old:
         board.add_task(task)
-    (first,) = board.aged(7.0, 1)
-    board.discard(first)
+    (first,) = board.tasks_to_age(7.0, 1)
+    board.discard_task(first)
     first.need = first.need._replace(aged=True)
     board.add_task(first)
-    assert board.aged(7.0, 9) == []
-    board.discard(first)
-    assert len(board.aged(7.0, 9)) == 9
+    assert board.tasks_to_age(7.0, 9) == []
+    board.discard_task(first)
+    assert len(board.tasks_to_age(7.0, 9)) == 9
 
 
 def test_a_class_that_others_have_emptied_is_passed_over() -> None:
@@ -170,15 +170,15 @@ def test_a_class_that_others_have_emptied_is_passed_over() -> None:
     )
     task.ticket = 7
     cls.push(((1,), 7, task))
-    pool.offer(cls, (1,))
-    assert pool.best() == ((1,), cls)
+    pool.add_queue(cls, (1,))
+    assert pool.best_queue() == ((1,), cls)
     later = task_entry(2)
     later.ticket = 8
     cls.push(((2,), 8, later))
     task.ticket = 0
-    cls.on_task_gone()
-    assert pool.best() == ((2,), cls)
+    cls.on_task_removed()
+    assert pool.best_queue() == ((2,), cls)
     later.ticket = 0
-    cls.on_task_gone()
-    assert pool.best() is None
-    assert not pool.entries
+    cls.on_task_removed()
+    assert pool.best_queue() is None
+    assert not pool.queue_ranks

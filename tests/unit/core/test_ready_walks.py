@@ -45,10 +45,10 @@ class Naive:
 
     def _next_ahead(self) -> tuple[TaskEntry, WorkerEntry] | None:
         """Nothing is given ahead to workers that could do an earlier task which has to wait for a free one."""
-        roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_room(w)]
+        roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_prefetch_room(w)]
         for task in sorted(self.tasks, key=self.policy.task_rank):
             able = [w for w in self.able(task.need) if w in roomy]
-            if able and self.lookahead.may_go_ahead(task):
+            if able and self.lookahead.may_prefetch(task):
                 return task, min(able, key=lambda w: self._order(task, w))
             roomy = [w for w in roomy if w not in able]
         return None
@@ -71,10 +71,10 @@ class Boards(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(board, "_MANY_QUEUES", self.many_classes)
-        self.lookahead = Lookahead(LookaheadPolicy(most=3))
+        self.patch.setattr(board, "_QUEUES_BEFORE_CLEANUP", self.many_classes)
+        self.lookahead = Lookahead(LookaheadPolicy(max_prefetched=3))
         for known in TYPES[:2]:
-            self.lookahead.learn(known, 0.0, 0.01)
+            self.lookahead.record_duration(known, 0.0, 0.01)
         self.board = Board(self.policy(), self.lookahead)
         self.naive = Naive(self.policy(), self.lookahead)
         self.made: list[TaskEntry] = []
@@ -121,8 +121,8 @@ class Boards(RuleBasedStateMachine):
     @rule(which=SOME)
     def discard(self, which: int) -> None:
         task = self.naive.tasks.pop(which % len(self.naive.tasks))
-        self.board.discard(task)
-        self.board.discard(task)  # twice is once
+        self.board.discard_task(task)
+        self.board.discard_task(task)  # twice is once
 
     @precondition(lambda self: self.made)
     @rule(which=SOME)
@@ -131,14 +131,14 @@ class Boards(RuleBasedStateMachine):
         task = self.made[which % len(self.made)]
         if all(task is not held for held, _ in self.given):
             self.naive.tasks = [other for other in self.naive.tasks if other is not task]
-            self.board.discard(task)
+            self.board.discard_task(task)
             self._add(task)
 
     @precondition(lambda self: self.naive.tasks)
     @rule(which=SOME, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
     def ask_for_something_else(self, which: int, excluded: list[str], aged: bool) -> None:
         task = self.naive.tasks[which % len(self.naive.tasks)]
-        self.board.discard(task)
+        self.board.discard_task(task)
         task.need = task.need._replace(excluded=frozenset(excluded), aged=aged)
         self.board.add_task(task)
 
@@ -176,14 +176,14 @@ class Boards(RuleBasedStateMachine):
             reserve=reserve,
         )
         self.naive.workers.append(worker)
-        self.board.join(worker)
+        self.board.add_worker(worker)
 
     @precondition(lambda self: self.naive.workers)
     @rule(which=SOME)
     def leave(self, which: int) -> None:
         worker = self._worker(which)
         self.naive.workers.remove(worker)
-        self.board.leave(worker, self.now)
+        self.board.remove_worker(worker, self.now)
         for task in list(worker.attempts.values()):
             self._release(task, worker, again=True)
 
@@ -191,18 +191,18 @@ class Boards(RuleBasedStateMachine):
     @rule(which=SOME, type=st.sampled_from(TYPES))
     def refuse(self, which: int, type: str) -> None:
         worker = self._worker(which)
-        self.board.leave(worker, self.now)
+        self.board.remove_worker(worker, self.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
-        self.board.join(worker)
+        self.board.add_worker(worker)
 
     @precondition(lambda self: self.naive.workers)
     @rule(which=SOME, slots=st.integers(1, 4))
     def learn(self, which: int, slots: int) -> None:
         worker = self._worker(which)
-        self.board.leave(worker, self.now)
+        self.board.remove_worker(worker, self.now)
         worker.profile = profile(worker.profile.title, 9, slots=slots)
         worker.skills = Skills.from_profile(worker.profile)
-        self.board.join(worker)
+        self.board.add_worker(worker)
 
     @precondition(lambda self: self.naive.workers)
     @rule(which=SOME, suspect=st.booleans(), draining=st.booleans())
@@ -214,8 +214,8 @@ class Boards(RuleBasedStateMachine):
     @rule(type=st.sampled_from(TYPES), seconds=st.sampled_from([0.001, 0.04, 5.0]))
     def last(self, type: str, seconds: float) -> None:
         """An attempt took so long."""
-        if self.lookahead.learn(type, 7.0, 7.0 + seconds):
-            self.board.reconsider()
+        if self.lookahead.record_duration(type, 7.0, 7.0 + seconds):
+            self.board.recheck_held_up()
 
     def _worker(self, which: int) -> WorkerEntry:
         return self.naive.workers[which % len(self.naive.workers)]
@@ -249,10 +249,10 @@ class Boards(RuleBasedStateMachine):
             self.lookahead.add_attempt(worker, task)
             self.given.append(found)
             self.board.worker_changed(worker)
-        assert self.board.waiting == len(self.naive.tasks)
+        assert self.board.ready_count == len(self.naive.tasks)
         for task in self.naive.tasks[:3]:
             able = self.naive.able(task.need)
-            assert sorted(self.board.capable(task.need), key=id) == sorted(able, key=id)
+            assert sorted(self.board.capable_workers(task.need), key=id) == sorted(able, key=id)
             assert (self.board.unroutable_since(task.need) is None) == bool(able)
         assert self.board.skill_counts == Counter(w.skills for w in self.naive.workers)
         self._look_at_what_waits_in_vain()
@@ -265,7 +265,7 @@ class Boards(RuleBasedStateMachine):
             if not self.naive.able(task.need)
             and self.naive.able(task.need._replace(excluded=frozenset()))
         }
-        aged = self.board.aged(self.now - 5.0, 1000)
+        aged = self.board.tasks_to_age(self.now - 5.0, 1000)
         assert len(aged) == len(set(aged))
         assert set(aged) == {
             task
@@ -300,9 +300,9 @@ class Few:
 
     def __init__(self, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.lookahead = Lookahead(LookaheadPolicy(most=self.chance.choice([0, 1, 3])))
+        self.lookahead = Lookahead(LookaheadPolicy(max_prefetched=self.chance.choice([0, 1, 3])))
         for known in TYPES[: self.chance.randint(0, 2)]:
-            self.lookahead.learn(known, 0.0, 0.01)
+            self.lookahead.record_duration(known, 0.0, 0.01)
         self.board = Board(BestFit(), self.lookahead)
         self.naive = Naive(BestFit(), self.lookahead)
         self.types = TYPES[: self.chance.randint(2, 4)]
@@ -321,7 +321,7 @@ class Few:
             slots=self.chance.choice([1, 1, 1, 2]),
         )
         self.naive.workers.append(worker)
-        self.board.join(worker)
+        self.board.add_worker(worker)
 
     def step(self, number: int) -> None:
         what = self.chance.random()
@@ -331,7 +331,9 @@ class Few:
             self.board.add_task(task)
             self.naive.tasks.append(task)
         elif what < 0.65 and self.naive.tasks:
-            self.board.discard(self.naive.tasks.pop(self.chance.randrange(len(self.naive.tasks))))
+            self.board.discard_task(
+                self.naive.tasks.pop(self.chance.randrange(len(self.naive.tasks)))
+            )
         elif self.given:
             task, worker = self.given.pop(self.chance.randrange(len(self.given)))
             self.lookahead.remove_attempt(worker, task)

@@ -124,7 +124,7 @@ def test_of_very_many_that_wait_each_look_sees_some(do: Driver) -> None:
     held = pick(
         do(connect("bob"), submission(*(task(f"b{n}") for n in range(4)), run="b")), c.Assign
     )
-    with patch.object(recall, "_LOOKED_AT", 2):
+    with patch.object(recall, "_ATTEMPTS_PER_CHECK", 2):
         do(connect("cyd"))
         looks = [pick(do(paused=0.2), c.RecallAttempts) for _ in range(2)]
     assert looks[0] == []

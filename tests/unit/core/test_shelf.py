@@ -51,7 +51,7 @@ def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
     fill(do, 5)
     out = fill(do, 5, 5, difficulty=4)
     assert not [command for command in out if isinstance(command, c.MoveToBacklog)]
-    assert do.state.board.waiting == 10
+    assert do.state.board.ready_count == 10
     out = fill(do, 10, 10)
     assert pick(out, c.MoveToBacklog)
     assert sum(command.backlog is not None for command in pick(out, c.AddTask)) == 9
@@ -73,13 +73,13 @@ def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_ot
     for n in range(crowd):
         for kind in range(needs):
             do(submission(task(f"again-{kind}-{n}", type=f"kind {kind}")))
-    assert do.state.board.waiting <= crowd + 2 * head * needs
+    assert do.state.board.ready_count <= crowd + 2 * head * needs
 
 
 def test_what_cannot_be_left_to_the_store_keeps_nothing_else_here(do: ShelfDriver) -> None:
     fill(do, HEAD + 1, deadline=1000.0)
     fill(do, 100, 10, priority=5)
-    assert do.state.board.waiting <= 3 * HEAD + 1
+    assert do.state.board.ready_count <= 3 * HEAD + 1
     assert len(do.state.tasks.live) <= 3 * HEAD + 1
 
 
@@ -137,7 +137,7 @@ def test_what_was_tried_before_stays_in_memory(do: ShelfDriver) -> None:
 def test_a_class_full_of_those_is_not_looked_through_for_every_task(do: ShelfDriver) -> None:
     fill(do, 50, deadline=50.0)
     (cls,) = (cls for cls in do.state.board._queues.values())
-    assert cls.room >= 50
+    assert cls.capacity >= 50
     assert not do.keeper.put_away
 
 
@@ -246,7 +246,7 @@ def test_a_reserved_worker_takes_what_has_aged_on_a_shelf(do: ShelfDriver) -> No
 def test_a_class_with_a_shelf_is_remembered_among_very_many(
     do: ShelfDriver,
 ) -> None:
-    do.state.board._forget_at = 3
+    do.state.board._cleanup_at = 3
     fill(do, 6)
     held = pick(do(connect("bob", slots=2)), c.Assign)
     for n in range(10):

@@ -135,11 +135,11 @@ class State:
         self.workers.sweep()
         self.tasks.handle_due(fleet_is_there=not self.expected_workers)
         self._match()
-        self.board.settle()
+        self.board.update_tiers()
         shelves = self.board.backlog
-        self.refills = [c.RefillRequest(*where, shelves.keep) for where in shelves.wanted()]
+        self.refills = [c.RefillRequest(*where, shelves.keep) for where in shelves.wanted_refills()]
         if not self.refills:
-            self._recalls.look()
+            self._recalls.recall_overdue()
         self._round.commands.extend(
             c.CompleteRun(run, self._round.now, was_complete=not moved)
             for run, moved in self._round.runs.items()
@@ -150,7 +150,7 @@ class State:
     def next_deadline(self) -> float | None:
         """When `handle` has something to do even if nothing happens."""
         sweep = self.workers.next_sweep if self.workers.workers else None
-        due = (self.tasks.timers.next_at(), self._recalls.next_look(), sweep)
+        due = (self.tasks.timers.next_at(), self._recalls.next_check_at(), sweep)
         return min((at for at in due if at is not None), default=None)
 
     @property
@@ -184,8 +184,8 @@ class State:
             self.tasks.end_attempt(task, speaker, outcome, reason=result.error, result=result)
 
     def _learn(self, task_type: str, result: TaskResult) -> None:
-        if self.lookahead.learn(task_type, result.started_at, result.finished_at):
-            self.board.reconsider()
+        if self.lookahead.record_duration(task_type, result.started_at, result.finished_at):
+            self.board.recheck_held_up()
 
     def _progress(self, event: Progress) -> None:
         speaker = self._reporting_worker(event)
@@ -271,7 +271,7 @@ class State:
     def _why_waiting(self, need: Need) -> str:
         if self.expected_workers:
             return f"waits for workers: {len(self.workers.workers)} of {self.expected_workers} expected are there"
-        capable = sum(1 for _ in self.board.capable(need))
+        capable = sum(1 for _ in self.board.capable_workers(need))
         if capable:
             return f"waits for a slot: {capable} of {len(self.workers.workers)} workers can do it, none is free"
         return why_unable([worker.skills for worker in self.workers.workers.values()], need)

@@ -8,7 +8,7 @@ from skillq import timings
 from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core.dispatch.board import Board
-from skillq_manager.core.dispatch.lookahead import Lookahead, is_waiting
+from skillq_manager.core.dispatch.lookahead import Lookahead, waits_for_slot
 from skillq_manager.core.model import DispatchKey, Need, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules import retry
@@ -77,7 +77,7 @@ class Tasks:
         task.ready_at = self._turn.now
         if self._board.backlog.full:
             self.evict()
-        if not self._board.add_new(task):
+        if not self._board.add_new_task(task):
             self._evict_task(task)
             return False
         if task.terms.unroutable is not _WAIT:
@@ -224,7 +224,7 @@ class Tasks:
             difficulty=escalated(need, task.terms.escalate_by, self._board.skill_counts),
             excluded=need.excluded | {worker.name},
         )
-        others = (w for w in self._board.capable(harder._replace(excluded=frozenset())))
+        others = (w for w in self._board.capable_workers(harder._replace(excluded=frozenset())))
         if all(w.name in harder.excluded for w in others):
             harder = harder._replace(excluded=frozenset())
         self._change_need(
@@ -278,7 +278,7 @@ class Tasks:
     def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
         """The worker should have ended it, and has not said so; its time counts from when it could begin."""
         if task.is_prefetched:
-            task.is_prefetched = is_waiting(task, worker)
+            task.is_prefetched = waits_for_slot(task, worker)
             has_begun = task.status is RUNNING
             self._start_timeout(task, task.began_at if has_begun else self._turn.now)
             return
@@ -296,7 +296,7 @@ class Tasks:
         if why is None:
             why = whys[task.need] = why_unable(list(self._board.skill_counts), task.need)
         if task.terms.unroutable is Unroutable.REJECT:
-            self._board.discard(task)
+            self._board.discard_task(task)
             self._set(task, DEAD_LETTERED, why)
             self._close(task)
         elif task.terms.unroutable is Unroutable.RELAX:
@@ -309,8 +309,8 @@ class Tasks:
 
     def age(self, older_than: float) -> None:
         """Let reserved workers take what has waited for so long: not worth a row, the next manager begins anew."""
-        for task in self._board.aged(self._turn.now - older_than, _AGED_AT_ONCE):
-            self._board.discard(task)
+        for task in self._board.tasks_to_age(self._turn.now - older_than, _AGED_AT_ONCE):
+            self._board.discard_task(task)
             task.need = task.need._replace(aged=True)
             self._add_to_board(task)
 
@@ -323,7 +323,7 @@ class Tasks:
 
     def _set_waiting_need(self, task: TaskEntry, need: Need, reason: str) -> None:
         """A waiting task asks for something else."""
-        self._board.discard(task)
+        self._board.discard_task(task)
         self._change_need(task, need, reason)
         self._add_to_board(task)
 
@@ -336,7 +336,7 @@ class Tasks:
             verdict = retry.RetryVerdict(status)
             self.end_attempt(task, task.worker, outcome, reason=reason, verdict=verdict)
             return
-        self._board.discard(task)
+        self._board.discard_task(task)
         task.retry_at = None
         self._set(task, status, reason)
         self._close(task)

@@ -82,9 +82,9 @@ class Workers:
 
     def on_type_refused(self, worker: WorkerEntry, task_type: str) -> None:
         """The worker has no handler for this type: it gets no more of them."""
-        self._board.leave(worker, self._turn.now)
+        self._board.remove_worker(worker, self._turn.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {task_type})
-        self._board.join(worker)
+        self._board.add_worker(worker)
 
     def sweep(self) -> None:
         """Judge the silence of every worker, once per `sweep_every`."""
@@ -132,7 +132,7 @@ class Workers:
         for profile in profiles:
             worker = WorkerEntry(profile, next(self._joined), self._turn.now)
             self.workers[profile.name] = worker
-            self._board.join(worker)
+            self._board.add_worker(worker)
 
     def _suspect(self, worker: WorkerEntry, reason: str) -> None:
         if not worker.suspect:
@@ -169,9 +169,9 @@ class Workers:
         worker.last_seen = self._turn.now
         changed = worker.profile != profile
         if changed:
-            self._board.leave(worker, self._turn.now)
+            self._board.remove_worker(worker, self._turn.now)
             worker.set_profile(profile)
-            self._board.join(worker)
+            self._board.add_worker(worker)
         if changed or worker.suspect:
             worker.suspect = False
             self._board.worker_changed(worker)
@@ -181,7 +181,7 @@ class Workers:
     def _join(self, profile: WorkerProfile) -> WorkerEntry:
         worker = WorkerEntry(profile, next(self._joined), self._turn.now)
         self.workers[profile.name] = worker
-        self._board.join(worker)
+        self._board.add_worker(worker)
         self._save(worker, WorkerEventKind.CONNECTED, "")
         return worker
 
@@ -189,7 +189,7 @@ class Workers:
         self, worker: WorkerEntry, event: WorkerEventKind, outcome: Outcome, reason: str
     ) -> None:
         del self.workers[worker.name]
-        self._board.leave(worker, self._turn.now)
+        self._board.remove_worker(worker, self._turn.now)
         self._save(worker, event, reason)
         for task in list(worker.attempts.values()):
             self._tasks.end_attempt(
