@@ -35,7 +35,7 @@ from skillq.transport.dead_letters import (
     REASON_HEADER,
     ROUTING_KEY_HEADER,
 )
-from skillq_manager.inbound.inbox import read
+from skillq_manager.inbound.inbox import read_inbound
 from skillq_manager.store import open_store
 from skillq_manager.web.unreadable import UnreadableMessages
 from skillq_worker.execution.simulation import Simulation
@@ -178,7 +178,7 @@ def test_a_message_of_an_earlier_release_reaches_the_queue_where_it_is_read(fold
     for sent in _readable(folder):
         if sent.exchange in {topology.SUBMISSIONS, topology.REPORTS}:
             (queue,) = _queues(topology.MANAGER, sent)
-            assert read(_delivery(sent, queue)).type == sent.properties["type"]
+            assert read_inbound(_delivery(sent, queue)).type == sent.properties["type"]
         elif sent.exchange == topology.COMMANDS:
             body = json.loads(sent.body)
             worker = body.get("worker", sent.routing_key.rpartition(".")[2])

@@ -1,4 +1,4 @@
-"""The manager's process: the one place that knows which transport, store and clock it runs on."""
+"""The manager's process: chooses transport, store and clock, and runs the manager."""
 
 import asyncio
 import random
@@ -25,11 +25,14 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 async def run(settings: ManagerSettings) -> None:
-    """Serve until SIGTERM or SIGINT, or until all is done with `stop_when_done`; a second signal ends it at once."""
+    """Serve until SIGTERM or SIGINT or, with `stop_when_done`, until all tasks have ended.
+
+    A second signal ends the process at once.
+    """
     logs.configure(settings.log_level, settings.log_format)
     gc_tuning.collect_rarely()
     structlog.contextvars.bind_contextvars(service="manager")
-    # Until there is something to leave in order, as Ctrl-C, which cancels; process 1 of a container would ignore it.
+    # Until the manager exists, SIGTERM acts as Ctrl-C. Without a handler, process 1 of a container ignores it.
     asyncio.get_running_loop().add_signal_handler(
         signal.SIGTERM, signal.raise_signal, signal.SIGINT
     )
@@ -72,7 +75,7 @@ async def run(settings: ManagerSettings) -> None:
 
 
 def _stop_on_signals(manager: Manager) -> None:
-    """The first one lets it leave in order, the second one ends it."""
+    """Let the first signal stop the manager in order, and the second one end the process."""
     loop = asyncio.get_running_loop()
 
     def stop() -> None:
@@ -86,6 +89,7 @@ def _stop_on_signals(manager: Manager) -> None:
 
 
 def main() -> int:
+    """Run the manager; return the exit status: 0, 2 (usage), 3 (other errors) or 130 (Ctrl-C)."""
     stdio.replace_closed()
     try:
         uvloop.run(run(load_settings(ManagerSettings)))

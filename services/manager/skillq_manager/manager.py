@@ -1,9 +1,9 @@
-"""The manager's shell: take all that has arrived, decide once, commit once, send, acknowledge once.
+"""The manager's loop. Each round: receive, decide, commit, send, acknowledge.
 
-What has been acknowledged has been committed. What is lost on the way to a worker is noticed by
-comparing its heartbeat with what it should hold, and sent again.
-
-Of several managers on one store, one leads; the others stand by and answer questions.
+A message is acknowledged only after the decision on it is committed. An assignment that is lost on its way is
+missing from the worker's heartbeat, and is resent. If several managers share a store, one of them leads; the
+others stand by and serve HTTP. See docs/adr/0003-acknowledge-when-accepted.md and
+docs/adr/0009-leadership-is-a-row.md.
 """
 
 import asyncio
@@ -15,8 +15,8 @@ from uuid import uuid4
 import structlog
 
 from skillq import timings
-from skillq.errors import TransportError, Unreachable, UsageError
-from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerEventKind, WorkerProfile
+from skillq.errors import TransportError, Unreachable
+from skillq.messages import AttemptRef, Connect, Probe, Submission, WorkerProfile
 from skillq.runtime import crash_points
 from skillq.runtime.clock import Clock
 from skillq.runtime.logs import Log
@@ -29,8 +29,14 @@ from skillq_manager.inbound.multipart import MultipartBuffer
 from skillq_manager.inbound.pending_replies import PendingReplies
 from skillq_manager.inbound.status_queries import StatusQueries
 from skillq_manager.inbound.triage import Triage
+from skillq_manager.leadership.leader import (
+    renew_or_raise,
+    renew_regularly,
+    restore_state,
+    run_until_first_ends,
+)
 from skillq_manager.leadership.probe import QueueProbe
-from skillq_manager.leadership.queues import ManagerQueues, renew_or_raise
+from skillq_manager.leadership.queues import ManagerQueues
 from skillq_manager.outbound.counters import Counters
 from skillq_manager.outbound.decision_log import log_decisions
 from skillq_manager.outbound.outbox import Outbox, OutgoingEvent
@@ -40,15 +46,15 @@ from skillq_manager.store.base import LeadershipLost, Store, StoreFailed
 log = structlog.get_logger()
 
 OnComplete = Callable[[str], Awaitable[None]]
-_Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
+_Deliveries = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
 
 class Manager:
-    """Runs until stopped, or (`stop_when_done`) until all that was submitted has ended.
+    """Runs until stopped or, with `stop_when_done`, until all submitted tasks have ended.
 
-    `new_state` makes the core anew whenever this manager begins to lead. `on_complete` is called with
-    the name of a run whenever all its tasks have ended; of one that had ended before this manager
-    began, when somebody submits it again.
+    `new_state` makes a new core each time this manager starts to lead. `on_complete` is called with the name of
+    a run when all its tasks have ended. For a run that was complete before this manager started, it is called
+    when its tasks are submitted once more.
     """
 
     def __init__(
@@ -76,8 +82,8 @@ class Manager:
             store,
             self._multipart,
             self._status_queries,
-            tally=self.counters,
-            notice=self._on_message,
+            counters=self.counters,
+            on_message=self._on_message,
         )
         self._outbox = Outbox(
             transport, store, self._inbox.add_event, self._is_current, self._may_assign
@@ -86,26 +92,26 @@ class Manager:
         self._stopping = False
         self._leading = False
         self._standing_by = False
-        self._leaving = False  # all is done: what comes now is for the next manager
+        self._draining = False  # all tasks have ended: new messages are for the next manager
         self._heartbeats_lost = False
         self._queues = ManagerQueues(transport, store, clock)
         self._has_completed = False
-        self._summarised: set[str] = set()  # runs that `on_complete` has heard of
+        self._completed_runs: set[str] = set()  # runs for which `on_complete` was called
         self.store = store
         self.state = new_state()
 
-    # --- what the web and the process ask of it
+    # --- the interface for HTTP and the process
 
     def stop(self) -> None:
-        """Leave after the round that is going on."""
+        """Stop after the present round."""
         self._stopping = True
         self._inbox.wake()
 
     async def submit(self, submission: Submission) -> c.AnswerSubmission:
-        """Take in a submission that came by another way than the broker.
+        """Submit tasks without the broker; return the answer.
 
         Raises:
-            Unreachable: this manager stands by, or leaves before it could decide.
+            Unreachable: this manager does not lead, or stops before it has decided.
         """
         answer = await self._request(
             submission.submission_id, lambda: self._inbox.add_submission(submission)
@@ -114,71 +120,72 @@ class Manager:
         return answer
 
     async def cancel(self, run: str, ids: Sequence[str] | None, reason: str) -> tuple[TaskKey, ...]:
-        """Call tasks off, all of the run where no ids are given; return those that had not ended.
+        """Cancel tasks of a run, all of them if `ids` is None; return those that had not ended.
 
-        A very large run is called off a part at a time, so that other work goes on.
+        A very large run is cancelled in several rounds, so that other work goes on.
 
         Raises:
-            Unreachable: as `submit`.
+            Unreachable: as in `submit`.
         """
-        done: list[TaskKey] = []
+        cancelled: list[TaskKey] = []
         while True:
-            request = uuid4().hex
-            event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
-            reply = await self._request(request, partial(self._inbox.add_event, event))
+            request_id = uuid4().hex
+            event = c.CancelRequested(request_id, run, None if ids is None else tuple(ids), reason)
+            reply = await self._request(request_id, partial(self._inbox.add_event, event))
             assert isinstance(reply, c.AnswerRequest)  # noqa: S101
-            done += reply.done
+            cancelled += reply.done
             if ids is not None or len(reply.done) < base.BACKLOG_PAGE:
-                return tuple(done)
+                return tuple(cancelled)
 
     async def retry(self, keys: Sequence[TaskKey]) -> c.AnswerRequest:
-        """Send tasks again that have ended; the reply says which, and why not the others.
+        """Retry ended tasks; the reply has those that are retried, and why the others are not.
 
         Raises:
-            Unreachable: as `submit`.
+            Unreachable: as in `submit`.
         """
-        request = uuid4().hex
-        reply = await self._request(request, lambda: self._inbox.add_retry(request, keys))
+        request_id = uuid4().hex
+        reply = await self._request(request_id, lambda: self._inbox.add_retry(request_id, keys))
         assert isinstance(reply, c.AnswerRequest)  # noqa: S101
         return reply
 
     async def _request(
-        self, request: str, put: Callable[[], None]
+        self, request_id: str, submit_request: Callable[[], None]
     ) -> c.AnswerSubmission | c.AnswerRequest:
-        if self._stopping or self._leaving or not self._leading:
+        if self._stopping or self._draining or not self._leading:
             raise Unreachable("this manager does not lead now; ask again in a moment")
-        return await self._pending_replies.wait_for(request, put)
+        return await self._pending_replies.wait_for(request_id, submit_request)
 
     @property
     def is_leading(self) -> bool:
+        """Return whether this manager decides now."""
         return self._leading
 
     @property
     def heartbeats_lost(self) -> bool:
-        """It leads, and cannot hear workers: it judges none by its silence."""
+        """Return whether this manager leads but receives no heartbeats, so that no lease ends."""
         return self._leading and self._heartbeats_lost
 
     @property
     def is_ready(self) -> bool:
-        """It leads and its consumers are proven live, or it stands by for another one that does.
+        """Return whether this manager leads and its queues deliver, or stands by for the leader.
 
-        Not while it waits for queues that a manager has with which it shares no store.
+        It is not ready while it waits for queues that a manager with another store consumes.
         """
         if self._leading:
             return self._probe.is_ready
         return self._standing_by and self._transport.connected
 
     def reason(self, key: TaskKey) -> str | None:
-        """Why a task that has not ended is where it is."""
+        """Return why a task has its present status, or None if the task has ended."""
         return self.state.reason(key, self._clock())
 
     # --- leading and standing by
 
     async def run(self) -> None:
-        """Serve, until stopped.
+        """Serve until stopped or done.
 
         Raises:
-            UsageError: another manager serves this broker, or its queues were declared by another release.
+            UsageError: a manager with another store serves this broker, or another release declared its queues.
         """
         try:
             while not self._stopping and not await self._is_done():
@@ -191,7 +198,7 @@ class Manager:
                 await self.store.release()
 
     async def _lead_or_stand_by(self) -> None:
-        """One turn of either, until something changes; while the store is away, nothing can be decided."""
+        """Lead until that ends, or pause on standby; pause, too, while the store fails."""
         try:
             self._standing_by = not await self.store.acquire()
             if self._standing_by:
@@ -205,9 +212,8 @@ class Manager:
             await self._pause()
 
     async def _pause(self) -> None:
-        await self._inbox.take_received(
-            timings.STAND_BY_SECONDS
-        )  # nothing arrives; a stop wakes it
+        # Nothing arrives on standby, but `stop` ends the wait.
+        await self._inbox.take_received(timings.STAND_BY_SECONDS)
 
     async def _is_done(self) -> bool:
         return (
@@ -219,31 +225,31 @@ class Manager:
         )
 
     async def _lead(self) -> None:
-        """Lead until stopped, done, or another one does."""
+        """Lead until stopped, done, or another manager leads."""
         try:
             async with AsyncExitStack() as stack:
                 consumers = await self._queues.consume_all(stack)
-                # Only now: who had to wait for the queues would remember what is long over.
+                # Restore only now: a state loaded before the wait for the queues would be out of date.
                 await self._restore()
                 await self._serve(consumers)
         except LeadershipLost as error:
             log.warning(Log.STEPPED_DOWN, reason=str(error))
         except TransportError as error:
-            # Another one may reach the broker.
+            # Another manager may reach the broker.
             log.warning(Log.STEPPED_DOWN, reason=str(error))
             await self.store.release()
             await self._inbox.take_received(timings.STAND_BY_SECONDS)
         finally:
-            self._queues.forget()
+            self._queues.forget_consumers()
 
     async def _serve(self, consumers: Mapping[str, Consumer]) -> None:
         self._leading = True
         log.info(Log.LEADING, tasks=sum(self.state.tasks.open.values()))
         try:
-            await _run_until_first_ends(
-                self._loop(),
-                self._probe.probe(),
-                self._renew(),
+            await run_until_first_ends(
+                self._run_rounds(),
+                self._probe.send_probes(),
+                renew_regularly(self.store, self._transport, self._clock),
                 *(
                     self._inbox.receive_from(queue, consumer)
                     for queue, consumer in consumers.items()
@@ -255,160 +261,120 @@ class Manager:
             self._pending_replies.fail_all("another manager leads now; ask again")
 
     async def _restore(self) -> None:
-        """Begin where the last leader left off."""
+        """Continue with the tasks and workers of the last leader."""
         self._multipart.clear()
         self.state = self._new_state()
         self._heartbeats_lost = False
-        there = {WorkerEventKind.CONNECTED, WorkerEventKind.SUSPECT}
-        workers = [row.profile for row in await self.store.workers() if row.status in there]
-        self.state.begin_restore(workers, await self.store.last_seq(), self._clock())
-        async for rows in self.store.load(include_backlog=not self.state.keeps_backlog):
-            self.state.restore(rows)
-        await self._carry_out(await self._end_restore())
+        await self._carry_out(await restore_state(self.state, self.store, self._clock))
         await self._refill()
 
-    async def _end_restore(self) -> list[c.Command]:
-        shelf = await self.store.backlog_summary() if self.state.keeps_backlog else None
-        if shelf is None or not shelf.needs:
-            return self.state.end_restore()
-        return self.state.end_restore(
-            shelf, await self.store.known_tasks(self.state.unresolved_dependencies())
-        )
+    # --- the rounds
 
-    async def _renew(self) -> None:
-        connected_at = self._clock()
-        while True:
-            await asyncio.sleep(timings.RENEW_SECONDS)
-            await renew_or_raise(self.store)
-            if self._transport.connected or not self.store.epoch:
-                connected_at = self._clock()
-            elif self._clock() - connected_at > timings.BROKER_LOST_SECONDS:
-                raise TransportError("the broker is out of reach")
-
-    # --- the loop
-
-    async def _loop(self) -> None:
+    async def _run_rounds(self) -> None:
         while not self._stopping:
             deadlines = (self.state.next_deadline(), self._multipart.next_deadline())
             deadline = min((at for at in deadlines if at is not None), default=None)
             timeout = None if deadline is None else max(0.0, deadline - self._clock())
-            intake = await self._inbox.take_received(timeout)
-            if intake:
+            received = await self._inbox.take_received(timeout)
+            if received:
                 crash_points.crash_if_chosen("manager.received")
-            await self._round(intake)
+            await self._run_round(received)
             if await self._is_done():
                 await self._stop_workers()
                 return
 
-    async def _round(self, intake: Received) -> None:
-        mail = await self._triage.sort(intake, leaving=self._leaving)
-        if mail.is_large:
-            await renew_or_raise(self.store)  # nothing else is done while that is decided
+    async def _run_round(self, received: Received) -> None:
+        round = await self._triage.sort(received, draining=self._draining)
+        if round.is_large:
+            await renew_or_raise(self.store)  # nothing else runs during a long decision
         if self._heartbeats_lost != self._probe.heartbeats_lost:
             self._heartbeats_lost = not self._heartbeats_lost
-            mail.events.insert(
+            round.events.insert(
                 0, c.HeartbeatsLost() if self._heartbeats_lost else c.HeartbeatsRecovered()
             )
             log.warning(Log.HEARTBEATS_LOST) if self._heartbeats_lost else log.info(
                 Log.HEARTBEATS_RECOVERED
             )
-        await self._carry_out(self.state.handle(mail.events, self._clock()), mail.settled)
+        await self._carry_out(self.state.handle(round.events, self._clock()), round.to_acknowledge)
         await self._refill()
-        for inquiry in mail.status_queries:
-            self._outbox.reply(inquiry.submission_id, partial(self._status_queries.answer, inquiry))
+        for query in round.status_queries:
+            self._outbox.reply(query.submission_id, partial(self._status_queries.answer, query))
 
     async def _refill(self) -> None:
-        """Hand over what the core wants of what the store has, before it hears of anything else.
+        """Give the core the tasks of the backlog that it needs, before it handles other events.
 
-        Each time more of it: workers that had room for all of that may have room for very many, and nobody is
-        heard meanwhile.
+        Each page is twice as large as the one before: the workers may have room for very many tasks, and no
+        message is handled meanwhile.
         """
         times = 1
         while wanted := self.state.refills:
-            more = [one._replace(limit=one.limit * times) for one in wanted]
-            events = [await self.store.backlog_page(one) for one in more]
+            requests = [request._replace(limit=request.limit * times) for request in wanted]
+            events = [await self.store.backlog_page(request) for request in requests]
             await self._carry_out(self.state.handle(events, self._clock()))
             times *= 2
 
-    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
-        """Write, then send, then acknowledge what it came from, then say so."""
-        decided = c.Decisions(commands)
+    async def _carry_out(
+        self, commands: Sequence[c.Command], to_acknowledge: _Deliveries = ()
+    ) -> None:
+        """Commit the commands, send their messages, acknowledge deliveries, log and reply."""
+        decisions = c.Decisions(commands)
         if commands:
             crash_points.crash_if_chosen("manager.decided")
-            news = await self._commit(decided)
+            event_messages = await self._commit(decisions)
             crash_points.crash_if_chosen("manager.committed")
-            await self._outbox.send(decided, news)
+            await self._outbox.send(decisions, event_messages)
             crash_points.crash_if_chosen("manager.sent")
-        for consumer, deliveries in settled:
+        for consumer, deliveries in to_acknowledge:
             await consumer.ack(deliveries)
             crash_points.crash_if_chosen("manager.acked")
         log_decisions(commands)
-        self.counters.count_decisions(decided)
-        await self._notify_requesters(decided)
+        self.counters.count_decisions(decisions)
+        await self._notify_requesters(decisions)
 
-    async def _commit(self, decided: c.Decisions) -> Sequence[OutgoingEvent]:
-        """Write; meanwhile, prepare what is to be told of it."""
-        committing = asyncio.create_task(self.store.commit(decided.all), name="commit")
+    async def _commit(self, decisions: c.Decisions) -> Sequence[OutgoingEvent]:
+        """Commit the commands; meanwhile, prepare and return their event messages."""
+        committing = asyncio.create_task(self.store.commit(decisions.all), name="commit")
         try:
-            for _ in range(2):  # until the disk is at work, or the database server
+            # Two passes of the event loop: then the disk or the database server is at work.
+            for _ in range(2):
                 await asyncio.sleep(0)
-            return self._outbox.event_messages(decided)
+            return self._outbox.event_messages(decisions)
         finally:
             await committing
 
     def _on_message(self, message: Inbound) -> None:
         if isinstance(message, Probe):
-            self._check_probe(message)
+            self._probe.check_sender(message)
         if isinstance(message, Connect) and not message.ready:
-            self._outbox.declare(message.worker.name)
+            self._outbox.declare_worker_queue(message.worker.name)
 
-    def _check_probe(self, probe: Probe) -> None:
-        """Leave if another manager has our queues, and we do not have the one that only one can have."""
-        if probe.store not in {"", self.store.id} and self._probe.heartbeats_lost:
-            raise UsageError(
-                "another manager, with another store, serves this broker; stop it, or use another vhost"
-            )
-
-    async def _notify_requesters(self, decided: c.Decisions) -> None:
-        """Say what has been decided: to whoever asked, to `on_complete`."""
-        for answer in decided.of_kind(c.AnswerSubmission):
+    async def _notify_requesters(self, decisions: c.Decisions) -> None:
+        """Give replies to the HTTP requests that wait for them; call `on_complete`."""
+        for answer in decisions.of_kind(c.AnswerSubmission):
             self._status_queries.remember(answer)
             self._pending_replies.resolve(answer.submission.submission_id, answer)
-        for reply in decided.of_kind(c.AnswerRequest):
+        for reply in decisions.of_kind(c.AnswerRequest):
             self._pending_replies.resolve(reply.request, reply)
-        for complete in decided.of_kind(c.CompleteRun):
+        for complete in decisions.of_kind(c.CompleteRun):
             self._has_completed = True
-            if not complete.was_complete or complete.run not in self._summarised:
-                self._summarised.add(complete.run)
+            if not complete.was_complete or complete.run not in self._completed_runs:
+                self._completed_runs.add(complete.run)
                 await self._on_complete(complete.run)
 
     def _is_current(self, ref: AttemptRef, worker: WorkerProfile) -> bool:
-        if not self._queues.are_taken:
-            return False  # another one leads, or will
+        if not self._queues.are_consumed:
+            return False  # another manager leads, or will lead
         return self.state.is_current(ref, worker.name, worker.incarnation)
 
     def _may_assign(self) -> bool:
-        """Not while another manager may have taken our queues: it may have given the same attempts out."""
-        return self._queues.are_ours
+        """Return whether no other manager can have assigned the same attempts."""
+        return self._queues.are_exclusively_ours
 
     async def _stop_workers(self) -> None:
-        """Send every worker home, and wait until they have gone."""
-        self._leaving = True
+        """Ask every worker to drain and leave, and wait until all have left."""
+        self._draining = True
         workers = self.state.workers.workers.values()
-        await self._outbox.stop_all((w.incarnation for w in workers), "all tasks are done")
+        await self._outbox.stop_workers((w.incarnation for w in workers), "all tasks are done")
         give_up_at = self._clock() + timings.STOP_SECONDS
         while self.state.workers.workers and self._clock() < give_up_at:
-            await self._round(await self._inbox.take_received(give_up_at - self._clock()))
-
-
-async def _run_until_first_ends(*work: Awaitable[None]) -> None:
-    """Run everything until one part ends, then cancel the rest; raise the error of the part that ended."""
-    tasks = [asyncio.ensure_future(w) for w in work]
-    try:
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-    for task in done:
-        task.result()
+            await self._run_round(await self._inbox.take_received(give_up_at - self._clock()))

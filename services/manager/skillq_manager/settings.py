@@ -1,4 +1,4 @@
-"""The manager's settings."""
+"""The settings of the manager: command-line options and environment variables."""
 
 from ipaddress import ip_address
 from typing import Literal, Self
@@ -15,6 +15,8 @@ _RETRIES = RetryPolicy()
 
 
 class ManagerSettings(Settings):
+    """What a user can set for a manager; the descriptions are the help texts of the options."""
+
     store_url: str = Field(
         "sqlite:///skillq.db",
         description="where tasks are kept: sqlite:///FILE, postgresql://… or memory://",
@@ -50,6 +52,7 @@ class ManagerSettings(Settings):
 
     @property
     def retries(self) -> RetryPolicy:
+        """Return the retry policy of these settings."""
         return RetryPolicy(self.retry_delay, self.retry_max_delay, self.max_losses)
 
     @model_validator(mode="after")
@@ -71,6 +74,7 @@ class ManagerSettings(Settings):
 
 
 def is_loopback(host: str) -> bool:
+    """Return whether a host name or address is of this machine only."""
     try:
         return ip_address(host).is_loopback
     except ValueError:

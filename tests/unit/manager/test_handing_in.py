@@ -151,7 +151,7 @@ async def test_parts_of_what_an_earlier_manager_took_in_are_not_refused_when_the
         messages = follow_submission("default", both_ways()).messages
         await put(plant, messages)
         await until(lambda: ear.answers(RunStatus.ACCEPTED))
-        plant.manager._status_queries._decided.clear()
+        plant.manager._status_queries._answers.clear()
         await put(plant, messages[1:])
         await until(lambda: len(plant.manager._multipart) == len(messages) - 1)
         await until(lambda: waiting(plant) == 0)
@@ -164,7 +164,7 @@ async def test_however_many_large_submissions_come_at_once_all_are_done(
 ) -> None:
     """Their parts are mixed, and there is room for few of them: none would ever be whole."""
     monkeypatch.setattr(queues, "PREFETCH", 12)
-    monkeypatch.setattr(parts_module, "ROOM", 8)
+    monkeypatch.setattr(parts_module, "MAX_HELD_PARTS", 8)
     monkeypatch.setattr(timings, "PARTS_REQUEUE_SECONDS", 0.01)
     wire = Wire(broker := MemoryBroker())
     wire.fails = lambda key: key == "submit.x" and len(wire.failed) < 3
@@ -298,7 +298,7 @@ async def test_a_run_that_is_added_to_again_and_again_is_looked_up_until_it_is_t
 async def test_the_titles_that_are_kept_are_not_more_and_more(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq_manager.inbound.triage._TITLES", 1)
+    monkeypatch.setattr("skillq_manager.inbound.triage._MAX_TITLES", 1)
     async with questions(monkeypatch) as (plant, asked):
         for n, run in enumerate(("one", "one", "other", "other", "one")):
             await plant.manager.submit(of_run(run, str(n)))

@@ -10,7 +10,7 @@ from skillq.messages import Message, Probe, StatusQuery, Submission
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core import commands as c
-from skillq_manager.inbound.inbox import BELONGS, Inbox, read
+from skillq_manager.inbound.inbox import ALLOWED_TYPES, Inbox, read_inbound
 from tests.factories import connect, disconnect, heartbeat, profile, report, submission, task
 
 
@@ -32,22 +32,22 @@ GOOD: dict[str, tuple[Message, str, str]] = {
     "results": (report(ADA), topology.MANAGER_REPORTS, "result.ada"),
     "heartbeat": (heartbeat(ADA), topology.MANAGER_HEARTBEATS, "heartbeat.ada"),
 }
-GOOD.update((f"probe of {queue}", (Probe(), queue, "progress.manager")) for queue in BELONGS)
+GOOD.update((f"probe of {queue}", (Probe(), queue, "progress.manager")) for queue in ALLOWED_TYPES)
 
 
 @pytest.mark.parametrize("name", GOOD)
 def test_each_message_is_read_in_its_queue(name: str) -> None:
     message, queue, key = GOOD[name]
-    assert read(delivery(message, queue, key)) == message
+    assert read_inbound(delivery(message, queue, key)) == message
 
 
 @pytest.mark.parametrize("name", [name for name in GOOD if "probe" not in name])
 def test_no_message_is_read_in_another_s_queue(name: str) -> None:
     message, queue, key = GOOD[name]
-    for other in BELONGS:
+    for other in ALLOWED_TYPES:
         if other != queue:
             with pytest.raises(MalformedMessage, match="does not belong in"):
-                read(delivery(message, other, key))
+                read_inbound(delivery(message, other, key))
 
 
 @pytest.mark.parametrize("name", ["connect", "disconnect", "results", "heartbeat"])
@@ -55,7 +55,7 @@ def test_a_worker_speaks_under_no_key_but_its_own(name: str) -> None:
     """The broker lets a worker's user write under its own key only: so the key proves the name."""
     message, queue, key = GOOD[name]
     with pytest.raises(MalformedMessage, match="a message of worker ada came under the key"):
-        read(delivery(message, queue, key.replace("ada", "bob")))
+        read_inbound(delivery(message, queue, key.replace("ada", "bob")))
 
 
 async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> None:
@@ -81,7 +81,7 @@ async def test_what_has_arrived_meanwhile_is_taken_at_once_and_in_order() -> Non
 async def test_of_very_many_new_tasks_a_round_takes_some_and_what_has_ended_waits_for_none(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("skillq_manager.inbound.inbox._ROUND", 5)
+    monkeypatch.setattr("skillq_manager.inbound.inbox._TASKS_PER_ROUND", 5)
     inbox = Inbox(lambda _: None)
     async with MemoryTransport(MemoryBroker()) as transport:
         await transport.declare(topology.MANAGER)

@@ -182,7 +182,7 @@ async def test_a_question_that_the_store_cannot_answer_now_is_left_to_be_asked_a
 
 async def test_the_lease_is_renewed_before_much_is_decided(monkeypatch: pytest.MonkeyPatch) -> None:
     """While it is decided nothing else is done: another would take the lead, and begin with the same."""
-    monkeypatch.setattr("skillq_manager.inbound.triage._MANY", 5)
+    monkeypatch.setattr("skillq_manager.inbound.triage._LARGE_ROUND_TASKS", 5)
     monkeypatch.setattr(timings, "RENEW_SECONDS", 60.0)
     async with Plant() as plant:
         told: list[str] = []

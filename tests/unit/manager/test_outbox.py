@@ -168,7 +168,7 @@ async def test_orders_to_many_are_cut_to_fit(office: Office) -> None:
     lost = tuple(AttemptRef(run="r" * 60, id=f"{n:0>120}", attempt=1) for n in range(9000))
     incarnations = [f"{n:0>64}" for n in range(30_000)]
     await office.send(c.CancelAttempts(office.ada, "a-store", lost))
-    await office.outbox.stop_all(incarnations, "done")
+    await office.outbox.stop_workers(incarnations, "done")
     cancelled: list[AttemptRef] = []
     stopped: list[str] = []
     while len(cancelled) < len(lost) or len(stopped) < len(incarnations):

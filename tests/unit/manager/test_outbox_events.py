@@ -94,7 +94,7 @@ MOVES: list[tuple[c.Command, dict[str, object]]] = [
     ),
     (
         c.Reopen(("run", "a"), "ocr", TaskStatus.BLOCKED, 2, 9.0),
-        {"status": TaskStatus.BLOCKED, "reason": "sent again"},
+        {"status": TaskStatus.BLOCKED, "reason": "retried"},
     ),
 ]
 
@@ -231,5 +231,5 @@ async def test_events_that_nobody_hears_or_that_are_not_confirmed_end_nothing(
     await office.send(c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0))
     office.wire.fails = lambda _: True
     await office.send(c.SaveWorker(office.ada, WorkerEventKind.LOST, "", 0.0))
-    await office.outbox.stop_all((), "done")
+    await office.outbox.stop_workers((), "done")
     assert not office.outbox._pending

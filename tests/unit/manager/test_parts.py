@@ -7,7 +7,7 @@ import pytest
 from skillq import timings, topology
 from skillq.messages import MAX_PARTS, Submission
 from skillq.transport import Consumer, Delivery, Outgoing
-from skillq_manager.inbound.multipart import ROOM, MultipartBuffer, Partial
+from skillq_manager.inbound.multipart import MAX_HELD_PARTS, MultipartBuffer, Partial
 from skillq_manager.leadership.queues import PREFETCH
 from tests.factories import task
 
@@ -69,10 +69,10 @@ async def test_a_submission_is_whole_when_all_its_parts_are_there_in_whatever_or
         assert not shelf.parts.take_complete()
     shelf.put(2, 3)
     (pile,) = shelf.parts.take_complete()
-    whole = await pile.merged()
+    whole = await pile.merge_parts()
     assert [t.id for t in whole.tasks] == ["s1", "s2", "s3"]
     assert (whole.submission_id, whole.run, whole.run_title, whole.parts) == ("s", "run", "Run", 1)
-    assert len(pile.held) == 3
+    assert len(pile.held_parts) == 3
     assert not len(shelf.parts)
 
 
@@ -93,7 +93,7 @@ def test_of_a_part_that_comes_twice_the_later_copy_is_kept(shelf: Shelf) -> None
     assert len(shelf.parts) == 1
     shelf.put(2, 2)
     (pile,) = shelf.parts.take_complete()
-    assert pile.held[1].delivery is not earlier
+    assert pile.held_parts[1].delivery is not earlier
 
 
 def test_the_rest_is_waited_for_since_the_last_part_that_came(shelf: Shelf) -> None:
@@ -121,7 +121,7 @@ def test_of_too_many_the_last_one_begun_makes_room_one_at_a_time(shelf: Shelf) -
     for number in range(1, MAX_PARTS):
         for id in "abc":
             shelf.put(number, MAX_PARTS, id)
-    assert len(shelf.parts) > ROOM
+    assert len(shelf.parts) > MAX_HELD_PARTS
     assert ids(shelf.parts.take_excess()) == ["c"]
     for number in range(1, MAX_PARTS):
         shelf.put(number, MAX_PARTS, "c")
@@ -135,4 +135,4 @@ def test_of_too_many_the_last_one_begun_makes_room_one_at_a_time(shelf: Shelf) -
 
 
 def test_more_are_delivered_than_may_wait_and_the_largest_submission_has_room() -> None:
-    assert PREFETCH > ROOM >= MAX_PARTS
+    assert PREFETCH > MAX_HELD_PARTS >= MAX_PARTS

@@ -348,7 +348,7 @@ async def test_metrics_count_retries_stale_results_and_what_was_given_up_on(desk
     late = TaskResult(run="default", id="1", attempt=1, outcome="succeeded")  # type: ignore[arg-type]
     message = TaskResults(worker="victim", incarnation="Victim-1", results=(late,))
     await desk.say("result.victim", message)
-    await desk.until(lambda: desk.manager.counters.stale)
+    await desk.until(lambda: desk.manager.counters.stale_results)
     await desk.stray()
     lines = set((await desk.http.get("/metrics")).text.splitlines())
     assert {

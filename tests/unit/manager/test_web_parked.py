@@ -54,7 +54,7 @@ async def test_a_message_that_can_be_read_now_is_taken_in_when_it_is_sent_again(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     who = WorkerProfile(name="ada", title="Ada", skill=5, incarnation="1")
-    monkeypatch.setitem(inbox.BELONGS, topology.MANAGER_REPORTS, ())  # as an older release
+    monkeypatch.setitem(inbox.ALLOWED_TYPES, topology.MANAGER_REPORTS, ())  # as an older release
     await desk.say("connect.ada", Connect(worker=who))
     await desk.until(lambda: desk.manager.counters.unreadable)
     monkeypatch.undo()

@@ -1,4 +1,4 @@
-"""What has arrived for the manager: deliveries from its three queues, and events from inside."""
+"""The manager's inbox: deliveries of its three queues, HTTP requests, internal events."""
 
 import asyncio
 from collections.abc import Callable, Sequence
@@ -27,9 +27,10 @@ Inbound = (
     Submission | StatusQuery | Connect | Disconnect | Heartbeat | TaskResults | Progress | Probe
 )
 
-_ROUND = 1000  # new tasks, about
+_TASKS_PER_ROUND = 1000  # new tasks that one round takes, about
 
-BELONGS: dict[str, tuple[type[Message], ...]] = {
+# The message types that each queue may carry.
+ALLOWED_TYPES: dict[str, tuple[type[Message], ...]] = {
     topology.MANAGER_SUBMISSIONS: (Submission, StatusQuery, Probe),
     topology.MANAGER_REPORTS: (Connect, Disconnect, TaskResults, Progress, Probe),
     topology.MANAGER_HEARTBEATS: (Heartbeat, Probe),
@@ -37,127 +38,138 @@ BELONGS: dict[str, tuple[type[Message], ...]] = {
 
 
 class ReceivedMessage(NamedTuple):
-    """A delivery, and what it says; else what is wrong with it."""
+    """A delivery with its message, or with the error why it is unreadable."""
 
     delivery: Delivery
     message: Inbound | None
-    complaint: str = ""
+    error: str = ""
 
 
 @dataclass(slots=True)
 class Received:
-    """All that has arrived since the last round."""
+    """Everything that has arrived since the last round."""
 
     deliveries: list[tuple[Consumer, Sequence[ReceivedMessage]]] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     events: list[Event] = field(default_factory=list)
-    retries: list[tuple[str, Sequence[TaskKey]]] = field(default_factory=list)  # with their request
+    retries: list[tuple[str, Sequence[TaskKey]]] = field(default_factory=list)  # request id, tasks
 
     def __bool__(self) -> bool:
         return bool(self.deliveries or self.submissions or self.events or self.retries)
 
-    def beyond(self, room: int) -> "Received":
-        """Take out, in their order, the submissions that come after those with so many tasks.
+    def split_after(self, max_tasks: int) -> "Received":
+        """Remove and return the submissions that come after the first `max_tasks` tasks, in order.
 
-        And the inquiries after them: they may ask about those.
+        Status queries that come after the limit are removed, too: they may be about these submissions.
         """
-        late = Received()
+        later = Received()
         deliveries, self.deliveries = self.deliveries, []
-        for consumer, arrivals in deliveries:
-            now: list[ReceivedMessage] = []
-            then: list[ReceivedMessage] = []
-            for one in arrivals:
-                is_late = room <= 0 and isinstance(one.message, Submission | StatusQuery)
-                (then if is_late else now).append(one)
-                if isinstance(one.message, Submission):
-                    room -= len(one.message.tasks)
-            self.deliveries.append((consumer, now))
-            if then:
-                late.deliveries.append((consumer, then))
-        return late
+        for consumer, messages in deliveries:
+            kept: list[ReceivedMessage] = []
+            removed: list[ReceivedMessage] = []
+            for received in messages:
+                is_late = max_tasks <= 0 and isinstance(received.message, Submission | StatusQuery)
+                (removed if is_late else kept).append(received)
+                if isinstance(received.message, Submission):
+                    max_tasks -= len(received.message.tasks)
+            self.deliveries.append((consumer, kept))
+            if removed:
+                later.deliveries.append((consumer, removed))
+        return later
 
 
 class Inbox:
-    """Collects; `take` hands over everything at once, so that rounds grow with the load.
+    """Collects what arrives for the next round, so that rounds grow with the load.
 
-    But for new tasks, of which there may be very many: what has ended, and who is idle, is not to wait for all.
+    Only new tasks are limited to about 1,000 in a round: results and heartbeats must not wait for a very
+    large number of them. `on_delivery` is called with the name of each queue that delivers something.
     """
 
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self._note = note  # is told of each queue that brings something
-        self._intake = Received()
-        self._arrived = asyncio.Event()
+    def __init__(self, on_delivery: Callable[[str], None]) -> None:
+        self._on_delivery = on_delivery
+        self._received = Received()
+        self._has_received = asyncio.Event()
 
     def add_event(self, event: Event) -> None:
-        self._intake.events.append(event)
-        self._arrived.set()
+        """Add an event of the manager itself."""
+        self._received.events.append(event)
+        self._has_received.set()
 
     def add_submission(self, submission: Submission) -> None:
-        self._intake.submissions.append(submission)
-        self._arrived.set()
+        """Add a submission that did not come through the broker."""
+        self._received.submissions.append(submission)
+        self._has_received.set()
 
     def add_retry(self, request: str, keys: Sequence[TaskKey]) -> None:
-        self._intake.retries.append((request, keys))
-        self._arrived.set()
+        """Add an operator's request to retry tasks; `request` is the id of the request."""
+        self._received.retries.append((request, keys))
+        self._has_received.set()
 
     @property
     def is_empty(self) -> bool:
-        return not self._intake
+        """Return whether nothing waits for the next round."""
+        return not self._received
 
     def wake(self) -> None:
-        self._arrived.set()
+        """Let `take_received` return at once, with nothing if nothing has arrived."""
+        self._has_received.set()
 
     def clear(self) -> None:
-        """Forget what has arrived: the broker delivers it again, to whoever leads next."""
-        self._intake = Received()
-        self._arrived.clear()
+        """Drop everything that has arrived; the broker delivers it again, to the next leader."""
+        self._received = Received()
+        self._has_received.clear()
 
     async def receive_from(self, queue: str, consumer: Consumer) -> None:
-        """Take in what `consumer` brings, for ever. It is read at once: the disk may be at work on something else."""
+        """Receive and decode the deliveries of a consumer, for ever.
+
+        Each delivery is decoded at once, while the manager's loop may wait for the store.
+        """
         while True:
             deliveries = await consumer.batch()
-            self._note(queue)
-            self._intake.deliveries.append((consumer, list(map(_arrived, deliveries))))
-            self._arrived.set()
+            self._on_delivery(queue)
+            self._received.deliveries.append(
+                (consumer, list(map(_to_received_message, deliveries)))
+            )
+            self._has_received.set()
 
     async def take_received(self, timeout: float | None) -> Received:
-        """Wait until something is there, or for `timeout` seconds."""
-        if not self._arrived.is_set():
+        """Return what has arrived; if nothing has, wait up to `timeout` seconds (None: for ever)."""
+        if not self._has_received.is_set():
             try:
                 async with asyncio.timeout(timeout):
-                    await self._arrived.wait()
+                    await self._has_received.wait()
             except TimeoutError:
                 return Received()
-        self._arrived.clear()
-        intake = self._intake
-        self._intake = intake.beyond(_ROUND)
-        if self._intake:
-            self._arrived.set()
-        return intake
+        self._has_received.clear()
+        received = self._received
+        self._received = received.split_after(_TASKS_PER_ROUND)
+        if self._received:
+            self._has_received.set()
+        return received
 
 
-def _arrived(delivery: Delivery) -> ReceivedMessage:
+def _to_received_message(delivery: Delivery) -> ReceivedMessage:
     try:
-        return ReceivedMessage(delivery, read(delivery))
+        return ReceivedMessage(delivery, read_inbound(delivery))
     except MalformedMessage as error:
         return ReceivedMessage(delivery, None, str(error))
 
 
-def read(delivery: Delivery) -> Inbound:
-    """The message in a delivery.
+def read_inbound(delivery: Delivery) -> Inbound:
+    """Return the message in a delivery.
 
     Raises:
-        MalformedMessage: it cannot be read, or it has no business in this queue or under this key.
+        MalformedMessage: the message is unreadable, or does not belong in its queue or under its routing key.
     """
     message = read_message(delivery)
-    if not isinstance(message, BELONGS[delivery.queue]):
+    if not isinstance(message, ALLOWED_TYPES[delivery.queue]):
         raise MalformedMessage(f"a {message.type} message does not belong in {delivery.queue}")
     sender = _sender(message)
-    if sender is not None and sender != _last_word(delivery.routing_key):
+    if sender is not None and sender != _last_segment(delivery.routing_key):
         raise MalformedMessage(
             f"a message of worker {sender} came under the key {delivery.routing_key}"
         )
-    return message  # type: ignore[return-value]  # BELONGS has just checked it
+    return message  # type: ignore[return-value]  # ALLOWED_TYPES has just checked it
 
 
 def _sender(message: Message) -> str | None:
@@ -171,5 +183,5 @@ def _sender(message: Message) -> str | None:
 
 
 @lru_cache(maxsize=4096)
-def _last_word(key: str) -> str:
+def _last_segment(key: str) -> str:
     return key.rpartition(".")[2]

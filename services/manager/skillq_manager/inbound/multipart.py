@@ -1,6 +1,7 @@
-"""Submissions that come in parts: kept, unacknowledged, until the last is there.
+"""Buffer for submissions in several messages: keeps the parts until all have arrived.
 
-They are decided as a whole then, and acknowledged after that: whoever dies before, the broker delivers all again.
+Until then the parts are not acknowledged. The submission is decided as a whole. If the manager dies earlier,
+the broker delivers all parts again. See docs/adr/0013-large-submissions-come-in-parts.md.
 """
 
 import asyncio
@@ -13,13 +14,13 @@ from skillq.messages import MAX_PARTS, Submission, decode
 from skillq.runtime.clock import Clock
 from skillq.transport import Consumer, Delivery
 
-ROOM = 2 * MAX_PARTS  # parts that may wait; the consumer's prefetch is larger
+MAX_HELD_PARTS = 2 * MAX_PARTS  # of incomplete submissions; the consumer's prefetch is larger
 
-_Key = tuple[str, str, str, int]
+_SubmissionKey = tuple[str, str, str, int]  # submission id, run, title of the run, number of parts
 
 
 class HeldPart(NamedTuple):
-    """Where a part came from. What is in it is read again when all are there."""
+    """The delivery of a part; its tasks are decoded again when all parts have arrived."""
 
     consumer: Consumer
     delivery: Delivery
@@ -27,35 +28,37 @@ class HeldPart(NamedTuple):
 
 @dataclass(slots=True)
 class Partial:
-    """What there is of one submission."""
+    """The parts of one submission that have arrived."""
 
-    key: _Key
+    key: _SubmissionKey
     received_at: float = 0.0
-    held: dict[int, HeldPart] = field(default_factory=dict)  # by number
+    held_parts: dict[int, HeldPart] = field(default_factory=dict)  # by number of the part
 
     @property
-    def parts(self) -> int:
+    def part_count(self) -> int:
+        """Return how many parts the submission has."""
         return self.key[-1]
 
     @property
     def is_complete(self) -> bool:
-        return len(self.held) == self.parts
+        """Return whether all parts have arrived."""
+        return len(self.held_parts) == self.part_count
 
     async def read_parts(self) -> list[Submission]:
-        """Its parts, in order. Between them others get their turn: it may take seconds."""
-        found: list[Submission] = []
-        for number in sorted(self.held):
-            part = decode(self.held[number].delivery.body)
+        """Return the parts, in order; let other coroutines run in between: this may take seconds."""
+        parts: list[Submission] = []
+        for number in sorted(self.held_parts):
+            part = decode(self.held_parts[number].delivery.body)
             if isinstance(part, Submission):
-                found.append(part)
+                parts.append(part)
             await asyncio.sleep(0)
-        return found
+        return parts
 
-    async def merged(self) -> Submission:
-        """All its tasks as one submission.
+    async def merge_parts(self) -> Submission:
+        """Return all tasks as one submission.
 
         Raises:
-            ValidationError: together they cannot all be done.
+            ValidationError: the tasks are not valid together, such as a cycle of dependencies.
         """
         id, run, title, _ = self.key
         tasks = tuple(task for part in await self.read_parts() for task in part.tasks)
@@ -63,53 +66,59 @@ class Partial:
 
 
 class MultipartBuffer:
+    """Keeps the parts of incomplete submissions; its length is the number of parts."""
+
     def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._partials: dict[_Key, Partial] = {}  # in the order in which they were begun
-        self._turn_at = 0.0
+        self._partials: dict[_SubmissionKey, Partial] = {}  # in the order of their first parts
+        self._next_requeue_at = 0.0
 
     def __len__(self) -> int:
-        return sum(len(pile.held) for pile in self._partials.values())
+        return sum(len(partial.held_parts) for partial in self._partials.values())
 
     def clear(self) -> None:
+        """Drop all parts; the broker delivers them again, to the next leader."""
         self._partials.clear()
 
     def add_part(self, part: Submission, consumer: Consumer, delivery: Delivery) -> HeldPart | None:
-        """Keep a part. Returns the earlier one of the same number: the broker has given us another copy."""
+        """Keep a part; return an earlier copy of the same part, or None if there is none."""
         key = (part.submission_id, part.run, part.run_title, part.parts)
-        pile = self._partials.setdefault(key, Partial(key))
-        pile.received_at = self._clock()
-        earlier = pile.held.get(part.part)
-        pile.held[part.part] = HeldPart(consumer, delivery)
+        partial = self._partials.setdefault(key, Partial(key))
+        partial.received_at = self._clock()
+        earlier = partial.held_parts.get(part.part)
+        partial.held_parts[part.part] = HeldPart(consumer, delivery)
         return earlier
 
     def take_complete(self) -> list[Partial]:
-        return self._take(pile for pile in self._partials.values() if pile.is_complete)
+        """Remove and return the submissions of which all parts have arrived."""
+        return self._remove(partial for partial in self._partials.values() if partial.is_complete)
 
     def take_expired(self) -> list[Partial]:
-        """Those whose rest does not come."""
+        """Remove and return the submissions of which no part has come for PARTS_SILENCE_SECONDS."""
         latest = self._clock() - timings.PARTS_SILENCE_SECONDS
-        return self._take(pile for pile in self._partials.values() if pile.received_at <= latest)
+        return self._remove(one for one in self._partials.values() if one.received_at <= latest)
 
     def take_excess(self) -> list[Partial]:
-        """Where there is no room for more, the one that was begun last: others' rest may be behind it.
+        """Remove and return the submission that began last, if more than MAX_HELD_PARTS are held.
 
-        So the first of them is whole when all that is in the queue has come by once.
+        Its parts are requeued, since missing parts of the others may be behind them in the queue. So the first
+        submission is complete once the whole queue has been delivered.
         """
-        if len(self) <= ROOM or self._clock() < self._turn_at:
+        if len(self) <= MAX_HELD_PARTS or self._clock() < self._next_requeue_at:
             return []
-        self._turn_at = self._clock() + timings.PARTS_REQUEUE_SECONDS
-        return self._take([next(reversed(self._partials.values()))])
+        self._next_requeue_at = self._clock() + timings.PARTS_REQUEUE_SECONDS
+        return self._remove([next(reversed(self._partials.values()))])
 
-    def _take(self, piles: Iterable[Partial]) -> list[Partial]:
-        return [self._partials.pop(pile.key) for pile in list(piles)]
+    def _remove(self, partials: Iterable[Partial]) -> list[Partial]:
+        return [self._partials.pop(partial.key) for partial in list(partials)]
 
-    def put_back(self, pile: Partial) -> None:
-        self._partials[pile.key] = pile
+    def put_back(self, partial: Partial) -> None:
+        """Keep a submission again that was removed and could not be requeued."""
+        self._partials[partial.key] = partial
 
     def next_deadline(self) -> float | None:
-        """When there is something to do even if nothing comes."""
-        due = [pile.received_at + timings.PARTS_SILENCE_SECONDS for pile in self._partials.values()]
-        if len(self) > ROOM:
-            due.append(self._turn_at)
+        """Return when a submission expires or may be requeued, or None."""
+        due = [one.received_at + timings.PARTS_SILENCE_SECONDS for one in self._partials.values()]
+        if len(self) > MAX_HELD_PARTS:
+            due.append(self._next_requeue_at)
         return min(due, default=None)

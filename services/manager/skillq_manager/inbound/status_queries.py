@@ -1,4 +1,4 @@
-"""What clients ask that have heard nothing for a while, and what they are answered."""
+"""Answers to status queries: a client that receives nothing asks about its submission."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from skillq.transport.batching import split_to_fit
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import TaskFilter, TaskRow, Views
 
-_REMEMBERED = 10_000
+_MAX_REMEMBERED = 10_000
 
 
 @dataclass(frozen=True, slots=True)
-class _Remembered:
-    """What was said to a submission."""
+class _SubmissionAnswer:
+    """The answer to a submission; `reason` is None if the submission was accepted."""
 
     accepted: int
     known: int
@@ -22,67 +22,71 @@ class _Remembered:
 
 
 class StatusQueries:
-    """Remembers what was said to the last submissions; of runs and tasks, the store knows.
+    """Remembers the last 10,000 answers to submissions; reads runs and tasks from the store.
 
-    A submission that is not remembered may be anywhere. But one that is in our store stays there.
+    A submission whose answer is not remembered may still be on its way, or may be lost. But a submission that
+    was accepted into this manager's store stays there.
     """
 
     def __init__(self, store: Views, store_id: str) -> None:
         self._store = store
         self._store_id = store_id
-        self._decided: dict[str, _Remembered] = {}
+        self._answers: dict[str, _SubmissionAnswer] = {}
 
     def remember(self, answer: c.AnswerSubmission) -> None:
+        """Remember the answer to a submission, and drop the oldest answer if there are too many."""
         id = answer.submission.submission_id
-        self._decided.pop(id, None)
-        self._decided[id] = _Remembered(answer.accepted, answer.known, answer.reason)
-        if len(self._decided) > _REMEMBERED:
-            del self._decided[next(iter(self._decided))]
+        self._answers.pop(id, None)
+        self._answers[id] = _SubmissionAnswer(answer.accepted, answer.known, answer.reason)
+        if len(self._answers) > _MAX_REMEMBERED:
+            del self._answers[next(iter(self._answers))]
 
     def has_decided(self, submission_id: str) -> bool:
-        return submission_id in self._decided
+        """Return whether the answer to this submission is remembered."""
+        return submission_id in self._answers
 
-    def can_answer(self, inquiry: StatusQuery) -> bool:
-        """Otherwise the answer is that the submission is to be handed in again."""
-        return self.has_decided(inquiry.submission_id) or inquiry.store == self._store_id
+    def can_answer(self, query: StatusQuery) -> bool:
+        """Return whether the answer is known here; if not, the client submits again."""
+        return self.has_decided(query.submission_id) or query.store == self._store_id
 
-    async def answer(self, inquiry: StatusQuery) -> list[Outgoing]:
-        said = self._decided.get(inquiry.submission_id, _Remembered(0, 0, None))
-        about = StatusReply(
-            submission_id=inquiry.submission_id,
-            number=inquiry.number,
+    async def answer(self, query: StatusQuery) -> list[Outgoing]:
+        """Return the messages that answer a query, with the last event of each task it names."""
+        answer = self._answers.get(query.submission_id, _SubmissionAnswer(0, 0, None))
+        reply = StatusReply(
+            submission_id=query.submission_id,
+            number=query.number,
             status=RunStatus.UNKNOWN,
             store=self._store_id,
-            accepted=said.accepted,
-            known=said.known,
-            reason=said.reason,
+            accepted=answer.accepted,
+            known=answer.known,
+            reason=answer.reason,
         )
-        if said.reason is not None:
-            return [_outgoing(about, status=RunStatus.REFUSED)]
-        run = await self._store.run(inquiry.run)
-        if run is None or not self.can_answer(inquiry):
-            return [_outgoing(about)]
+        if answer.reason is not None:
+            return [_outgoing(reply, status=RunStatus.REFUSED)]
+        run = await self._store.run(query.run)
+        if run is None or not self.can_answer(query):
+            return [_outgoing(reply)]
         ended = run.finished_at is not None
-        about = about.model_copy(
+        reply = reply.model_copy(
             update={
                 "status": RunStatus.COMPLETED if ended else RunStatus.ACCEPTED,
                 "counts": {status: n for status, n in run.counts.items() if n},
             }
         )
-        return _split(about, await self._events(inquiry))
+        return _split_reply(reply, await self._task_events(query))
 
-    async def _events(self, inquiry: StatusQuery) -> list[TaskEvent]:
-        if not inquiry.tasks:
+    async def _task_events(self, query: StatusQuery) -> list[TaskEvent]:
+        if not query.tasks:
             return []
-        which = TaskFilter(run=inquiry.run, ids=inquiry.tasks, limit=len(inquiry.tasks))
-        return [_event(row) for row in await self._store.tasks(which)]
+        filter = TaskFilter(run=query.run, ids=query.tasks, limit=len(query.tasks))
+        return [_last_event(row) for row in await self._store.tasks(filter)]
 
 
-def _split(about: StatusReply, events: Sequence[TaskEvent]) -> list[Outgoing]:
-    """As few messages as hold all events; each but the last says that there are more."""
+def _split_reply(reply: StatusReply, events: Sequence[TaskEvent]) -> list[Outgoing]:
+    """Return the reply in as few messages as hold all events; all but the last have `more`."""
 
     def make(events: Sequence[TaskEvent], more: bool = False) -> StatusReply:
-        return about.model_copy(update={"tasks": tuple(events), "more": more})
+        return reply.model_copy(update={"tasks": tuple(events), "more": more})
 
     cut, _ = split_to_fit(lambda part: Outgoing.from_message(make(part), persistent=False), events)
     parts = [part for _, part in cut] or [[]]
@@ -92,12 +96,12 @@ def _split(about: StatusReply, events: Sequence[TaskEvent]) -> list[Outgoing]:
     ]
 
 
-def _outgoing(about: StatusReply, **more: object) -> Outgoing:
-    return Outgoing.from_message(about.model_copy(update=more), persistent=False)
+def _outgoing(reply: StatusReply, **changes: object) -> Outgoing:
+    return Outgoing.from_message(reply.model_copy(update=changes), persistent=False)
 
 
-def _event(row: TaskRow) -> TaskEvent:
-    """The last one of this task, as it could be heard when it happened."""
+def _last_event(row: TaskRow) -> TaskEvent:
+    """Return the event that was published when the task got its present status."""
     return TaskEvent(
         id=row.task.id,
         status=row.status,

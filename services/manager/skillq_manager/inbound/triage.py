@@ -1,4 +1,8 @@
-"""What has arrived, sorted: events for the core, questions, and what may be acknowledged once it is decided."""
+"""Sorts what has arrived: events for the core, status queries, deliveries to acknowledge.
+
+Unreadable messages go to the dead-letter queue. The parts of large submissions are joined. Submissions and
+operators' requests get the stored facts that the core needs to decide them.
+"""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -19,147 +23,152 @@ from skillq_manager.inbound.status_queries import StatusQueries
 from skillq_manager.outbound.counters import Counters
 from skillq_manager.store.base import Store
 
-_MANY = 10_000  # tasks
-_TITLES = 4096  # of runs, that are remembered
+_LARGE_ROUND_TASKS = 10_000  # new tasks; a decision on more takes long
+_MAX_TITLES = 4096  # titles of runs that are remembered
 
 log = structlog.get_logger()
 
 
 @dataclass(slots=True)
 class Round:
-    """All that one round deals with."""
+    """Everything that one round handles; `to_acknowledge` has the deliveries of the messages."""
 
     events: list[c.Event] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     status_queries: list[StatusQuery] = field(default_factory=list)
-    settled: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
+    to_acknowledge: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
 
     @property
     def is_large(self) -> bool:
-        """To decide it takes a while."""
-        return sum(len(submission.tasks) for submission in self.submissions) > _MANY
+        """Return whether the core needs a long time to decide this round."""
+        return sum(len(submission.tasks) for submission in self.submissions) > _LARGE_ROUND_TASKS
 
 
 class Triage:
-    """`notice` is shown what workers and managers say."""
+    """Sorts received messages; calls `on_message` with each message of a worker or a manager."""
 
     def __init__(
         self,
         transport: Transport,
         store: Store,
-        parts: MultipartBuffer,
-        inquiries: StatusQueries,
+        multipart: MultipartBuffer,
+        status_queries: StatusQueries,
         *,
-        tally: Counters,
-        notice: Callable[[Inbound], None],
+        counters: Counters,
+        on_message: Callable[[Inbound], None],
     ) -> None:
         self._transport = transport
         self._store = store
-        self._parts = parts
-        self._inquiries = inquiries
-        self._tally = tally
-        self._on_message = notice
+        self._multipart = multipart
+        self._status_queries = status_queries
+        self._counters = counters
+        self._on_message = on_message
         self._titles: dict[str, str] = {}
 
-    async def sort(self, intake: Received, *, leaving: bool = False) -> Round:
-        """Who is leaving takes nothing new: what clients want stays with the broker, for the next manager."""
-        events = [await self._with_backlog(event) for event in intake.events]
-        mail = Round(events, [] if leaving else list(intake.submissions))
-        for consumer, arrivals in intake.deliveries:
-            good: list[Delivery] = []
-            mail.settled.append((consumer, good))
-            for delivery, message, complaint in arrivals:
+    async def sort(self, received: Received, *, draining: bool = False) -> Round:
+        """Sort everything that has arrived into a round.
+
+        With `draining`, submissions and the status queries that this manager cannot answer are left, not
+        acknowledged, to the next manager.
+        """
+        events = [await self._with_backlog(event) for event in received.events]
+        round = Round(events, [] if draining else list(received.submissions))
+        for consumer, messages in received.deliveries:
+            readable: list[Delivery] = []
+            round.to_acknowledge.append((consumer, readable))
+            for delivery, message, error in messages:
                 if message is None:
-                    await self._dead_letter(consumer, delivery, complaint)
+                    await self._move_unreadable(consumer, delivery, error)
                     continue
-                if leaving and self._is_for_next_manager(message):
+                if draining and self._is_for_next_manager(message):
                     continue
                 if isinstance(message, Submission) and message.parts > 1:
-                    self._add_part(mail, message, consumer, delivery)
+                    self._add_part(round, message, consumer, delivery)
                     continue
-                good.append(delivery)
-                self._add_message(mail, message)
-        await self._process_parts(mail)
-        mail.events += await self._with_known(mail.submissions)
-        if not leaving:
-            mail.events += [await self._with_stored_tasks(*retry) for retry in intake.retries]
-        return mail
+                readable.append(delivery)
+                self._add_message(round, message)
+        await self._process_parts(round)
+        round.events += await self._with_known_tasks(round.submissions)
+        if not draining:
+            round.events += [await self._with_stored_tasks(*retry) for retry in received.retries]
+        return round
 
-    async def _dead_letter(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
+    async def _move_unreadable(self, consumer: Consumer, delivery: Delivery, reason: str) -> None:
         log.warning(Log.MESSAGE_UNREADABLE, queue=delivery.queue, reason=reason)
         try:
             await dead_letter(self._transport, consumer, delivery, reason)
-            self._tally.unreadable += 1
+            self._counters.unreadable += 1
         except TransportError:
             await consumer.nack(delivery, requeue=True)
 
     def _is_for_next_manager(self, message: Inbound) -> bool:
         if isinstance(message, StatusQuery):
-            return not self._inquiries.can_answer(message)
+            return not self._status_queries.can_answer(message)
         return isinstance(message, Submission)
 
-    def _add_message(self, mail: Round, message: Inbound) -> None:
+    def _add_message(self, round: Round, message: Inbound) -> None:
         match message:
             case Submission():
-                mail.submissions.append(message)
+                round.submissions.append(message)
             case StatusQuery():
-                mail.status_queries.append(message)
+                round.status_queries.append(message)
             case Probe():
                 self._on_message(message)
             case _:
                 self._on_message(message)
-                mail.events.append(message)
+                round.events.append(message)
 
     # --- submissions in parts
 
     def _add_part(
-        self, mail: Round, part: Submission, consumer: Consumer, delivery: Delivery
+        self, round: Round, part: Submission, consumer: Consumer, delivery: Delivery
     ) -> None:
-        if self._inquiries.has_decided(part.submission_id):
-            mail.settled.append((consumer, [delivery]))  # its acknowledgement was lost
+        if self._status_queries.has_decided(part.submission_id):
+            # This part was acknowledged before, but the acknowledgement was lost.
+            round.to_acknowledge.append((consumer, [delivery]))
             return
-        earlier = self._parts.add_part(part, consumer, delivery)
+        earlier = self._multipart.add_part(part, consumer, delivery)
         if earlier is not None:
-            mail.settled.append((earlier.consumer, [earlier.delivery]))
+            round.to_acknowledge.append((earlier.consumer, [earlier.delivery]))
 
-    async def _process_parts(self, mail: Round) -> None:
-        for pile in self._parts.take_complete():
-            _settle(mail, pile)
+    async def _process_parts(self, round: Round) -> None:
+        for partial in self._multipart.take_complete():
+            _acknowledge_parts(round, partial)
             try:
-                mail.submissions.append(await pile.merged())
+                round.submissions.append(await partial.merge_parts())
             except ValidationError as error:
-                mail.events.append(
-                    c.SubmissionInvalid((await pile.read_parts())[0], first_error(error))
+                round.events.append(
+                    c.SubmissionInvalid((await partial.read_parts())[0], first_error(error))
                 )
-        for pile in self._parts.take_expired():
-            await self._refuse_incomplete(mail, pile)
-        for pile in self._parts.take_excess():
-            await self._requeue_parts(mail, pile)
+        for partial in self._multipart.take_expired():
+            await self._refuse_incomplete(round, partial)
+        for partial in self._multipart.take_excess():
+            await self._requeue_parts(round, partial)
 
-    async def _refuse_incomplete(self, mail: Round, pile: Partial) -> None:
-        _settle(mail, pile)
-        parts = await pile.read_parts()
+    async def _refuse_incomplete(self, round: Round, partial: Partial) -> None:
+        _acknowledge_parts(round, partial)
+        parts = await partial.read_parts()
         if await self._are_stored(parts):
-            return  # it was taken in as a whole before, and not all of that was acknowledged
+            return  # the submission was accepted before, but not all parts were acknowledged
         reason = (
-            f"{pile.parts - len(parts)} of the {pile.parts} messages of this submission "
+            f"{partial.part_count - len(parts)} of the {partial.part_count} messages of this submission "
             f"did not come within {timings.PARTS_SILENCE_SECONDS:g} s; submit it again"
         )
-        mail.events.append(c.SubmissionInvalid(parts[0], reason))
+        round.events.append(c.SubmissionInvalid(parts[0], reason))
 
-    async def _requeue_parts(self, mail: Round, pile: Partial) -> None:
-        """To the end of the queue."""
+    async def _requeue_parts(self, round: Round, partial: Partial) -> None:
+        """Publish the parts again, to the end of the queue, so that parts behind them can arrive."""
         try:
-            for _, delivery in pile.held.values():
+            for _, delivery in partial.held_parts.values():
                 copy = Outgoing(delivery.body, delivery.type, message_id=delivery.message_id)
                 await self._transport.publish(delivery.exchange, delivery.routing_key, copy)
         except TransportError as error:
             log.warning(
                 Log.PUBLISH_NOT_CONFIRMED, key=topology.MANAGER_SUBMISSIONS, error=str(error)
             )
-            self._parts.put_back(pile)
+            self._multipart.put_back(partial)
         else:
-            _settle(mail, pile)
+            _acknowledge_parts(round, partial)
 
     async def _are_stored(self, parts: Sequence[Submission]) -> bool:
         tasks = {(part.run, task.id): task for part in parts for task in part.tasks}
@@ -169,31 +178,31 @@ class Triage:
             for key, task in tasks.items()
         )
 
-    # --- with what the store knows of them
+    # --- events with what the store knows
 
     async def _with_stored_tasks(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
-        """Tasks to be sent again, as the store has them now."""
+        """Return the event of a retry request, with its tasks and their dependencies as stored."""
         rows = [row for key in keys if (row := await self._store.task(key)) is not None]
         known = await self._store.known_tasks(
             {(row.run, d) for row in rows for d in row.task.depends_on}
         )
-        again = tuple(
+        stored = tuple(
             c.StoredTask(
                 (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
             )
             for row in rows
         )
-        return c.RetryRequested(request, again, known)
+        return c.RetryRequested(request, stored, known)
 
     async def _with_backlog(self, event: c.Event) -> c.Event:
-        """What is called off, with what of that the core has left to the store."""
+        """Add to a cancel request its tasks in the backlog, which only the store has."""
         if not isinstance(event, c.CancelRequested):
             return event
         rows = await self._store.backlog_tasks(event.run, event.ids)
         return event._replace(backlog=tuple(rows))
 
-    async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
-        """Each submission with what the store knows of the tasks it names."""
+    async def _with_known_tasks(self, submissions: Sequence[Submission]) -> list[c.Event]:
+        """Return an event for each submission, with what the store knows of the tasks it names."""
         keys: set[TaskKey] = {
             (s.run, id)
             for s in submissions
@@ -202,24 +211,27 @@ class Triage:
         }
         if not keys:
             return []
-        titles = {run: await self._title(run) for run in dict.fromkeys(s.run for s in submissions)}
-        # In a run that there is not, nothing is known.
+        titles = {
+            run: await self._run_title(run) for run in dict.fromkeys(s.run for s in submissions)
+        }
+        # A run that does not exist has no known tasks.
         keys = {key for key in keys if titles[key[0]] is not None}
         known = await self._store.known_tasks(keys) if keys else {}
         return [c.SubmissionReceived(s, known, titles[s.run]) for s in submissions]
 
-    async def _title(self, run: str) -> str | None:
-        """Of a run that there is; it never changes."""
+    async def _run_title(self, run: str) -> str | None:
+        """Return the title of a run, or None if there is no such run; a title never changes."""
         if run not in self._titles and (row := await self._store.run(run)) is not None:
-            if len(self._titles) >= _TITLES:
+            if len(self._titles) >= _MAX_TITLES:
                 self._titles.clear()
             self._titles[run] = row.title
         return self._titles.get(run)
 
 
-def _settle(mail: Round, pile: Partial) -> None:
+def _acknowledge_parts(round: Round, partial: Partial) -> None:
+    """Let the round acknowledge all parts of a submission."""
     by_consumer: dict[int, tuple[Consumer, list[Delivery]]] = {}
-    for held in pile.held.values():
+    for held in partial.held_parts.values():
         _, deliveries = by_consumer.setdefault(id(held.consumer), (held.consumer, []))
         deliveries.append(held.delivery)
-    mail.settled += by_consumer.values()
+    round.to_acknowledge += by_consumer.values()

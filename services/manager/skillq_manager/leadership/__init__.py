@@ -1,1 +1,1 @@
-"""Leadership: which of several managers decides, and whether its own queues still deliver to it."""
+"""Leadership: which manager decides, and whether its queues still deliver to it."""

@@ -1,11 +1,11 @@
-"""Whether the manager can hear: messages to itself through each of its queues."""
+"""Probes that the manager's queues deliver: the manager sends messages to itself."""
 
 import asyncio
 
 import structlog
 
 from skillq import timings, topology
-from skillq.errors import TransportError, Unreachable
+from skillq.errors import TransportError, Unreachable, UsageError
 from skillq.messages import Probe
 from skillq.runtime.clock import Clock
 from skillq.runtime.logs import Log
@@ -21,21 +21,22 @@ log = structlog.get_logger()
 
 
 class QueueProbe:
-    """`heard` says when something last came out of which queue."""
+    """Sends probes, and keeps when each queue last delivered (`last_delivery`, seconds)."""
 
     def __init__(self, transport: Transport, store: str, clock: Clock) -> None:
         self._transport = transport
         self._store = store
         self._clock = clock
-        self._since = clock()
+        self._started_at = clock()
         self.last_delivery: dict[str, float] = {}
 
     def record_delivery(self, queue: str) -> None:
+        """Record that a queue has delivered a message just now."""
         self.last_delivery[queue] = self._clock()
 
     @property
     def is_ready(self) -> bool:
-        """The broker is connected, and each consumer has lately brought something."""
+        """Return whether the broker is connected, and each queue has delivered recently."""
         now = self._clock()
         return self._transport.connected and all(
             queue in self.last_delivery
@@ -45,27 +46,41 @@ class QueueProbe:
 
     @property
     def heartbeats_lost(self) -> bool:
-        """Heartbeats, even our own, do not arrive: the broker is away, or blocks publishers."""
-        last = self.last_delivery.get(topology.MANAGER_HEARTBEATS, self._since)
+        """Return whether not even this manager's own probes arrive through the heartbeat queue.
+
+        Then the broker cannot be reached, or blocks publishers.
+        """
+        last = self.last_delivery.get(topology.MANAGER_HEARTBEATS, self._started_at)
         return (
             not self._transport.connected or self._clock() - last > timings.HEARTBEATS_LOST_SECONDS
         )
 
-    async def probe(self) -> None:
-        """Send messages to oneself, for ever; news only when nothing else comes.
+    def check_sender(self, probe: Probe) -> None:
+        """Raise if another manager consumes our queues, and we lack the exclusive one.
 
         Raises:
-            UsageError: our queues were declared by another release meanwhile.
+            UsageError: the probe is of a manager with another store.
+        """
+        if probe.store not in {"", self._store} and self.heartbeats_lost:
+            raise UsageError(
+                "another manager, with another store, serves this broker; stop it, or use another vhost"
+            )
+
+    async def send_probes(self) -> None:
+        """Send a probe through each queue every PROBE_SECONDS, for ever.
+
+        Raises:
+            UsageError: another release has declared the queues meanwhile.
         """
         while True:
             sent = await asyncio.gather(
-                *(self._send(exchange, key) for exchange, key in _PROBE_ROUTES)
+                *(self._send_probe(exchange, key) for exchange, key in _PROBE_ROUTES)
             )
             if not all(sent) and self._transport.connected:
-                await self._declare()
+                await self._declare_queues()
             await asyncio.sleep(timings.PROBE_SECONDS)
 
-    async def _send(self, exchange: str, key: str) -> bool:
+    async def _send_probe(self, exchange: str, key: str) -> bool:
         probe = Outgoing.from_message(Probe(store=self._store), persistent=False)
         try:
             await self._transport.publish(exchange, key, probe)
@@ -74,15 +89,15 @@ class QueueProbe:
             return False
         return True
 
-    async def _declare(self) -> None:
-        """What a broker has lost, or somebody has deleted, is made anew; its consumers wait for it."""
+    async def _declare_queues(self) -> None:
+        """Declare the queues again, if the broker lost them; their consumers wait for that."""
         try:
             await self._transport.declare(topology.MANAGER)
-        except (TransportError, Unreachable) as error:  # it may get its permissions back, too
+        except (TransportError, Unreachable) as error:  # Unreachable: permissions may come back
             log.debug(Log.PUBLISH_NOT_CONFIRMED, error=str(error))
 
 
-# RabbitMQ takes no notice of `exclusive` on quorum queues: the classic one comes first, and is the lock.
+# RabbitMQ ignores `exclusive` on quorum queues: the classic queue comes first and serves as the lock.
 CONSUMED_QUEUES = (
     topology.MANAGER_HEARTBEATS,
     topology.MANAGER_REPORTS,

@@ -1,4 +1,7 @@
-"""The manager's queues, which one manager consumes at a time: two would each decide over half of what arrives."""
+"""The manager's queues, which only one manager consumes at a time.
+
+With two consumers, each manager would decide on half of the messages.
+"""
 
 import asyncio
 from contextlib import AsyncExitStack
@@ -10,61 +13,56 @@ from skillq.errors import QueueInUse, UsageError
 from skillq.runtime.clock import Clock
 from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Transport
+from skillq_manager.leadership.leader import renew_or_raise
 from skillq_manager.leadership.probe import CONSUMED_QUEUES
-from skillq_manager.store.base import LeaderLease, LeadershipLost
+from skillq_manager.store.base import LeaderLease
 
-PREFETCH = 200  # more than the parts of submissions that may wait for the rest
+PREFETCH = 200  # more than `multipart.MAX_HELD_PARTS`, so that missing parts can arrive
 
 log = structlog.get_logger()
 
 
-async def renew_or_raise(leadership: LeaderLease) -> None:
-    """Stay the leader.
-
-    Raises:
-        LeadershipLost: another one is.
-    """
-    if not await leadership.acquire():
-        raise LeadershipLost("another manager has taken the lead")
-
-
 class ManagerQueues:
-    """Where managers share a store, a hung leader would keep its heir from the queues for half a minute:
-    there the newest leader is served first, and the store refuses what the old one decides.
+    """Consumes the manager's queues exclusively, or with priority over an earlier leader.
+
+    If managers share a store, the consumer of the newest leader gets the messages first, and the store refuses
+    the commits of an older leader. Otherwise a hung leader would keep the queues for half a minute.
     """
 
     def __init__(self, transport: Transport, leadership: LeaderLease, clock: Clock) -> None:
         self._transport = transport
         self._leadership = leadership
         self._clock = clock
-        self._lock: Consumer | None = None  # of the queue that only one manager can have
+        self._lock_consumer: Consumer | None = None  # consumer of the exclusive queue
 
     @property
-    def are_taken(self) -> bool:
-        return self._lock is not None
+    def are_consumed(self) -> bool:
+        """Return whether this manager consumes the queues."""
+        return self._lock_consumer is not None
 
     @property
-    def are_ours(self) -> bool:
-        """Certainly: no other manager has taken them from us."""
-        return self._lock is not None and self._lock.live
+    def are_exclusively_ours(self) -> bool:
+        """Return whether certainly no other manager consumes the queues."""
+        return self._lock_consumer is not None and self._lock_consumer.live
 
     async def consume_all(self, stack: AsyncExitStack) -> dict[str, Consumer]:
-        """Consume them all, until the stack is left; wait for a predecessor to let them go.
+        """Consume all queues until the stack exits; wait for an earlier leader to release them.
 
         Raises:
             LeadershipLost: another manager leads by now.
-            UsageError: another manager keeps one of them, or it was declared by another release.
+            UsageError: another manager keeps a queue, or another release declared it.
         """
         await self._transport.declare(topology.MANAGER)
         consumers: dict[str, Consumer] = {}
         for queue in CONSUMED_QUEUES:
             consumers[queue] = consumer = await self._consume(queue)
             stack.push_async_callback(consumer.close)
-            self._lock = self._lock or consumer
+            self._lock_consumer = self._lock_consumer or consumer
         return consumers
 
-    def forget(self) -> None:
-        self._lock = None
+    def forget_consumers(self) -> None:
+        """Note that this manager does not consume the queues any more."""
+        self._lock_consumer = None
 
     async def _consume(self, queue: str) -> Consumer:
         epoch = self._leadership.epoch
@@ -77,7 +75,7 @@ class ManagerQueues:
                     prefetch=PREFETCH,
                     exclusive=not epoch,
                     priority=epoch,
-                    after=self._lock,
+                    after=self._lock_consumer,
                 )
             except QueueInUse as error:
                 if self._clock() > give_up_at:

@@ -1,4 +1,4 @@
-"""What has been decided, for the log."""
+"""Log events of the core's decisions."""
 
 import logging
 from collections.abc import Iterable
@@ -17,11 +17,11 @@ log = structlog.get_logger()
 
 
 def log_decisions(commands: Iterable[c.Command]) -> None:
-    """Runs, workers and what went wrong as info; each task that goes its way as debug."""
-    bound = log.bind()  # once: to bind takes longer than not to log
-    tells_all = bound.is_enabled_for(logging.DEBUG)
+    """Log the commands of a round: the normal course of tasks as debug, all else as info."""
+    bound = log.bind()  # once for all commands, since this takes longer than a skipped event
+    is_debug = bound.is_enabled_for(logging.DEBUG)
     for command in commands:
-        if tells_all or not _is_routine(command):
+        if is_debug or not _is_routine(command):
             _log_command(bound, command)
 
 

@@ -1,6 +1,6 @@
-"""Messages to workers and listeners, from plain fields.
+"""Builds assignments and task events from plain dicts, without pydantic models.
 
-Each field was validated when it came in. To make models of them first would take five times as long.
+Every field was validated when it arrived. Messages made with models would take five times as long.
 """
 
 from collections.abc import Iterator, Sequence
@@ -29,36 +29,37 @@ _PRIORITY = TaskAssignment.model_fields["priority"].default
 
 
 def assignment(key: TaskKey, attempt: int, body: Body) -> Fields:
-    """What a `TaskAssignment` has, without what is as by default."""
-    like = body.like
+    """Return the fields of a `TaskAssignment`, without those that have their default value."""
+    spec = body.like
     item: Fields = {
         "run": key[0],
         "id": key[1],
         "attempt": attempt,
-        "task_type": like.type,
-        "difficulty": like.difficulty,
+        "task_type": spec.type,
+        "difficulty": spec.difficulty,
     }
-    if like.priority != _PRIORITY:
-        item["priority"] = like.priority
+    if spec.priority != _PRIORITY:
+        item["priority"] = spec.priority
     if body.description:
         item["description"] = body.description
-    if like.requires:
-        item["requires"] = like.requires
+    if spec.requires:
+        item["requires"] = spec.requires
     if body.payload:
         item["payload"] = body.payload
     if body.dependencies:
         item["dependencies"] = body.dependencies
-    if like.timeout is not None:
-        item["timeout"] = like.timeout
+    if spec.timeout is not None:
+        item["timeout"] = spec.timeout
     return item
 
 
 def attempt_ref(item: Fields) -> AttemptRef:
+    """Return the attempt of the fields of an assignment."""
     return AttemptRef(run=item["run"], id=item["id"], attempt=item["attempt"])
 
 
 def assignments(worker: WorkerProfile, store: str, items: Sequence[Fields]) -> Outgoing:
-    """As an `Assignments`."""
+    """Return an `Assignments` message for one worker; `items` are fields of assignments."""
     return _outgoing(
         "assignment",
         persistent=True,
@@ -70,32 +71,31 @@ def assignments(worker: WorkerProfile, store: str, items: Sequence[Fields]) -> O
 
 
 def events(run: str, task_type: str, items: Sequence[Fields]) -> Outgoing:
-    """As a `TaskEvents`."""
+    """Return a `TaskEvents` message; `items` are fields of task events of one run and type."""
     return _outgoing("task_events", persistent=False, run=run, task_type=task_type, events=items)
 
 
 def _outgoing(type: str, *, persistent: bool, **fields: object) -> Outgoing:
-    # What is no number is null, as models write it: JSON has no word for it.
+    # JSON has no infinity and no NaN: they become null, as in messages made from models.
     body = to_json({"type": type, "schema_version": SCHEMA_VERSION} | fields, inf_nan_mode="null")
     return Outgoing(body, type, persistent=persistent)
 
 
-TaskEventFields = tuple[
-    str, str, Fields
-]  # the run and the type of a task, and what a `TaskEvent` has
+# The run and the type of a task, and the fields of a `TaskEvent`.
+TaskEventFields = tuple[str, str, Fields]
 
 
-def task_events(decided: c.Decisions) -> Iterator[TaskEventFields]:
-    """What is told of tasks. A new one that is given out at once is not told of as ready: that is over."""
-    given = {command.key for command in decided.of_kind(c.Assign)}
-    for added in decided.of_kind(c.AddTask):
-        if added.key not in given or added.status is not READY:
+def task_events(decisions: c.Decisions) -> Iterator[TaskEventFields]:
+    """Yield the events of a round, in order; a task that is assigned at once is never `ready`."""
+    assigned_keys = {command.key for command in decisions.of_kind(c.Assign)}
+    for added in decisions.of_kind(c.AddTask):
+        if added.key not in assigned_keys or added.status is not READY:
             yield _event(added, added.task.type, added.status, 0)
-    for again in decided.of_kind(c.Reopen):
-        yield _event(again, again.task_type, again.status, again.attempt, reason="sent again")
-    for began in decided.of_kind(c.StartAttempt):
-        yield _event(began, began.task_type, RUNNING, began.attempt, began.worker)
-    for end in decided.of_kind(c.EndAttempt):
+    for reopen in decisions.of_kind(c.Reopen):
+        yield _event(reopen, reopen.task_type, reopen.status, reopen.attempt, reason="retried")
+    for start in decisions.of_kind(c.StartAttempt):
+        yield _event(start, start.task_type, RUNNING, start.attempt, start.worker)
+    for end in decisions.of_kind(c.EndAttempt):
         output = end.result.output if end.result else None
         yield _event(
             end,
@@ -106,11 +106,11 @@ def task_events(decided: c.Decisions) -> Iterator[TaskEventFields]:
             reason=end.reason,
             output=output,
         )
-    # What an attempt's end leads to, and what is called off, comes after it.
-    for moved in decided.of_kind(c.SetStatus):
-        yield _event(moved, moved.task_type, moved.status, moved.attempt, reason=moved.reason)
-    for gave in decided.of_kind(c.Assign):
-        yield _event(gave, gave.task_type, ASSIGNED, gave.attempt, gave.worker)
+    # After the ends of attempts, which cause some of these changes.
+    for change in decisions.of_kind(c.SetStatus):
+        yield _event(change, change.task_type, change.status, change.attempt, reason=change.reason)
+    for assign in decisions.of_kind(c.Assign):
+        yield _event(assign, assign.task_type, ASSIGNED, assign.attempt, assign.worker)
 
 
 def _event(
@@ -124,7 +124,7 @@ def _event(
     output: JsonValue = None,
 ) -> TaskEventFields:
     run, id = command.key
-    # What is as by default is left out.
+    # Fields that have their default value are left out.
     event: Fields = {"id": id, "status": STATUS_TEXT[status], "attempt": attempt, "at": command.at}
     if worker is not None:
         event["worker"] = worker.title

@@ -1,4 +1,7 @@
-"""Commands into messages: at most one per routing key and round, cut to fit."""
+"""Turns commands into messages and publishes them.
+
+Each round gives at most one message for each routing key, unless that message would be too large.
+"""
 
 import asyncio
 from collections import defaultdict, deque
@@ -37,74 +40,74 @@ from skillq_manager.outbound.messages import (
 )
 from skillq_manager.store.base import RunRow, Store
 
-_RANKS = {"running": 0, "blocked": 1, "ready": 2, "assigned": 4}
-_ENDED_RANK = 3  # of all others
+_STATUS_ORDER = {"running": 0, "blocked": 1, "ready": 2, "assigned": 4}
+_ENDED_ORDER = 3  # of all other statuses
 
-OutgoingEvent = tuple[str, Sequence[Outgoing]]  # messages, and their routing key
+OutgoingEvent = tuple[str, Sequence[Outgoing]]  # routing key, messages
 
 log = structlog.get_logger()
 
 
 class Outbox:
-    """Publishes in the background, so that no broken worker or broker holds up the loop.
+    """Publishes in the background, so that a slow broker does not delay the manager's rounds.
 
-    `feed` takes events back to the loop; `is_current` says whether an attempt is still wanted, and
-    `may_assign` whether this is certainly the manager whose word counts; until it is, assignments wait.
+    `add_event` puts an event into the inbox. `is_current` returns whether an attempt is still the current one
+    of a worker. `may_assign` returns whether this manager certainly leads; until then, assignments wait.
     """
 
     def __init__(
         self,
         transport: Transport,
         store: Store,
-        feed: Callable[[c.Event], None],
+        add_event: Callable[[c.Event], None],
         is_current: Callable[[AttemptRef, WorkerProfile], bool],
         may_assign: Callable[[], bool] = lambda: True,
     ) -> None:
         self._transport = transport
         self._store = store
-        self._feed = feed
+        self._add_event = add_event
         self._is_current = is_current
         self._may_assign = may_assign
-        self._news: deque[tuple[str, Outgoing]] = deque()
-        self._is_telling = False
+        self._unsent_events: deque[tuple[str, Outgoing]] = deque()
+        self._is_publishing = False
         self._pending: set[asyncio.Task[None]] = set()
 
-    def event_messages(self, decided: c.Decisions) -> list[OutgoingEvent]:
-        """What is to be told of tasks once the commands are committed."""
+    def event_messages(self, decisions: c.Decisions) -> list[OutgoingEvent]:
+        """Return the event messages of tasks, to be sent once the commands are committed."""
         by_key: defaultdict[tuple[str, str, str], list[Fields]] = defaultdict(list)
-        for run, task_type, item in task_events(decided):
+        for run, task_type, item in task_events(decisions):
             by_key[run, task_type, item["status"]].append(item)
-        found: list[OutgoingEvent] = []
-        for (run, task_type, status), items in sorted(by_key.items(), key=_rank):
+        outgoing: list[OutgoingEvent] = []
+        for (run, task_type, status), items in sorted(by_key.items(), key=_status_order):
             messages, _ = split_to_fit(partial(events, run, task_type), items)
             key = f"task.{run}.{slug(task_type)}.{status}"
-            found.append((key, [message for message, _ in messages]))
-        return found
+            outgoing.append((key, [message for message, _ in messages]))
+        return outgoing
 
-    async def send(self, decided: c.Decisions, news: Iterable[OutgoingEvent]) -> None:
-        """Send what the commands ask for; return when it is on its way, not when it is confirmed."""
-        await self._send_assignments([*decided.of_kind(c.Resend), *decided.of_kind(c.Assign)])
-        for abort in decided.of_kind(c.CancelAttempts):
-            self._send_cancel(abort)
-        for recall in decided.of_kind(c.RecallAttempts):
+    async def send(self, decisions: c.Decisions, event_messages: Iterable[OutgoingEvent]) -> None:
+        """Send the messages of the commands; return when they are written, not yet confirmed."""
+        await self._send_assignments([*decisions.of_kind(c.Resend), *decisions.of_kind(c.Assign)])
+        for cancel in decisions.of_kind(c.CancelAttempts):
+            self._send_cancel(cancel)
+        for recall in decisions.of_kind(c.RecallAttempts):
             self._send_cancel(recall)
-        for key, messages in news:
+        for key, messages in event_messages:
             self._publish_events(key, messages)
-        for saved in decided.of_kind(c.SaveWorker):
-            self._send_worker(saved)
-        for answer in decided.of_kind(c.AnswerSubmission):
+        for saved in decisions.of_kind(c.SaveWorker):
+            self._send_worker_event(saved)
+        for answer in decisions.of_kind(c.AnswerSubmission):
             self._publish_run_event(_answer_event(answer, self._store.id))
-        # All that leaves now: the rest may take as long as its way. In one turn it is handed to the transport, which
-        # writes the first message; in the next, those that came with it.
+        # Let these messages leave before the store is read, which may take longer than their delivery. In the
+        # first pass of the event loop the transport writes the first message, in the next pass all others.
         for _ in range(2):
             await asyncio.sleep(0)
-        for complete in decided.of_kind(c.CompleteRun):
-            # Before anything else is committed: these counts are of the end, and of nothing that came after.
+        for complete in decisions.of_kind(c.CompleteRun):
+            # Read the counts before the next commit, so that they are those of the completed run.
             row = await self._store.run(complete.run)
             self._publish_run_event(_complete_event(complete, row))
 
     async def flush(self, timeout: float) -> None:
-        """Wait until all is confirmed, and news are on their way, `timeout` seconds at most; drop the rest."""
+        """Wait until all messages are sent, `timeout` seconds at most, and drop the rest."""
         if self._pending:
             await asyncio.wait(self._pending, timeout=timeout)
         for task in list(self._pending):
@@ -112,7 +115,7 @@ class Outbox:
         await asyncio.gather(*self._pending, return_exceptions=True)
 
     def reply(self, to: str, answer: Callable[[], Awaitable[Sequence[Outgoing]]]) -> None:
-        """Send what a client has asked for."""
+        """Send the answer to a status query, in the background; `to` is its submission id."""
         self._spawn(self._reply(f"answer.{to}", answer))
 
     async def _reply(self, key: str, answer: Callable[[], Awaitable[Sequence[Outgoing]]]) -> None:
@@ -120,14 +123,17 @@ class Outbox:
             messages = await answer()
         except SkillqError as error:
             log.debug(Log.PUBLISH_NOT_CONFIRMED, key=key, error=str(error))
-            return  # it asks again
+            return  # the client asks again
         for message in messages:
             await self._publish_one(key, message)
 
-    def declare(self, worker: str) -> None:
-        self._spawn(self._declare(worker))
+    def declare_worker_queue(self, worker: str) -> None:
+        """Declare the queue of a worker, in the background."""
+        self._spawn(self._declare_worker_queue(worker))
 
-    async def stop_all(self, incarnations: Iterable[str], reason: str) -> None:
+    async def stop_workers(self, incarnations: Iterable[str], reason: str) -> None:
+        """Ask these starts of workers to drain and leave."""
+
         def make(incarnations: tuple[str, ...]) -> Outgoing:
             return Outgoing.from_message(Stop(incarnations=incarnations, reason=reason))
 
@@ -136,39 +142,40 @@ class Outbox:
             try:
                 await self._transport.publish(topology.COMMANDS, "stop.all", stop)
             except UnroutableMessage:
-                return  # nobody is there
+                return  # no worker is connected
             except TransportError as error:
                 log.warning(Log.PUBLISH_NOT_CONFIRMED, key="stop.all", error=str(error))
 
     # --- assignments
 
-    async def _send_assignments(self, wanted: list[c.Assign | c.Resend]) -> None:
-        if not wanted:
+    async def _send_assignments(self, commands: list[c.Assign | c.Resend]) -> None:
+        if not commands:
             return
-        bodies = await self._store.bodies([o.key for o in wanted])
-        # A namesake that was started anew within this round is another worker.
+        bodies = await self._store.bodies([command.key for command in commands])
+        # A worker that restarted within this round has another incarnation, and gets a message of its own.
         by_worker: dict[tuple[str, str], tuple[WorkerProfile, list[Fields]]] = {}
-        for order in wanted:
-            who = (order.worker.name, order.worker.incarnation)
-            _, items = by_worker.setdefault(who, (order.worker, []))
-            items.append(assignment(order.key, order.attempt, bodies[order.key]))
+        for command in commands:
+            worker_id = (command.worker.name, command.worker.incarnation)
+            _, items = by_worker.setdefault(worker_id, (command.worker, []))
+            items.append(assignment(command.key, command.attempt, bodies[command.key]))
         for worker, items in by_worker.values():
-            self._send_to(worker, items)
+            self._send_to_worker(worker, items)
 
-    def _send_to(self, worker: WorkerProfile, items: list[Fields]) -> None:
+    def _send_to_worker(self, worker: WorkerProfile, items: list[Fields]) -> None:
         messages, too_large = split_to_fit(partial(assignments, worker, self._store.id), items)
         for message, tasks in messages:
-            self._spawn(self._deliver(worker, message, tasks))
+            self._spawn(self._publish_assignments(worker, message, tasks))
         for item in too_large:
             reason = (
                 f"its payload and the outputs of its dependencies are over {MAX_MESSAGE_BYTES} bytes together; "
                 "return references instead"
             )
-            self._feed(c.AssignmentUndeliverable(attempt_ref(item), reason))
+            self._add_event(c.AssignmentUndeliverable(attempt_ref(item), reason))
 
-    async def _deliver(
+    async def _publish_assignments(
         self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[Fields]
     ) -> None:
+        """Publish a message until it is confirmed or returned, or none of its attempts is current."""
         while any(self._is_current(attempt_ref(task), worker) for task in tasks):
             if not self._may_assign():
                 await asyncio.sleep(timings.ASSIGNMENT_RETRY_SECONDS)
@@ -179,12 +186,12 @@ class Outbox:
                 )
             except UnroutableMessage:
                 log.warning(Log.ASSIGNMENT_RETURNED, worker=worker.title, tasks=len(tasks))
-                self._feed(
+                self._add_event(
                     c.AssignmentReturned(
                         worker.name, worker.incarnation, tuple(map(attempt_ref, tasks))
                     )
                 )
-                await self._declare(worker.name)
+                await self._declare_worker_queue(worker.name)
                 return
             except TransportError as error:
                 log.warning(Log.PUBLISH_NOT_CONFIRMED, worker=worker.title, error=str(error))
@@ -193,11 +200,11 @@ class Outbox:
                 crash_points.crash_if_chosen("manager.confirmed")
                 return
 
-    async def _declare(self, worker: str) -> None:
+    async def _declare_worker_queue(self, worker: str) -> None:
         try:
             await self._transport.declare(topology.worker_topology(worker))
         except (TransportError, UsageError, Unreachable) as error:
-            # The worker says Connect again until its queue is there.
+            # The worker sends Connect again until its queue exists.
             log.warning(Log.PUBLISH_NOT_CONFIRMED, worker=worker, error=str(error))
 
     def _send_cancel(self, command: c.CancelAttempts | c.RecallAttempts) -> None:
@@ -217,9 +224,9 @@ class Outbox:
 
         messages, _ = split_to_fit(make, command.attempts)
         for message, _ in messages:
-            self._spawn(self._cancel(f"cancel.{worker.name}", message))
+            self._spawn(self._publish_cancel(f"cancel.{worker.name}", message))
 
-    async def _cancel(self, key: str, message: Outgoing) -> None:
+    async def _publish_cancel(self, key: str, message: Outgoing) -> None:
         try:
             await self._transport.publish(topology.COMMANDS, key, message)
         except TransportError as error:
@@ -227,10 +234,10 @@ class Outbox:
 
     # --- events
 
-    def _send_worker(self, saved: c.SaveWorker) -> None:
+    def _send_worker_event(self, saved: c.SaveWorker) -> None:
         event = _worker_event(saved)
         if saved.event is WorkerEventKind.CONNECTED:
-            self.declare(event.worker)  # its queue may have expired while it was away
+            self.declare_worker_queue(event.worker)  # its queue may have expired while it was away
         self._publish_event(f"worker.{event.worker}.{event.event}", event)
 
     def _publish_run_event(self, event: RunEvent) -> None:
@@ -240,21 +247,21 @@ class Outbox:
         self._publish_events(key, [Outgoing.from_message(event, persistent=False)])
 
     def _publish_events(self, key: str, messages: Iterable[Outgoing]) -> None:
-        self._news.extend((key, message) for message in messages)
-        if not self._is_telling:
-            self._is_telling = True
-            self._spawn(self._publish_all())
+        self._unsent_events.extend((key, message) for message in messages)
+        if not self._is_publishing:
+            self._is_publishing = True
+            self._spawn(self._publish_unsent_events())
 
-    async def _publish_all(self) -> None:
+    async def _publish_unsent_events(self) -> None:
         try:
-            while self._news:
-                key, message = self._news.popleft()
+            while self._unsent_events:
+                key, message = self._unsent_events.popleft()
                 try:
                     await self._publish_one(key, message)
-                except Exception as error:  # noqa: BLE001 - it holds up none of those after it
+                except Exception as error:  # noqa: BLE001 - the messages after this one are sent
                     log.warning(Log.PUBLISH_NOT_CONFIRMED, key=key, error=repr(error))
         finally:
-            self._is_telling = False
+            self._is_publishing = False
 
     async def _publish_one(self, key: str, message: Outgoing) -> None:
         try:
@@ -268,10 +275,10 @@ class Outbox:
         task.add_done_callback(self._pending.discard)
 
 
-def _rank(of: tuple[tuple[str, str, str], object]) -> int:
-    """In one turn, a task can go through these in this order only: clients keep what they hear last."""
+def _status_order(of: tuple[tuple[str, str, str], object]) -> int:
+    """Return the order of events within a round: a client keeps the last status it receives."""
     (_, _, status), _ = of
-    return _RANKS.get(status, _ENDED_RANK)
+    return _STATUS_ORDER.get(status, _ENDED_ORDER)
 
 
 def _worker_event(command: c.SaveWorker) -> WorkerEvent:

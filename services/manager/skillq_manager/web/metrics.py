@@ -62,7 +62,11 @@ def _counters(counters: Counters) -> Iterable[Metric]:
             "Ended tasks that an operator has retried.",
             counters.operator_retries,
         ),
-        ("stale_results", "Results that came late, twice or from elsewhere.", counters.stale),
+        (
+            "stale_results",
+            "Results that came late, twice or from elsewhere.",
+            counters.stale_results,
+        ),
         (
             "parked_messages",
             "Unreadable messages, moved to the dead-letter queue.",
