@@ -25,11 +25,11 @@ class ManagerSettings(Settings):
     http_port: int = Field(8080, ge=0, le=65535, description="port to serve HTTP on")
     api_token: SecretStr | None = Field(None, description="what clients send as a bearer token")
     expected_workers: int = Field(
-        0, ge=0, description="how many workers must be there before the first assignment"
+        0, ge=0, description="how many workers must be connected before the first assignment"
     )
     policy: Literal["best-fit", "arrival"] = Field("best-fit", description="who gets what")
     stop_when_done: bool = Field(
-        False, description="leave, and send all workers home, when all tasks are done"
+        False, description="stop, and let all workers drain and leave, when all tasks have ended"
     )
 
     retry_delay: float = Field(
@@ -47,7 +47,7 @@ class ManagerSettings(Settings):
         _RETRIES.max_losses,
         ge=1,
         le=1000,
-        description="a task over which so many workers were lost is given up",
+        description="a task that loses so many attempts is dead-lettered",
     )
 
     @property

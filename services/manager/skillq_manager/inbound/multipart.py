@@ -1,7 +1,7 @@
 """Buffer for submissions in several messages: keeps the parts until all have arrived.
 
 Until then the parts are not acknowledged. The submission is decided as a whole. If the manager dies earlier,
-the broker delivers all parts again. See docs/adr/0013-large-submissions-come-in-parts.md.
+the broker delivers all parts again. See docs/adr/0013-split-large-submissions-into-parts.md.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Answers to status queries: a client that receives nothing asks about its submission."""
+"""Answers to status queries: a client that receives nothing asks about its submission.
+
+See docs/adr/0006-answer-clients-with-events.md.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

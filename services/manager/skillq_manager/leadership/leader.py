@@ -1,4 +1,7 @@
-"""Leading: renew the leadership, restore the last leader's state, run until leading ends."""
+"""Leading: renew the leadership, restore the last leader's state, run until leading ends.
+
+See docs/adr/0009-keep-leadership-in-a-row-with-an-epoch.md.
+"""
 
 import asyncio
 from collections.abc import Awaitable

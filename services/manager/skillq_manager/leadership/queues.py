@@ -1,6 +1,7 @@
 """The manager's queues, which only one manager consumes at a time.
 
 With two consumers, each manager would decide on half of the messages.
+See docs/adr/0009-keep-leadership-in-a-row-with-an-epoch.md.
 """
 
 import asyncio

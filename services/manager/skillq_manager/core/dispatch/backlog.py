@@ -1,7 +1,7 @@
 """The task queues with a backlog: which queues to refill, and which tasks to evict.
 
 The board keeps the first tasks of a long queue in memory and leaves the rest to the store.
-See docs/adr/0016-what-waits-far-behind-stays-in-the-store.md.
+See docs/adr/0016-keep-deep-backlogs-in-the-store.md.
 """
 
 from collections.abc import Iterator, Sequence

@@ -15,7 +15,8 @@ refilled. So tasks are assigned in the same order as if all were in memory.
 
 The board does this for two slot tiers: first workers with a free slot; then, if the policy looks ahead, workers
 with room for prefetched attempts.
-See docs/adr/0015-lookahead.md and docs/adr/0016-what-waits-far-behind-stays-in-the-store.md.
+See docs/adr/0010-put-exclusion-and-escalation-into-the-need.md, docs/adr/0011-reserve-workers-with-ageing.md,
+docs/adr/0015-prefetch-by-time-and-recall.md and docs/adr/0016-keep-deep-backlogs-in-the-store.md.
 """
 
 from collections import Counter
@@ -379,7 +380,7 @@ class Board:
         return None if chosen is None else chosen[2]
 
     def _is_first_choice(self, queue: TaskQueue, pool: WorkerPool, tier: SlotTier) -> bool:
-        """Return whether a queue has the first task that a pool may take; if not, hold the pool up.
+        """Return whether a queue has the first task that a pool may take, or hold the pool up.
 
         The first task of the pool then is a task that may not be prefetched.
         """

@@ -1,7 +1,7 @@
 """How many attempts a worker may prefetch: enough to hide a round trip, but no more.
 
 Prefetched attempts are limited by their time: by the average recent duration of each task type, over all
-workers. See docs/adr/0015-lookahead.md.
+workers. See docs/adr/0015-prefetch-by-time-and-recall.md.
 """
 
 from collections.abc import Iterator

@@ -1,6 +1,6 @@
 """Recalls of prefetched attempts, so that no worker idles while another is overcommitted.
 
-A recalled attempt is returned by its worker and assigned again. See docs/adr/0015-lookahead.md.
+A recalled attempt is returned by its worker and assigned again. See docs/adr/0015-prefetch-by-time-and-recall.md.
 """
 
 from collections.abc import Iterator
