@@ -23,7 +23,6 @@ PLANS = (
             ("tests/unit", "--lane=unit", "-n2", *_COVERED),  # by the unit tests alone
             ("tests", *_NOT.values(), "--lane=unit", "-n2"),
         ),
-        niceness=5,  # its tests seldom look at a clock, those of the servers do
     ),
     Plan(SIMULATION, (("tests/simulation", "--lane=simulation"),), niceness=10),
     Plan(

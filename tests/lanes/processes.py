@@ -16,8 +16,9 @@ from tests.lanes.results import FAILED, Result, read_results
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 60.0  # for a lane to stop its servers after it was interrupted
 MARK = "SKILLQ_TEST_LANE"  # in the environment of all processes of a lane
-# Lanes run at the same time; they would overwrite each other's cache.
-PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider")
+# Lanes run at the same time: they would overwrite each other's cache, and a test that computes for half a
+# minute alone may take several. The limit is there for tests that hang.
+PYTEST = (sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "--timeout=240")
 
 
 @dataclass(frozen=True)
