@@ -13,6 +13,9 @@ _PYTEST = (sys.executable, "-m", "pytest")
 _PARALLEL = ("-n4", "--dist=loadgroup")
 _CRASH_POINTS = (*_PYTEST, "tests/e2e/test_crash_points.py", *_PARALLEL)
 _CHAOS = (*_PYTEST, "-s", "tests/chaos")  # it tells its seed and its faults
+_ALL_PACKAGES = tuple(
+    f"--cov={name}" for name in ("skillq", "skillq_manager", "skillq_worker", "skillq_cli")
+)
 _LIMIT = 3600.0
 
 
@@ -45,7 +48,14 @@ PARTS: dict[str, tuple[Step, ...]] = {
     # The core alone is measured by `make test`; here, all that a test's own process runs.
     "coverage": (
         Step(
-            (*_PYTEST, "tests/unit", "tests/contract", *_PARALLEL, "--cov", "--cov-fail-under=90")
+            (
+                *_PYTEST,
+                "tests/unit",
+                "tests/contract",
+                *_PARALLEL,
+                *_ALL_PACKAGES,
+                "--cov-fail-under=90",
+            )
         ),
     ),
 }
