@@ -1,8 +1,8 @@
-"""What our pages say and the code knows better: the life of a task, the settings, the times.
+"""Write the parts of our pages that come from the code: the life of a task, settings, durations.
 
     python -m docs.generated
 
-writes them into their pages, between their markers. A test fails where they differ from the code.
+replaces the text between the markers in each page. A test fails if a page differs from the code.
 """
 
 import ast
@@ -28,7 +28,7 @@ CLASSES = (Settings, ManagerSettings, embedded_commands.RunSettings, WorkerSetti
 
 
 def lifecycle() -> str:
-    """`lifecycle.TRANSITIONS` as Mermaid; a status that no move leads to is not drawn."""
+    """Return `lifecycle.TRANSITIONS` as a Mermaid diagram, without a status that no move reaches."""
     lines = [
         "stateDiagram-v2",
         f"    [*] --> {TaskStatus.BLOCKED}: submitted, depends on others",
@@ -40,7 +40,7 @@ def lifecycle() -> str:
 
 
 def settings() -> str:
-    """A table of all settings, with the commands that have them."""
+    """Return a table of all settings, with the commands that have them."""
     fields: dict[str, FieldInfo] = {}
     for cls in reversed(CLASSES):
         fields = {**cls.model_fields, **fields}
@@ -56,15 +56,15 @@ def _option(name: str) -> str:
 
 
 def _commands(name: str) -> str:
-    asking = [c for c, place in command.COMMANDS.items() if place.module in {"queries", "actions"}]
+    queries = [c for c, entry in command.COMMANDS.items() if entry.module in {"queries", "actions"}]
     having = [
         c
         for c in command.COMMANDS
         if any(parameter.name == name for parameter in command.load(c).params)
     ]
-    all_ask = set(asking) <= set(having)
-    own = [f"`{c}`" for c in having if not (all_ask and c in asking)]
-    return ", ".join([*own, "query commands"] if all_ask else own)
+    in_all_queries = set(queries) <= set(having)
+    own = [f"`{c}`" for c in having if not (in_all_queries and c in queries)]
+    return ", ".join([*own, "query commands"] if in_all_queries else own)
 
 
 def _default(field: FieldInfo) -> str:
@@ -77,34 +77,52 @@ def _default(field: FieldInfo) -> str:
 
 
 def times() -> str:
-    """A table of all leases and periods."""
-    lease, policy, again = Lease(), LeasePolicy(), RetryPolicy()
+    """Return a table of the leases and periods that the guarantees depend on."""
+    lease, policy, retry = Lease(), LeasePolicy(), RetryPolicy()
     rows = [
-        (lease.heartbeat, "a worker's heartbeat, give or take a tenth"),
-        (lease.suspect_after, "silence after which a worker gets nothing new"),
-        (lease.dead_after, "silence after which its attempts are lost"),
-        (lease.fence_after, "without a confirmed heartbeat, a worker begins nothing more"),
-        (lease.dead_after, "and then, with `--on-lost-lease abort`, gives up what runs"),
-        (policy.resend_after, "an assignment that heartbeats do not name is sent again"),
-        (policy.sweep_every, "how often all this is looked at"),
-        (timings.OVERDUE_SLACK_SECONDS, "what a worker has, after a timeout, to say so itself"),
-        (policy.reserve_for, "how long easy work waits until reserved workers take it"),
-        (timings.PROBE_SECONDS, "the manager's messages to itself"),
-        (timings.HEARTBEATS_LOST_SECONDS, "without one of them, it judges nobody"),
+        (lease.heartbeat, "period of a worker's heartbeats, plus or minus a tenth"),
+        (lease.suspect_after, "silence after which a worker is suspect and gets no new attempts"),
+        (lease.dead_after, "silence after which a worker is lost, and its attempts with it"),
+        (
+            lease.fence_after,
+            "time without a confirmed heartbeat after which a worker starts no attempts",
+        ),
+        (
+            lease.dead_after,
+            "the same, after which it cancels running attempts, with `--on-lost-lease abort`",
+        ),
+        (policy.resend_after, "time after which an assignment that no heartbeat names is resent"),
+        (policy.sweep_every, "period at which the manager checks all this"),
+        (
+            timings.OVERDUE_SLACK_SECONDS,
+            "time after a timeout in which the worker may report it itself",
+        ),
+        (policy.reserve_for, "time that an easy task waits until reserved workers take it"),
+        (timings.PROBE_SECONDS, "period of the manager's probes to itself"),
+        (
+            timings.HEARTBEATS_LOST_SECONDS,
+            "time without a probe after which the manager judges no worker",
+        ),
         (timings.LEADER_LEASE_SECONDS, "a leader's lease"),
-        (timings.RENEW_SECONDS, "how often a leader renews it"),
-        (timings.STAND_BY_SECONDS, "how often the others ask for it"),
-        (timings.TAKE_OVER_SECONDS, "how long one waits for another who has its queue or its name"),
-        (again.base, "longest pause after a first failure; it doubles"),
-        (again.cap, "longest pause of all"),
-        (timings.WORKER_QUEUE_EXPIRES_SECONDS, "a worker's queue without a worker is deleted"),
+        (timings.RENEW_SECONDS, "period at which a leader renews its lease"),
+        (timings.STAND_BY_SECONDS, "period at which standby managers try to lead"),
+        (
+            timings.TAKE_OVER_SECONDS,
+            "time that a process waits for another process with its queue or name",
+        ),
+        (retry.base, "longest back-off after a first failure; it doubles"),
+        (retry.cap, "longest back-off of all"),
+        (
+            timings.WORKER_QUEUE_EXPIRES_SECONDS,
+            "time after which a worker's queue without a consumer is deleted",
+        ),
     ]
     lines = [f"| {seconds:g} | {meaning} |" for seconds, meaning in rows]
     return "\n".join(["| seconds | |", "|--:|---|", *lines])
 
 
 def all_timings() -> str:
-    """A table of each duration in `skillq.timings`, with its docstring, under the headings of that module."""
+    """Return a table of the durations in `skillq.timings`, with the headings of that module."""
     lines = ["| seconds | name | meaning |", "|--:|---|---|"]
     group = ""
     for heading, name, meaning in _documented(Path(timings.__file__).read_text()):
@@ -118,7 +136,7 @@ def all_timings() -> str:
 
 
 def _documented(source: str) -> Iterator[tuple[str, str, str]]:
-    """Each duration: the heading above it, its name, its docstring.
+    """Yield the heading above each duration, the name of the duration and its docstring.
 
     Raises:
         ValueError: a duration has no docstring.
@@ -146,10 +164,10 @@ PAGES: Mapping[Path, Mapping[str, Callable[[], str]]] = {
 
 
 def filled(page: Path) -> str:
-    """The page with each of its blocks as the code has it.
+    """Return the text of the page with each generated block made again.
 
     Raises:
-        ValueError: a block's markers are missing.
+        ValueError: the markers of a block are missing.
     """
     text = page.read_text()
     for name, make in PAGES[page].items():
