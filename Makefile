@@ -6,7 +6,7 @@ BIN := .venv/bin
 INSTALL := $(BIN)/pip --disable-pip-version-check --quiet install
 LOCKED := --require-hashes --only-binary :all:
 EDITABLE := --no-deps --no-build-isolation --editable .
-LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header
+LOCK := $(BIN)/uv pip compile --quiet --universal --generate-hashes --no-header --no-strip-extras
 
 .PHONY: demo test nightly lint format bench simulate chaos up down lock
 
