@@ -105,7 +105,7 @@ class TakesFromTheDead(State):
 class ForgetsWhatItAcked(Worker):
     """Says that it holds an attempt, and never makes it: now and then, the queue was long."""
 
-    def _accept(self, task: TaskAssignment) -> None:
+    def _accept_assignment(self, task: TaskAssignment) -> None:
         super()._accept_assignment(task)
         if self._slots.running:
             self._slots.remove_waiting(_to_attempt(task))
