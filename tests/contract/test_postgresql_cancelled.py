@@ -60,7 +60,7 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
         await task
 
 
-@pytest.mark.parametrize("way", ["look", "read", "write"])
+@pytest.mark.parametrize("way", ["read_snapshot", "read", "write"])
 async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_again(
     store: SqlStore, way: str
 ) -> None:

@@ -51,7 +51,7 @@ def _app(manager: Manager, transport: MemoryTransport, token: SecretStr | None) 
     """Return the application for this manager. Its routes, whose schemas take long to make, are shared."""
     app = copy(_routes())
     app.state = AppState()
-    app.state.manager, app.state.parked, app.state.token = (
+    app.state.manager, app.state.unreadable, app.state.token = (
         manager,
         UnreadableMessages(transport),
         token,

@@ -29,7 +29,7 @@ class Form(BaseModel):
 
 
 async def wait_for_answer(answer: Awaitable[Answer]) -> Answer:
-    """Wait for the answer of the manager or the broker, at most `timings.DECIDE_SECONDS`.
+    """Wait for the answer of the manager or the broker, at most `timings.DECISION_SECONDS`.
 
     Raises:
         HTTPException: 503; the manager does not lead or stops, or there is no answer in time.
