@@ -8,6 +8,7 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import FIRST, LiveTask, Need
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
@@ -49,13 +50,13 @@ async def test_what_is_on_a_shelf_is_not_loaded_unless_all_is(store: Store) -> N
 async def test_of_shelves_it_is_known_what_they_are_for_and_how_many_are_ready(
     store: Store,
 ) -> None:
-    assert await store.backlog_summary() == c.BacklogSummary((), {})
+    assert await store.backlog_summary() == e.BacklogSummary((), {})
     await store.commit([add(1, "a"), shelved(2, "b"), shelved(3, "c", HARD), shelved(4, "d", HARD)])
     found = await store.backlog_summary()
     assert set(found.needs) == {EASY, HARD}
     assert found.ready == {RUN: 4}
     await store.commit([assign("b"), assign("a")])
-    assert await store.backlog_summary() == c.BacklogSummary((HARD,), {RUN: 2})
+    assert await store.backlog_summary() == e.BacklogSummary((HARD,), {RUN: 2})
 
 
 async def test_a_shelf_is_read_by_priority_then_in_order_of_submission(store: Store) -> None:
@@ -118,7 +119,7 @@ async def test_what_is_sent_again_does_not_go_back_to_its_shelf(store: Store) ->
     given_up = end("b", 1, TaskStatus.FAILED, Outcome.FAILED)
     await store.commit([*tasks, set_status("a", CANCELLED), assign("b"), given_up])
     await store.commit([reopen("a", 0), replace(reopen("b", 1), status=TaskStatus.BLOCKED)])
-    assert await store.backlog_summary() == c.BacklogSummary((), {RUN: 1})
+    assert await store.backlog_summary() == e.BacklogSummary((), {RUN: 1})
     assert await loaded(store, shelved=False) == ["a", "b"]
 
 
@@ -175,7 +176,7 @@ async def test_a_backlog_is_worked_off_in_order_by_one_manager_after_another(sto
     state = await _next_state(store)
     tasks = [task(f"t{n:02}", priority=1 + n % 3) for n in range(30)]
     after = task("after", depends_on=("t29",))  # on a shelf, when the next managers begin
-    await _decide(store, state, c.SubmissionReceived(submission(*tasks, after), {}, None))
+    await _decide(store, state, e.SubmissionReceived(submission(*tasks, after), {}, None))
     order: list[str] = []
     for _ in range(11):
         state = await _next_state(store)

@@ -22,6 +22,7 @@ from skillq.runtime.clock import Clock
 from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Delivery, Transport
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.inbound.inbox import Inbound, Inbox, Received
@@ -124,7 +125,7 @@ class Manager:
         done: list[TaskKey] = []
         while True:
             request = uuid4().hex
-            event = c.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
+            event = e.CancelRequested(request, run, None if ids is None else tuple(ids), reason)
             reply = await self._request(request, partial(self._inbox.add_event, event))
             assert isinstance(reply, c.AnswerRequest)  # noqa: S101
             done += reply.done
@@ -307,7 +308,7 @@ class Manager:
         if self._heartbeats_lost != self._probe.heartbeats_lost:
             self._heartbeats_lost = not self._heartbeats_lost
             mail.events.insert(
-                0, c.HeartbeatsLost() if self._heartbeats_lost else c.HeartbeatsRecovered()
+                0, e.HeartbeatsLost() if self._heartbeats_lost else e.HeartbeatsRecovered()
             )
             log.warning(Log.HEARTBEATS_LOST) if self._heartbeats_lost else log.info(
                 Log.HEARTBEATS_RECOVERED

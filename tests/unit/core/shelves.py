@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from skillq.messages import Submission
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
@@ -41,8 +42,8 @@ class Keeper:
         )
         now(self.store.commit(out))
 
-    def ready(self, event: c.Event) -> c.Event:
-        if isinstance(event, c.CancelRequested):
+    def ready(self, event: e.Event) -> e.Event:
+        if isinstance(event, e.CancelRequested):
             rows = now(self.store.backlog_tasks(event.run, event.ids))
             return event._replace(backlog=tuple(rows))
         return event
@@ -96,11 +97,11 @@ class ShelfDriver(Driver):
         self.keeper.commit(out)
 
     def _as_event(
-        self, event: c.Event | Submission, known: dict[TaskKey, c.StoredStatus]
-    ) -> c.Event:
+        self, event: e.Event | Submission, known: dict[TaskKey, e.StoredStatus]
+    ) -> e.Event:
         return self.keeper.ready(super()._as_event(event, known))
 
-    def _handle(self, events: Iterable[c.Event]) -> list[c.Command]:
+    def _handle(self, events: Iterable[e.Event]) -> list[c.Command]:
         out = super()._handle(events)
         validate(self.state)
         more = self.keeper.refill(self.state, self.now)

@@ -4,6 +4,7 @@ import pytest
 
 from skillq.messages import Lease, Outcome, WorkerProfile
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from tests.factories import (
     Driver,
     connect,
@@ -181,16 +182,16 @@ def test_a_goodbye_of_a_dead_namesake_does_not_take_the_heir_away(do: Driver) ->
 
 
 def test_nobody_is_judged_while_the_manager_cannot_hear(do: Driver, held: c.Assign) -> None:
-    do(c.HeartbeatsLost())
+    do(e.HeartbeatsLost())
     assert do(after=120.0) == []
-    assert do(c.HeartbeatsRecovered()) == []
+    assert do(e.HeartbeatsRecovered()) == []
     assert do(after=14.0) == []
     assert news(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
     assert one(do(after=15.0), c.EndAttempt).outcome is Outcome.LOST
 
 
 def test_what_it_hears_all_the_same_counts(do: Driver, held: c.Assign) -> None:
-    do(c.HeartbeatsLost(), c.HeartbeatsLost())
+    do(e.HeartbeatsLost(), e.HeartbeatsLost())
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
     assert news(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
 

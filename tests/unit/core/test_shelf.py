@@ -6,6 +6,7 @@ import pytest
 
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
@@ -200,17 +201,17 @@ def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) 
     made = [task(id) for id in names(10)]
     do(submission(*made))
     assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
-    again = c.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
+    again = e.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
     more = submission(*(task(id) for id in [*names(3, 10), "x"]))
-    out = do(more, c.RetryRequested("r", (again,), {}))
+    out = do(more, e.RetryRequested("r", (again,), {}))
     assert one(out, c.AnswerRequest).refused == {("default", "x"): "has not ended"}
 
 
 def test_one_that_ends_now_and_was_on_a_shelf_is_asked_for_again_later(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
-    old = c.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
-    out = do(cancel("t09"), c.RetryRequested("r2", (old,), {}))
+    old = e.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
+    out = do(cancel("t09"), e.RetryRequested("r2", (old,), {}))
     (refused,) = [reply.refused for reply in pick(out, c.AnswerRequest) if reply.refused]
     assert refused == {("default", "t09"): "has ended just now; ask again"}
 

@@ -7,6 +7,7 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from skillq.messages import Task, Unroutable
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import Need, TaskKey
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
@@ -54,7 +55,7 @@ class ShelfMachine(Machine):
             tasks.append(Task(id=f"t{first + len(several)}", difficulty=1, depends_on=(last,)))
         self._submit(run, tuple(tasks))
 
-    def _handle(self, events: list[c.Event]) -> list[c.Command]:
+    def _handle(self, events: list[e.Event]) -> list[c.Command]:
         given = [self.keeper.ready(event) for event in events]
         out = self.state.handle(given, self.now)
         self.keeper.commit(out)
@@ -95,7 +96,7 @@ class TwinMachine(ShelfMachine):
     def start_worker(self, name: str, more: dict[str, Any], ready: bool) -> None:
         super().start_worker(name, more | {"reserve": 0}, ready)
 
-    def _handle(self, events: list[c.Event]) -> list[c.Command]:
+    def _handle(self, events: list[e.Event]) -> list[c.Command]:
         expected = self.twin.handle(events, self.now)
         return self._same(super()._handle(events), expected)
 

@@ -7,6 +7,7 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.rules.matching import Arrival
 from skillq_manager.core.rules.retry import RetryPolicy
 from tests.factories import (
@@ -255,14 +256,14 @@ def test_a_refused_type_goes_to_another_worker_and_never_back(do: Driver) -> Non
 
 def test_what_cannot_be_sent_is_dead_lettered(do: Driver) -> None:
     held = one_assigned(do, max_attempts=9)
-    out = do(c.AssignmentUndeliverable(ref(held), "too large"))
+    out = do(e.AssignmentUndeliverable(ref(held), "too large"))
     end = one(out, c.EndAttempt)
     assert (end.status, end.outcome, end.reason) == (S.DEAD_LETTERED, Outcome.RETURNED, "too large")
 
 
 def test_an_older_attempt_that_cannot_be_sent_changes_nothing(do: Driver) -> None:
     old = ref(one_assigned(do)).model_copy(update={"attempt": 0})
-    assert do(c.AssignmentUndeliverable(old, "too large")) == []
+    assert do(e.AssignmentUndeliverable(old, "too large")) == []
 
 
 # --- runs

@@ -1,149 +1,22 @@
-"""What goes into the core beside wire messages, and what comes out of it.
-
-Events are what happened, commands what the shell has to do: rows to write, messages to send.
-"""
+"""Commands: what comes out of the core. The shell carries them out: rows to write, messages to send."""
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from skillq.messages import (
     AttemptRef,
-    Connect,
-    Disconnect,
-    Heartbeat,
     Outcome,
-    Progress,
     Submission,
     Task,
     TaskResult,
-    TaskResults,
     TaskStatus,
     WorkerEventKind,
     WorkerProfile,
 )
-from skillq_manager.core.model import DispatchKey, LiveTask, Need, TaskKey
+from skillq_manager.core.model import DispatchKey, Need, TaskKey
 
-# --- events ----------------------------------------------------------------------------------
-
-
-class StoredStatus(NamedTuple):
-    """What the store knows of a task; `fingerprint` is of its definition."""
-
-    status: TaskStatus
-    fingerprint: int
-
-
-class SubmissionReceived(NamedTuple):
-    """A submission, with what the store knows of the tasks and the run that it names."""
-
-    submission: Submission
-    known: Mapping[TaskKey, StoredStatus]
-    run_title: str | None  # of the run, where it exists
-
-
-class SubmissionInvalid(NamedTuple):
-    """A submission of which one need not know more to refuse it."""
-
-    submission: Submission
-    reason: str
-
-
-class AssignmentReturned(NamedTuple):
-    """Assignments came back from the broker: the worker's queue is not there."""
-
-    worker: str
-    incarnation: str
-    attempts: tuple[AttemptRef, ...]
-
-
-class AssignmentUndeliverable(NamedTuple):
-    """An assignment that cannot be sent, to anyone, ever."""
-
-    attempt: AttemptRef
-    reason: str
-
-
-class CancelRequested(NamedTuple):
-    """Somebody calls tasks off: these, or (None) all of the run; with those of them that are on a shelf."""
-
-    request: str  # names the `Reply`
-    run: str
-    ids: tuple[str, ...] | None
-    reason: str
-    backlog: tuple[LiveTask, ...] = ()
-
-
-class StoredTask(NamedTuple):
-    """A task that has ended, as the store has it."""
-
-    key: TaskKey
-    seq: int
-    task: Task
-    fingerprint: int
-    status: TaskStatus
-    attempt: int
-
-
-class RetryRequested(NamedTuple):
-    """Somebody sends tasks again; `known` are the tasks they depend on."""
-
-    request: str
-    tasks: tuple[StoredTask, ...]
-    known: Mapping[TaskKey, StoredStatus]
-
-
-class RefillRequest(NamedTuple):
-    """What the core asks for: the first tasks of a shelf from `start` on, so many."""
-
-    need: Need
-    start: DispatchKey
-    limit: int
-
-
-class BacklogPage(NamedTuple):
-    """The answer, before anything else has happened; `more` may follow."""
-
-    need: Need
-    rows: Sequence[LiveTask]
-    more: bool
-
-
-class BacklogSummary(NamedTuple):
-    """What a store keeps that a manager that starts has not loaded."""
-
-    needs: Collection[Need]  # those that have a shelf
-    ready: Mapping[str, int]  # how many tasks are ready, loaded or not, by run
-
-
-class HeartbeatsLost(NamedTuple):
-    """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
-
-
-class HeartbeatsRecovered(NamedTuple):
-    """It can hear them again."""
-
-
-Event = (
-    SubmissionReceived
-    | SubmissionInvalid
-    | CancelRequested
-    | RetryRequested
-    | BacklogPage
-    | HeartbeatsLost
-    | HeartbeatsRecovered
-    | Connect
-    | Disconnect
-    | Heartbeat
-    | TaskResults
-    | Progress
-    | AssignmentReturned
-    | AssignmentUndeliverable
-)
-
-# --- commands --------------------------------------------------------------------------------
-#
 # Nobody changes one. They are not frozen, which would make them slow to make, nor named tuples, of which a field is slow
 # to read: there are several for each task, and each is read by the store, the outbox, the log and the tally.
 
@@ -329,6 +202,15 @@ Command = (
     | SaveWorker
     | CompleteRun
 )
+
+
+class RefillRequest(NamedTuple):
+    """What the core asks for: the first tasks of a shelf from `start` on, so many."""
+
+    need: Need
+    start: DispatchKey
+    limit: int
+
 
 Kind = TypeVar("Kind", bound=Command)
 

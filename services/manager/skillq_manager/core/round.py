@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from skillq_manager.core.commands import Command, StoredStatus
+from skillq_manager.core.commands import Command
+from skillq_manager.core.events import StoredStatus
 from skillq_manager.core.model import TaskEntry, TaskKey
 
 

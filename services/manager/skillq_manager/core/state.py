@@ -20,6 +20,7 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.dispatch.recall import Recalls
@@ -36,8 +37,8 @@ BACKLOG_KEEP = 2000  # tasks with one need that are in memory where the store ke
 BACKLOG_FROM = (
     20_000  # tasks that may wait in memory, of all needs, before any of them goes to the store
 )
-_NO_SHELF = c.BacklogSummary((), {})
-_NOTHING: Mapping[TaskKey, c.StoredStatus] = {}
+_NO_SHELF = e.BacklogSummary((), {})
+_NOTHING: Mapping[TaskKey, e.StoredStatus] = {}
 _DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
 _HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
 _REFUSED = Outcome.REFUSED  # a name, for the reason that those in `lifecycle` have
@@ -77,23 +78,23 @@ class State:
             c.RefillRequest
         ] = []  # what the last turn asks for, before there is another
         self._handlers: dict[type, Callable[[Any], None]] = {
-            c.SubmissionReceived: self._submissions.submit,
-            c.SubmissionInvalid: self._submissions.refuse,
-            c.CancelRequested: self._submissions.cancel,
-            c.RetryRequested: self._submissions.retry,
-            c.BacklogPage: self._submissions.refill,
-            c.HeartbeatsLost: self.workers.on_heartbeats_lost,
-            c.HeartbeatsRecovered: self.workers.on_heartbeats_recovered,
+            e.SubmissionReceived: self._submissions.submit,
+            e.SubmissionInvalid: self._submissions.refuse,
+            e.CancelRequested: self._submissions.cancel,
+            e.RetryRequested: self._submissions.retry,
+            e.BacklogPage: self._submissions.refill,
+            e.HeartbeatsLost: self.workers.on_heartbeats_lost,
+            e.HeartbeatsRecovered: self.workers.on_heartbeats_recovered,
             Connect: self.workers.connect,
             Heartbeat: self.workers.heartbeat,
             Disconnect: self.workers.disconnect,
-            c.AssignmentReturned: self.workers.on_assignment_returned,
+            e.AssignmentReturned: self.workers.on_assignment_returned,
             TaskResults: self._results,
             Progress: self._progress,
-            c.AssignmentUndeliverable: self._undeliverable,
+            e.AssignmentUndeliverable: self._undeliverable,
         }
 
-    def handle(self, events: Iterable[c.Event], now: float) -> list[c.Command]:
+    def handle(self, events: Iterable[e.Event], now: float) -> list[c.Command]:
         """Take in what has happened up to `now` (seconds, never going back), and decide what is to be done."""
         self._round.start(now)
         for event in events:
@@ -122,8 +123,8 @@ class State:
 
     def end_restore(
         self,
-        shelf: c.BacklogSummary = _NO_SHELF,
-        known: Mapping[TaskKey, c.StoredStatus] = _NOTHING,
+        shelf: e.BacklogSummary = _NO_SHELF,
+        known: Mapping[TaskKey, e.StoredStatus] = _NOTHING,
     ) -> list[c.Command]:
         """What follows from it."""
         self._submissions.finish_restore(shelf, known)
@@ -194,7 +195,7 @@ class State:
             if task is not None and speaker is not None:
                 self.tasks.start_attempt(task, speaker, item.at or self._round.now)
 
-    def _undeliverable(self, event: c.AssignmentUndeliverable) -> None:
+    def _undeliverable(self, event: e.AssignmentUndeliverable) -> None:
         task = self.tasks.live.get((event.attempt.run, event.attempt.id))
         if task is not None and task.worker is not None and task.attempt == event.attempt.attempt:
             given_up = RetryVerdict(TaskStatus.DEAD_LETTERED)

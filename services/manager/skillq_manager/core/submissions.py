@@ -6,6 +6,7 @@ from typing import Any
 
 from skillq.messages import MIN_LEVEL, Outcome, Submission, Task, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import (
     LiveTask,
     Need,
@@ -21,7 +22,7 @@ from skillq_manager.core.tasks import Tasks, is_met
 _REMEMBERED = 4096
 
 _Kind = tuple[Need, Terms]
-_KnownTasks = Mapping[TaskKey, c.StoredStatus]
+_KnownTasks = Mapping[TaskKey, e.StoredStatus]
 
 
 class Submissions:
@@ -37,14 +38,14 @@ class Submissions:
 
     # --- submission
 
-    def submit(self, event: c.SubmissionReceived) -> None:
+    def submit(self, event: e.SubmissionReceived) -> None:
         """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
         submission, known = event.submission, event.known
         run, tasks = submission.run, submission.tasks
         there = self._known_tasks([(run, task.id) for task in tasks], known)
         reason = self._refusal(event, there)
         if reason is not None:
-            self.refuse(c.SubmissionInvalid(submission, reason))
+            self.refuse(e.SubmissionInvalid(submission, reason))
             return
         fresh = [task for task in tasks if task.id not in there] if there else tasks
         self._turn.commands.append(
@@ -75,13 +76,13 @@ class Submissions:
             if task.depends_on:
                 self._fail_with_dependency(entry, task, known)
 
-    def refuse(self, event: c.SubmissionInvalid) -> None:
+    def refuse(self, event: e.SubmissionInvalid) -> None:
         self._turn.commands.append(
             c.AnswerSubmission(event.submission, 0, 0, event.reason, self._turn.now)
         )
 
     def _refusal(
-        self, event: c.SubmissionReceived, there: Mapping[str, c.StoredStatus]
+        self, event: e.SubmissionReceived, there: Mapping[str, e.StoredStatus]
     ) -> str | None:
         submission = event.submission
         run, title = submission.run, submission.run_title
@@ -96,7 +97,7 @@ class Submissions:
         return next((complaint for complaint in complaints if complaint), None)
 
     def _task_refusal(
-        self, run: str, task: Task, own: set[str], there: c.StoredStatus | None, known: _KnownTasks
+        self, run: str, task: Task, own: set[str], there: e.StoredStatus | None, known: _KnownTasks
     ) -> str | None:
         if there is not None and there.fingerprint != task.fingerprint():
             return (
@@ -113,19 +114,19 @@ class Submissions:
 
     def _known_tasks(
         self, keys: Sequence[TaskKey], known: _KnownTasks
-    ) -> dict[str, c.StoredStatus]:
+    ) -> dict[str, e.StoredStatus]:
         """Those that are known, by id: few of very many, so that they are looked for together."""
         places = (self._tasks.live, self._turn.moved_to_backlog, self._turn.ended, known)
         found = set().union(*(place.keys() & keys for place in places if place))
         return {key[1]: one for key in found if (one := self._known_task(key, known)) is not None}
 
-    def _known_task(self, key: TaskKey, known: _KnownTasks) -> c.StoredStatus | None:
+    def _known_task(self, key: TaskKey, known: _KnownTasks) -> e.StoredStatus | None:
         entry = self._tasks.live.get(key)
         if entry is not None:
-            return c.StoredStatus(entry.status, entry.fingerprint)
+            return e.StoredStatus(entry.status, entry.fingerprint)
         away = self._turn.moved_to_backlog.get(key)
         if away is not None:
-            return c.StoredStatus(away.status, away.fingerprint)
+            return e.StoredStatus(away.status, away.fingerprint)
         return self._turn.ended.get(key) or known.get(key)
 
     def _new_entry(self, run: str, task: Task) -> TaskEntry:
@@ -182,7 +183,7 @@ class Submissions:
 
     # --- sent again
 
-    def retry(self, event: c.RetryRequested) -> None:
+    def retry(self, event: e.RetryRequested) -> None:
         """Take in again tasks that have ended; what is live, or waits for one that is not, is left alone."""
         done: list[TaskKey] = []
         refused: dict[TaskKey, str] = {}
@@ -195,7 +196,7 @@ class Submissions:
             done.append(again.key)
         self._turn.commands.append(c.AnswerRequest(event.request, tuple(done), refused))
 
-    def _retry_refusal(self, again: c.StoredTask, known: _KnownTasks) -> str | None:
+    def _retry_refusal(self, again: e.StoredTask, known: _KnownTasks) -> str | None:
         if again.key in self._tasks.live or self._is_in_backlog(again):
             return "has not ended"
         if again.key in self._turn.ended or not again.status.is_terminal:
@@ -209,13 +210,13 @@ class Submissions:
                 return f"depends on {other}, which {status}; send that again first, or with it"
         return None
 
-    def _is_in_backlog(self, again: c.StoredTask) -> bool:
+    def _is_in_backlog(self, again: e.StoredTask) -> bool:
         if again.key in self._turn.moved_to_backlog:
             return True
         was_ready = again.status is READY and again.key not in self._turn.ended
         return was_ready and self._tasks.has_backlog(again.task)
 
-    def _reopen(self, again: c.StoredTask, known: _KnownTasks) -> None:
+    def _reopen(self, again: e.StoredTask, known: _KnownTasks) -> None:
         need, terms = self._need_and_terms(again.task)
         entry = TaskEntry(
             key=again.key,
@@ -238,7 +239,7 @@ class Submissions:
 
     # --- called off
 
-    def cancel(self, event: c.CancelRequested) -> None:
+    def cancel(self, event: e.CancelRequested) -> None:
         """End tasks that have not; all of the run where no ids are given."""
         self._load_from_backlog(event)
         live = self._tasks.live
@@ -251,7 +252,7 @@ class Submissions:
         done = tuple(task.key for task in tasks)
         self._turn.commands.append(c.AnswerRequest(event.request, done, {}))
 
-    def _load_from_backlog(self, event: c.CancelRequested) -> None:
+    def _load_from_backlog(self, event: e.CancelRequested) -> None:
         """Take those of them off their shelves."""
         for row in event.backlog:
             if not self._is_known((row.run, row.id)):
@@ -267,7 +268,7 @@ class Submissions:
         turn = self._turn
         return key in self._tasks.live or key in turn.moved_to_backlog or key in turn.ended
 
-    def refill(self, event: c.BacklogPage) -> None:
+    def refill(self, event: e.BacklogPage) -> None:
         """The next tasks of a shelf: they have been open all the time."""
         rows = [row for row in event.rows if not self._is_known((row.run, row.id))]
         entries = [self._entry(row) for row in rows]
@@ -300,7 +301,7 @@ class Submissions:
         named = {(entry.key[0], d) for entry, depends_on in self._blocked for d in depends_on}
         return named - self._tasks.live.keys()
 
-    def finish_restore(self, shelf: c.BacklogSummary, known: _KnownTasks) -> None:
+    def finish_restore(self, shelf: e.BacklogSummary, known: _KnownTasks) -> None:
         """All are there: a blocked task waits for those of its dependencies that have not ended."""
         self._tasks.open_backlogs(shelf)
         shelved = {key for key, there in known.items() if not there.status.is_terminal}
@@ -354,7 +355,7 @@ class Submissions:
         )
 
 
-def _in_dependency_order(tasks: Iterable[c.StoredTask]) -> list[c.StoredTask]:
+def _in_dependency_order(tasks: Iterable[e.StoredTask]) -> list[e.StoredTask]:
     """Each after those of them that it depends on, else in order of submission."""
     given = {again.key: again for again in sorted(tasks, key=lambda again: again.seq)}
     graph = {

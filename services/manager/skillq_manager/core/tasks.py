@@ -7,6 +7,7 @@ from itertools import count
 from skillq import timings
 from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.dispatch.lookahead import Lookahead, is_waiting
 from skillq_manager.core.model import DispatchKey, Need, TaskEntry, TaskKey, WorkerEntry
@@ -94,7 +95,7 @@ class Tasks:
         """These come from the shelf; the next one there is not before `horizon`."""
         self._board.refill(need, tasks, horizon)
 
-    def open_backlogs(self, shelf: c.BacklogSummary) -> None:
+    def open_backlogs(self, shelf: e.BacklogSummary) -> None:
         """Count what an earlier manager has left there; it is fetched when it is wanted."""
         here = Counter(t.key[0] for t in self.live.values() if t.status is READY)
         for run, ready in shelf.ready.items():
@@ -364,7 +365,7 @@ class Tasks:
     def _remove(self, task: TaskEntry) -> None:
         run = task.key[0]
         del self.live[task.key]
-        self._turn.ended[task.key] = c.StoredStatus(task.status, task.fingerprint)
+        self._turn.ended[task.key] = e.StoredStatus(task.status, task.fingerprint)
         self._turn.runs[run] = True
         self.open[run] -= 1
         if not self.open[run]:

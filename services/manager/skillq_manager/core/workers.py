@@ -14,6 +14,7 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.round import RoundState
@@ -55,7 +56,7 @@ class Workers:
         if worker is not None:
             self._remove(worker, WorkerEventKind.DISCONNECTED, Outcome.RETURNED, event.reason)
 
-    def on_assignment_returned(self, event: c.AssignmentReturned) -> None:
+    def on_assignment_returned(self, event: e.AssignmentReturned) -> None:
         """Assignments came back: no new work for that worker until it is heard of again."""
         worker = self.current(event.worker, event.incarnation)
         if worker is None:
@@ -116,11 +117,11 @@ class Workers:
             elif verdict is LeaseVerdict.SUSPECT:
                 self._suspect(worker, "heartbeats are late")
 
-    def on_heartbeats_lost(self, event: c.HeartbeatsLost) -> None:
+    def on_heartbeats_lost(self, event: e.HeartbeatsLost) -> None:
         """No worker is judged by its silence while the manager cannot hear any."""
         self._turn.heartbeats_lost = True
 
-    def on_heartbeats_recovered(self, event: c.HeartbeatsRecovered) -> None:
+    def on_heartbeats_recovered(self, event: e.HeartbeatsRecovered) -> None:
         """From now on, all have their full time to be heard of again."""
         self._turn.heartbeats_lost = False
         self._turn.listening_since = self._turn.now

@@ -11,7 +11,7 @@ from skillq.errors import TransportError
 from skillq.messages import Probe, StatusQuery, Submission, first_error
 from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, dead_letter
-from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.inbound.inbox import Inbound, Received
 from skillq_manager.inbound.multipart import MultipartBuffer, Partial
@@ -29,7 +29,7 @@ log = structlog.get_logger()
 class Round:
     """All that one round deals with."""
 
-    events: list[c.Event] = field(default_factory=list)
+    events: list[e.Event] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     status_queries: list[StatusQuery] = field(default_factory=list)
     settled: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
@@ -129,7 +129,7 @@ class Triage:
                 mail.submissions.append(await pile.merged())
             except ValidationError as error:
                 mail.events.append(
-                    c.SubmissionInvalid((await pile.read_parts())[0], first_error(error))
+                    e.SubmissionInvalid((await pile.read_parts())[0], first_error(error))
                 )
         for pile in self._parts.take_expired():
             await self._refuse_incomplete(mail, pile)
@@ -145,7 +145,7 @@ class Triage:
             f"{pile.parts - len(parts)} of the {pile.parts} messages of this submission "
             f"did not come within {timings.PARTS_SILENCE_SECONDS:g} s; submit it again"
         )
-        mail.events.append(c.SubmissionInvalid(parts[0], reason))
+        mail.events.append(e.SubmissionInvalid(parts[0], reason))
 
     async def _requeue_parts(self, mail: Round, pile: Partial) -> None:
         """To the end of the queue."""
@@ -171,28 +171,28 @@ class Triage:
 
     # --- with what the store knows of them
 
-    async def _with_stored_tasks(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
+    async def _with_stored_tasks(self, request: str, keys: Sequence[TaskKey]) -> e.Event:
         """Tasks to be sent again, as the store has them now."""
         rows = [row for key in keys if (row := await self._store.task(key)) is not None]
         known = await self._store.known_tasks(
             {(row.run, d) for row in rows for d in row.task.depends_on}
         )
         again = tuple(
-            c.StoredTask(
+            e.StoredTask(
                 (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
             )
             for row in rows
         )
-        return c.RetryRequested(request, again, known)
+        return e.RetryRequested(request, again, known)
 
-    async def _with_backlog(self, event: c.Event) -> c.Event:
+    async def _with_backlog(self, event: e.Event) -> e.Event:
         """What is called off, with what of that the core has left to the store."""
-        if not isinstance(event, c.CancelRequested):
+        if not isinstance(event, e.CancelRequested):
             return event
         rows = await self._store.backlog_tasks(event.run, event.ids)
         return event._replace(backlog=tuple(rows))
 
-    async def _with_known(self, submissions: Sequence[Submission]) -> list[c.Event]:
+    async def _with_known(self, submissions: Sequence[Submission]) -> list[e.Event]:
         """Each submission with what the store knows of the tasks it names."""
         keys: set[TaskKey] = {
             (s.run, id)
@@ -206,7 +206,7 @@ class Triage:
         # In a run that there is not, nothing is known.
         keys = {key for key in keys if titles[key[0]] is not None}
         known = await self._store.known_tasks(keys) if keys else {}
-        return [c.SubmissionReceived(s, known, titles[s.run]) for s in submissions]
+        return [e.SubmissionReceived(s, known, titles[s.run]) for s in submissions]
 
     async def _title(self, run: str) -> str | None:
         """Of a run that there is; it never changes."""

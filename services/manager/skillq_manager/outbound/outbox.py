@@ -27,6 +27,7 @@ from skillq.runtime.logs import Log
 from skillq.transport import Outgoing, Transport
 from skillq.transport.batching import split_to_fit
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.outbound.messages import (
     Fields,
     assignment,
@@ -56,7 +57,7 @@ class Outbox:
         self,
         transport: Transport,
         store: Store,
-        feed: Callable[[c.Event], None],
+        feed: Callable[[e.Event], None],
         is_current: Callable[[AttemptRef, WorkerProfile], bool],
         may_assign: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -164,7 +165,7 @@ class Outbox:
                 f"its payload and the outputs of its dependencies are over {MAX_MESSAGE_BYTES} bytes together; "
                 "return references instead"
             )
-            self._feed(c.AssignmentUndeliverable(attempt_ref(item), reason))
+            self._feed(e.AssignmentUndeliverable(attempt_ref(item), reason))
 
     async def _deliver(
         self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[Fields]
@@ -180,7 +181,7 @@ class Outbox:
             except UnroutableMessage:
                 log.warning(Log.ASSIGNMENT_RETURNED, worker=worker.title, tasks=len(tasks))
                 self._feed(
-                    c.AssignmentReturned(
+                    e.AssignmentReturned(
                         worker.name, worker.incarnation, tuple(map(attempt_ref, tasks))
                     )
                 )
