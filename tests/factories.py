@@ -24,6 +24,7 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need, TaskEntry, TaskKey, Terms, WorkerEntry
 from skillq_manager.core.rules.matching import BestFit, Policy
 from skillq_manager.core.state import State
@@ -252,7 +253,7 @@ class Driver:
         return self.stored[run, id].status
 
     def reason(self, id: str, run: str = "default") -> str | None:
-        return self.state.reason((run, id), self.now)
+        return explain.reason(self.state, (run, id), self.now)
 
 
 def cancel(*ids: str, run: str = "default", reason: str = "not wanted") -> e.CancelRequested:

@@ -9,7 +9,8 @@ import pytest
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
-from skillq_manager.core.model import FIRST, LiveTask, Need
+from skillq_manager.core.events import LiveTask
+from skillq_manager.core.model import FIRST, Need
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import Store, StoreConflict

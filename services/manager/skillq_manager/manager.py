@@ -23,6 +23,7 @@ from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Delivery, Transport
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.inbound.inbox import Inbound, Inbox, Received
@@ -171,7 +172,7 @@ class Manager:
 
     def reason(self, key: TaskKey) -> str | None:
         """Why a task that has not ended is where it is."""
-        return self.state.reason(key, self._clock())
+        return explain.reason(self.state, key, self._clock())
 
     # --- leading and standing by
 

@@ -5,6 +5,7 @@ import pytest
 from skillq.messages import Lease, Outcome, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from tests.factories import (
     Driver,
     connect,
@@ -228,9 +229,9 @@ def test_each_worker_has_its_reason_why_it_does_not_have_the_task() -> None:
     do(connect("bob", 5, slots=2), connect("cyd", 2), connect("eve", types=["gpu"]))
     do(heartbeat(profile("dan"), draining=True), heartbeat(profile("fay", 9, reserve=8)))
     tried = c.Assign(("default", "a"), "ocr", 1, profile("Ada", 3), 0.0)
-    assert do.state.verdicts(("default", "a"))[0] == ("Ada", "has it: attempt 1")
+    assert explain.verdicts(do.state, ("default", "a"))[0] == ("Ada", "has it: attempt 1")
     do(submission(task("x", 5), task("y", 5)), results(tried, Outcome.FAILED))
-    assert do.state.verdicts(("default", "a")) == [
+    assert explain.verdicts(do.state, ("default", "a")) == [
         ("Ada", "failed it before"),
         ("bob", "could do it; all of its 2 slots are taken"),
         ("cyd", "has skill 2 for it; it needs 3"),
@@ -241,14 +242,14 @@ def test_each_worker_has_its_reason_why_it_does_not_have_the_task() -> None:
             "is reserved for tasks of difficulty 8 or more, until this one has waited for long",
         ),
     ]
-    assert do.state.verdicts(("default", "nobody-knows")) == []
+    assert explain.verdicts(do.state, ("default", "nobody-knows")) == []
 
 
 def test_a_task_that_is_held_back_has_free_workers_and_silent_ones() -> None:
     do = Driver(expected_workers=3)
     do(connect("ada"), submission(task()))
     do(heartbeat(profile("bob")), after=15.0)
-    assert do.state.verdicts(("default", "a")) == [
+    assert explain.verdicts(do.state, ("default", "a")) == [
         ("ada", "has not been heard of lately"),
         ("bob", "could do it, and has a free slot"),
     ]

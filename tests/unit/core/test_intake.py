@@ -4,8 +4,8 @@ import pytest
 
 from skillq.messages import Outcome, Task, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import entries
 from skillq_manager.core import events as e
-from skillq_manager.core import submissions
 from tests.factories import (
     Driver,
     cancel,
@@ -213,12 +213,12 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
 def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
     do: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submissions, "_REMEMBERED", 3)
+    monkeypatch.setattr(entries, "_REMEMBERED", 3)
     do(submission(*(task(f"t{n}", timeout=5) for n in range(9))))
     assert len({id(entry.terms) for entry in do.state.tasks.live.values()}) == 1
     assert len({id(entry.need) for entry in do.state.tasks.live.values()}) == 1
     do(submission(*(task(f"u{n}", timeout=n + 1) for n in range(99))))
-    assert len(do.state._submissions._kinds) <= 3
+    assert len(do.state._entries._kinds) <= 3
 
 
 # --- restored

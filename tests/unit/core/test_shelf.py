@@ -7,6 +7,7 @@ import pytest
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
@@ -221,10 +222,12 @@ def test_why_one_on_a_shelf_waits_is_said_as_of_one_in_memory(do: ShelfDriver) -
     need = Need.from_task(task("x", difficulty=4))
     do(connect("junior", 3))
     assert do.reason("t09") is None
-    assert do.state.reason_in_backlog(need) == do.reason("t00")
-    assert do.state.verdicts_in_backlog(need) == do.state.verdicts(("default", "t00"))
-    assert do.state.reason_in_backlog(Need.from_task(task("x", difficulty=9))) is None
-    assert do.state.verdicts_in_backlog(Need.from_task(task("x", difficulty=9))) == []
+    assert explain.reason_in_backlog(do.state, need) == do.reason("t00")
+    assert explain.verdicts_in_backlog(do.state, need) == explain.verdicts(
+        do.state, ("default", "t00")
+    )
+    assert explain.reason_in_backlog(do.state, Need.from_task(task("x", difficulty=9))) is None
+    assert explain.verdicts_in_backlog(do.state, Need.from_task(task("x", difficulty=9))) == []
 
 
 # --- workers

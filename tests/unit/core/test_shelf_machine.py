@@ -8,6 +8,7 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 from skillq.messages import Task, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need, TaskKey
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
@@ -74,8 +75,8 @@ class ShelfMachine(Machine):
         shelved = self.keeper.on_shelf - self.state.tasks.live.keys()
         for key in shelved:
             need = Need.from_task(self.model.rows[key].task)
-            assert self.state.reason_in_backlog(need)
-            assert len(self.state.verdicts_in_backlog(need)) == len(self.model.crew.here)
+            assert explain.reason_in_backlog(self.state, need)
+            assert len(explain.verdicts_in_backlog(self.state, need)) == len(self.model.crew.here)
         assert sum(self.state.tasks.open.values()) == len(there)
         return there - shelved
 

@@ -28,6 +28,7 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
@@ -338,7 +339,7 @@ class Machine(RuleBasedStateMachine):
             n: w.profile for n, w in self.state.workers.workers.items()
         }.keys() == self.model.crew.here.keys()
         for key in rows:
-            assert (self.state.reason(key, self.now) is None) == (key not in there)
+            assert (explain.reason(self.state, key, self.now) is None) == (key not in there)
         deadline = self.state.next_deadline()
         assert deadline is None or deadline > self.now
 

@@ -142,7 +142,7 @@ def test_two_runs_do_not_mix(do: Driver) -> None:
 
 def test_a_store_that_lost_a_dependency_is_not_believed_silently(do: Driver) -> None:
     with pytest.raises(KeyError):
-        do.state._submissions._status(("run", "nowhere"), {})
+        do.state._entries.status(("run", "nowhere"), {})
 
 
 # --- dependencies

@@ -1,7 +1,7 @@
 """Events: what goes into the core, beside wire messages."""
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 from skillq.messages import (
     AttemptRef,
@@ -14,7 +14,7 @@ from skillq.messages import (
     TaskResults,
     TaskStatus,
 )
-from skillq_manager.core.model import LiveTask, Need, TaskKey
+from skillq_manager.core.model import Need, TaskKey
 
 
 class StoredStatus(NamedTuple):
@@ -22,6 +22,41 @@ class StoredStatus(NamedTuple):
 
     status: TaskStatus
     fingerprint: int
+
+
+class LiveTask(Protocol):
+    """A task that had not ended when a manager left, as its store hands it to the next."""
+
+    @property
+    def run(self) -> str: ...
+    @property
+    def id(self) -> str: ...
+    @property
+    def seq(self) -> int: ...
+    @property
+    def like(self) -> Task: ...  # but for its id and its texts
+    @property
+    def fingerprint(self) -> int: ...
+    @property
+    def status(self) -> TaskStatus: ...
+    @property
+    def submitted_at(self) -> float: ...
+    @property
+    def attempt(self) -> int: ...
+    @property
+    def failures(self) -> int: ...
+    @property
+    def losses(self) -> int: ...
+    @property
+    def worker(self) -> str | None: ...
+    @property
+    def incarnation(self) -> str | None: ...
+    @property
+    def assigned_at(self) -> float | None: ...
+    @property
+    def retry_at(self) -> float | None: ...
+    @property
+    def need(self) -> Need | None: ...
 
 
 class SubmissionReceived(NamedTuple):

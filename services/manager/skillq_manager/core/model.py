@@ -1,7 +1,7 @@
 """What the core remembers of tasks that have not ended and of workers that are there."""
 
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from skillq.messages import AttemptRef, Task, TaskStatus, Unroutable, WorkerProfile
 
@@ -143,38 +143,3 @@ class TaskEntry:
     @property
     def ref(self) -> AttemptRef:
         return AttemptRef(run=self.key[0], id=self.key[1], attempt=self.attempt)
-
-
-class LiveTask(Protocol):
-    """A task that had not ended when a manager left, as its store hands it to the next."""
-
-    @property
-    def run(self) -> str: ...
-    @property
-    def id(self) -> str: ...
-    @property
-    def seq(self) -> int: ...
-    @property
-    def like(self) -> Task: ...  # but for its id and its texts
-    @property
-    def fingerprint(self) -> int: ...
-    @property
-    def status(self) -> TaskStatus: ...
-    @property
-    def submitted_at(self) -> float: ...
-    @property
-    def attempt(self) -> int: ...
-    @property
-    def failures(self) -> int: ...
-    @property
-    def losses(self) -> int: ...
-    @property
-    def worker(self) -> str | None: ...
-    @property
-    def incarnation(self) -> str | None: ...
-    @property
-    def assigned_at(self) -> float | None: ...
-    @property
-    def retry_at(self) -> float | None: ...
-    @property
-    def need(self) -> Need | None: ...

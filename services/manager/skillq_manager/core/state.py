@@ -24,10 +24,15 @@ from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.dispatch.recall import Recalls
-from skillq_manager.core.model import LiveTask, Need, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.due import DueTasks
+from skillq_manager.core.entries import Entries
+from skillq_manager.core.events import LiveTask
+from skillq_manager.core.model import TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.operations import Operations
+from skillq_manager.core.restore import Restore
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules.leases import LeasePolicy
-from skillq_manager.core.rules.matching import Policy, why_not, why_unable
+from skillq_manager.core.rules.matching import Policy
 from skillq_manager.core.rules.retry import RetryPolicy, RetryVerdict
 from skillq_manager.core.submissions import Submissions
 from skillq_manager.core.tasks import Tasks
@@ -71,8 +76,14 @@ class State:
             self._round, self.board, self.lookahead, retries or RetryPolicy(), chance
         )
         self._recalls = Recalls(self._round, self.board, self.lookahead.policy)
-        self._submissions = Submissions(self._round, self.tasks)
-        self.workers = Workers(self._round, self.board, self.tasks, leases or LeasePolicy())
+        self._entries = Entries(self._round, self.tasks)
+        self._submissions = Submissions(self._round, self.tasks, self._entries)
+        self._operations = Operations(self._round, self.board, self.tasks, self._entries)
+        self._restore = Restore(self._round, self.board, self.tasks, self._entries)
+        self._due = DueTasks(self._round, self.board, self.tasks)
+        self.workers = Workers(
+            self._round, self.board, self.tasks, self._due, leases or LeasePolicy()
+        )
         self.expected_workers = expected_workers
         self.refills: list[
             c.RefillRequest
@@ -80,9 +91,9 @@ class State:
         self._handlers: dict[type, Callable[[Any], None]] = {
             e.SubmissionReceived: self._submissions.submit,
             e.SubmissionInvalid: self._submissions.refuse,
-            e.CancelRequested: self._submissions.cancel,
-            e.RetryRequested: self._submissions.retry,
-            e.BacklogPage: self._submissions.refill,
+            e.CancelRequested: self._operations.cancel,
+            e.RetryRequested: self._operations.retry,
+            e.BacklogPage: self._restore.refill,
             e.HeartbeatsLost: self.workers.on_heartbeats_lost,
             e.HeartbeatsRecovered: self.workers.on_heartbeats_recovered,
             Connect: self.workers.connect,
@@ -115,11 +126,11 @@ class State:
         self.tasks.seq = count(last_seq + 1)
 
     def restore(self, rows: Iterable[LiveTask]) -> None:
-        self._submissions.restore(rows, self.workers.workers)
+        self._restore.add_tasks(rows, self.workers.workers)
 
     def unresolved_dependencies(self) -> set[TaskKey]:
         """Of these tasks `end_restore` wants to know where they are, if there is a shelf."""
-        return self._submissions.unresolved_dependencies()
+        return self._restore.unresolved_dependencies()
 
     def end_restore(
         self,
@@ -127,14 +138,14 @@ class State:
         known: Mapping[TaskKey, e.StoredStatus] = _NOTHING,
     ) -> list[c.Command]:
         """What follows from it."""
-        self._submissions.finish_restore(shelf, known)
+        self._restore.finish(shelf, known)
         if any(task.attempt for task in self.tasks.live.values()):
             self.expected_workers = 0  # they had been there
         return self._finish_round()
 
     def _finish_round(self) -> list[c.Command]:
         self.workers.sweep()
-        self.tasks.handle_due(fleet_is_there=not self.expected_workers)
+        self._due.handle_timers(fleet_is_there=not self.expected_workers)
         self._match()
         self.board.settle()
         shelves = self.board.backlog
@@ -219,60 +230,3 @@ class State:
     def is_current(self, ref: AttemptRef, worker: str, incarnation: str) -> bool:
         """Whether this attempt is still this worker's."""
         return self._current_task(ref, self.workers.current(worker, incarnation)) is not None
-
-    # --- why a task waits
-
-    def reason(self, key: TaskKey, now: float) -> str | None:
-        """Why a task that has not ended is where it is, in a sentence; None for one that has."""
-        task = self.tasks.live.get(key)
-        return None if task is None else self._why(task, now)
-
-    def reason_in_backlog(self, need: Need) -> str | None:
-        """The same of a task that is ready and not here; None where there is no shelf for it."""
-        return self._why_waiting(need) if self.board.has_backlog(need) else None
-
-    def verdicts(self, key: TaskKey) -> list[tuple[str, str]]:
-        """Worker by worker, as its user wrote it: why this one has, could have, or cannot have the task."""
-        task = self.tasks.live.get(key)
-        if task is None:
-            return []
-        return [(w.profile.title, self._verdict(task.need, w, task)) for w in self._by_name()]
-
-    def verdicts_in_backlog(self, need: Need) -> list[tuple[str, str]]:
-        """The same of a task that is ready and not here."""
-        if not self.board.has_backlog(need):
-            return []
-        return [(w.profile.title, self._verdict(need, w)) for w in self._by_name()]
-
-    def _by_name(self) -> list[WorkerEntry]:
-        return sorted(self.workers.workers.values(), key=lambda worker: worker.name)
-
-    def _verdict(self, need: Need, worker: WorkerEntry, task: TaskEntry | None = None) -> str:
-        if task is not None and task.worker is worker:
-            return f"has it: attempt {task.attempt}"
-        if worker.name in need.excluded:
-            return "failed it before"
-        if not self.board.policy.can(worker.skills, need):
-            return why_not(worker.skills, need)
-        if worker.draining or worker.suspect:
-            return "is leaving" if worker.draining else "has not been heard of lately"
-        if not worker.is_free:
-            return f"could do it; all of its {worker.slots} slots are taken"
-        return "could do it, and has a free slot"
-
-    def _why(self, task: TaskEntry, now: float) -> str:
-        if task.worker is not None:
-            return f"attempt {task.attempt} is with {task.worker.profile.title}"
-        if task.status is TaskStatus.BLOCKED:
-            return f"waits for {task.waits_for} of the tasks it depends on"
-        if task.retry_at is not None:
-            return f"is tried again in {max(0.0, task.retry_at - now):.1f} s"
-        return self._why_waiting(task.need)
-
-    def _why_waiting(self, need: Need) -> str:
-        if self.expected_workers:
-            return f"waits for workers: {len(self.workers.workers)} of {self.expected_workers} expected are there"
-        capable = sum(1 for _ in self.board.capable(need))
-        if capable:
-            return f"waits for a slot: {capable} of {len(self.workers.workers)} workers can do it, none is free"
-        return why_unable([worker.skills for worker in self.workers.workers.values()], need)

@@ -1,24 +1,22 @@
 """Tasks that have not ended: given out, ended, tried again, given up."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from itertools import count
 
 from skillq import timings
-from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
+from skillq.messages import TERMINAL, Outcome, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
-from skillq_manager.core.dispatch.lookahead import Lookahead, is_waiting
-from skillq_manager.core.model import DispatchKey, Need, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.dispatch.lookahead import Lookahead
+from skillq_manager.core.model import Need, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules import retry
-from skillq_manager.core.rules.escalation import escalated, for_best_worker, relaxed
+from skillq_manager.core.rules.escalation import escalated
 from skillq_manager.core.rules.lifecycle import (
     ASSIGNED,
     BLOCKED,
     CANCELLED,
-    DEAD_LETTERED,
     FAILED,
     READY,
     RUNNING,
@@ -26,10 +24,8 @@ from skillq_manager.core.rules.lifecycle import (
     TIMED_OUT,
     check,
 )
-from skillq_manager.core.rules.matching import why_unable
 from skillq_manager.core.timers import TimerKind, Timers
 
-_AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
 _TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
 _DONE = retry.RetryVerdict(SUCCEEDED)
 # Names, for the reason that those in `lifecycle` have.
@@ -71,7 +67,7 @@ class Tasks:
     def put_on_board(self, task: TaskEntry) -> None:
         task.retry_at = None
         task.ready_at = self._turn.now
-        self._add_to_board(task)
+        self.add_to_board(task)
 
     def add_new(self, task: TaskEntry) -> bool:
         """A new task is ready. Whether it is on the board; else it is left to the store."""
@@ -82,7 +78,7 @@ class Tasks:
             self._evict_task(task)
             return False
         if task.terms.unroutable is not _WAIT:
-            self._check_unroutable_later(task, self._turn.now)
+            self.check_unroutable_later(task, self._turn.now)
         return True
 
     def evict(self) -> None:
@@ -91,34 +87,17 @@ class Tasks:
             self._evict_task(task)
             self._turn.commands.append(c.MoveToBacklog(task.key, task.need, task.priority))
 
-    def refill(self, need: Need, tasks: Sequence[TaskEntry], horizon: DispatchKey | None) -> None:
-        """These come from the shelf; the next one there is not before `horizon`."""
-        self._board.refill(need, tasks, horizon)
-
-    def open_backlogs(self, shelf: e.BacklogSummary) -> None:
-        """Count what an earlier manager has left there; it is fetched when it is wanted."""
-        here = Counter(t.key[0] for t in self.live.values() if t.status is READY)
-        for run, ready in shelf.ready.items():
-            if ready > here[run]:
-                self.open[run] = self.open.get(run, 0) + ready - here[run]
-        for need in shelf.needs:
-            self._board.open_backlog(need, self._turn.now)
-
-    def has_backlog(self, of: Task) -> bool:
-        """Whether such a task may be there."""
-        return self._board.has_backlog(Need.from_task(of))
-
     def _evict_task(self, task: TaskEntry) -> None:
         """It is open, but no longer live."""
         del self.live[task.key]
         self._turn.moved_to_backlog[task.key] = task
 
-    def _add_to_board(self, task: TaskEntry) -> None:
+    def add_to_board(self, task: TaskEntry) -> None:
         self._board.add_task(task)
         if task.terms.unroutable is not _WAIT:
-            self._check_unroutable_later(task, self._turn.now)
+            self.check_unroutable_later(task, self._turn.now)
 
-    def _check_unroutable_later(self, task: TaskEntry, since: float) -> None:
+    def check_unroutable_later(self, task: TaskEntry, since: float) -> None:
         """Apply the policy of a task that nobody can do, if that has been so since then."""
         at = max(
             since + task.terms.unroutable_after, self._turn.now + timings.UNROUTABLE_CHECK_SECONDS
@@ -142,9 +121,9 @@ class Tasks:
         task.began_at = self._turn.now  # if it has
         self._lookahead.add_attempt(worker, task)
         self._board.worker_changed(worker)
-        self._start_timeout(task, at)
+        self.start_timeout(task, at)
 
-    def _start_timeout(self, task: TaskEntry, since: float) -> None:
+    def start_timeout(self, task: TaskEntry, since: float) -> None:
         if task.terms.timeout is not None:
             self.timers.add_timer(
                 since + task.terms.timeout + timings.OVERDUE_SLACK_SECONDS, TimerKind.OVERDUE, task
@@ -195,7 +174,7 @@ class Tasks:
             )
         )
         if task.status in TERMINAL:
-            self._close(task)
+            self.close_task(task)
             return
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
             self._escalate(task, worker)
@@ -228,11 +207,9 @@ class Tasks:
         others = (w for w in self._board.capable(harder._replace(excluded=frozenset())))
         if all(w.name in harder.excluded for w in others):
             harder = harder._replace(excluded=frozenset())
-        self._change_need(
-            task, harder, f"attempt {task.attempt} failed with {worker.profile.title}"
-        )
+        self.change_need(task, harder, f"attempt {task.attempt} failed with {worker.profile.title}")
 
-    def _change_need(self, task: TaskEntry, need: Need, reason: str) -> None:
+    def change_need(self, task: TaskEntry, need: Need, reason: str) -> None:
         if need != task.need:
             task.need = need
             self._turn.commands.append(c.SetNeed(task.key, need, reason, self._turn.now))
@@ -248,105 +225,30 @@ class Tasks:
         task.retry_at = at
         self.timers.add_timer(at, TimerKind.RETRY, task)
 
-    # --- time
-
-    def handle_due(self, *, fleet_is_there: bool = True) -> None:
-        """Look at all whose time has come. Before the fleet is there, nobody says that none of it can do a task."""
-        whys: dict[Need, str] = {}
-        for kind, task in self.timers.due(self._turn.now):
-            if kind is TimerKind.RETRY:
-                self.put_on_board(task)
-            elif kind is TimerKind.UNROUTABLE:
-                self._unroutable(task, whys, fleet_is_there=fleet_is_there)
-            elif task.worker is None:
-                self._stop_late(task)
-            elif self._turn.has_listened_for(timings.OVERDUE_SLACK_SECONDS):
-                self._stop_late(task) if kind is TimerKind.DEADLINE else self._overdue(
-                    task, task.worker
-                )
-            else:  # its result may be on its way
-                self.timers.add_timer(self._turn.now + timings.OVERDUE_SLACK_SECONDS, kind, task)
-
     def _is_late(self, task: TaskEntry) -> bool:
         """Whether its deadline is over."""
         deadline = task.terms.deadline
         return deadline is not None and self._turn.now >= task.submitted_at + deadline
-
-    def _stop_late(self, task: TaskEntry) -> None:
-        reason = f"its deadline of {task.terms.deadline:g} s is over"
-        self.end_task(task, Outcome.TIMED_OUT, TIMED_OUT, reason)
-
-    def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        """The worker should have ended it, and has not said so; its time counts from when it could begin."""
-        if task.is_prefetched:
-            task.is_prefetched = is_waiting(task, worker)
-            has_begun = task.status is RUNNING
-            self._start_timeout(task, task.began_at if has_begun else self._turn.now)
-            return
-        self._cancel_attempt(task, worker)
-        reason = f"took longer than {task.terms.timeout:g} s"
-        self.end_attempt(task, worker, Outcome.TIMED_OUT, reason=reason)
-
-    def _unroutable(self, task: TaskEntry, whys: dict[Need, str], *, fleet_is_there: bool) -> None:
-        """Apply the policy of a task that nobody can do, if that is so, and has been for long enough."""
-        since = self._board.unroutable_since(task.need) if fleet_is_there else None
-        if since is None or since + task.terms.unroutable_after > self._turn.now:
-            self._check_unroutable_later(task, self._turn.now if since is None else since)
-            return
-        why = whys.get(task.need)
-        if why is None:
-            why = whys[task.need] = why_unable(list(self._board.skill_counts), task.need)
-        if task.terms.unroutable is Unroutable.REJECT:
-            self._board.discard(task)
-            self._set(task, DEAD_LETTERED, why)
-            self._close(task)
-        elif task.terms.unroutable is Unroutable.RELAX:
-            self._set_waiting_need(
-                task, relaxed(task.need, self._board.skill_counts), f"relaxed: {why}"
-            )
-        else:
-            need = for_best_worker(task.need, self._board.skill_counts)
-            self._set_waiting_need(task, need, f"escalated: {why}")
-
-    def age(self, older_than: float) -> None:
-        """Let reserved workers take what has waited for so long: not worth a row, the next manager begins anew."""
-        for task in self._board.aged(self._turn.now - older_than, _AGED_AT_ONCE):
-            self._board.discard(task)
-            task.need = task.need._replace(aged=True)
-            self._add_to_board(task)
-
-    def lift_exclusions(self, after: float) -> None:
-        """Nobody else has been there for so long: the workers that failed a task may try it again."""
-        for task in list(self._board.stuck_by_exclusion(self._turn.now - after)):
-            self._set_waiting_need(
-                task, task.need._replace(excluded=frozenset()), "nobody else can do it"
-            )
-
-    def _set_waiting_need(self, task: TaskEntry, need: Need, reason: str) -> None:
-        """A waiting task asks for something else."""
-        self._board.discard(task)
-        self._change_need(task, need, reason)
-        self._add_to_board(task)
 
     # --- the end
 
     def end_task(self, task: TaskEntry, outcome: Outcome, status: TaskStatus, reason: str) -> None:
         """End a task wherever it is; a worker that has it is told to give it up."""
         if task.worker is not None:
-            self._cancel_attempt(task, task.worker)
+            self.cancel_attempt(task, task.worker)
             verdict = retry.RetryVerdict(status)
             self.end_attempt(task, task.worker, outcome, reason=reason, verdict=verdict)
             return
         self._board.discard(task)
         task.retry_at = None
-        self._set(task, status, reason)
-        self._close(task)
+        self.set_status(task, status, reason)
+        self.close_task(task)
 
     def cancel_tasks(self, tasks: Sequence[TaskEntry], reason: str) -> None:
         """End all of these as cancelled, even those that depend on others of them."""
         blocked = [task for task in tasks if task.status is BLOCKED]
         for task in blocked:
-            self._set(task, CANCELLED, reason)
+            self.set_status(task, CANCELLED, reason)
             self._remove(task)
         for task in tasks:
             if not task.status.is_terminal:
@@ -354,10 +256,10 @@ class Tasks:
         for task in blocked:
             self.resolve(task.key, task.status)
 
-    def _cancel_attempt(self, task: TaskEntry, worker: WorkerEntry) -> None:
+    def cancel_attempt(self, task: TaskEntry, worker: WorkerEntry) -> None:
         self._turn.commands.append(c.CancelAttempts(worker.profile, self._turn.store, (task.ref,)))
 
-    def _close(self, task: TaskEntry) -> None:
+    def close_task(self, task: TaskEntry) -> None:
         self._remove(task)
         if task.key in self.dependents:
             self.resolve(task.key, task.status)
@@ -383,17 +285,17 @@ class Tasks:
                     dependent.waits_for -= 1
                     self.unblock(dependent)
                     continue
-                self._set(dependent, FAILED, f"dependency {key[1]} {status}")
+                self.set_status(dependent, FAILED, f"dependency {key[1]} {status}")
                 self._remove(dependent)
                 resolved.append((dependent.key, dependent.status))
 
     def unblock(self, task: TaskEntry) -> None:
         """It is ready if it waits for nothing more."""
         if not task.waits_for:
-            self._set(task, READY, None)
+            self.set_status(task, READY, None)
             self.put_on_board(task)
 
-    def _set(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
+    def set_status(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
         task.status = check(task.status, status)
         self._turn.commands.append(
             c.SetStatus(task.key, task.need.type, status, reason, task.attempt, self._turn.now)

@@ -16,6 +16,7 @@ from skillq.messages import (
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.due import DueTasks
 from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules.leases import LeasePolicy, LeaseVerdict, judge
@@ -23,10 +24,13 @@ from skillq_manager.core.tasks import Tasks
 
 
 class Workers:
-    def __init__(self, turn: RoundState, board: Board, tasks: Tasks, policy: LeasePolicy) -> None:
+    def __init__(
+        self, turn: RoundState, board: Board, tasks: Tasks, due: DueTasks, policy: LeasePolicy
+    ) -> None:
         self._turn = turn
         self._board = board
         self._tasks = tasks
+        self._due = due
         self._policy = policy
         self._joined = count(1)
         self._departed: dict[tuple[str, str], float] = {}  # by name and incarnation, when
@@ -94,8 +98,8 @@ class Workers:
         self._extend_leases(self._turn.now - self.next_sweep)
         self.next_sweep = self._turn.now + self._policy.sweep_every
         self._forget_departed()
-        self._tasks.age(self._policy.reserve_for)
-        self._tasks.lift_exclusions(self._policy.exclude_for)
+        self._due.age(self._policy.reserve_for)
+        self._due.lift_exclusions(self._policy.exclude_for)
         if not self._turn.heartbeats_lost:
             self._check_leases()
 
