@@ -164,7 +164,7 @@ async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
 
 
 async def _next_state(store: Store) -> State:
-    state = State(BestFit(), chance=lambda: 0.5, head=2)
+    state = State(BestFit(), chance=lambda: 0.5, backlog_keep=2)
     state.begin_restore([], await store.last_seq(), 1000.0)
     async for rows in store.load(shelved=False):
         state.restore(rows)

@@ -235,7 +235,7 @@ class Model:
                 self._is_unroutable(row)
                 row.asked_at = self.now
             case _:
-                assert command.reason == "nobody else can do it"
+                assert command.reason == "no other worker can do it"
                 assert not self.crew.able(old)
                 assert not new.excluded
         row.need = new

@@ -90,7 +90,7 @@ class ShelfDriver(Driver):
     def __init__(self, head: int = 2, **more: Any) -> None:
         self.keeper = Keeper()
         self._more = more
-        super().__init__(head=head, **more)
+        super().__init__(backlog_keep=head, **more)
 
     def _store(self, out: Sequence[c.Command]) -> None:
         super()._store(out)
@@ -109,7 +109,7 @@ class ShelfDriver(Driver):
         return out + more
 
     def next_manager(self, *, head: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
-        self.state = State(self.state.board.policy, chance=lambda: 0.5, head=head)
+        self.state = State(self.state.board.policy, chance=lambda: 0.5, backlog_keep=head)
         out = self.keeper.restore(self.state, workers, self.now)
         out += self.keeper.refill(self.state, self.now)
         super()._store(out)

@@ -75,14 +75,14 @@ def test_each_worker_is_judged_by_the_lease_that_it_says_it_goes_by(do: Driver) 
     do(connect("ada"), connect("bob", lease=patient))
     assert {save.profile.name for save in pick(do(after=30.0), c.SaveWorker)} == {"ada"}
     assert news(do(after=30.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert news(do(after=60.0)) == [(Kind.LOST, "not heard of for 120 s")]
+    assert news(do(after=60.0)) == [(Kind.LOST, "no heartbeat for 120 s")]
 
 
 def test_a_suspect_that_is_heard_of_again_goes_on(do: Driver) -> None:
     do(connect(), submission(task("a")))
     do(submission(task("b")), after=15.0)
     out = do(heartbeat(ADA))
-    assert news(out) == [(Kind.CONNECTED, "heard of again")]
+    assert news(out) == [(Kind.CONNECTED, "its heartbeats are back")]
 
 
 def test_a_suspect_with_a_new_profile_is_told_once(do: Driver) -> None:
@@ -94,10 +94,10 @@ def test_a_suspect_with_a_new_profile_is_told_once(do: Driver) -> None:
 def test_a_dead_worker_loses_its_attempts_to_others(do: Driver, held: c.Assign) -> None:
     do(heartbeat(profile("bob")), after=29.0)
     out = do(after=1.0)
-    assert news(out) == [(Kind.LOST, "not heard of for 30 s")]
+    assert news(out) == [(Kind.LOST, "no heartbeat for 30 s")]
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status) == (Outcome.LOST, S.READY)
-    assert end.reason == "worker ada: not heard of for 30 s"
+    assert end.reason == "worker ada: no heartbeat for 30 s"
     assert pairs(out) == [("a", "bob")]
 
 
@@ -204,7 +204,7 @@ def test_a_manager_that_was_held_up_holds_that_time_against_nobody(
     assert do(paused=61.0) == []
     assert not news(do(after=3.0))
     assert news(do(after=2.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert news(do(after=15.0)) == [(Kind.LOST, "not heard of for 30 s")]
+    assert news(do(after=15.0)) == [(Kind.LOST, "no heartbeat for 30 s")]
 
 
 def test_nor_does_one_that_is_always_slow_trust_the_dead_for_ever(
@@ -250,7 +250,7 @@ def test_a_task_that_is_held_back_has_free_workers_and_silent_ones() -> None:
     do(connect("ada"), submission(task()))
     do(heartbeat(profile("bob")), after=15.0)
     assert explain.verdicts(do.state, ("default", "a")) == [
-        ("ada", "has not been heard of lately"),
+        ("ada", "has sent no heartbeat for some time"),
         ("bob", "could do it, and has a free slot"),
     ]
 

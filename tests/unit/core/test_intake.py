@@ -166,7 +166,7 @@ def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
     do(connect())
     failed(do, A, B)
     assert one(do.again(B), c.AnswerRequest).refused == {
-        ("default", "b"): "depends on a, which failed; send that again first, or with it"
+        ("default", "b"): "depends on a, which failed; retry that first, or with it"
     }
     do.again(A)
     assert one(do.again(B), c.Reopen).status is S.BLOCKED
@@ -213,12 +213,12 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
 def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
     do: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(entries, "_REMEMBERED", 3)
+    monkeypatch.setattr(entries, "_CACHED_SHAPES", 3)
     do(submission(*(task(f"t{n}", timeout=5) for n in range(9))))
     assert len({id(entry.terms) for entry in do.state.tasks.live.values()}) == 1
     assert len({id(entry.need) for entry in do.state.tasks.live.values()}) == 1
     do(submission(*(task(f"u{n}", timeout=n + 1) for n in range(99))))
-    assert len(do.state._entries._kinds) <= 3
+    assert len(do.state._entries._needs_and_terms) <= 3
 
 
 # --- restored

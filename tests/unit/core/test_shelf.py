@@ -49,7 +49,7 @@ def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> No
 
 
 def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
-    do = ShelfDriver(HEAD, crowd=10)
+    do = ShelfDriver(HEAD, backlog_from=10)
     fill(do, 5)
     out = fill(do, 5, 5, difficulty=4)
     assert not [command for command in out if isinstance(command, c.MoveToBacklog)]
@@ -62,7 +62,7 @@ def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
 
 def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_other() -> None:
     head, crowd, needs = 5, 100, 6
-    do = ShelfDriver(head, crowd=crowd)
+    do = ShelfDriver(head, backlog_from=crowd)
     batches = [
         [task(f"{kind}-{n}", type=f"kind {kind}") for n in range(crowd + 2)]
         for kind in range(needs)

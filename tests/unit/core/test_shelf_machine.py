@@ -34,8 +34,8 @@ class ShelfMachine(Machine):
             BestFit(),
             chance=lambda: self.chance,
             expected_workers=self.expected,
-            head=self.head,
-            crowd=self.crowd,
+            backlog_keep=self.head,
+            backlog_from=self.crowd,
         )
 
     @rule(

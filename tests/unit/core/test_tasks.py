@@ -295,14 +295,14 @@ def test_a_task_says_why_it_waits() -> None:
     do = Driver(expected_workers=2, retries=RetryPolicy(base=20.0))
     hard = submission(task("a", 5, max_attempts=2), task("b", 5), task("c", depends_on=("a",)))
     do(connect(skill=5), hard, submission(task("d", 9)))
-    assert do.reason("a") == "waits for workers: 1 of 2 expected are there"
+    assert do.reason("a") == "waits for workers: 1 of 2 expected are connected"
     assert do.reason("c") == "waits for 1 of the tasks it depends on"
     held = one(do(connect("bob", skill=1)), c.Assign)
     assert do.reason("a") == "attempt 1 is with ada"
     assert do.reason("b") == "waits for a slot: 1 of 2 workers can do it, none is free"
     assert do.reason("d") == "no worker can do it: it needs skill 9, the best has 5"
     do(results(held, Outcome.FAILED))
-    assert do.reason("a") == "is tried again in 10.0 s"
+    assert do.reason("a") == "is retried in 10.0 s"
     assert do.reason("nobody-knows") is None
 
 

@@ -200,7 +200,7 @@ def test_where_nobody_else_is_left_it_may_try_again(do: Driver) -> None:
     do(results(held, Outcome.FAILED), disconnect(BOB))
     assert not pairs(do(*beats(ADA), after=14.0))  # bob may just be starting anew
     out = do(after=1.0)
-    assert asks(out) == [("a", need(), "nobody else can do it")]
+    assert asks(out) == [("a", need(), "no other worker can do it")]
     assert pairs(out) == [("a", "ada")]
 
 

@@ -1,1 +1,1 @@
-"""The manager's decisions: pure functions of what happened, when, and of numbers drawn by others."""
+"""The manager's decisions, without I/O: events, a time and random numbers in, commands out."""

@@ -1,69 +1,48 @@
-"""Entries of tasks: made, and looked up."""
+"""Shared by submissions, operations and restore: create entries of tasks, and look tasks up.
+
+A task is known if it is in memory, changed in this round, or in the store.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from skillq.messages import Task, TaskStatus
 from skillq_manager.core import events as e
-from skillq_manager.core.events import LiveTask
 from skillq_manager.core.model import Need, TaskEntry, TaskKey, Terms
 from skillq_manager.core.round import RoundState
-from skillq_manager.core.rules.lifecycle import BLOCKED, READY, check
+from skillq_manager.core.rules.lifecycle import BLOCKED, READY, check_transition
 from skillq_manager.core.tasks import Tasks, is_met
 
-_REMEMBERED = 4096
+_CACHED_SHAPES = 4096
 
-_Kind = tuple[Need, Terms]
-KnownTasks = Mapping[TaskKey, e.StoredStatus]
+KnownTasks = Mapping[TaskKey, e.StoredStatus]  # the status in the store, for the tasks of an event
 
 
 class Entries:
-    def __init__(self, turn: RoundState, tasks: Tasks) -> None:
-        self._turn = turn
+    """Creates entries of tasks, and looks up the status of tasks."""
+
+    def __init__(self, round_state: RoundState, tasks: Tasks) -> None:
+        self._round = round_state
         self._tasks = tasks
-        self._kinds: dict[tuple[Any, ...], _Kind] = {}  # what tasks of one shape ask for
-        # One object for all that are equal: shapes may be as many as tasks.
+        self._needs_and_terms: dict[tuple[Any, ...], tuple[Need, Terms]] = {}  # by shape of a task
+        # One object for all equal needs: there may be as many shapes as tasks.
         self._needs: dict[Need, Need] = {}
 
-    def known_tasks(self, keys: Sequence[TaskKey], known: KnownTasks) -> dict[str, e.StoredStatus]:
-        """Those that are known, by id: few of very many, so that they are looked for together."""
-        places = (self._tasks.live, self._turn.moved_to_backlog, self._turn.ended, known)
-        found = set().union(*(place.keys() & keys for place in places if place))
-        return {key[1]: one for key in found if (one := self.known_task(key, known)) is not None}
-
-    def known_task(self, key: TaskKey, known: KnownTasks) -> e.StoredStatus | None:
-        entry = self._tasks.live.get(key)
-        if entry is not None:
-            return e.StoredStatus(entry.status, entry.fingerprint)
-        away = self._turn.moved_to_backlog.get(key)
-        if away is not None:
-            return e.StoredStatus(away.status, away.fingerprint)
-        return self._turn.ended.get(key) or known.get(key)
-
-    def is_known(self, key: TaskKey) -> bool:
-        """Whether what the store said of it before this turn is of no account."""
-        turn = self._turn
-        return key in self._tasks.live or key in turn.moved_to_backlog or key in turn.ended
-
-    def status(self, key: TaskKey, known: KnownTasks) -> TaskStatus:
-        there = self.known_task(key, known)
-        if there is None:
-            raise KeyError(key)
-        return there.status
-
-    def need_and_terms(self, task: Task) -> _Kind:
-        """What it asks for, made once for all of its shape; no more of them are remembered than are worth it."""
+    def need_and_terms(self, task: Task) -> tuple[Need, Terms]:
+        """Return the need and the terms of a task: the same objects for tasks of one shape."""
         shape = task.shape()
-        kind = self._kinds.get(shape)
-        if kind is None:
-            if len(self._kinds) >= _REMEMBERED:
-                self._kinds.clear()
+        pair = self._needs_and_terms.get(shape)
+        if pair is None:
+            if len(self._needs_and_terms) >= _CACHED_SHAPES:
+                self._needs_and_terms.clear()
                 self._needs.clear()
             need = Need.from_task(task)
-            kind = self._kinds[shape] = self._needs.setdefault(need, need), Terms.from_task(task)
-        return kind
+            pair = self._needs.setdefault(need, need), Terms.from_task(task)
+            self._needs_and_terms[shape] = pair
+        return pair
 
-    def of_row(self, row: LiveTask) -> TaskEntry:
+    def from_live_task(self, row: e.LiveTask) -> TaskEntry:
+        """Return a new entry of a stored task that has not ended."""
         need, terms = self.need_and_terms(row.like)
         return TaskEntry(
             key=(row.run, row.id),
@@ -80,13 +59,52 @@ class Entries:
         )
 
     def set_initial_status(self, entry: TaskEntry, task: Task, known: KnownTasks) -> bool:
-        """Whether it waits for no other task: then it is ready."""
+        """Make a blocked entry ready if its dependencies are met; return whether it is ready.
+
+        Raises:
+            KeyError: a dependency is not known.
+        """
         for other in task.depends_on:
             key = (entry.key[0], other)
             if not is_met(self.status(key, known), entry):
-                entry.waits_for += 1
+                entry.unmet_dependencies += 1
                 self._tasks.dependents.setdefault(key, []).append(entry)
-        if entry.waits_for:
+        if entry.unmet_dependencies:
             return False
-        entry.status = check(BLOCKED, READY)
+        entry.status = check_transition(BLOCKED, READY)
         return True
+
+    def known_tasks(self, keys: Sequence[TaskKey], known: KnownTasks) -> dict[str, e.StoredStatus]:
+        """Return the known tasks of one run among `keys`, by id.
+
+        Set operations find them, because most tasks of a submission are not known.
+        """
+        sources = (self._tasks.live, self._round.moved_to_backlog, self._round.ended, known)
+        found = set().union(*(source.keys() & keys for source in sources if source))
+        return {key[1]: one for key in found if (one := self.known_task(key, known)) is not None}
+
+    def known_task(self, key: TaskKey, known: KnownTasks) -> e.StoredStatus | None:
+        """Return the present status of a task, or None if the task is not known."""
+        entry = self._tasks.live.get(key) or self._round.moved_to_backlog.get(key)
+        if entry is not None:
+            return e.StoredStatus(entry.status, entry.fingerprint)
+        return self._round.ended.get(key) or known.get(key)
+
+    def status(self, key: TaskKey, known: KnownTasks) -> TaskStatus:
+        """Return the present status of a known task.
+
+        Raises:
+            KeyError: the task is not known.
+        """
+        stored = self.known_task(key, known)
+        if stored is None:
+            raise KeyError(key)
+        return stored.status
+
+    def has_newer_status(self, key: TaskKey) -> bool:
+        """Return whether the status in the store is outdated: the task is in memory, or changed."""
+        return (
+            key in self._tasks.live
+            or key in self._round.moved_to_backlog
+            or key in self._round.ended
+        )

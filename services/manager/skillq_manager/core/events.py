@@ -1,4 +1,8 @@
-"""Events: what goes into the core, beside wire messages."""
+"""Events: the input of the core.
+
+Some wire messages are events, too. The other events, and the data that the store gives the core, are defined here. `LiveTask`,
+`StoredTask` and `StoredStatus` are three views of a stored task: before its end, for a retry, and for a look-up.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from typing import NamedTuple, Protocol
@@ -18,14 +22,14 @@ from skillq_manager.core.model import Need, TaskKey
 
 
 class StoredStatus(NamedTuple):
-    """What the store knows of a task; `fingerprint` is of its definition."""
+    """The status of a task in the store, and the fingerprint of the definition of the task."""
 
     status: TaskStatus
     fingerprint: int
 
 
 class LiveTask(Protocol):
-    """A task that had not ended when a manager left, as its store hands it to the next."""
+    """A task in the store that has not ended: restored at a start, or read from the backlog."""
 
     @property
     def run(self) -> str: ...
@@ -34,7 +38,7 @@ class LiveTask(Protocol):
     @property
     def seq(self) -> int: ...
     @property
-    def like(self) -> Task: ...  # but for its id and its texts
+    def like(self) -> Task: ...  # the definition, without a valid id and without texts
     @property
     def fingerprint(self) -> int: ...
     @property
@@ -60,22 +64,22 @@ class LiveTask(Protocol):
 
 
 class SubmissionReceived(NamedTuple):
-    """A submission, with what the store knows of the tasks and the run that it names."""
+    """A client submits tasks. `known` has the stored tasks among them and their dependencies."""
 
     submission: Submission
     known: Mapping[TaskKey, StoredStatus]
-    run_title: str | None  # of the run, where it exists
+    run_title: str | None  # the title of the stored run; None: the run is new
 
 
 class SubmissionInvalid(NamedTuple):
-    """A submission of which one need not know more to refuse it."""
+    """A submission that is refused for a reason found before the core was asked."""
 
     submission: Submission
     reason: str
 
 
 class AssignmentReturned(NamedTuple):
-    """Assignments came back from the broker: the worker's queue is not there."""
+    """The broker returned assignments, because the queue of the worker does not exist."""
 
     worker: str
     incarnation: str
@@ -83,16 +87,19 @@ class AssignmentReturned(NamedTuple):
 
 
 class AssignmentUndeliverable(NamedTuple):
-    """An assignment that cannot be sent, to anyone, ever."""
+    """An assignment that cannot be sent to any worker, because it is too large."""
 
     attempt: AttemptRef
     reason: str
 
 
 class CancelRequested(NamedTuple):
-    """Somebody calls tasks off: these, or (None) all of the run; with those of them that are on a shelf."""
+    """An operator cancels tasks of a run: those with these ids, or all (None).
 
-    request: str  # names the `Reply`
+    `backlog` has the rows of the tasks among them that only the store keeps.
+    """
+
+    request: str  # the id that `AnswerRequest` repeats
     run: str
     ids: tuple[str, ...] | None
     reason: str
@@ -100,7 +107,7 @@ class CancelRequested(NamedTuple):
 
 
 class StoredTask(NamedTuple):
-    """A task that has ended, as the store has it."""
+    """A task as the store has it, for an operator who wants a retry."""
 
     key: TaskKey
     seq: int
@@ -111,7 +118,7 @@ class StoredTask(NamedTuple):
 
 
 class RetryRequested(NamedTuple):
-    """Somebody sends tasks again; `known` are the tasks they depend on."""
+    """An operator wants a retry of ended tasks; `known` has the dependencies of these tasks."""
 
     request: str
     tasks: tuple[StoredTask, ...]
@@ -119,7 +126,10 @@ class RetryRequested(NamedTuple):
 
 
 class BacklogPage(NamedTuple):
-    """The answer, before anything else has happened; `more` may follow."""
+    """The answer to a `RefillRequest`, handled before any other event.
+
+    `more`: the store has further tasks with this need.
+    """
 
     need: Need
     rows: Sequence[LiveTask]
@@ -127,18 +137,20 @@ class BacklogPage(NamedTuple):
 
 
 class BacklogSummary(NamedTuple):
-    """What a store keeps that a manager that starts has not loaded."""
+    """The ready tasks that the store keeps and a starting manager does not load."""
 
-    needs: Collection[Need]  # those that have a shelf
-    ready: Mapping[str, int]  # how many tasks are ready, loaded or not, by run
+    needs: Collection[Need]  # the needs that have a backlog
+    ready: Mapping[
+        str, int
+    ]  # by run, how many tasks are ready in all: in memory and in the backlog
 
 
 class HeartbeatsLost(NamedTuple):
-    """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
+    """No heartbeat can reach the manager: the broker is away, or blocks publishers."""
 
 
 class HeartbeatsRecovered(NamedTuple):
-    """It can hear them again."""
+    """Heartbeats can reach the manager again."""
 
 
 Event = (

@@ -1,4 +1,4 @@
-"""Submissions: taken in, or refused."""
+"""Submissions of tasks: accepted as a whole, or refused as a whole with a reason."""
 
 from collections.abc import Mapping, Sequence
 
@@ -13,75 +13,99 @@ from skillq_manager.core.tasks import Tasks, is_met
 
 
 class Submissions:
-    def __init__(self, turn: RoundState, tasks: Tasks, entries: Entries) -> None:
-        self._turn = turn
+    """Accepts or refuses submissions."""
+
+    def __init__(self, round_state: RoundState, tasks: Tasks, entries: Entries) -> None:
+        self._round = round_state
         self._tasks = tasks
         self._entries = entries
 
     def submit(self, event: e.SubmissionReceived) -> None:
-        """Take a submission in as a whole, or refuse it as a whole. What is known already is left alone."""
+        """Accept a submission and add its new tasks, or refuse it; known tasks do not change."""
         submission, known = event.submission, event.known
         run, tasks = submission.run, submission.tasks
-        there = self._entries.known_tasks([(run, task.id) for task in tasks], known)
-        reason = self._refusal(event, there)
+        stored = self._entries.known_tasks([(run, task.id) for task in tasks], known)
+        reason = self._refusal(event, stored)
         if reason is not None:
             self.refuse(e.SubmissionInvalid(submission, reason))
             return
-        fresh = [task for task in tasks if task.id not in there] if there else tasks
-        self._turn.commands.append(
-            c.AnswerSubmission(submission, len(fresh), len(there), None, self._turn.now)
+        new = [task for task in tasks if task.id not in stored] if stored else tasks
+        self._round.commands.append(
+            c.AnswerSubmission(submission, len(new), len(stored), None, self._round.now)
         )
-        self._turn.runs[run] = bool(fresh) or self._turn.runs.get(run, False)
-        self._turn.titles[run] = submission.run_title
-        self._accept(submission, fresh, known)
+        self._round.affected_runs[run] = bool(new) or self._round.affected_runs.get(run, False)
+        self._round.run_titles[run] = submission.run_title
+        self._add_tasks(submission, new, known)
 
     def refuse(self, event: e.SubmissionInvalid) -> None:
-        self._turn.commands.append(
-            c.AnswerSubmission(event.submission, 0, 0, event.reason, self._turn.now)
+        """Refuse a submission as a whole."""
+        self._round.commands.append(
+            c.AnswerSubmission(event.submission, 0, 0, event.reason, self._round.now)
         )
 
-    def _accept(self, submission: Submission, fresh: Sequence[Task], known: KnownTasks) -> None:
-        run, title, out, now = (
-            submission.run,
-            submission.run_title,
-            self._turn.commands,
-            self._turn.now,
-        )
-        entries = [self._new_entry(run, task) for task in fresh]
-        for entry, task in zip(entries, fresh, strict=True):
-            is_here = not self._entries.set_initial_status(
-                entry, task, known
-            ) or self._tasks.add_new(entry)
-            shelf = None if is_here else entry.need
-            out.append(
+    def _add_tasks(self, submission: Submission, new: Sequence[Task], known: KnownTasks) -> None:
+        run, title = submission.run, submission.run_title
+        commands, now = self._round.commands, self._round.now
+        # First all entries, because tasks may depend on later tasks of the same submission.
+        entries = [self._new_entry(run, task) for task in new]
+        for entry, task in zip(entries, new, strict=True):
+            is_ready = self._entries.set_initial_status(entry, task, known)
+            in_memory = not is_ready or self._tasks.add_new(entry)
+            backlog = None if in_memory else entry.need
+            commands.append(
                 c.AddTask(
-                    entry.key, entry.seq, title, task, entry.fingerprint, entry.status, now, shelf
+                    entry.key, entry.seq, title, task, entry.fingerprint, entry.status, now, backlog
                 )
             )
         self._tasks.evict()
-        for entry, task in zip(entries, fresh, strict=True):
+        for entry, task in zip(entries, new, strict=True):
             if task.depends_on:
                 self._fail_with_dependency(entry, task, known)
 
+    def _new_entry(self, run: str, task: Task) -> TaskEntry:
+        need, terms = self._entries.need_and_terms(task)
+        entry = TaskEntry(
+            (run, task.id),
+            next(self._tasks.seq),
+            need,
+            task.priority,
+            terms,
+            task.fingerprint(),
+            self._round.now,
+            BLOCKED,
+        )
+        self._tasks.open_task(entry)
+        return entry
+
+    def _fail_with_dependency(self, entry: TaskEntry, task: Task, known: KnownTasks) -> None:
+        """Fail a new task if one of its dependencies has ended without success."""
+        for other in task.depends_on:
+            key = (entry.key[0], other)
+            status = self._entries.status(key, known)
+            if status.is_terminal and not is_met(status, entry):
+                self._tasks.resolve(key, status)
+
     def _refusal(
-        self, event: e.SubmissionReceived, there: Mapping[str, e.StoredStatus]
+        self, event: e.SubmissionReceived, stored: Mapping[str, e.StoredStatus]
     ) -> str | None:
+        """Return why the submission must be refused, or None if it can be accepted."""
         submission = event.submission
         run, title = submission.run, submission.run_title
-        other = self._turn.titles.get(run, event.run_title)
+        other = self._round.run_titles.get(run, event.run_title)
         if other not in {None, title}:
             return f"run {title!r} would be {run} on the wire, as run {other!r} is; choose another name"
-        doubtful = [task for task in submission.tasks if task.depends_on or task.id in there]
+        doubtful = [task for task in submission.tasks if task.depends_on or task.id in stored]
         own = {task.id for task in submission.tasks} if doubtful else set()
-        complaints = (
-            self._task_refusal(run, task, own, there.get(task.id), event.known) for task in doubtful
+        reasons = (
+            self._task_refusal(run, task, own, stored.get(task.id), event.known)
+            for task in doubtful
         )
-        return next((complaint for complaint in complaints if complaint), None)
+        return next((reason for reason in reasons if reason), None)
 
     def _task_refusal(
-        self, run: str, task: Task, own: set[str], there: e.StoredStatus | None, known: KnownTasks
+        self, run: str, task: Task, own: set[str], stored: e.StoredStatus | None, known: KnownTasks
     ) -> str | None:
-        if there is not None and there.fingerprint != task.fingerprint():
+        if stored is not None and stored.fingerprint != task.fingerprint():
             return (
                 f"task {task.id} is already in run {run} with another definition; "
                 "use another id or another run"
@@ -93,25 +117,3 @@ class Submissions:
                     f"nor in run {run}; submit it first or correct the id"
                 )
         return None
-
-    def _new_entry(self, run: str, task: Task) -> TaskEntry:
-        need, terms = self._entries.need_and_terms(task)
-        entry = TaskEntry(
-            (run, task.id),
-            next(self._tasks.seq),
-            need,
-            task.priority,
-            terms,
-            task.fingerprint(),
-            self._turn.now,
-            BLOCKED,
-        )
-        self._tasks.open_task(entry)
-        return entry
-
-    def _fail_with_dependency(self, entry: TaskEntry, task: Task, known: KnownTasks) -> None:
-        for other in task.depends_on:
-            key = (entry.key[0], other)
-            status = self._entries.status(key, known)
-            if status.is_terminal and not is_met(status, entry):
-                self._tasks.resolve(key, status)

@@ -63,9 +63,9 @@ class Lookahead:
 
     def _count(self, worker: WorkerEntry, task: TaskEntry, by: int) -> None:
         if task.estimate is None:
-            worker.unknown += by
+            worker.unknown_attempts += by
         elif task.estimate >= self.policy.horizon:
-            worker.long += by
+            worker.long_attempts += by
         else:
             worker.load += by * task.estimate
 
@@ -78,12 +78,12 @@ class Lookahead:
 
         Long tasks take a slot each; what the others have to do must be short.
         """
-        if worker.suspect or worker.draining or worker.recall_pending or worker.unknown:
+        if worker.suspect or worker.draining or worker.recall_pending or worker.unknown_attempts:
             return False
         slots = worker.slots
         if len(worker.attempts) >= slots + self.policy.most:
             return False
-        return worker.load < (slots - worker.long) * self.policy.horizon
+        return worker.load < (slots - worker.long_attempts) * self.policy.horizon
 
 
 def waiting(worker: WorkerEntry) -> Iterator[TaskEntry]:
