@@ -157,7 +157,7 @@ def test_the_departed_are_not_remembered_for_ever(do: Driver) -> None:
 
 def test_a_new_incarnation_takes_the_place_of_the_old(do: Driver, held: c.Assign) -> None:
     out = do(connect(incarnation="2"))
-    assert news(out) == [(Kind.LOST, "its process was started anew"), (Kind.CONNECTED, "")]
+    assert news(out) == [(Kind.LOST, "its process was restarted"), (Kind.CONNECTED, "")]
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
     assert one(out, c.Assign).worker == HEIR
 

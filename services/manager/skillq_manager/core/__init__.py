@@ -1,1 +1,1 @@
-"""The manager's decisions, without I/O: events, a time and random numbers in, commands out."""
+"""The manager's decisions, without I/O: from events and a time to commands."""

@@ -20,9 +20,9 @@ from skillq.messages import (
 )
 from skillq_manager.core.model import DispatchKey, Need, TaskKey
 
-# Commands are never changed. They are not frozen, because a frozen dataclass is slow to create, and not named tuples,
-# because a field of a named tuple is slow to read: a task has several commands, and the store, the outbox, the log and
-# the counters read each of them.
+# Commands are never changed. They are not frozen, because a frozen dataclass is slow to create, and
+# not named tuples, because a field of a named tuple is slow to read: a task has several commands,
+# and the store, the outbox, the log and the counters read each of them.
 
 
 @dataclass(slots=True)
@@ -247,4 +247,5 @@ class Decisions:
             self._by_type[type(command)].append(command)
 
     def of_kind(self, command_type: type[CommandType]) -> Sequence[CommandType]:
+        """Return the commands of one type."""
         return self._by_type.get(command_type, ())

@@ -1,7 +1,8 @@
 """Tasks for which something is due because time has passed.
 
-Due are: retries after a back-off, deadlines, timeouts that the worker has not reported, the policies of unroutable
-tasks, ageing, and the end of exclusions. See docs/adr/0010-exclusion-and-escalation-are-in-the-need.md and
+Due are: retries after a back-off, deadlines, timeouts that the worker has not reported, the
+policies of unroutable tasks, ageing, and the end of exclusions. See
+docs/adr/0010-exclusion-and-escalation-are-in-the-need.md and
 docs/adr/0011-reserved-workers-with-ageing.md.
 """
 
@@ -31,7 +32,8 @@ class DueTasks:
     def handle_timers(self, *, workers_complete: bool = True) -> None:
         """Handle all timers that are due.
 
-        No task counts as unroutable before `workers_complete`, when all expected workers are connected.
+        No task counts as unroutable before `workers_complete`, when all expected workers are
+        connected.
         """
         reasons: dict[Need, str] = {}
         for kind, task in self._tasks.timers.due(self._round.now):
@@ -93,7 +95,7 @@ class DueTasks:
     def age(self, older_than: float) -> None:
         """Let reserved workers take tasks that have been ready for more than `older_than` seconds.
 
-        The store does not keep that a task has aged: the next manager counts its waiting time from 0.
+        The store does not record ageing: the next manager counts the waiting time from 0.
         """
         for task in self._board.aged(self._round.now - older_than, _AGED_AT_ONCE):
             self._board.discard(task)

@@ -1,4 +1,4 @@
-"""Shared by submissions, operations and restore: create entries of tasks, and look tasks up.
+"""Entries of tasks, and the look-up of tasks, for submissions, operations and restore.
 
 A task is known if it is in memory, changed in this round, or in the store.
 """

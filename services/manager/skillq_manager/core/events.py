@@ -1,7 +1,8 @@
 """Events: the input of the core.
 
-Some wire messages are events, too. The other events, and the data that the store gives the core, are defined here. `LiveTask`,
-`StoredTask` and `StoredStatus` are three views of a stored task: before its end, for a retry, and for a look-up.
+Some wire messages are events, too. The other events, and the data that the store gives the core,
+are defined here. `LiveTask`, `StoredTask` and `StoredStatus` are three views of a stored task:
+before its end, for a retry, and for a look-up.
 """
 
 from collections.abc import Collection, Mapping, Sequence

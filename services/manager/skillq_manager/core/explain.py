@@ -24,7 +24,7 @@ def reason(state: State, key: TaskKey, now: float) -> str | None:
 
 
 def reason_in_backlog(state: State, need: Need) -> str | None:
-    """Return why a ready task with this need waits in the backlog, or None if there is no backlog."""
+    """Return why tasks with this need wait in the backlog, or None if there is no backlog."""
     return _why_ready_task_waits(state, need) if state.board.has_backlog(need) else None
 
 

@@ -1,6 +1,7 @@
-"""The tasks and workers that the core keeps in memory, and the terms in which it compares them.
+"""The tasks and workers that the core keeps in memory, their needs and their skills.
 
-The core keeps tasks that have not ended and workers that are connected. Ended tasks are in the store.
+The core keeps tasks that have not ended and workers that are connected. Ended tasks are in the
+store.
 """
 
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ class Need(NamedTuple):
 
     @classmethod
     def from_task(cls, task: Task) -> "Need":
+        """Return the need in the definition of a task."""
         return cls(task.type, task.difficulty, frozenset(task.requires))
 
 
@@ -39,6 +41,7 @@ class Skills(NamedTuple):
 
     @classmethod
     def from_profile(cls, profile: WorkerProfile) -> "Skills":
+        """Return the skills in the profile of a worker."""
         types = None if profile.types is None else frozenset(profile.types)
         return cls(profile.skill, frozenset(profile.specialties), types, profile.reserve)
 
@@ -59,6 +62,7 @@ class Terms:
 
     @classmethod
     def from_task(cls, task: Task) -> "Terms":
+        """Return the terms in the definition of a task."""
         return cls(
             task.max_attempts,
             task.timeout,
@@ -103,6 +107,7 @@ class WorkerEntry:
 
     @property
     def is_free(self) -> bool:
+        """Return whether the worker may get a task that starts at once."""
         return not (self.suspect or self.draining) and len(self.attempts) < self.slots
 
 

@@ -1,8 +1,8 @@
-"""Tasks that come from the store: the tasks of an earlier manager, and pages of the backlog.
+"""Tasks from the store: the tasks of an earlier manager, and pages of the backlog.
 
-A restore has three steps. `add_tasks` adds the stored tasks page by page. `unresolved_dependencies` names the tasks whose
-status the store must still say. `finish` counts dependencies, and ends the attempts whose workers are gone. See
-docs/adr/0016-what-waits-far-behind-stays-in-the-store.md.
+A restore has three steps. `add_tasks` adds the stored tasks page by page. `unresolved_dependencies`
+names the tasks whose status the store must still say. `finish` counts dependencies, and ends the
+attempts whose workers are gone. See docs/adr/0016-what-waits-far-behind-stays-in-the-store.md.
 """
 
 from collections import Counter
@@ -52,7 +52,7 @@ class Restore:
             worker = _departed_worker(row, self._round.now)
             self._lost.append((entry, worker))
         elif entry.status is ASSIGNED:
-            # The earlier manager may have died after it stored the assignment and before it sent the message.
+            # The earlier manager may have died between storing and sending the assignment.
             self._round.commands.append(c.Resend(entry.key, entry.attempt, worker.profile))
         self._tasks.add_to_worker(entry, worker, row.assigned_at or self._round.now)
         if entry.is_prefetched:
@@ -73,7 +73,7 @@ class Restore:
                 if key in self._tasks.live or key in in_backlog:
                     entry.unmet_dependencies += 1
                     self._tasks.dependents.setdefault(key, []).append(entry)
-            # All other dependencies have succeeded: a failed dependency would have failed this task.
+            # The other dependencies have succeeded: a failed one would have failed this task.
             if not entry.unmet_dependencies:
                 self._tasks.unblock(entry)
         self._blocked.clear()
@@ -86,7 +86,7 @@ class Restore:
         self._overcommitted.clear()
 
     def _open_backlogs(self, backlog: e.BacklogSummary) -> None:
-        """Count the tasks in the backlog as open, and let the board ask for them when it needs them."""
+        """Count the tasks in the backlog as open, and show the board which needs have a backlog."""
         in_memory = Counter(t.key[0] for t in self._tasks.live.values() if t.status is READY)
         for run, ready in backlog.ready.items():
             if ready > in_memory[run]:
@@ -109,7 +109,7 @@ class Restore:
 
 
 def _sort_attempts(worker: WorkerEntry) -> None:
-    """Order attempts as the worker takes them: running attempts first, then the oldest assignments."""
+    """Order attempts as the worker runs them: running ones, then the oldest assignments."""
     attempts = worker.attempts.values()
     for task in sorted(attempts, key=lambda t: (t.status is ASSIGNED, t.assigned_at)):
         worker.attempts[task.key] = worker.attempts.pop(task.key)

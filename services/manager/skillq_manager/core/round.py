@@ -9,15 +9,16 @@ from skillq_manager.core.model import TaskEntry, TaskKey
 
 @dataclass(slots=True)
 class RoundState:
-    """The input, the output and the unwritten changes of one round, in one object for all rounds.
+    """The time, the commands and the unwritten changes of a round; one object serves all rounds.
 
-    The store does not know yet what is in `ended`, `moved_to_backlog` and `run_titles`. Times are in seconds.
+    The store does not know yet what is in `ended`, `moved_to_backlog` and `run_titles`. Times are
+    in seconds.
     """
 
     store: str = ""  # the id of the store that numbers the attempts
     now: float = 0.0
     commands: list[Command] = field(default_factory=list)
-    # Runs that may be complete now, and whether one of their tasks was added or ended in this round.
+    # Runs that may be complete now, and whether this round added or ended one of their tasks.
     affected_runs: dict[str, bool] = field(default_factory=dict)
     ended: dict[TaskKey, StoredStatus] = field(default_factory=dict)
     moved_to_backlog: dict[TaskKey, TaskEntry] = field(default_factory=dict)

@@ -1,8 +1,9 @@
-"""The state of the manager's core, and the one method that changes it: events in, commands out.
+"""The state of the manager's core; its method `handle` turns events into commands.
 
-`State` handles events by their type with the parts of the core: submissions, operations, workers, tasks. At the end of
-each round it handles due timers, matches ready tasks with free workers, and returns the commands. The state has only
-tasks that have not ended and workers that are connected; what has ended is in the store.
+`State` handles events by their type with the parts of the core: submissions, operations, workers,
+tasks. At the end of each round it handles due timers, matches ready tasks with free workers, and
+returns the commands. The state has only tasks that have not ended and workers that are connected;
+what has ended is in the store.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -51,10 +52,11 @@ _REFUSED = Outcome.REFUSED  # see `rules.lifecycle` for why this is a constant
 class State:
     """The core of the manager.
 
-    `chance` returns random numbers in [0, 1), for the jitter of retries. `expected_workers`: nothing is assigned before
-    so many workers are connected. `store` is the id of the store, which numbers the attempts. Once more than
-    `backlog_from` tasks wait, about `backlog_keep` tasks with one need stay in memory, and the store keeps the rest; with
-    `backlog_keep` 0 all tasks stay in memory.
+    `chance` returns random numbers in [0, 1), for the jitter of retries. `expected_workers`:
+    nothing is assigned before so many workers are connected. `store` is the id of the store, which
+    numbers the attempts. Once more than `backlog_from` tasks wait, about `backlog_keep` tasks with
+    one need stay in memory, and the store keeps the rest; with `backlog_keep` 0 all tasks stay in
+    memory.
     """
 
     def __init__(
@@ -114,7 +116,7 @@ class State:
             self._handlers[type(event)](event)
         return self._finish_round()
 
-    # Restoring after an earlier manager, once, before the first round: `begin_restore`, `restore` page by page,
+    # A restore comes once, before the first round: `begin_restore`, `restore` for each page,
     # `end_restore`.
 
     @property
@@ -123,7 +125,7 @@ class State:
         return self.board.backlog.keep > 0
 
     def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
-        """Start with the workers of an earlier manager; `last_seq` is the `seq` of its last task."""
+        """Add the workers of an earlier manager; `last_seq` is the `seq` of its last task."""
         self._round.start(now)
         self._round.listening_since = now
         self.workers.restore(workers)

@@ -1,8 +1,8 @@
 """Tasks that have not ended: ready, assigned, running, ended.
 
-`Tasks` changes the status of tasks, always by `rules.lifecycle.check_transition`, and adds a command for each change.
-Attempts are numbered by the core, one number after the other for each task; see
-docs/adr/0005-attempts-are-numbered-per-store.md.
+`Tasks` changes the status of tasks, always by `rules.lifecycle.check_transition`, and adds a
+command for each change. Attempts are numbered by the core, one number after the other for each
+task; see docs/adr/0005-attempts-are-numbered-per-store.md.
 """
 
 from collections.abc import Callable, Sequence
@@ -41,8 +41,9 @@ _SUCCEEDED, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.W
 class Tasks:
     """The tasks that have not ended.
 
-    Each task in `live` is in one place: on the board or in the timers (ready), in the attempts of a worker (assigned,
-    running), or in `dependents` (blocked). A task in the backlog is not in `live`: only the store has it.
+    Each task in `live` is in one place: on the board or in the timers (ready), in the attempts of a
+    worker (assigned, running), or in `dependents` (blocked). A task in the backlog is not in
+    `live`: only the store has it.
     """
 
     def __init__(
@@ -80,13 +81,16 @@ class Tasks:
         self.add_to_board(task)
 
     def add_to_board(self, task: TaskEntry) -> None:
-        """Put a task on the board, and keep since when it is ready."""
+        """Put a task on the board without a change of the time since which it is ready."""
         self._board.add_task(task)
         if task.terms.unroutable is not _WAIT:
             self.check_unroutable_later(task, self._round.now)
 
     def add_new(self, task: TaskEntry) -> bool:
-        """Put a new ready task on the board or leave it to the store; return whether on the board."""
+        """Put a new ready task on the board if there is room; else leave the task to the store.
+
+        Return whether the task is on the board.
+        """
         task.ready_at = self._round.now
         if self._board.backlog.full:
             self.evict()
@@ -109,7 +113,7 @@ class Tasks:
         self._round.moved_to_backlog[task.key] = task
 
     def check_unroutable_later(self, task: TaskEntry, since: float) -> None:
-        """Start a timer to apply the task's unroutable policy, if no worker can do it since `since`."""
+        """Start a timer for the policy of a task that may have been unroutable since `since`."""
         at = max(
             since + task.terms.unroutable_after, self._round.now + timings.UNROUTABLE_CHECK_SECONDS
         )
@@ -166,7 +170,10 @@ class Tasks:
         result: TaskResult | None = None,
         verdict: retry.RetryVerdict | None = None,
     ) -> None:
-        """End the current attempt; `verdict`, or else the retry rule, says if the task ends, too."""
+        """End the current attempt, and with it the task, or make the task ready again.
+
+        `verdict` decides which; without it, the retry rule decides.
+        """
         verdict = verdict or self._verdict(task, outcome, result)
         if verdict.status is READY and self._is_late(task):
             verdict = retry.RetryVerdict(TIMED_OUT)
@@ -299,7 +306,7 @@ class Tasks:
     # --- dependencies
 
     def resolve(self, key: TaskKey, status: TaskStatus) -> None:
-        """Unblock or fail the dependents of an ended task, and the dependents of those that fail."""
+        """Unblock or fail the dependents of an ended task; a failed dependent fails its own."""
         resolved = [(key, status)]
         while resolved:
             key, status = resolved.pop()

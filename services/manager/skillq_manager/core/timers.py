@@ -1,4 +1,4 @@
-"""Timers of tasks: retries, deadlines, timeouts of attempts, and looks at unroutable tasks."""
+"""Timers of tasks: retries, deadlines, timeouts of attempts, policies of unroutable tasks."""
 
 from collections.abc import Iterator
 from enum import Enum, auto
@@ -23,8 +23,8 @@ _Timer = tuple[float, int, TimerKind, TaskEntry, int]  # the last number is the 
 class Timers:
     """A heap of timers.
 
-    A timer is valid as long as its reason exists. Timers that are not valid any more are skipped, and removed together
-    when the heap has doubled.
+    A timer is valid as long as its reason exists. Timers that are not valid any more are skipped,
+    and removed together when the heap has doubled.
     """
 
     def __init__(self) -> None:

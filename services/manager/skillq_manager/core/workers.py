@@ -1,7 +1,8 @@
 """Connected workers: connect, renew leases, become suspect, leave or are lost.
 
-A heartbeat renews the lease of a worker and names the attempts that the worker has; the manager sends the difference. See
-docs/adr/0004-one-name-one-worker.md and docs/adr/0014-a-worker-says-what-its-lease-is.md.
+A heartbeat renews the lease of a worker and names the attempts that the worker has; the manager
+sends the difference. See docs/adr/0004-one-name-one-worker.md and
+docs/adr/0014-a-worker-says-what-its-lease-is.md.
 """
 
 from collections.abc import Iterable
@@ -62,7 +63,8 @@ class Workers:
 
     def on_heartbeat(self, event: Heartbeat) -> None:
         """Renew the lease, cancel attempts the worker must not have, and resend missing ones."""
-        # Heartbeats have their own queue: one of a dead process may arrive after the Connect of the next process.
+        # Heartbeats have a queue of their own: the heartbeat of a dead process may arrive after the
+        # Connect of its next incarnation.
         worker = self._renew_or_join(event.worker, replace=False)
         if worker is None:
             return
@@ -84,11 +86,11 @@ class Workers:
         worker = self.current_worker(event.worker, event.incarnation)
         if worker is None:
             return
-        self._mark_suspect(worker, "its queue was not there")
+        self._mark_suspect(worker, "its queue was gone")
         for ref in event.attempts:
             task = self._tasks.live.get((ref.run, ref.id))
-            # The assignment of a running attempt had arrived before: no confirm came, so it was resent, and only the
-            # second message was returned.
+            # The assignment of a running attempt had arrived before: no confirm came, so it was
+            # resent, and only the second message was returned.
             if (
                 task is not None
                 and task.worker is worker
@@ -96,11 +98,11 @@ class Workers:
                 and task.status is not TaskStatus.RUNNING
             ):
                 self._tasks.end_attempt(
-                    task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
+                    task, worker, Outcome.RETURNED, reason="the worker's queue was gone"
                 )
 
     def on_attempt_returned(self, worker: WorkerEntry, task: TaskEntry) -> None:
-        """Treat a worker that returns an attempt without a recall as draining, until a heartbeat."""
+        """Mark a worker as draining that returns an attempt without a recall, until a heartbeat."""
         if task.recalled_at is None:
             worker.draining = True
             self._board.worker_changed(worker)
@@ -183,7 +185,7 @@ class Workers:
             if not replace:
                 return None
             self._departed[worker.name, worker.incarnation] = self._round.now
-            self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was started anew")
+            self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was restarted")
             return self._join(profile)
         self._renew_lease(worker, profile)
         return worker

@@ -38,7 +38,7 @@ def escalated_difficulty(need: Need, by: int, worker_skills: Iterable[Skills]) -
 
 
 def need_for_best_worker(need: Need, worker_skills: Iterable[Skills]) -> Need:
-    """Return a need that the most skilled worker of the type meets; the same need if there is none."""
+    """Return a need that the most skilled worker of the type meets, if there is such a worker."""
     levels = [effective_skill(s, need.type) for s in worker_skills if handles(s, need.type)]
     if not levels:
         return need

@@ -1,8 +1,9 @@
 """The life of a task, as one table.
 
-`TRANSITIONS` has all changes of status that are allowed, and the reason for each. Every change goes through
-`check_transition`. The diagram in the README is made from the table. The constants exist because the core uses them for
-each task, and on Python 3.11 a module constant is many times faster than a member of an enum.
+`TRANSITIONS` has all changes of status that are allowed, and the reason for each. Every change goes
+through `check_transition`. The diagram in the README is made from the table. The constants exist
+because the core uses them for each task, and on Python 3.11 a module constant is many times faster
+than a member of an enum.
 """
 
 from collections.abc import Mapping

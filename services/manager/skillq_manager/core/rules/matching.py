@@ -1,8 +1,9 @@
 """Rules that match tasks with workers; `dispatch.board.Board` applies them.
 
-Best fit gives a task to the free worker with the smallest surplus among those that can do it. It takes the task with the
-highest priority first, then the hardest: list scheduling under grade-of-service eligibility (Hwang, Chang and Lee,
-"Parallel machine scheduling under a grade of service provision", 2004).
+Best fit gives a task to the free worker with the smallest surplus among those that can do it. It
+takes the task with the highest priority first, then the hardest: list scheduling under
+grade-of-service eligibility (Hwang, Chang and Lee, "Parallel machine scheduling under a grade of
+service provision", 2004).
 """
 
 from collections.abc import Sequence
@@ -73,10 +74,10 @@ def why_not(skills: Skills, need: Need) -> str:
 
 
 class Policy(Protocol):
-    """Says which worker gets which task. In all three orders, the smaller value goes first.
+    """Decide which worker gets which task. In all three orders, the smaller value goes first.
 
-    `looks_ahead`: workers without a free slot may get prefetched attempts.
-    `allows_backlog`: tasks with one need go in the order of their dispatch keys, so that the store can keep the last ones.
+    `looks_ahead`: workers without a free slot may get prefetched attempts. `allows_backlog`: tasks
+    with one need go in the order of their dispatch keys, so that the store can keep the last ones.
     """
 
     looks_ahead: bool
@@ -104,7 +105,7 @@ class Policy(Protocol):
 
 
 class BestFit:
-    """Prefer the least skilled worker that can do a task; high priority, then hard tasks first."""
+    """Prefer the least skilled worker that can do a task; high priority first, then hard."""
 
     looks_ahead = True
     allows_backlog = True
@@ -128,7 +129,7 @@ class BestFit:
 
 
 class Arrival:
-    """Give the first task to the first worker, whether it has the skill or not, as the tutorial does."""
+    """Give the first task to the first worker, able or not, as the tutorial does."""
 
     looks_ahead = False
     allows_backlog = False

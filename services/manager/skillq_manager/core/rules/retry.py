@@ -43,8 +43,8 @@ def decide(
 ) -> RetryVerdict:
     """Return the next status of a task after an attempt without success.
 
-    `failures` and `losses` include this attempt. `error_types` are the names of the exception's class and of its bases.
-    `chance` is a random number in [0, 1).
+    `failures` and `losses` include this attempt. `error_types` are the names of the exception's
+    class and of its bases. `chance` is a random number in [0, 1).
     """
     if outcome is Outcome.LOST:
         return _after_loss(policy, losses, chance)
