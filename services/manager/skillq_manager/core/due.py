@@ -2,8 +2,8 @@
 
 Due are: retries after a back-off, deadlines, timeouts that the worker has not reported, the
 policies of unroutable tasks, ageing, and the end of exclusions. See
-docs/adr/0010-exclusion-and-escalation-are-in-the-need.md and
-docs/adr/0011-reserved-workers-with-ageing.md.
+docs/adr/0010-put-exclusion-and-escalation-into-the-need.md and
+docs/adr/0011-reserve-workers-with-ageing.md.
 """
 
 from skillq import timings

@@ -2,7 +2,7 @@
 
 A restore has three steps. `add_tasks` adds the stored tasks page by page. `unresolved_dependencies`
 names the tasks whose status the store must still say. `finish` counts dependencies, and ends the
-attempts whose workers are gone. See docs/adr/0016-what-waits-far-behind-stays-in-the-store.md.
+attempts whose workers are gone. See docs/adr/0016-keep-deep-backlogs-in-the-store.md.
 """
 
 from collections import Counter

@@ -9,7 +9,7 @@ from skillq_manager.core.model import TaskEntry, TaskKey
 
 @dataclass(slots=True)
 class RoundState:
-    """The time, the commands and the unwritten changes of a round; one object serves all rounds.
+    """The time, the commands and the unwritten changes of a round. One object serves all.
 
     The store does not know yet what is in `ended`, `moved_to_backlog` and `run_titles`. Times are
     in seconds.

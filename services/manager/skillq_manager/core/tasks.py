@@ -2,7 +2,7 @@
 
 `Tasks` changes the status of tasks, always by `rules.lifecycle.check_transition`, and adds a
 command for each change. Attempts are numbered by the core, one number after the other for each
-task; see docs/adr/0005-attempts-are-numbered-per-store.md.
+task; see docs/adr/0005-number-attempts-per-store.md.
 """
 
 from collections.abc import Callable, Sequence

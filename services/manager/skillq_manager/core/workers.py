@@ -1,8 +1,8 @@
 """Connected workers: connect, renew leases, become suspect, leave or are lost.
 
 A heartbeat renews the lease of a worker and names the attempts that the worker has; the manager
-sends the difference. See docs/adr/0004-one-name-one-worker.md and
-docs/adr/0014-a-worker-says-what-its-lease-is.md.
+sends the difference. See docs/adr/0004-one-worker-per-name.md and
+docs/adr/0014-let-each-worker-set-its-lease.md.
 """
 
 from collections.abc import Iterable

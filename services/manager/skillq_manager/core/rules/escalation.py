@@ -1,7 +1,7 @@
 """The need of a task after a failure, and when no connected worker can do the task.
 
 `worker_skills` are the skills of the connected workers. See
-docs/adr/0010-exclusion-and-escalation-are-in-the-need.md.
+docs/adr/0010-put-exclusion-and-escalation-into-the-need.md.
 """
 
 from collections.abc import Iterable

@@ -1,6 +1,6 @@
 """Leases: how long a silent worker keeps its attempts.
 
-See docs/adr/0014-a-worker-says-what-its-lease-is.md.
+See docs/adr/0014-let-each-worker-set-its-lease.md.
 """
 
 from dataclasses import dataclass
