@@ -31,6 +31,7 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
 
@@ -127,12 +128,12 @@ class Rig:
             part = tuple(tasks[first : first + CHUNK])
             made = Submission(submission_id="s", run="r", run_title="r", tasks=part)
             known = self._known(made)
-            self._handle([c.SubmissionReceived(made, known, None)])
+            self._handle([e.SubmissionReceived(made, known, None)])
 
-    def _known(self, made: Submission) -> dict[tuple[str, str], c.StoredStatus]:
+    def _known(self, made: Submission) -> dict[tuple[str, str], e.StoredStatus]:
         """Dependencies on earlier submissions, which may have ended since."""
         before = {d for t in made.tasks for d in t.depends_on} - {t.id for t in made.tasks}
-        return {("r", id): c.StoredStatus(TaskStatus.SUCCEEDED, 0) for id in before}
+        return {("r", id): e.StoredStatus(TaskStatus.SUCCEEDED, 0) for id in before}
 
     def top_up(self) -> None:
         """What waits, up to its number again."""
@@ -142,7 +143,7 @@ class Rig:
     def finish(self) -> int:
         """Some workers say that they are done; returns how many."""
         size = min(self.shape.batch, len(self.held))
-        events: list[c.Event] = [self._done(self.held.popleft()) for _ in range(size)]
+        events: list[e.Event] = [self._done(self.held.popleft()) for _ in range(size)]
         self.now += size / PACE
         if self.now - self.beaten >= 5.0:
             self.beaten = self.now
@@ -150,7 +151,7 @@ class Rig:
         self._handle(events)
         return size
 
-    def _handle(self, events: list[c.Event]) -> None:
+    def _handle(self, events: list[e.Event]) -> None:
         begin = process_time()
         out = self.state.handle(events, self.now)
         self.spent += process_time() - begin

@@ -231,7 +231,7 @@ async def look(url: str) -> float:
 async def start(url: str, restore: bool) -> None:
     """In a process of its own: load, and print seconds and bytes per waiting task."""
     async with SqlStore(url) as store:
-        state = State(BestFit(), chance=random.random, head=BACKLOG_KEEP)
+        state = State(BestFit(), chance=random.random, backlog_keep=BACKLOG_KEEP)
         before, started = rss(), time.perf_counter()
         count = 0
         state.begin_restore([], await store.last_seq(), 1000.0)

@@ -23,6 +23,8 @@ from skillq.messages import (
     slug,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need, TaskEntry, TaskKey, Terms, WorkerEntry
 from skillq_manager.core.rules.matching import BestFit, Policy
 from skillq_manager.core.state import State
@@ -97,9 +99,9 @@ def progress(of: c.Assign, at: float = 0.0) -> Progress:
     return Progress(worker=of.worker.name, incarnation=of.worker.incarnation, items=(item,))
 
 
-def returned(*of: c.Assign) -> c.AssignmentReturned:
+def returned(*of: c.Assign) -> e.AssignmentReturned:
     worker = of[0].worker
-    return c.AssignmentReturned(worker.name, worker.incarnation, tuple(ref(one) for one in of))
+    return e.AssignmentReturned(worker.name, worker.incarnation, tuple(ref(one) for one in of))
 
 
 # --- entries of the core ---------------------------------------------------------------------
@@ -169,13 +171,13 @@ class Driver:
     def __init__(self, policy: Policy | None = None, *, chance: float = 0.5, **more: Any) -> None:
         self.now = 1000.0
         self.state = State(policy or BestFit(), chance=lambda: chance, **more)
-        self.stored: dict[TaskKey, c.StoredStatus] = {}
+        self.stored: dict[TaskKey, e.StoredStatus] = {}
         self.titles: dict[str, str] = {}
         self.seqs: dict[TaskKey, int] = {}
         self.attempts: dict[TaskKey, int] = {}
 
     def __call__(
-        self, *events: c.Event | Submission, after: float = 0.0, paused: float = 0.0
+        self, *events: e.Event | Submission, after: float = 0.0, paused: float = 0.0
     ) -> list[c.Command]:
         """Events, `after` so many seconds of turns at which nothing happened, or of none at all (`paused`)."""
         out: list[c.Command] = []
@@ -186,14 +188,14 @@ class Driver:
         self.now += after + paused
         return out + self._turn(*events)
 
-    def _turn(self, *events: c.Event | Submission) -> list[c.Command]:
+    def _turn(self, *events: e.Event | Submission) -> list[c.Command]:
         known = dict(self.stored)
         taken = [self._as_event(event, known) for event in events]
         out = self._handle(taken)
         validate(self.state)
         return out
 
-    def _handle(self, events: Iterable[c.Event]) -> list[c.Command]:
+    def _handle(self, events: Iterable[e.Event]) -> list[c.Command]:
         out = self.state.handle(events, self.now)
         self._store(out)
         return out
@@ -202,7 +204,7 @@ class Driver:
         """Take over what an earlier manager left."""
         self.state.begin_restore(workers, max((row.seq for row in rows), default=0), self.now)
         for row in rows:
-            self.stored[row.run, row.id] = c.StoredStatus(row.status, row.fingerprint)
+            self.stored[row.run, row.id] = e.StoredStatus(row.status, row.fingerprint)
             self.titles[row.run] = row.run
             self.state.restore([row])
         out = self.state.end_restore()
@@ -213,27 +215,27 @@ class Driver:
     def again(self, *tasks: Task, run: str = "default", **more: Any) -> list[c.Command]:
         """An operator sends these again."""
         given = [self._again(of, run, **more) for of in tasks]
-        return self(c.RetryRequested("r", tuple(given), dict(self.stored)))
+        return self(e.RetryRequested("r", tuple(given), dict(self.stored)))
 
-    def _again(self, of: Task, run: str, **more: Any) -> c.StoredTask:
+    def _again(self, of: Task, run: str, **more: Any) -> e.StoredTask:
         there = self.stored[run, of.id]
         facts: dict[str, Any] = {
             "status": there.status,
             "attempt": self.attempts.get((run, of.id), 0),
         } | more
-        return c.StoredTask((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
+        return e.StoredTask((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
 
     def _as_event(
-        self, event: c.Event | Submission, known: dict[TaskKey, c.StoredStatus]
-    ) -> c.Event:
+        self, event: e.Event | Submission, known: dict[TaskKey, e.StoredStatus]
+    ) -> e.Event:
         if isinstance(event, Submission):
-            return c.SubmissionReceived(event, known, self.titles.get(event.run))
+            return e.SubmissionReceived(event, known, self.titles.get(event.run))
         return event
 
     def _store(self, out: Sequence[c.Command]) -> None:
         for command in out:
             if isinstance(command, c.AddTask):
-                self.stored[command.key] = c.StoredStatus(command.status, command.fingerprint)
+                self.stored[command.key] = e.StoredStatus(command.status, command.fingerprint)
                 self.titles[command.key[0]] = command.run_title
                 self.seqs[command.key] = command.seq
             elif isinstance(command, c.SetStatus | c.EndAttempt | c.Reopen):
@@ -251,12 +253,12 @@ class Driver:
         return self.stored[run, id].status
 
     def reason(self, id: str, run: str = "default") -> str | None:
-        return self.state.reason((run, id), self.now)
+        return explain.reason(self.state, (run, id), self.now)
 
 
-def cancel(*ids: str, run: str = "default", reason: str = "not wanted") -> c.CancelRequested:
+def cancel(*ids: str, run: str = "default", reason: str = "not wanted") -> e.CancelRequested:
     """Of these, or of all of the run."""
-    return c.CancelRequested("r", run, ids or None, reason)
+    return e.CancelRequested("r", run, ids or None, reason)
 
 
 def pick(out: Iterable[c.Command], kind: type[C]) -> list[C]:

@@ -25,6 +25,7 @@ from skillq.messages import (
     slug,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
@@ -151,7 +152,7 @@ class World:
         self._random = random.Random(seed)
         self._state = State(BestFit(), chance=self._random.random)
         self._now = 1000.0
-        self._known: dict[TaskKey, c.StoredStatus] = {}
+        self._known: dict[TaskKey, e.StoredStatus] = {}
         self._tasks: dict[TaskKey, c.AddTask] = {}
         self._attempts: dict[TaskKey, int] = {}
         self._assigned: list[c.Assign] = []
@@ -179,7 +180,7 @@ class World:
         match command:
             case c.AddTask(key=key):
                 self._tasks[key] = command
-                self._known[key] = c.StoredStatus(command.status, command.fingerprint)
+                self._known[key] = e.StoredStatus(command.status, command.fingerprint)
                 self._attempts[key] = 0
             case c.Assign(key=key):
                 self._assigned.append(command)
@@ -192,7 +193,7 @@ class World:
 
     # --- what happens
 
-    def _submit(self) -> list[c.Event]:
+    def _submit(self) -> list[e.Event]:
         run = self._random.choice(["Alpha", "Beta 2"])
         tasks = [self._task() for _ in range(self._random.randint(1, 5))]
         tasks = list({task.id: task for task in tasks}.values())
@@ -206,7 +207,7 @@ class World:
         ]
         title = run if any(key[0] == name for key in self._known) else None
         submission = Submission(submission_id="s", run=name, run_title=run, tasks=tuple(tasks))
-        return [c.SubmissionReceived(submission, dict(self._known), title)]
+        return [e.SubmissionReceived(submission, dict(self._known), title)]
 
     def _task(self) -> Task:
         number = self._random.randint(1, 120)
@@ -233,13 +234,13 @@ class World:
             )
         return self._workers[title]
 
-    def _connect(self) -> list[c.Event]:
+    def _connect(self) -> list[e.Event]:
         return [Connect(worker=self._profile())]
 
-    def _heartbeat(self) -> list[c.Event]:
+    def _heartbeat(self) -> list[e.Event]:
         return [Heartbeat(worker=who, holds=()) for who in self._workers.values()]
 
-    def _disconnect(self) -> list[c.Event]:
+    def _disconnect(self) -> list[e.Event]:
         who = self._profile()
         return [Disconnect(worker=who.name, incarnation=who.incarnation, reason="bye")]
 
@@ -247,7 +248,7 @@ class World:
         recent = self._assigned[-12:]
         return self._random.sample(recent, min(len(recent), self._random.randint(1, 4)))
 
-    def _report(self) -> list[c.Event]:
+    def _report(self) -> list[e.Event]:
         return [
             TaskResults(
                 worker=one.worker.name,
@@ -271,7 +272,7 @@ class World:
             finished_at=self._random.choice([None, self._now - 0.25]),
         )
 
-    def _progress(self) -> list[c.Event]:
+    def _progress(self) -> list[e.Event]:
         return [
             Progress(
                 worker=one.worker.name,
@@ -281,20 +282,20 @@ class World:
             for one in self._some()
         ]
 
-    def _return(self) -> list[c.Event]:
+    def _return(self) -> list[e.Event]:
         return [
-            c.AssignmentReturned(one.worker.name, one.worker.incarnation, (_ref(one),))
+            e.AssignmentReturned(one.worker.name, one.worker.incarnation, (_ref(one),))
             for one in self._some()[:1]
         ]
 
-    def _cancel(self) -> list[c.Event]:
+    def _cancel(self) -> list[e.Event]:
         if not self._tasks:
             return []
         run, id = self._random.choice(list(self._tasks))
         ids = None if self._random.random() < 0.1 else (id,)
-        return [c.CancelRequested("q", run, ids, "called off")]
+        return [e.CancelRequested("q", run, ids, "called off")]
 
-    def _retry(self) -> list[c.Event]:
+    def _retry(self) -> list[e.Event]:
         ended = [
             key
             for key, known in self._known.items()
@@ -302,7 +303,7 @@ class World:
         ]
         some = self._random.sample(ended, min(len(ended), self._random.randint(1, 3)))
         again = tuple(
-            c.StoredTask(
+            e.StoredTask(
                 key,
                 self._tasks[key].seq,
                 self._tasks[key].task,
@@ -312,7 +313,7 @@ class World:
             )
             for key in some
         )
-        return [c.RetryRequested("q", again, dict(self._known))] if again else []
+        return [e.RetryRequested("q", again, dict(self._known))] if again else []
 
 
 def _ref(of: c.Assign) -> AttemptRef:

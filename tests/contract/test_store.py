@@ -12,6 +12,7 @@ from skillq.messages import (
     WorkerEventKind,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.store.base import Store, TaskFilter, TaskRow
 from tests.contract.decisions import (
     FAILED,
@@ -213,8 +214,8 @@ async def test_known_are_those_that_there_are_with_status_and_fingerprint(store:
     await store.commit([a, b, assign(a)])
     known = await store.known_tasks([a.key, b.key, ("default", "nope"), ("other", a.key[1])])
     assert dict(known) == {
-        a.key: c.StoredStatus(TaskStatus.ASSIGNED, a.fingerprint),
-        b.key: c.StoredStatus(READY, b.fingerprint),
+        a.key: e.StoredStatus(TaskStatus.ASSIGNED, a.fingerprint),
+        b.key: e.StoredStatus(READY, b.fingerprint),
     }
     assert dict(await store.known_tasks([])) == {}
 
@@ -319,8 +320,8 @@ async def test_tasks_come_in_order_of_submission_whatever_their_ids(store: Store
 
 async def test_tasks_match_all_that_is_given(store: Store) -> None:
     a, b = add(1, task("a", type="ocr")), add(2, task("b", type="ocr"), run="other")
-    d, e = add(3, task("d")), add(4, task("e"), status=TaskStatus.BLOCKED)
-    await store.commit([a, b, d, e, assign(a), assign(b, worker=SENIOR), assign(d)])
+    d, blocked = add(3, task("d")), add(4, task("e"), status=TaskStatus.BLOCKED)
+    await store.commit([a, b, d, blocked, assign(a), assign(b, worker=SENIOR), assign(d)])
     assert await ids(store, run="other") == ["b"]
     assert await ids(store, run="nope") == []
     assert await ids(store, status=TaskStatus.ASSIGNED) == ["a", "b", "d"]

@@ -8,6 +8,7 @@ from pydantic import JsonValue
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import Need
 from skillq_manager.store.base import AttemptRow, Store, StoreConflict, TaskFilter
 from skillq_manager.store.memory import MemoryStore
@@ -161,7 +162,7 @@ async def test_thousands_of_keys_are_looked_up_at_once(store: Store) -> None:
     keys = [one.key for one in adds]
     strangers = [("r0", f"x{n}") for n in range(40_000)]
     known = await store.known_tasks(keys + strangers)
-    assert known == {one.key: c.StoredStatus(READY, one.fingerprint) for one in adds}
+    assert known == {one.key: e.StoredStatus(READY, one.fingerprint) for one in adds}
     bodies = await store.bodies(keys)
     assert [whole_of(one.key[1], bodies[one.key]) for one in adds] == [one.task for one in adds]
 

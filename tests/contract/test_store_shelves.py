@@ -8,7 +8,9 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core.model import FIRST, LiveTask, Need
+from skillq_manager.core import events as e
+from skillq_manager.core.events import LiveTask
+from skillq_manager.core.model import FIRST, Need
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import Store, StoreConflict
@@ -51,13 +53,13 @@ async def test_what_is_on_a_shelf_is_not_loaded_unless_all_is(store: Store) -> N
 async def test_of_shelves_it_is_known_what_they_are_for_and_how_many_are_ready(
     store: Store,
 ) -> None:
-    assert await store.backlog_summary() == c.BacklogSummary((), {})
+    assert await store.backlog_summary() == e.BacklogSummary((), {})
     await store.commit([add(1, "a"), shelved(2, "b"), shelved(3, "c", HARD), shelved(4, "d", HARD)])
     found = await store.backlog_summary()
     assert set(found.needs) == {EASY, HARD}
     assert found.ready == {RUN: 4}
     await store.commit([assign("b"), assign("a")])
-    assert await store.backlog_summary() == c.BacklogSummary((HARD,), {RUN: 2})
+    assert await store.backlog_summary() == e.BacklogSummary((HARD,), {RUN: 2})
 
 
 async def test_a_shelf_is_read_by_priority_then_in_order_of_submission(store: Store) -> None:
@@ -120,7 +122,7 @@ async def test_what_is_sent_again_does_not_go_back_to_its_shelf(store: Store) ->
     given_up = end("b", 1, TaskStatus.FAILED, Outcome.FAILED)
     await store.commit([*tasks, set_status("a", CANCELLED), assign("b"), given_up])
     await store.commit([reopen("a", 0), replace(reopen("b", 1), status=TaskStatus.BLOCKED)])
-    assert await store.backlog_summary() == c.BacklogSummary((), {RUN: 1})
+    assert await store.backlog_summary() == e.BacklogSummary((), {RUN: 1})
     assert await loaded(store, shelved=False) == ["a", "b"]
 
 
@@ -164,7 +166,7 @@ async def _decide(store: Store, state: State, *events: Any) -> list[c.Command]:
 
 
 async def _next_state(store: Store) -> State:
-    state = State(BestFit(), chance=lambda: 0.5, head=2)
+    state = State(BestFit(), chance=lambda: 0.5, backlog_keep=2)
     state.begin_restore([], await store.last_seq(), 1000.0)
     async for rows in store.load(include_backlog=False):
         state.restore(rows)
@@ -177,7 +179,7 @@ async def test_a_backlog_is_worked_off_in_order_by_one_manager_after_another(sto
     state = await _next_state(store)
     tasks = [task(f"t{n:02}", priority=1 + n % 3) for n in range(30)]
     after = task("after", depends_on=("t29",))  # on a shelf, when the next managers begin
-    await _decide(store, state, c.SubmissionReceived(submission(*tasks, after), {}, None))
+    await _decide(store, state, e.SubmissionReceived(submission(*tasks, after), {}, None))
     order: list[str] = []
     for _ in range(11):
         state = await _next_state(store)

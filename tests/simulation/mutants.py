@@ -87,7 +87,7 @@ class TakesFromTheDead(State):
             ):
                 self._count(task, result, event)
             else:
-                super()._results(event.model_copy(update={"results": (result,)}))
+                super()._on_results(event.model_copy(update={"results": (result,)}))
 
     def _count(self, task: TaskEntry, result: TaskResult, event: TaskResults) -> None:
         profile = WorkerProfile(

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 from math import inf
 from typing import Any
 
-from skillq_manager.core.commands import Command, Event
+from skillq_manager.core.commands import Command
+from skillq_manager.core.events import Event
 from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_worker.worker import Worker

@@ -9,13 +9,8 @@ from typing import NamedTuple, Self
 
 from skillq import timings
 from skillq.errors import Unreachable
-from skillq_manager.core.commands import (
-    BacklogPage,
-    BacklogSummary,
-    Command,
-    RefillRequest,
-    StoredStatus,
-)
+from skillq_manager.core.commands import Command, RefillRequest
+from skillq_manager.core.events import BacklogPage, BacklogSummary, StoredStatus
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import (
     Body,

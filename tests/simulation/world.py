@@ -205,7 +205,7 @@ class World:
                 chance=chance.random,
                 retries=RETRIES,
                 store=store.id,
-                head=self.scenario.head,
+                backlog_keep=self.scenario.head,
             )
 
         async with unit.transport:

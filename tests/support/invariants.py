@@ -42,8 +42,14 @@ def _dependencies(state: State) -> None:
         _require(is_open, key, "has ended, yet tasks wait for it")
     for task in state.tasks.live.values():
         blocked = task.status is TaskStatus.BLOCKED
-        _require(blocked == (task.waits_for > 0), task, "waits for a wrong number of tasks")
-        _require(task.waits_for == registered[task], task, "is registered a wrong number of times")
+        _require(
+            blocked == (task.unmet_dependencies > 0), task, "waits for a wrong number of tasks"
+        )
+        _require(
+            task.unmet_dependencies == registered[task],
+            task,
+            "is registered a wrong number of times",
+        )
 
 
 def _places(state: State) -> None:
@@ -51,7 +57,12 @@ def _places(state: State) -> None:
     timed = Counter(task for _, kind, task in state.tasks.timers if kind is TimerKind.RETRY)
     for key, task in state.tasks.live.items():
         _require(task.key == key, task, "is kept under the key", key)
-        places = [task.waits_for > 0, task.ticket > 0, timed[task] == 1, task.worker is not None]
+        places = [
+            task.unmet_dependencies > 0,
+            task.ticket > 0,
+            timed[task] == 1,
+            task.worker is not None,
+        ]
         _require(places == _expected_places(task), task, "is in the wrong places:", places)
         if task.worker is not None:
             there = state.workers.workers.get(task.worker.name) is task.worker
@@ -85,9 +96,11 @@ def _load(state: State, worker: WorkerEntry) -> None:
     _require(ahead <= most, name, "has", ahead, "attempts more than slots")
     _require((worker in state.board.overcommitted) == (ahead > 0), name, "is miscounted as laden")
     known = [t.estimate for t in worker.attempts.values() if t.estimate is not None]
-    _require(worker.unknown == len(worker.attempts) - len(known), name, "miscounts the unknown")
+    _require(
+        worker.unknown_attempts == len(worker.attempts) - len(known), name, "miscounts the unknown"
+    )
     long = [seconds for seconds in known if seconds >= policy.max_seconds]
-    _require(worker.long == len(long), name, "miscounts the long ones")
+    _require(worker.long_attempts == len(long), name, "miscounts the long ones")
     load = sum(known) - sum(long)
     _require(abs(worker.load - load) < _ROUNDING, name, "has", load, "s to do, not", worker.load)
 

@@ -21,6 +21,8 @@ from skillq.runtime.clock import Clock
 from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Delivery, Transport
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.inbound.inbox import Inbound, Inbox, Received
@@ -129,7 +131,7 @@ class Manager:
         cancelled: list[TaskKey] = []
         while True:
             request_id = uuid4().hex
-            event = c.CancelRequested(request_id, run, None if ids is None else tuple(ids), reason)
+            event = e.CancelRequested(request_id, run, None if ids is None else tuple(ids), reason)
             reply = await self._request(request_id, partial(self._inbox.add_event, event))
             assert isinstance(reply, c.AnswerRequest)  # noqa: S101
             cancelled += reply.done
@@ -176,7 +178,7 @@ class Manager:
 
     def reason(self, key: TaskKey) -> str | None:
         """Return why a task has its present status, or None if the task has ended."""
-        return self.state.reason(key, self._clock())
+        return explain.reason(self.state, key, self._clock())
 
     # --- leading and standing by
 
@@ -289,7 +291,7 @@ class Manager:
         if self._heartbeats_lost != self._probe.heartbeats_lost:
             self._heartbeats_lost = not self._heartbeats_lost
             round.events.insert(
-                0, c.HeartbeatsLost() if self._heartbeats_lost else c.HeartbeatsRecovered()
+                0, e.HeartbeatsLost() if self._heartbeats_lost else e.HeartbeatsRecovered()
             )
             log.warning(Log.HEARTBEATS_LOST) if self._heartbeats_lost else log.info(
                 Log.HEARTBEATS_RECOVERED

@@ -172,7 +172,7 @@ async def test_dead_lists_what_was_given_up_on_and_why(desk: Desk, terminal: Ter
     head, first, second = (await terminal("dead")).out.splitlines()
     assert head.split()[:5] == ["run", "id", "type", "status", "attempts"]
     assert first.split()[:6] == ["default", "1", "task", "dead_lettered", "3", "lost"]
-    assert "its process was started anew" in first
+    assert "its process was restarted" in first
     assert second.split()[1] == "2"
     assert len((await terminal("dead", "--failed", "--all")).out.splitlines()) == 1 + 3
     assert len((await terminal("dead", "--type", "analysis")).out.splitlines()) == 1 + 1

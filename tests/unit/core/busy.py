@@ -4,6 +4,7 @@ from typing import Any
 
 from skillq.messages import Outcome, Submission
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from tests.factories import (
     Driver,
     connect,
@@ -32,12 +33,12 @@ def teach(do: Driver, seconds: float = SHORT, type: str = "task") -> None:
     do(lasted(assigned, seconds), disconnect(assigned.worker))
 
 
-def lasted(of: c.Assign, seconds: float = SHORT, outcome: Outcome = Outcome.SUCCEEDED) -> c.Event:
+def lasted(of: c.Assign, seconds: float = SHORT, outcome: Outcome = Outcome.SUCCEEDED) -> e.Event:
     """It took so long, by a clock that nobody here knows."""
     return report(of.worker, result(of, outcome, started_at=7.0, finished_at=7.0 + seconds))
 
 
-def back(of: c.Assign) -> c.Event:
+def back(of: c.Assign) -> e.Event:
     return report(of.worker, result(of, Outcome.RETURNED))
 
 

@@ -69,7 +69,7 @@ class Crew:
                 assert who(self.here[name]) == who(command.profile)
                 self.suspects.add(name)
             case WorkerEventKind.LOST | WorkerEventKind.DISCONNECTED:
-                assert not (self.blind and command.reason.startswith("not heard of"))
+                assert not (self.blind and command.reason.startswith("no heartbeat for"))
                 self.refused.pop(name, None)
                 assert who(self.here.pop(name)) == who(command.profile)
                 self.suspects.discard(name)

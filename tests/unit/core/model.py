@@ -18,6 +18,7 @@ from skillq.messages import (
     Unroutable,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
 from tests.unit.core.ahead import Ahead, held_by
@@ -36,7 +37,7 @@ class Model:
     crew: Crew
     now: float = 0.0
     awake_since: float = 0.0  # the manager has heard all, without a pause
-    asked: dict[str, c.CancelRequested | c.RetryRequested] = field(
+    asked: dict[str, e.CancelRequested | e.RetryRequested] = field(
         default_factory=dict
     )  # this turn
     reopened: Counter[TaskKey] = field(default_factory=Counter)
@@ -51,25 +52,25 @@ class Model:
 
     # --- before a turn
 
-    def event(self, submission: Submission) -> c.SubmissionReceived:
+    def event(self, submission: Submission) -> e.SubmissionReceived:
         """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
         named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
         known = {key: self.rows[key].known for key in keys if key in self.rows}
-        return c.SubmissionReceived(submission, known, self.titles.get(submission.run))
+        return e.SubmissionReceived(submission, known, self.titles.get(submission.run))
 
-    def retried(self, request: str, keys: Iterable[TaskKey]) -> c.RetryRequested:
+    def retried(self, request: str, keys: Iterable[TaskKey]) -> e.RetryRequested:
         """What the shell makes of a wish to send tasks again."""
         rows = {key: self.rows[key] for key in keys}
         named = {(key[0], d) for key, row in rows.items() for d in row.task.depends_on}
         known = {key: self.rows[key].known for key in named}
         again = [
-            c.StoredTask(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
+            e.StoredTask(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
             for key, row in rows.items()
         ]
-        return c.RetryRequested(request, tuple(again), known)
+        return e.RetryRequested(request, tuple(again), known)
 
-    def expect(self, events: Iterable[c.Event], now: float) -> list[tuple[int, int, bool]]:
+    def expect(self, events: Iterable[e.Event], now: float) -> list[tuple[int, int, bool]]:
         """Open a turn; returns what each submission has to be answered."""
         if now - self.now > SLACK / 2:
             self.awake_since = now
@@ -83,20 +84,20 @@ class Model:
         answers = []
         titles = dict(self.titles)
         for event in events:
-            if isinstance(event, c.SubmissionReceived):
+            if isinstance(event, e.SubmissionReceived):
                 answers.append(self._answer(event.submission, titles))
             else:
                 self._note(event)
         return answers
 
-    def _note(self, event: c.Event) -> None:
+    def _note(self, event: e.Event) -> None:
         match event:
             case Disconnect():
                 self.crew.gone[event.worker, event.incarnation] = self.now
-            case c.HeartbeatsLost() | c.HeartbeatsRecovered():
-                self.crew.blind = isinstance(event, c.HeartbeatsLost)
+            case e.HeartbeatsLost() | e.HeartbeatsRecovered():
+                self.crew.blind = isinstance(event, e.HeartbeatsLost)
                 self.awake_since = self.now
-            case c.CancelRequested() | c.RetryRequested():
+            case e.CancelRequested() | e.RetryRequested():
                 self.asked[event.request] = event
             case TaskResults():
                 known = event.incarnation if event.store == "" else "of a lost store"
@@ -206,7 +207,7 @@ class Model:
 
     def _is_called_off(self, key: TaskKey) -> bool:
         return any(
-            isinstance(asked, c.CancelRequested)
+            isinstance(asked, e.CancelRequested)
             and asked.run == key[0]
             and (asked.ids is None or key[1] in asked.ids)
             for asked in self.asked.values()
@@ -234,7 +235,7 @@ class Model:
                 self._is_unroutable(row)
                 row.asked_at = self.now
             case _:
-                assert command.reason == "nobody else can do it"
+                assert command.reason == "no other worker can do it"
                 assert not self.crew.able(old)
                 assert not new.excluded
         row.need = new
@@ -253,7 +254,7 @@ class Model:
         """Commands come in the order of their events: here, all is as it was when this was answered."""
         asked = self.asked[command.request]
         assert len(set(command.done)) == len(command.done)
-        if isinstance(asked, c.RetryRequested):
+        if isinstance(asked, e.RetryRequested):
             assert {*command.done, *command.refused} == {again.key for again in asked.tasks}
             assert all(self.rows[key].status in {S.READY, S.BLOCKED} for key in command.done)
             for key, reason in command.refused.items():

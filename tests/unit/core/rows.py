@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from math import inf
 
 from skillq.messages import TERMINAL, Task, TaskStatus, WorkerProfile
-from skillq_manager.core.commands import StoredStatus
+from skillq_manager.core.events import StoredStatus
 from skillq_manager.core.model import Need
 from skillq_manager.store.base import LiveRow
 

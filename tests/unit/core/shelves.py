@@ -5,6 +5,7 @@ from typing import Any, TypeVar
 
 from skillq.messages import Submission
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
@@ -41,8 +42,8 @@ class Keeper:
         )
         now(self.store.commit(out))
 
-    def ready(self, event: c.Event) -> c.Event:
-        if isinstance(event, c.CancelRequested):
+    def ready(self, event: e.Event) -> e.Event:
+        if isinstance(event, e.CancelRequested):
             rows = now(self.store.backlog_tasks(event.run, event.ids))
             return event._replace(backlog=tuple(rows))
         return event
@@ -89,18 +90,18 @@ class ShelfDriver(Driver):
     def __init__(self, head: int = 2, **more: Any) -> None:
         self.keeper = Keeper()
         self._more = more
-        super().__init__(head=head, **more)
+        super().__init__(backlog_keep=head, **more)
 
     def _store(self, out: Sequence[c.Command]) -> None:
         super()._store(out)
         self.keeper.commit(out)
 
     def _as_event(
-        self, event: c.Event | Submission, known: dict[TaskKey, c.StoredStatus]
-    ) -> c.Event:
+        self, event: e.Event | Submission, known: dict[TaskKey, e.StoredStatus]
+    ) -> e.Event:
         return self.keeper.ready(super()._as_event(event, known))
 
-    def _handle(self, events: Iterable[c.Event]) -> list[c.Command]:
+    def _handle(self, events: Iterable[e.Event]) -> list[c.Command]:
         out = super()._handle(events)
         validate(self.state)
         more = self.keeper.refill(self.state, self.now)
@@ -108,7 +109,7 @@ class ShelfDriver(Driver):
         return out + more
 
     def next_manager(self, *, head: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
-        self.state = State(self.state.board.policy, chance=lambda: 0.5, head=head)
+        self.state = State(self.state.board.policy, chance=lambda: 0.5, backlog_keep=head)
         out = self.keeper.restore(self.state, workers, self.now)
         out += self.keeper.refill(self.state, self.now)
         super()._store(out)

@@ -4,6 +4,8 @@ import pytest
 
 from skillq.messages import Lease, Outcome, WorkerProfile
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from tests.factories import (
     Driver,
     connect,
@@ -73,14 +75,14 @@ def test_each_worker_is_judged_by_the_lease_that_it_says_it_goes_by(do: Driver) 
     do(connect("ada"), connect("bob", lease=patient))
     assert {save.profile.name for save in pick(do(after=30.0), c.SaveWorker)} == {"ada"}
     assert news(do(after=30.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert news(do(after=60.0)) == [(Kind.LOST, "not heard of for 120 s")]
+    assert news(do(after=60.0)) == [(Kind.LOST, "no heartbeat for 120 s")]
 
 
 def test_a_suspect_that_is_heard_of_again_goes_on(do: Driver) -> None:
     do(connect(), submission(task("a")))
     do(submission(task("b")), after=15.0)
     out = do(heartbeat(ADA))
-    assert news(out) == [(Kind.CONNECTED, "heard of again")]
+    assert news(out) == [(Kind.CONNECTED, "its heartbeats are back")]
 
 
 def test_a_suspect_with_a_new_profile_is_told_once(do: Driver) -> None:
@@ -92,10 +94,10 @@ def test_a_suspect_with_a_new_profile_is_told_once(do: Driver) -> None:
 def test_a_dead_worker_loses_its_attempts_to_others(do: Driver, held: c.Assign) -> None:
     do(heartbeat(profile("bob")), after=29.0)
     out = do(after=1.0)
-    assert news(out) == [(Kind.LOST, "not heard of for 30 s")]
+    assert news(out) == [(Kind.LOST, "no heartbeat for 30 s")]
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status) == (Outcome.LOST, S.READY)
-    assert end.reason == "worker ada: not heard of for 30 s"
+    assert end.reason == "worker ada: no heartbeat for 30 s"
     assert pairs(out) == [("a", "bob")]
 
 
@@ -155,7 +157,7 @@ def test_the_departed_are_not_remembered_for_ever(do: Driver) -> None:
 
 def test_a_new_incarnation_takes_the_place_of_the_old(do: Driver, held: c.Assign) -> None:
     out = do(connect(incarnation="2"))
-    assert news(out) == [(Kind.LOST, "its process was started anew"), (Kind.CONNECTED, "")]
+    assert news(out) == [(Kind.LOST, "its process was restarted"), (Kind.CONNECTED, "")]
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
     assert one(out, c.Assign).worker == HEIR
 
@@ -181,16 +183,16 @@ def test_a_goodbye_of_a_dead_namesake_does_not_take_the_heir_away(do: Driver) ->
 
 
 def test_nobody_is_judged_while_the_manager_cannot_hear(do: Driver, held: c.Assign) -> None:
-    do(c.HeartbeatsLost())
+    do(e.HeartbeatsLost())
     assert do(after=120.0) == []
-    assert do(c.HeartbeatsRecovered()) == []
+    assert do(e.HeartbeatsRecovered()) == []
     assert do(after=14.0) == []
     assert news(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
     assert one(do(after=15.0), c.EndAttempt).outcome is Outcome.LOST
 
 
 def test_what_it_hears_all_the_same_counts(do: Driver, held: c.Assign) -> None:
-    do(c.HeartbeatsLost(), c.HeartbeatsLost())
+    do(e.HeartbeatsLost(), e.HeartbeatsLost())
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
     assert news(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
 
@@ -202,7 +204,7 @@ def test_a_manager_that_was_held_up_holds_that_time_against_nobody(
     assert do(paused=61.0) == []
     assert not news(do(after=3.0))
     assert news(do(after=2.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert news(do(after=15.0)) == [(Kind.LOST, "not heard of for 30 s")]
+    assert news(do(after=15.0)) == [(Kind.LOST, "no heartbeat for 30 s")]
 
 
 def test_nor_does_one_that_is_always_slow_trust_the_dead_for_ever(
@@ -227,9 +229,9 @@ def test_each_worker_has_its_reason_why_it_does_not_have_the_task() -> None:
     do(connect("bob", 5, slots=2), connect("cyd", 2), connect("eve", types=["gpu"]))
     do(heartbeat(profile("dan"), draining=True), heartbeat(profile("fay", 9, reserve=8)))
     tried = c.Assign(("default", "a"), "ocr", 1, profile("Ada", 3), 0.0)
-    assert do.state.verdicts(("default", "a"))[0] == ("Ada", "has it: attempt 1")
+    assert explain.verdicts(do.state, ("default", "a"))[0] == ("Ada", "has it: attempt 1")
     do(submission(task("x", 5), task("y", 5)), results(tried, Outcome.FAILED))
-    assert do.state.verdicts(("default", "a")) == [
+    assert explain.verdicts(do.state, ("default", "a")) == [
         ("Ada", "failed it before"),
         ("bob", "could do it; all of its 2 slots are taken"),
         ("cyd", "has skill 2 for it; it needs 3"),
@@ -240,15 +242,15 @@ def test_each_worker_has_its_reason_why_it_does_not_have_the_task() -> None:
             "is reserved for tasks of difficulty 8 or more, until this one has waited for long",
         ),
     ]
-    assert do.state.verdicts(("default", "nobody-knows")) == []
+    assert explain.verdicts(do.state, ("default", "nobody-knows")) == []
 
 
 def test_a_task_that_is_held_back_has_free_workers_and_silent_ones() -> None:
     do = Driver(expected_workers=3)
     do(connect("ada"), submission(task()))
     do(heartbeat(profile("bob")), after=15.0)
-    assert do.state.verdicts(("default", "a")) == [
-        ("ada", "has not been heard of lately"),
+    assert explain.verdicts(do.state, ("default", "a")) == [
+        ("ada", "has sent no heartbeat for some time"),
         ("bob", "could do it, and has a free slot"),
     ]
 

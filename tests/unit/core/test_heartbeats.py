@@ -91,7 +91,7 @@ def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None
 
 def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign) -> None:
     out = do(connect("bob"), returned(held))
-    assert news(out)[1:] == [(Kind.SUSPECT, "its queue was not there")]
+    assert news(out)[1:] == [(Kind.SUSPECT, "its queue was gone")]
     assert one(out, c.EndAttempt).outcome is Outcome.RETURNED
     assert pairs(out) == [("a", "bob")]
 

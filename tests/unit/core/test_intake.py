@@ -4,7 +4,8 @@ import pytest
 
 from skillq.messages import Outcome, Task, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core import submissions
+from skillq_manager.core import entries
+from skillq_manager.core import events as e
 from tests.factories import (
     Driver,
     cancel,
@@ -46,7 +47,7 @@ def ends(out: list[c.Command]) -> dict[str, TaskStatus]:
 
 def test_a_submission_that_is_unfit_is_refused_and_changes_nothing(do: Driver) -> None:
     given = submission(A)
-    assert do(c.SubmissionInvalid(given, "because")) == [
+    assert do(e.SubmissionInvalid(given, "because")) == [
         c.AnswerSubmission(given, 0, 0, "because", do.now)
     ]
     assert do.state.is_idle
@@ -165,7 +166,7 @@ def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
     do(connect())
     failed(do, A, B)
     assert one(do.again(B), c.AnswerRequest).refused == {
-        ("default", "b"): "depends on a, which failed; send that again first, or with it"
+        ("default", "b"): "depends on a, which failed; retry that first, or with it"
     }
     do.again(A)
     assert one(do.again(B), c.Reopen).status is S.BLOCKED
@@ -188,8 +189,8 @@ def test_what_has_not_ended_or_has_succeeded_is_not_sent_again(do: Driver) -> No
 def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver) -> None:
     """What the store said of it then, its status or its last attempt, is true no more."""
     held = one(do(connect(), submission(A)), c.Assign)
-    old = c.StoredTask(held.key, 1, A, A.fingerprint(), S.RUNNING, 1)
-    asked = c.RetryRequested("r", (old,), {})
+    old = e.StoredTask(held.key, 1, A, A.fingerprint(), S.RUNNING, 1)
+    asked = e.RetryRequested("r", (old,), {})
     reasons = {held.key: "has ended just now; ask again"}
     assert one(do(results(held, Outcome.FAILED), asked), c.AnswerRequest).refused == reasons
     assert one(do(asked), c.AnswerRequest).refused == reasons
@@ -200,8 +201,8 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
 ) -> None:
     do(connect())
     failed(do, A)
-    asked = c.RetryRequested(
-        "r", (c.StoredTask(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {}
+    asked = e.RetryRequested(
+        "r", (e.StoredTask(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {}
     )
     held = one(do(asked), c.Assign)
     out = do(results(held, Outcome.FAILED), asked)
@@ -212,12 +213,12 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
 def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
     do: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(submissions, "_REMEMBERED", 3)
+    monkeypatch.setattr(entries, "_CACHED_SHAPES", 3)
     do(submission(*(task(f"t{n}", timeout=5) for n in range(9))))
     assert len({id(entry.terms) for entry in do.state.tasks.live.values()}) == 1
     assert len({id(entry.need) for entry in do.state.tasks.live.values()}) == 1
     do(submission(*(task(f"u{n}", timeout=n + 1) for n in range(99))))
-    assert len(do.state._submissions._kinds) <= 3
+    assert len(do.state._entries._needs_and_terms) <= 3
 
 
 # --- restored

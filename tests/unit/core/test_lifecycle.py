@@ -5,7 +5,7 @@ from itertools import product
 import pytest
 
 from skillq.messages import TERMINAL, TaskStatus
-from skillq_manager.core.rules.lifecycle import TRANSITIONS, InvalidTransition, check
+from skillq_manager.core.rules.lifecycle import TRANSITIONS, InvalidTransition, check_transition
 
 MOVES = [(a, b) for a, b in product(TaskStatus, TaskStatus) if b in TRANSITIONS[a]]
 OTHERS = [pair for pair in product(TaskStatus, TaskStatus) if pair not in MOVES]
@@ -17,14 +17,14 @@ def test_every_status_has_a_row() -> None:
 
 @pytest.mark.parametrize(("status", "to"), MOVES)
 def test_a_move_of_the_table_is_allowed_and_says_why(status: TaskStatus, to: TaskStatus) -> None:
-    assert check(status, to) is to
+    assert check_transition(status, to) is to
     assert TRANSITIONS[status][to]
 
 
 @pytest.mark.parametrize(("status", "to"), OTHERS)
 def test_any_other_move_is_refused_by_name(status: TaskStatus, to: TaskStatus) -> None:
     with pytest.raises(InvalidTransition, match=f"a {status} task cannot become {to}"):
-        check(status, to)
+        check_transition(status, to)
 
 
 def test_success_absorbs_and_all_that_ended_otherwise_can_be_sent_again() -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch import lookahead
 from skillq_manager.core.dispatch.lookahead import LookaheadPolicy
 from skillq_manager.core.rules.matching import Arrival
@@ -175,7 +176,7 @@ def test_what_waits_for_a_free_slot_holds_up_others_no_longer_than_it_is_there(
     do(connect(), many(2))
     do(submission(task("strange", type="strange", priority=9), run="other"))
     assert given(do(submission(task("known"), run="other"))) == []
-    assert given(do(c.CancelRequested("r", "other", ("strange",), "no"))) == ["known"]
+    assert given(do(e.CancelRequested("r", "other", ("strange",), "no"))) == ["known"]
 
 
 @pytest.mark.parametrize("how", ["draining", "suspect"])

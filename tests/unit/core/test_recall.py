@@ -5,6 +5,7 @@ from unittest.mock import patch
 
 from skillq.messages import AttemptRef, Outcome
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch import recall
 from tests.factories import (
     Driver,
@@ -110,9 +111,9 @@ def test_a_recall_that_came_too_late_changes_nothing(do: Driver) -> None:
 
 def test_nothing_is_recalled_while_the_manager_cannot_hear(do: Driver) -> None:
     crowded(do)
-    do(connect("bob"), c.HeartbeatsLost())
+    do(connect("bob"), e.HeartbeatsLost())
     assert not pick(do(paused=0.5), c.RecallAttempts)
-    do(c.HeartbeatsRecovered())
+    do(e.HeartbeatsRecovered())
     assert not pick(do(paused=0.1), c.RecallAttempts)
     assert pick(do(paused=0.2), c.RecallAttempts)
 

@@ -6,6 +6,8 @@ import pytest
 
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
@@ -47,7 +49,7 @@ def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> No
 
 
 def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
-    do = ShelfDriver(HEAD, crowd=10)
+    do = ShelfDriver(HEAD, backlog_from=10)
     fill(do, 5)
     out = fill(do, 5, 5, difficulty=4)
     assert not [command for command in out if isinstance(command, c.MoveToBacklog)]
@@ -60,7 +62,7 @@ def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
 
 def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_other() -> None:
     head, crowd, needs = 5, 100, 6
-    do = ShelfDriver(head, crowd=crowd)
+    do = ShelfDriver(head, backlog_from=crowd)
     batches = [
         [task(f"{kind}-{n}", type=f"kind {kind}") for n in range(crowd + 2)]
         for kind in range(needs)
@@ -200,17 +202,17 @@ def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) 
     made = [task(id) for id in names(10)]
     do(submission(*made))
     assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
-    again = c.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
+    again = e.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
     more = submission(*(task(id) for id in [*names(3, 10), "x"]))
-    out = do(more, c.RetryRequested("r", (again,), {}))
+    out = do(more, e.RetryRequested("r", (again,), {}))
     assert one(out, c.AnswerRequest).refused == {("default", "x"): "has not ended"}
 
 
 def test_one_that_ends_now_and_was_on_a_shelf_is_asked_for_again_later(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
-    old = c.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
-    out = do(cancel("t09"), c.RetryRequested("r2", (old,), {}))
+    old = e.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
+    out = do(cancel("t09"), e.RetryRequested("r2", (old,), {}))
     (refused,) = [reply.refused for reply in pick(out, c.AnswerRequest) if reply.refused]
     assert refused == {("default", "t09"): "has ended just now; ask again"}
 
@@ -220,10 +222,12 @@ def test_why_one_on_a_shelf_waits_is_said_as_of_one_in_memory(do: ShelfDriver) -
     need = Need.from_task(task("x", difficulty=4))
     do(connect("junior", 3))
     assert do.reason("t09") is None
-    assert do.state.reason_in_backlog(need) == do.reason("t00")
-    assert do.state.verdicts_in_backlog(need) == do.state.verdicts(("default", "t00"))
-    assert do.state.reason_in_backlog(Need.from_task(task("x", difficulty=9))) is None
-    assert do.state.verdicts_in_backlog(Need.from_task(task("x", difficulty=9))) == []
+    assert explain.reason_in_backlog(do.state, need) == do.reason("t00")
+    assert explain.verdicts_in_backlog(do.state, need) == explain.verdicts(
+        do.state, ("default", "t00")
+    )
+    assert explain.reason_in_backlog(do.state, Need.from_task(task("x", difficulty=9))) is None
+    assert explain.verdicts_in_backlog(do.state, Need.from_task(task("x", difficulty=9))) == []
 
 
 # --- workers

@@ -7,6 +7,8 @@ from hypothesis.stateful import initialize, rule, run_state_machine_as_test
 
 from skillq.messages import Task, Unroutable
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need, TaskKey
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
@@ -32,8 +34,8 @@ class ShelfMachine(Machine):
             BestFit(),
             chance=lambda: self.chance,
             expected_workers=self.expected,
-            head=self.head,
-            crowd=self.crowd,
+            backlog_keep=self.head,
+            backlog_from=self.crowd,
         )
 
     @rule(
@@ -54,7 +56,7 @@ class ShelfMachine(Machine):
             tasks.append(Task(id=f"t{first + len(several)}", difficulty=1, depends_on=(last,)))
         self._submit(run, tuple(tasks))
 
-    def _handle(self, events: list[c.Event]) -> list[c.Command]:
+    def _handle(self, events: list[e.Event]) -> list[c.Command]:
         given = [self.keeper.ready(event) for event in events]
         out = self.state.handle(given, self.now)
         self.keeper.commit(out)
@@ -73,8 +75,8 @@ class ShelfMachine(Machine):
         shelved = self.keeper.on_shelf - self.state.tasks.live.keys()
         for key in shelved:
             need = Need.from_task(self.model.rows[key].task)
-            assert self.state.reason_in_backlog(need)
-            assert len(self.state.verdicts_in_backlog(need)) == len(self.model.crew.here)
+            assert explain.reason_in_backlog(self.state, need)
+            assert len(explain.verdicts_in_backlog(self.state, need)) == len(self.model.crew.here)
         assert sum(self.state.tasks.open.values()) == len(there)
         return there - shelved
 
@@ -95,7 +97,7 @@ class TwinMachine(ShelfMachine):
     def start_worker(self, name: str, more: dict[str, Any], ready: bool) -> None:
         super().start_worker(name, more | {"reserve": 0}, ready)
 
-    def _handle(self, events: list[c.Event]) -> list[c.Command]:
+    def _handle(self, events: list[e.Event]) -> list[c.Command]:
         expected = self.twin.handle(events, self.now)
         return self._same(super()._handle(events), expected)
 

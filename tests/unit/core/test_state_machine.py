@@ -27,6 +27,8 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
+from skillq_manager.core import explain
 from skillq_manager.core.model import TaskKey
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
@@ -68,7 +70,7 @@ class Machine(RuleBasedStateMachine):
         self.chance, self.expected = chance, expected
         self.state = self._new_state()
         self.model = Model(Crew(by_skill=self.by_skill))
-        self.inbox: list[c.Event | Submission | Again] = []
+        self.inbox: list[e.Event | Submission | Again] = []
         self.requests = count()
         self.now, self.starts = 1000.0, 0
         self.profiles: list[WorkerProfile] = []  # of all incarnations there ever were
@@ -130,14 +132,14 @@ class Machine(RuleBasedStateMachine):
     def call_off(self, which: int, some: list[int]) -> None:
         made = nth(self.submitted, which)
         ids = tuple(nth(made.tasks, one).id for one in some)
-        self.inbox.append(c.CancelRequested(f"{next(self.requests)}", made.run, ids, "no"))
+        self.inbox.append(e.CancelRequested(f"{next(self.requests)}", made.run, ids, "no"))
 
     @precondition(lambda self: self.submitted)
     @rule(which=SOME, sure=st.sampled_from([False, False, True]))
     def call_off_a_run(self, which: int, sure: bool) -> None:
         if sure:
             run = nth(self.submitted, which).run
-            self.inbox.append(c.CancelRequested(f"{next(self.requests)}", run, None, "no"))
+            self.inbox.append(e.CancelRequested(f"{next(self.requests)}", run, None, "no"))
 
     @rule(which=st.lists(SOME, min_size=1, max_size=5))
     def send_again(self, which: list[int]) -> None:
@@ -147,7 +149,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(blind=st.sampled_from([False, False, True]))
     def see(self, blind: bool) -> None:
-        self.inbox.append(c.HeartbeatsLost() if blind else c.HeartbeatsRecovered())
+        self.inbox.append(e.HeartbeatsLost() if blind else e.HeartbeatsRecovered())
 
     @rule()
     def manager_dies(self) -> None:
@@ -265,12 +267,12 @@ class Machine(RuleBasedStateMachine):
     def come_back(self, which: int, others: list[int]) -> None:
         one = self._current(which)
         refs = tuple(self._ref(i) for i in [which, *others])
-        self.inbox.append(c.AssignmentReturned(one.worker.name, one.worker.incarnation, refs))
+        self.inbox.append(e.AssignmentReturned(one.worker.name, one.worker.incarnation, refs))
 
     @precondition(lambda self: self.assigned)
     @rule(which=SOME)
     def cannot_be_sent(self, which: int) -> None:
-        self.inbox.append(c.AssignmentUndeliverable(self._ref(which), "too large"))
+        self.inbox.append(e.AssignmentUndeliverable(self._ref(which), "too large"))
 
     def _current(self, which: int) -> c.Assign:
         rows = self.model.rows
@@ -295,10 +297,10 @@ class Machine(RuleBasedStateMachine):
         self._check_results(events, out)
         self._conclude(out)
 
-    def _handle(self, events: list[c.Event]) -> list[c.Command]:
+    def _handle(self, events: list[e.Event]) -> list[c.Command]:
         return self.state.handle(events, self.now)
 
-    def _as_event(self, event: c.Event | Submission | Again) -> c.Event:
+    def _as_event(self, event: e.Event | Submission | Again) -> e.Event:
         if isinstance(event, Submission):
             return self.model.event(event)
         if isinstance(event, Again):
@@ -317,7 +319,7 @@ class Machine(RuleBasedStateMachine):
             (r.worker, ref) for r in pick(out, c.RecallAttempts) for ref in r.attempts
         ]
 
-    def _check_results(self, events: list[c.Event], out: list[c.Command]) -> None:
+    def _check_results(self, events: list[e.Event], out: list[c.Command]) -> None:
         """Every result is either counted or called stale."""
         answered = [
             x.result for x in out if isinstance(x, c.RecordStaleResult | c.EndAttempt) and x.result
@@ -337,7 +339,7 @@ class Machine(RuleBasedStateMachine):
             n: w.profile for n, w in self.state.workers.workers.items()
         }.keys() == self.model.crew.here.keys()
         for key in rows:
-            assert (self.state.reason(key, self.now) is None) == (key not in there)
+            assert (explain.reason(self.state, key, self.now) is None) == (key not in there)
         deadline = self.state.next_deadline()
         assert deadline is None or deadline > self.now
 
@@ -393,7 +395,7 @@ class Machine(RuleBasedStateMachine):
             connect(name, 10, incarnation="last", specialties=TYPES, slots=50)
             for name in ("xia", "yan", "zoe")
         ]
-        self.inbox.append(c.HeartbeatsRecovered())
+        self.inbox.append(e.HeartbeatsRecovered())
         for _ in range(500):
             self.inbox += able
             self.turn(301.0)

@@ -7,6 +7,7 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.rules.matching import Arrival
 from skillq_manager.core.rules.retry import RetryPolicy
 from tests.factories import (
@@ -141,7 +142,7 @@ def test_two_runs_do_not_mix(do: Driver) -> None:
 
 def test_a_store_that_lost_a_dependency_is_not_believed_silently(do: Driver) -> None:
     with pytest.raises(KeyError):
-        do.state._submissions._status(("run", "nowhere"), {})
+        do.state._entries.status(("run", "nowhere"), {})
 
 
 # --- dependencies
@@ -255,14 +256,14 @@ def test_a_refused_type_goes_to_another_worker_and_never_back(do: Driver) -> Non
 
 def test_what_cannot_be_sent_is_dead_lettered(do: Driver) -> None:
     held = one_assigned(do, max_attempts=9)
-    out = do(c.AssignmentUndeliverable(ref(held), "too large"))
+    out = do(e.AssignmentUndeliverable(ref(held), "too large"))
     end = one(out, c.EndAttempt)
     assert (end.status, end.outcome, end.reason) == (S.DEAD_LETTERED, Outcome.RETURNED, "too large")
 
 
 def test_an_older_attempt_that_cannot_be_sent_changes_nothing(do: Driver) -> None:
     old = ref(one_assigned(do)).model_copy(update={"attempt": 0})
-    assert do(c.AssignmentUndeliverable(old, "too large")) == []
+    assert do(e.AssignmentUndeliverable(old, "too large")) == []
 
 
 # --- runs
@@ -294,14 +295,14 @@ def test_a_task_says_why_it_waits() -> None:
     do = Driver(expected_workers=2, retries=RetryPolicy(base=20.0))
     hard = submission(task("a", 5, max_attempts=2), task("b", 5), task("c", depends_on=("a",)))
     do(connect(skill=5), hard, submission(task("d", 9)))
-    assert do.reason("a") == "waits for workers: 1 of 2 expected are there"
+    assert do.reason("a") == "waits for workers: 1 of 2 expected are connected"
     assert do.reason("c") == "waits for 1 of the tasks it depends on"
     held = one(do(connect("bob", skill=1)), c.Assign)
     assert do.reason("a") == "attempt 1 is with ada"
     assert do.reason("b") == "waits for a slot: 1 of 2 workers can do it, none is free"
     assert do.reason("d") == "no worker can do it: it needs skill 9, the best has 5"
     do(results(held, Outcome.FAILED))
-    assert do.reason("a") == "is tried again in 10.0 s"
+    assert do.reason("a") == "is retried in 10.0 s"
     assert do.reason("nobody-knows") is None
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from skillq_manager.core.rules.retry import RetryPolicy
@@ -127,9 +128,9 @@ def test_a_timeout_that_the_manager_saw_is_retried_as_one_that_the_worker_saw(do
 
 def test_a_manager_that_could_not_hear_does_not_call_attempts_overdue(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5))), c.Assign)
-    do(c.HeartbeatsLost())
+    do(e.HeartbeatsLost())
     assert do(after=60.0) == []
-    do(c.HeartbeatsRecovered())
+    do(e.HeartbeatsRecovered())
     assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
@@ -199,7 +200,7 @@ def test_where_nobody_else_is_left_it_may_try_again(do: Driver) -> None:
     do(results(held, Outcome.FAILED), disconnect(BOB))
     assert not pairs(do(*beats(ADA), after=14.0))  # bob may just be starting anew
     out = do(after=1.0)
-    assert asks(out) == [("a", need(), "nobody else can do it")]
+    assert asks(out) == [("a", need(), "no other worker can do it")]
     assert pairs(out) == [("a", "ada")]
 
 

@@ -82,7 +82,7 @@ class Desk:
         self.manager = Manager(
             self._manager_transport,
             self.store,
-            lambda: State(BestFit(), chance=lambda: 0.0, store=self.store.id, head=head),
+            lambda: State(BestFit(), chance=lambda: 0.0, store=self.store.id, backlog_keep=head),
             clock=loop_clock(),
             on_complete=_nothing,
         )

@@ -13,6 +13,7 @@ from skillq.messages import (
 from skillq.transport import Consumer
 from skillq.transport.memory import MemoryBroker
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.outbound.outbox import Outbox
 from skillq_manager.store.memory import MemoryStore
 from tests.factories import profile
@@ -25,7 +26,7 @@ class Office:
     def __init__(self) -> None:
         self.wire = Wire(MemoryBroker())
         self.store = MemoryStore()
-        self.fed: list[c.Event] = []
+        self.fed: list[e.Event] = []
         self.current = self.alone = True
         self.outbox = Outbox(
             self.wire,

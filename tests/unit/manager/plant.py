@@ -94,7 +94,7 @@ class Plant:
                 expected_workers=expected_workers,
                 leases=leases,
                 store=self.store.id,
-                head=head,
+                backlog_keep=head,
             ),
             clock=loop_clock(),
             stop_when_done=stop_when_done,
@@ -160,7 +160,7 @@ class Plant:
         return hand
 
     def entry(self, profile: WorkerProfile) -> object:
-        return self.manager.state.workers.current(profile.name, profile.incarnation)
+        return self.manager.state.workers.current_worker(profile.name, profile.incarnation)
 
     @property
     def _is_done(self) -> bool:

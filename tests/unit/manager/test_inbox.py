@@ -9,7 +9,7 @@ from skillq.errors import MalformedMessage
 from skillq.messages import Message, Probe, StatusQuery, Submission
 from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
-from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.inbound.inbox import ALLOWED_TYPES, Inbox, read_inbound
 from tests.factories import connect, disconnect, heartbeat, profile, report, submission, task
 
@@ -146,12 +146,12 @@ async def test_events_and_submissions_from_inside_wake_it_and_none_is_taken_twic
 
 async def test_what_is_forgotten_wakes_nobody() -> None:
     inbox = Inbox(lambda _: None)
-    inbox.add_event(c.HeartbeatsLost())
+    inbox.add_event(e.HeartbeatsLost())
     inbox.clear()
     async with asyncio.timeout(5):
         waited = asyncio.create_task(inbox.take_received(None))
         await asyncio.sleep(0)
         await asyncio.sleep(0)
         assert not waited.done()
-        inbox.add_event(c.HeartbeatsRecovered())
-        assert (await waited).events == [c.HeartbeatsRecovered()]
+        inbox.add_event(e.HeartbeatsRecovered())
+        assert (await waited).events == [e.HeartbeatsRecovered()]

@@ -19,7 +19,8 @@ from skillq.messages import (
 )
 from skillq.transport import Outgoing
 from skillq.transport.memory import MemoryBroker
-from skillq_manager.core.commands import Command, Event, SubmissionReceived
+from skillq_manager.core.commands import Command
+from skillq_manager.core.events import Event, SubmissionReceived
 from skillq_worker.execution.executor import CancelJob, Job, run_in_task
 from tests.factories import task
 from tests.unit.manager.ear import listening, put

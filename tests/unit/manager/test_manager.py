@@ -105,7 +105,7 @@ async def test_nothing_is_assigned_before_the_expected_workers_are_there() -> No
         running = asyncio.create_task(plant.complete(*tasks(1)))
         await until(lambda: plant.manager.state.tasks.live)
         reason = plant.manager.reason(("default", "0"))
-        assert reason == "waits for workers: 1 of 2 expected are there"
+        assert reason == "waits for workers: 1 of 2 expected are connected"
         await asyncio.sleep(0.1)  # that nothing happens takes time to see
         assert not senior.begun
         junior = Count()

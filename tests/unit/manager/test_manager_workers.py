@@ -15,6 +15,7 @@ from skillq.messages import (
     TaskStatus,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.rules.leases import LeasePolicy
 from skillq_worker import Handlers
 from skillq_worker.execution.executor import HandlerExecutor
@@ -60,7 +61,7 @@ async def test_a_worker_that_holds_more_than_one_message_can_name_is_not_lost(
         decided: list[c.Command] = []
         handle = plant.manager.state.handle
 
-        def listen(events: Sequence[c.Event], now: float) -> list[c.Command]:
+        def listen(events: Sequence[e.Event], now: float) -> list[c.Command]:
             heard.extend(event for event in events if isinstance(event, Heartbeat))
             commands = handle(events, now)
             decided.extend(commands)

@@ -13,6 +13,7 @@ from skillq.messages import (
     Stop,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from tests.factories import profile, task
 from tests.unit.manager.office import Office, said
 from tests.unit.worker.boss import until
@@ -74,7 +75,7 @@ async def test_what_no_message_can_hold_is_given_up_on_with_the_reason(office: O
     queue = await office.give_queue(office.ada)
     await office.send(office.assign("sum"), office.assign("x"))
     (event,) = office.fed
-    assert isinstance(event, c.AssignmentUndeliverable)
+    assert isinstance(event, e.AssignmentUndeliverable)
     assert event.attempt.id == "sum"
     assert str(MAX_MESSAGE_BYTES) in event.reason
     (message,) = await said(queue)
@@ -86,7 +87,7 @@ async def test_an_assignment_that_comes_back_is_told_and_the_queue_declared(offi
     await office.store_tasks(task("a"))
     await office.send(office.assign("a"))
     (event,) = office.fed
-    assert isinstance(event, c.AssignmentReturned)
+    assert isinstance(event, e.AssignmentReturned)
     assert (event.worker, event.incarnation) == ("ada", "1")
     assert [ref.id for ref in event.attempts] == ["a"]
     await office.wire.consume(topology.worker_queue("ada"), prefetch=1)

@@ -147,7 +147,7 @@ async def test_what_was_given_up_on_is_listed_with_reason_and_attempts(desk: Des
     await desk.give_up("1", "2")
     (first, second) = (await desk.get("/api/dead"))["items"]
     assert (first["id"], second["id"]) == ("1", "2")
-    assert first["reason"] == "worker Victim: its process was started anew"
+    assert first["reason"] == "worker Victim: its process was restarted"
     assert [a["outcome"] for a in first["attempts"]] == ["lost"] * 3
     everything = (await desk.get("/api/dead", all=True))["items"]
     assert [(t["id"], t["status"]) for t in everything] == [

@@ -1,1 +1,1 @@
-"""The manager's decisions: pure functions of what happened, when, and of numbers drawn by others."""
+"""The manager's decisions, without I/O: from events and a time to commands."""

@@ -1,156 +1,33 @@
-"""What goes into the core beside wire messages, and what comes out of it.
+"""Commands: the output of the core.
 
-Events are what happened, commands what the shell has to do: rows to write, messages to send.
+The manager's shell executes commands: it writes rows to the store and sends messages.
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from skillq.messages import (
     AttemptRef,
-    Connect,
-    Disconnect,
-    Heartbeat,
     Outcome,
-    Progress,
     Submission,
     Task,
     TaskResult,
-    TaskResults,
     TaskStatus,
     WorkerEventKind,
     WorkerProfile,
 )
-from skillq_manager.core.model import DispatchKey, LiveTask, Need, TaskKey
+from skillq_manager.core.model import DispatchKey, Need, TaskKey
 
-# --- events ----------------------------------------------------------------------------------
-
-
-class StoredStatus(NamedTuple):
-    """What the store knows of a task; `fingerprint` is of its definition."""
-
-    status: TaskStatus
-    fingerprint: int
-
-
-class SubmissionReceived(NamedTuple):
-    """A submission, with what the store knows of the tasks and the run that it names."""
-
-    submission: Submission
-    known: Mapping[TaskKey, StoredStatus]
-    run_title: str | None  # of the run, where it exists
-
-
-class SubmissionInvalid(NamedTuple):
-    """A submission of which one need not know more to refuse it."""
-
-    submission: Submission
-    reason: str
-
-
-class AssignmentReturned(NamedTuple):
-    """Assignments came back from the broker: the worker's queue is not there."""
-
-    worker: str
-    incarnation: str
-    attempts: tuple[AttemptRef, ...]
-
-
-class AssignmentUndeliverable(NamedTuple):
-    """An assignment that cannot be sent, to anyone, ever."""
-
-    attempt: AttemptRef
-    reason: str
-
-
-class CancelRequested(NamedTuple):
-    """Somebody calls tasks off: these, or (None) all of the run; with those of them that are on a shelf."""
-
-    request: str  # names the `Reply`
-    run: str
-    ids: tuple[str, ...] | None
-    reason: str
-    backlog: tuple[LiveTask, ...] = ()
-
-
-class StoredTask(NamedTuple):
-    """A task that has ended, as the store has it."""
-
-    key: TaskKey
-    seq: int
-    task: Task
-    fingerprint: int
-    status: TaskStatus
-    attempt: int
-
-
-class RetryRequested(NamedTuple):
-    """Somebody sends tasks again; `known` are the tasks they depend on."""
-
-    request: str
-    tasks: tuple[StoredTask, ...]
-    known: Mapping[TaskKey, StoredStatus]
-
-
-class RefillRequest(NamedTuple):
-    """What the core asks for: the first tasks of a shelf from `start` on, so many."""
-
-    need: Need
-    start: DispatchKey
-    limit: int
-
-
-class BacklogPage(NamedTuple):
-    """The answer, before anything else has happened; `more` may follow."""
-
-    need: Need
-    rows: Sequence[LiveTask]
-    more: bool
-
-
-class BacklogSummary(NamedTuple):
-    """What a store keeps that a manager that starts has not loaded."""
-
-    needs: Collection[Need]  # those that have a shelf
-    ready: Mapping[str, int]  # how many tasks are ready, loaded or not, by run
-
-
-class HeartbeatsLost(NamedTuple):
-    """The manager cannot hear workers, through no fault of theirs: the broker is away, or blocks publishers."""
-
-
-class HeartbeatsRecovered(NamedTuple):
-    """It can hear them again."""
-
-
-Event = (
-    SubmissionReceived
-    | SubmissionInvalid
-    | CancelRequested
-    | RetryRequested
-    | BacklogPage
-    | HeartbeatsLost
-    | HeartbeatsRecovered
-    | Connect
-    | Disconnect
-    | Heartbeat
-    | TaskResults
-    | Progress
-    | AssignmentReturned
-    | AssignmentUndeliverable
-)
-
-# --- commands --------------------------------------------------------------------------------
-#
-# Nobody changes one. They are not frozen, which would make them slow to make, nor named tuples, of which a field is slow
-# to read: there are several for each task, and each is read by the store, the outbox, the log and the tally.
+# Commands are never changed. They are not frozen, because a frozen dataclass is slow to create, and
+# not named tuples, because a field of a named tuple is slow to read: a task has several commands,
+# and the store, the outbox, the log and the counters read each of them.
 
 
 @dataclass(slots=True)
 class AnswerSubmission:
-    """Tell who submitted: taken, or refused for a reason, as a whole."""
+    """Answer a submission: accepted as a whole, or refused as a whole for a reason."""
 
     submission: Submission
     accepted: int
@@ -161,7 +38,7 @@ class AnswerSubmission:
 
 @dataclass(slots=True)
 class AnswerRequest:
-    """Tell who asked for tasks to be called off or sent again."""
+    """Answer an operator's request to cancel or retry tasks; `refused` has a reason for each."""
 
     request: str
     done: tuple[TaskKey, ...]
@@ -170,6 +47,8 @@ class AnswerRequest:
 
 @dataclass(slots=True)
 class AddTask:
+    """Store a new task."""
+
     key: TaskKey
     seq: int
     run_title: str
@@ -177,12 +56,14 @@ class AddTask:
     fingerprint: int
     status: TaskStatus
     at: float
-    backlog: Need | None = None  # on which it lies from now on
+    backlog: Need | None = (
+        None  # the backlog that the task goes to at once; None: it stays in memory
+    )
 
 
 @dataclass(slots=True)
 class MoveToBacklog:
-    """A ready task goes to a shelf: there are many before it."""
+    """Leave a ready task to the store, because many tasks are before it in its task queue."""
 
     key: TaskKey
     need: Need
@@ -191,7 +72,7 @@ class MoveToBacklog:
 
 @dataclass(slots=True)
 class SetStatus:
-    """A task moves without an attempt: its dependencies are done, or one of them never will be."""
+    """Change the status of a task that no worker has."""
 
     key: TaskKey
     task_type: str
@@ -203,6 +84,8 @@ class SetStatus:
 
 @dataclass(slots=True)
 class Assign:
+    """Give a task to a worker: a new attempt."""
+
     key: TaskKey
     task_type: str
     attempt: int
@@ -212,7 +95,7 @@ class Assign:
 
 @dataclass(slots=True)
 class Resend:
-    """Send an assignment again that its worker does not know of."""
+    """Send an assignment again that the worker does not name in its heartbeats."""
 
     key: TaskKey
     attempt: int
@@ -221,6 +104,8 @@ class Resend:
 
 @dataclass(slots=True)
 class StartAttempt:
+    """Record that the worker has started the current attempt."""
+
     key: TaskKey
     task_type: str
     attempt: int
@@ -230,7 +115,7 @@ class StartAttempt:
 
 @dataclass(slots=True)
 class EndAttempt:
-    """The current attempt has ended; `status` is what the task is now."""
+    """Record the end of the current attempt; `status` is the new status of the task."""
 
     key: TaskKey
     task_type: str
@@ -239,16 +124,16 @@ class EndAttempt:
     outcome: Outcome
     status: TaskStatus
     reason: str | None
-    result: TaskResult | None  # None where the worker did not say it
+    result: TaskResult | None  # None: the worker did not report the end
     retry_at: float | None
-    failures: int  # the task's, up to now: they count against `max_attempts`
-    losses: int  # likewise, against the cap of lost attempts
+    failures: int  # of the task up to now, for the limit `max_attempts`
+    losses: int  # of the task up to now, for the limit of lost attempts
     at: float
 
 
 @dataclass(slots=True)
 class SetNeed:
-    """What a task asks of a worker is no longer what its definition says: escalated, relaxed, a worker excluded."""
+    """Change the need of a task: escalated, relaxed, or with other excluded workers."""
 
     key: TaskKey
     need: Need
@@ -258,18 +143,18 @@ class SetNeed:
 
 @dataclass(slots=True)
 class Reopen:
-    """An operator sends a task again that has ended; its budget of attempts is as new."""
+    """Retry an ended task for an operator; its failures and losses count from 0 again."""
 
     key: TaskKey
     task_type: str
     status: TaskStatus  # ready or blocked
-    attempt: int  # the last number given out; it never goes back
+    attempt: int  # the number of the last attempt; the number only grows
     at: float
 
 
 @dataclass(slots=True)
 class RecordStaleResult:
-    """A result that is not of the current attempt: late, foreign, doubled. It changes nothing."""
+    """Record a result that is not of the current attempt. The task does not change."""
 
     result: TaskResult
     worker: str
@@ -278,16 +163,16 @@ class RecordStaleResult:
 
 @dataclass(slots=True)
 class CancelAttempts:
-    """Tell a worker to give up attempts that are not its own any more."""
+    """Ask a worker to stop attempts that it must not have."""
 
     worker: WorkerProfile
-    store: str  # whose attempts these are
+    store: str  # the id of the store that numbered the attempts
     attempts: tuple[AttemptRef, ...]
 
 
 @dataclass(slots=True)
 class RecallAttempts:
-    """Tell a worker to hand attempts back that it has not begun: somebody else is idle."""
+    """Ask a worker to return prefetched attempts, because another worker is idle."""
 
     worker: WorkerProfile
     store: str
@@ -296,6 +181,8 @@ class RecallAttempts:
 
 @dataclass(slots=True)
 class SaveWorker:
+    """Store what happened to a worker, and publish it."""
+
     profile: WorkerProfile
     event: WorkerEventKind
     reason: str
@@ -304,7 +191,10 @@ class SaveWorker:
 
 @dataclass(slots=True)
 class CompleteRun:
-    """All tasks of the run have ended; or had ended already, when somebody submitted them once more (`again`)."""
+    """All tasks of a run have ended.
+
+    `was_complete`: they had ended before this round, and a client submitted them once more.
+    """
 
     run: str
     at: float
@@ -330,19 +220,32 @@ Command = (
     | CompleteRun
 )
 
-Kind = TypeVar("Kind", bound=Command)
+
+class RefillRequest(NamedTuple):
+    """Ask the store for the first `limit` tasks of a backlog from `start` on.
+
+    Not a command of a decision: `State.refills` has these, and a `BacklogPage` answers each.
+    """
+
+    need: Need
+    start: DispatchKey
+    limit: int
+
+
+CommandType = TypeVar("CommandType", bound=Command)
 
 
 class Decisions:
-    """The commands of one turn: `all` in order, and those `of` one kind in theirs."""
+    """The commands of one round, in order: all of them, or those of one type."""
 
-    __slots__ = ("_kinds", "all")
+    __slots__ = ("_by_type", "all")
 
     def __init__(self, commands: Sequence[Command]) -> None:
         self.all = commands
-        self._kinds: defaultdict[type, list[Any]] = defaultdict(list)
+        self._by_type: defaultdict[type, list[Any]] = defaultdict(list)
         for command in commands:
-            self._kinds[type(command)].append(command)
+            self._by_type[type(command)].append(command)
 
-    def of_kind(self, kind: type[Kind]) -> Sequence[Kind]:
-        return self._kinds.get(kind, ())
+    def of_kind(self, command_type: type[CommandType]) -> Sequence[CommandType]:
+        """Return the commands of one type."""
+        return self._by_type.get(command_type, ())

@@ -1,6 +1,9 @@
-"""The manager's state and the one method that changes it: events in, commands out.
+"""The state of the manager's core; its method `handle` turns events into commands.
 
-It remembers only tasks that have not ended and workers that are there; what has ended is in the store.
+`State` handles events by their type with the parts of the core: submissions, operations, workers,
+tasks. At the end of each round it handles due timers, matches ready tasks with free workers, and
+returns the commands. The state has only tasks that have not ended and workers that are connected;
+what has ended is in the store.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -20,34 +23,40 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.dispatch.recall import Recalls
-from skillq_manager.core.model import LiveTask, Need, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.due import DueTasks
+from skillq_manager.core.entries import Entries
+from skillq_manager.core.model import TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.operations import Operations
+from skillq_manager.core.restore import Restore
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules.leases import LeasePolicy
-from skillq_manager.core.rules.matching import Policy, why_not, why_unable
+from skillq_manager.core.rules.matching import Policy
 from skillq_manager.core.rules.retry import RetryPolicy, RetryVerdict
 from skillq_manager.core.submissions import Submissions
 from skillq_manager.core.tasks import Tasks
 from skillq_manager.core.workers import Workers
 
-BACKLOG_KEEP = 2000  # tasks with one need that are in memory where the store keeps the rest
-BACKLOG_FROM = (
-    20_000  # tasks that may wait in memory, of all needs, before any of them goes to the store
-)
-_NO_SHELF = c.BacklogSummary((), {})
-_NOTHING: Mapping[TaskKey, c.StoredStatus] = {}
-_DONE = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
-_HANDED_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
-_REFUSED = Outcome.REFUSED  # a name, for the reason that those in `lifecycle` have
+BACKLOG_KEEP = 2000  # tasks with one need that stay in memory when the store keeps the rest
+BACKLOG_FROM = 20_000  # waiting tasks, of all needs, from which on the store keeps some of them
+_EMPTY_BACKLOG = e.BacklogSummary((), {})
+_NO_TASKS: Mapping[TaskKey, e.StoredStatus] = {}
+_WITH_DURATION = frozenset({Outcome.SUCCEEDED, Outcome.FAILED})
+_GIVEN_BACK = frozenset({Outcome.RETURNED, Outcome.CANCELLED})
+_REFUSED = Outcome.REFUSED  # see `rules.lifecycle` for why this is a constant
 
 
 class State:
-    """`chance` returns random numbers in [0, 1), for the jitter of retries; `store` names what numbers attempts.
+    """The core of the manager.
 
-    `head`: once more than `crowd` tasks wait, of those with one need only about so many stay here, and the store
-    keeps the rest; 0: all stay here.
+    `chance` returns random numbers in [0, 1), for the jitter of retries. `expected_workers`:
+    nothing is assigned before so many workers are connected. `store` is the id of the store, which
+    numbers the attempts. Once more than `backlog_from` tasks wait, about `backlog_keep` tasks with
+    one need stay in memory, and the store keeps the rest; with `backlog_keep` 0 all tasks stay in
+    memory.
     """
 
     def __init__(
@@ -60,218 +69,176 @@ class State:
         retries: RetryPolicy | None = None,
         lookahead: LookaheadPolicy | None = None,
         store: str = "",
-        head: int = 0,
-        crowd: int = 0,
+        backlog_keep: int = 0,
+        backlog_from: int = 0,
     ) -> None:
         self._round = RoundState(store)
         self.lookahead = Lookahead(lookahead or LookaheadPolicy())
-        self.board = Board(policy, self.lookahead, head, crowd)
+        self.board = Board(policy, self.lookahead, backlog_keep, backlog_from)
         self.tasks = Tasks(
             self._round, self.board, self.lookahead, retries or RetryPolicy(), chance
         )
         self._recalls = Recalls(self._round, self.board, self.lookahead.policy)
-        self._submissions = Submissions(self._round, self.tasks)
-        self.workers = Workers(self._round, self.board, self.tasks, leases or LeasePolicy())
+        self._entries = Entries(self._round, self.tasks)
+        self._submissions = Submissions(self._round, self.tasks, self._entries)
+        self._operations = Operations(self._round, self.board, self.tasks, self._entries)
+        self._restore = Restore(self._round, self.board, self.tasks, self._entries)
+        self._due = DueTasks(self._round, self.board, self.tasks)
+        self.workers = Workers(
+            self._round, self.board, self.tasks, self._due, leases or LeasePolicy()
+        )
         self.expected_workers = expected_workers
-        self.refills: list[
-            c.RefillRequest
-        ] = []  # what the last turn asks for, before there is another
+        self.refills: list[c.RefillRequest] = []  # of the last round; answered before the next one
         self._handlers: dict[type, Callable[[Any], None]] = {
-            c.SubmissionReceived: self._submissions.submit,
-            c.SubmissionInvalid: self._submissions.refuse,
-            c.CancelRequested: self._submissions.cancel,
-            c.RetryRequested: self._submissions.retry,
-            c.BacklogPage: self._submissions.refill,
-            c.HeartbeatsLost: self.workers.on_heartbeats_lost,
-            c.HeartbeatsRecovered: self.workers.on_heartbeats_recovered,
-            Connect: self.workers.connect,
-            Heartbeat: self.workers.heartbeat,
-            Disconnect: self.workers.disconnect,
-            c.AssignmentReturned: self.workers.on_assignment_returned,
-            TaskResults: self._results,
-            Progress: self._progress,
-            c.AssignmentUndeliverable: self._undeliverable,
+            e.SubmissionReceived: self._submissions.submit,
+            e.SubmissionInvalid: self._submissions.refuse,
+            e.CancelRequested: self._operations.cancel,
+            e.RetryRequested: self._operations.retry,
+            e.BacklogPage: self._restore.refill,
+            e.HeartbeatsLost: self.workers.on_heartbeats_lost,
+            e.HeartbeatsRecovered: self.workers.on_heartbeats_recovered,
+            Connect: self.workers.on_connect,
+            Heartbeat: self.workers.on_heartbeat,
+            Disconnect: self.workers.on_disconnect,
+            e.AssignmentReturned: self.workers.on_assignment_returned,
+            TaskResults: self._on_results,
+            Progress: self._on_progress,
+            e.AssignmentUndeliverable: self._on_assignment_undeliverable,
         }
 
-    def handle(self, events: Iterable[c.Event], now: float) -> list[c.Command]:
-        """Take in what has happened up to `now` (seconds, never going back), and decide what is to be done."""
+    def handle(self, events: Iterable[e.Event], now: float) -> list[c.Command]:
+        """Handle the events of one round, and return the commands that follow from them.
+
+        `now` is in seconds and must never go back.
+        """
         self._round.start(now)
         for event in events:
             self._handlers[type(event)](event)
         return self._finish_round()
 
-    # Taking over from an earlier manager, once, before anything else: begin, tasks page by page, end.
+    # A restore comes once, before the first round: `begin_restore`, `restore` for each page,
+    # `end_restore`.
 
     @property
     def keeps_backlog(self) -> bool:
-        """Whether it leaves tasks to the store; else it has to be given all."""
+        """Return whether ready tasks may stay in the store; if not, `restore` needs all tasks."""
         return self.board.backlog.keep > 0
 
     def begin_restore(self, workers: Iterable[WorkerProfile], last_seq: int, now: float) -> None:
+        """Add the workers of an earlier manager; `last_seq` is the `seq` of its last task."""
         self._round.start(now)
         self._round.listening_since = now
         self.workers.restore(workers)
         self.tasks.seq = count(last_seq + 1)
 
-    def restore(self, rows: Iterable[LiveTask]) -> None:
-        self._submissions.restore(rows, self.workers.workers)
+    def restore(self, rows: Iterable[e.LiveTask]) -> None:
+        """Add a page of stored tasks."""
+        self._restore.add_tasks(rows, self.workers.workers)
 
     def unresolved_dependencies(self) -> set[TaskKey]:
-        """Of these tasks `end_restore` wants to know where they are, if there is a shelf."""
-        return self._submissions.unresolved_dependencies()
+        """Return the tasks whose stored status `end_restore` needs if there is a backlog."""
+        return self._restore.unresolved_dependencies()
 
     def end_restore(
         self,
-        shelf: c.BacklogSummary = _NO_SHELF,
-        known: Mapping[TaskKey, c.StoredStatus] = _NOTHING,
+        backlog: e.BacklogSummary = _EMPTY_BACKLOG,
+        known: Mapping[TaskKey, e.StoredStatus] = _NO_TASKS,
     ) -> list[c.Command]:
-        """What follows from it."""
-        self._submissions.finish_restore(shelf, known)
+        """Return the commands that follow from the restored tasks."""
+        self._restore.finish(backlog, known)
         if any(task.attempt for task in self.tasks.live.values()):
-            self.expected_workers = 0  # they had been there
+            self.expected_workers = 0  # the earlier manager had enough workers
         return self._finish_round()
 
     def _finish_round(self) -> list[c.Command]:
         self.workers.sweep()
-        self.tasks.handle_due(fleet_is_there=not self.expected_workers)
+        self._due.handle_timers(workers_complete=not self.expected_workers)
         self._match()
         self.board.update_tiers()
-        shelves = self.board.backlog
-        self.refills = [c.RefillRequest(*where, shelves.keep) for where in shelves.wanted_refills()]
+        backlog = self.board.backlog
+        self.refills = [
+            c.RefillRequest(*missing, backlog.keep) for missing in backlog.wanted_refills()
+        ]
         if not self.refills:
             self._recalls.recall_overdue()
         self._round.commands.extend(
-            c.CompleteRun(run, self._round.now, was_complete=not moved)
-            for run, moved in self._round.runs.items()
+            c.CompleteRun(run, self._round.now, was_complete=not changed)
+            for run, changed in self._round.affected_runs.items()
             if run not in self.tasks.open
         )
         return self._round.commands
 
     def next_deadline(self) -> float | None:
-        """When `handle` has something to do even if nothing happens."""
+        """Return when `handle` must be called even without events; None: only with events."""
         sweep = self.workers.next_sweep if self.workers.workers else None
         due = (self.tasks.timers.next_at(), self._recalls.next_check_at(), sweep)
         return min((at for at in due if at is not None), default=None)
 
     @property
     def is_idle(self) -> bool:
-        """No task is left that has not ended."""
+        """Return whether all tasks have ended."""
         return not self.tasks.open
 
     def _match(self) -> None:
         if len(self.workers.workers) < self.expected_workers:
             return
-        self.expected_workers = 0  # from now on they may come and go
+        self.expected_workers = 0  # from now on, workers may come and go
         while (match := self.board.next_match()) is not None:
             self.tasks.assign(*match)
 
-    def _results(self, event: TaskResults) -> None:
-        speaker = self._reporting_worker(event)
+    def _on_results(self, event: TaskResults) -> None:
+        worker = self._reporting_worker(event)
         for result in event.results:
-            task = self._current_task(result, speaker)
-            if task is None or speaker is None:
+            task = self._current_task(result, worker)
+            if task is None or worker is None:
                 self._round.commands.append(
                     c.RecordStaleResult(result, event.worker, event.incarnation)
                 )
                 continue
             outcome = result.outcome
             if outcome is _REFUSED:
-                self.workers.on_type_refused(speaker, task.need.type)
-            if outcome in _HANDED_BACK:
-                self.workers.on_attempt_returned(speaker, task)
-            if result.started_at is not None and outcome in _DONE:
-                self._learn(task.need.type, result)
-            self.tasks.end_attempt(task, speaker, outcome, reason=result.error, result=result)
+                self.workers.on_type_refused(worker, task.need.type)
+            if outcome in _GIVEN_BACK:
+                self.workers.on_attempt_returned(worker, task)
+            if result.started_at is not None and outcome in _WITH_DURATION:
+                self._learn_duration(task.need.type, result)
+            self.tasks.end_attempt(task, worker, outcome, reason=result.error, result=result)
 
-    def _learn(self, task_type: str, result: TaskResult) -> None:
+    def _learn_duration(self, task_type: str, result: TaskResult) -> None:
         if self.lookahead.record_duration(task_type, result.started_at, result.finished_at):
             self.board.recheck_held_up()
 
-    def _progress(self, event: Progress) -> None:
-        speaker = self._reporting_worker(event)
+    def _on_progress(self, event: Progress) -> None:
+        worker = self._reporting_worker(event)
         for item in event.items:
-            task = self._current_task(item, speaker)
-            if task is not None and speaker is not None:
-                self.tasks.start_attempt(task, speaker, item.at or self._round.now)
+            task = self._current_task(item, worker)
+            if task is not None and worker is not None:
+                self.tasks.start_attempt(task, worker, item.at or self._round.now)
 
-    def _undeliverable(self, event: c.AssignmentUndeliverable) -> None:
+    def _on_assignment_undeliverable(self, event: e.AssignmentUndeliverable) -> None:
         task = self.tasks.live.get((event.attempt.run, event.attempt.id))
         if task is not None and task.worker is not None and task.attempt == event.attempt.attempt:
-            given_up = RetryVerdict(TaskStatus.DEAD_LETTERED)
+            dead_letter = RetryVerdict(TaskStatus.DEAD_LETTERED)
             self.tasks.end_attempt(
-                task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=given_up
+                task, task.worker, Outcome.RETURNED, reason=event.reason, verdict=dead_letter
             )
 
     def _reporting_worker(self, event: TaskResults | Progress) -> WorkerEntry | None:
-        """Who says it; None: nobody who is there, or of attempts that another store has numbered."""
+        """Return the worker that sent this event, or None if it is not connected.
+
+        Also None if another store numbered the attempts of the event.
+        """
         if event.store != self._round.store:
             return None
-        return self.workers.current(event.worker, event.incarnation)
+        return self.workers.current_worker(event.worker, event.incarnation)
 
-    def _current_task(self, ref: AttemptRef, speaker: WorkerEntry | None) -> TaskEntry | None:
-        """The task, if this is its current attempt, and this worker's."""
+    def _current_task(self, ref: AttemptRef, worker: WorkerEntry | None) -> TaskEntry | None:
+        """Return the task if `ref` is its current attempt and this worker has the attempt."""
         task = self.tasks.live.get((ref.run, ref.id))
-        if task is None or task.worker is not speaker or task.attempt != ref.attempt:
+        if task is None or task.worker is not worker or task.attempt != ref.attempt:
             return None
-        return None if speaker is None else task
+        return None if worker is None else task
 
     def is_current(self, ref: AttemptRef, worker: str, incarnation: str) -> bool:
-        """Whether this attempt is still this worker's."""
-        return self._current_task(ref, self.workers.current(worker, incarnation)) is not None
-
-    # --- why a task waits
-
-    def reason(self, key: TaskKey, now: float) -> str | None:
-        """Why a task that has not ended is where it is, in a sentence; None for one that has."""
-        task = self.tasks.live.get(key)
-        return None if task is None else self._why(task, now)
-
-    def reason_in_backlog(self, need: Need) -> str | None:
-        """The same of a task that is ready and not here; None where there is no shelf for it."""
-        return self._why_waiting(need) if self.board.has_backlog(need) else None
-
-    def verdicts(self, key: TaskKey) -> list[tuple[str, str]]:
-        """Worker by worker, as its user wrote it: why this one has, could have, or cannot have the task."""
-        task = self.tasks.live.get(key)
-        if task is None:
-            return []
-        return [(w.profile.title, self._verdict(task.need, w, task)) for w in self._by_name()]
-
-    def verdicts_in_backlog(self, need: Need) -> list[tuple[str, str]]:
-        """The same of a task that is ready and not here."""
-        if not self.board.has_backlog(need):
-            return []
-        return [(w.profile.title, self._verdict(need, w)) for w in self._by_name()]
-
-    def _by_name(self) -> list[WorkerEntry]:
-        return sorted(self.workers.workers.values(), key=lambda worker: worker.name)
-
-    def _verdict(self, need: Need, worker: WorkerEntry, task: TaskEntry | None = None) -> str:
-        if task is not None and task.worker is worker:
-            return f"has it: attempt {task.attempt}"
-        if worker.name in need.excluded:
-            return "failed it before"
-        if not self.board.policy.can(worker.skills, need):
-            return why_not(worker.skills, need)
-        if worker.draining or worker.suspect:
-            return "is leaving" if worker.draining else "has not been heard of lately"
-        if not worker.is_free:
-            return f"could do it; all of its {worker.slots} slots are taken"
-        return "could do it, and has a free slot"
-
-    def _why(self, task: TaskEntry, now: float) -> str:
-        if task.worker is not None:
-            return f"attempt {task.attempt} is with {task.worker.profile.title}"
-        if task.status is TaskStatus.BLOCKED:
-            return f"waits for {task.waits_for} of the tasks it depends on"
-        if task.retry_at is not None:
-            return f"is tried again in {max(0.0, task.retry_at - now):.1f} s"
-        return self._why_waiting(task.need)
-
-    def _why_waiting(self, need: Need) -> str:
-        if self.expected_workers:
-            return f"waits for workers: {len(self.workers.workers)} of {self.expected_workers} expected are there"
-        capable = sum(1 for _ in self.board.capable_workers(need))
-        if capable:
-            return f"waits for a slot: {capable} of {len(self.workers.workers)} workers can do it, none is free"
-        return why_unable([worker.skills for worker in self.workers.workers.values()], need)
+        """Return whether this attempt is current and this incarnation of a worker has it."""
+        return self._current_task(ref, self.workers.current_worker(worker, incarnation)) is not None

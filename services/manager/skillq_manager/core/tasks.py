@@ -1,159 +1,162 @@
-"""Tasks that have not ended: given out, ended, tried again, given up."""
+"""Tasks that have not ended: ready, assigned, running, ended.
 
-from collections import Counter
+`Tasks` changes the status of tasks, always by `rules.lifecycle.check_transition`, and adds a
+command for each change. Attempts are numbered by the core, one number after the other for each
+task; see docs/adr/0005-number-attempts-per-store.md.
+"""
+
 from collections.abc import Callable, Sequence
 from itertools import count
 
 from skillq import timings
-from skillq.messages import TERMINAL, Outcome, Task, TaskResult, TaskStatus, Unroutable
+from skillq.messages import TERMINAL, Outcome, TaskResult, TaskStatus, Unroutable
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
-from skillq_manager.core.dispatch.lookahead import Lookahead, waits_for_slot
-from skillq_manager.core.model import DispatchKey, Need, TaskEntry, TaskKey, WorkerEntry
+from skillq_manager.core.dispatch.lookahead import Lookahead
+from skillq_manager.core.model import Need, TaskEntry, TaskKey, WorkerEntry
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules import retry
-from skillq_manager.core.rules.escalation import escalated, for_best_worker, relaxed
+from skillq_manager.core.rules.escalation import escalated_difficulty
 from skillq_manager.core.rules.lifecycle import (
     ASSIGNED,
     BLOCKED,
     CANCELLED,
-    DEAD_LETTERED,
     FAILED,
     READY,
     RUNNING,
     SUCCEEDED,
     TIMED_OUT,
-    check,
+    check_transition,
 )
-from skillq_manager.core.rules.matching import why_unable
 from skillq_manager.core.timers import TimerKind, Timers
 
-_AGED_AT_ONCE = 1000  # of each class, so that no sweep takes long
-_TIMEOUT = ("TimeoutError", "OSError", "Exception", "BaseException")  # as a worker would have said
-_DONE = retry.RetryVerdict(SUCCEEDED)
-# Names, for the reason that those in `lifecycle` have.
-_WENT_WELL, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
+# The error types that a worker reports for a timeout.
+_TIMEOUT_ERRORS = ("TimeoutError", "OSError", "Exception", "BaseException")
+_SUCCESS = retry.RetryVerdict(SUCCEEDED)
+# Constants, because looking up a member of an enum is slow: see `rules.lifecycle`.
+_SUCCEEDED, _RETURNED, _WAIT = Outcome.SUCCEEDED, Outcome.RETURNED, Unroutable.WAIT
 
 
 class Tasks:
-    """Each task is in one place: `board` or `timers` (ready), a worker's `holds`, or waiting in `dependents`.
+    """The tasks that have not ended.
 
-    Or on the shelf: then it is not `live`, and only the store knows it.
+    Each task in `live` is in one place: on the board or in the timers (ready), in the attempts of a
+    worker (assigned, running), or in `dependents` (blocked). A task in the backlog is not in
+    `live`: only the store has it.
     """
 
     def __init__(
         self,
-        turn: RoundState,
+        round_state: RoundState,
         board: Board,
         lookahead: Lookahead,
         policy: retry.RetryPolicy,
         chance: Callable[[], float],
     ) -> None:
-        self._turn = turn
+        self._round = round_state
         self._board = board
         self._lookahead = lookahead
         self._policy = policy
         self._chance = chance
         self.seq = count(1)
         self.live: dict[TaskKey, TaskEntry] = {}
-        self.dependents: dict[TaskKey, list[TaskEntry]] = {}
-        self.open: dict[str, int] = {}  # by run, how many have not ended
+        self.dependents: dict[TaskKey, list[TaskEntry]] = {}  # by the task that they wait for
+        self.open: dict[str, int] = {}  # by run, how many tasks have not ended
         self.timers = Timers()
 
     def open_task(self, task: TaskEntry) -> None:
-        """A task is live from here on."""
+        """Add a task that has not ended."""
         self.live[task.key] = task
         self.open[task.key[0]] = self.open.get(task.key[0], 0) + 1
         if task.terms.deadline is not None:
             self.timers.add_timer(task.submitted_at + task.terms.deadline, TimerKind.DEADLINE, task)
 
+    # --- ready tasks
+
     def put_on_board(self, task: TaskEntry) -> None:
+        """Put a task on the board that is ready from now on."""
         task.retry_at = None
-        task.ready_at = self._turn.now
-        self._add_to_board(task)
+        task.ready_at = self._round.now
+        self.add_to_board(task)
+
+    def add_to_board(self, task: TaskEntry) -> None:
+        """Put a task on the board without a change of the time since which it is ready."""
+        self._board.add_task(task)
+        if task.terms.unroutable is not _WAIT:
+            self.check_unroutable_later(task, self._round.now)
 
     def add_new(self, task: TaskEntry) -> bool:
-        """A new task is ready. Whether it is on the board; else it is left to the store."""
-        task.ready_at = self._turn.now
+        """Put a new ready task on the board if there is room; else leave the task to the store.
+
+        Return whether the task is on the board.
+        """
+        task.ready_at = self._round.now
         if self._board.backlog.full:
             self.evict()
         if not self._board.add_new_task(task):
             self._evict_task(task)
             return False
         if task.terms.unroutable is not _WAIT:
-            self._check_unroutable_later(task, self._turn.now)
+            self.check_unroutable_later(task, self._round.now)
         return True
 
     def evict(self) -> None:
-        """Leave to the store what the board has no room for."""
+        """Leave to the store the tasks for which the board has no room."""
         for task in self._board.evict():
             self._evict_task(task)
-            self._turn.commands.append(c.MoveToBacklog(task.key, task.need, task.priority))
-
-    def refill(self, need: Need, tasks: Sequence[TaskEntry], horizon: DispatchKey | None) -> None:
-        """These come from the shelf; the next one there is not before `horizon`."""
-        self._board.refill(need, tasks, horizon)
-
-    def open_backlogs(self, shelf: c.BacklogSummary) -> None:
-        """Count what an earlier manager has left there; it is fetched when it is wanted."""
-        here = Counter(t.key[0] for t in self.live.values() if t.status is READY)
-        for run, ready in shelf.ready.items():
-            if ready > here[run]:
-                self.open[run] = self.open.get(run, 0) + ready - here[run]
-        for need in shelf.needs:
-            self._board.open_backlog(need, self._turn.now)
-
-    def has_backlog(self, of: Task) -> bool:
-        """Whether such a task may be there."""
-        return self._board.has_backlog(Need.from_task(of))
+            self._round.commands.append(c.MoveToBacklog(task.key, task.need, task.priority))
 
     def _evict_task(self, task: TaskEntry) -> None:
-        """It is open, but no longer live."""
+        """Remove a task from memory; the task stays counted in `open`."""
         del self.live[task.key]
-        self._turn.moved_to_backlog[task.key] = task
+        self._round.moved_to_backlog[task.key] = task
 
-    def _add_to_board(self, task: TaskEntry) -> None:
-        self._board.add_task(task)
-        if task.terms.unroutable is not _WAIT:
-            self._check_unroutable_later(task, self._turn.now)
-
-    def _check_unroutable_later(self, task: TaskEntry, since: float) -> None:
-        """Apply the policy of a task that nobody can do, if that has been so since then."""
+    def check_unroutable_later(self, task: TaskEntry, since: float) -> None:
+        """Start a timer for the policy of a task that may have been unroutable since `since`."""
         at = max(
-            since + task.terms.unroutable_after, self._turn.now + timings.UNROUTABLE_CHECK_SECONDS
+            since + task.terms.unroutable_after, self._round.now + timings.UNROUTABLE_CHECK_SECONDS
         )
         self.timers.add_timer(at, TimerKind.UNROUTABLE, task)
+
+    def wait_until(self, task: TaskEntry, at: float) -> None:
+        """Keep a ready task off the board until `at`."""
+        task.retry_at = at
+        self.timers.add_timer(at, TimerKind.RETRY, task)
 
     # --- attempts
 
     def assign(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        task.status = check(task.status, ASSIGNED)
+        """Give a task to a worker as a new attempt."""
+        task.status = check_transition(task.status, ASSIGNED)
         task.attempt += 1
-        self._turn.commands.append(
-            c.Assign(task.key, task.need.type, task.attempt, worker.profile, self._turn.now)
+        self._round.commands.append(
+            c.Assign(task.key, task.need.type, task.attempt, worker.profile, self._round.now)
         )
-        self.give_to(task, worker, self._turn.now)
+        self.add_to_worker(task, worker, self._round.now)
 
-    def give_to(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
-        """The worker has the current attempt, since `at`."""
+    def add_to_worker(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
+        """Add the current attempt, assigned at `at`, to the attempts of a worker."""
         task.worker = worker
         task.assigned_at = at
-        task.began_at = self._turn.now  # if it has
+        task.started_at = self._round.now  # for a restored attempt that runs already
         self._lookahead.add_attempt(worker, task)
         self._board.worker_changed(worker)
-        self._start_timeout(task, at)
+        self.start_timeout(task, at)
 
-    def _start_timeout(self, task: TaskEntry, since: float) -> None:
+    def start_timeout(self, task: TaskEntry, since: float) -> None:
+        """Start a timer for the timeout of the current attempt, if the task has a timeout."""
         if task.terms.timeout is not None:
             self.timers.add_timer(
                 since + task.terms.timeout + timings.OVERDUE_SLACK_SECONDS, TimerKind.OVERDUE, task
             )
 
     def start_attempt(self, task: TaskEntry, worker: WorkerEntry, at: float) -> None:
+        """Mark an assigned task as running since `at`; a running task does not change."""
         if task.status is ASSIGNED:
-            task.status = check(task.status, RUNNING)
-            task.began_at = self._turn.now
-            self._turn.commands.append(
+            task.status = check_transition(task.status, RUNNING)
+            task.started_at = self._round.now
+            self._round.commands.append(
                 c.StartAttempt(task.key, task.need.type, task.attempt, worker.profile, at)
             )
 
@@ -167,17 +170,20 @@ class Tasks:
         result: TaskResult | None = None,
         verdict: retry.RetryVerdict | None = None,
     ) -> None:
-        """The current attempt has ended: the task has, too, or it is ready again (unless `verdict` says)."""
+        """End the current attempt, and with it the task, or make the task ready again.
+
+        `verdict` decides which; without it, the retry rule decides.
+        """
         verdict = verdict or self._verdict(task, outcome, result)
         if verdict.status is READY and self._is_late(task):
             verdict = retry.RetryVerdict(TIMED_OUT)
-        task.status = check(task.status, verdict.status)
+        task.status = check_transition(task.status, verdict.status)
         task.worker = None
         self._lookahead.remove_attempt(worker, task)
         worker.recall_pending = worker.recall_pending and outcome is _RETURNED
         self._board.worker_changed(worker)
-        retry_at = self._turn.now + verdict.delay if verdict.delay else None
-        self._turn.commands.append(
+        retry_at = self._round.now + verdict.delay if verdict.delay else None
+        self._round.commands.append(
             c.EndAttempt(
                 task.key,
                 task.need.type,
@@ -190,21 +196,24 @@ class Tasks:
                 retry_at,
                 task.failures,
                 task.losses,
-                self._turn.now,
+                self._round.now,
             )
         )
         if task.status in TERMINAL:
-            self._close(task)
+            self.close_task(task)
             return
         if outcome in {Outcome.FAILED, Outcome.TIMED_OUT}:
             self._escalate(task, worker)
-        self._make_ready(task, retry_at)
+        if retry_at is None:
+            self.put_on_board(task)
+        else:
+            self.wait_until(task, retry_at)
 
     def _verdict(
         self, task: TaskEntry, outcome: Outcome, result: TaskResult | None
     ) -> retry.RetryVerdict:
-        if outcome is _WENT_WELL:
-            return _DONE
+        if outcome is _SUCCEEDED:
+            return _SUCCESS
         task.failures += outcome in {Outcome.FAILED, Outcome.TIMED_OUT}
         task.losses += outcome is Outcome.LOST
         return retry.decide(
@@ -213,139 +222,58 @@ class Tasks:
             outcome,
             failures=task.failures,
             losses=task.losses,
-            error_types=_TIMEOUT if result is None else result.error_types,
+            error_types=_TIMEOUT_ERRORS if result is None else result.error_types,
             chance=self._chance(),
         )
 
+    def _is_late(self, task: TaskEntry) -> bool:
+        """Return whether the deadline of the task is over."""
+        deadline = task.terms.deadline
+        return deadline is not None and self._round.now >= task.submitted_at + deadline
+
     def _escalate(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        """The next attempt needs more skill, and another worker where there is one."""
+        """Ask for more skill, and for another worker than this one if another can do the task."""
         need = task.need
         harder = need._replace(
-            difficulty=escalated(need, task.terms.escalate_by, self._board.skill_counts),
+            difficulty=escalated_difficulty(need, task.terms.escalate_by, self._board.skill_counts),
             excluded=need.excluded | {worker.name},
         )
-        others = (w for w in self._board.capable_workers(harder._replace(excluded=frozenset())))
-        if all(w.name in harder.excluded for w in others):
+        capable = (w for w in self._board.capable_workers(harder._replace(excluded=frozenset())))
+        if all(w.name in harder.excluded for w in capable):
             harder = harder._replace(excluded=frozenset())
-        self._change_need(
-            task, harder, f"attempt {task.attempt} failed with {worker.profile.title}"
-        )
+        self.change_need(task, harder, f"attempt {task.attempt} failed with {worker.profile.title}")
 
-    def _change_need(self, task: TaskEntry, need: Need, reason: str) -> None:
+    def change_need(self, task: TaskEntry, need: Need, reason: str) -> None:
+        """Give a task another need; the task must not be on the board."""
         if need != task.need:
             task.need = need
-            self._turn.commands.append(c.SetNeed(task.key, need, reason, self._turn.now))
+            self._round.commands.append(c.SetNeed(task.key, need, reason, self._round.now))
 
-    def _make_ready(self, task: TaskEntry, retry_at: float | None) -> None:
-        if retry_at is None:
-            self.put_on_board(task)
-        else:
-            self.wait_until(task, retry_at)
+    def cancel_attempt(self, task: TaskEntry, worker: WorkerEntry) -> None:
+        """Ask the worker to stop the current attempt."""
+        self._round.commands.append(
+            c.CancelAttempts(worker.profile, self._round.store, (task.ref,))
+        )
 
-    def wait_until(self, task: TaskEntry, at: float) -> None:
-        """Ready, but not before."""
-        task.retry_at = at
-        self.timers.add_timer(at, TimerKind.RETRY, task)
-
-    # --- time
-
-    def handle_due(self, *, fleet_is_there: bool = True) -> None:
-        """Look at all whose time has come. Before the fleet is there, nobody says that none of it can do a task."""
-        whys: dict[Need, str] = {}
-        for kind, task in self.timers.due(self._turn.now):
-            if kind is TimerKind.RETRY:
-                self.put_on_board(task)
-            elif kind is TimerKind.UNROUTABLE:
-                self._unroutable(task, whys, fleet_is_there=fleet_is_there)
-            elif task.worker is None:
-                self._stop_late(task)
-            elif self._turn.has_listened_for(timings.OVERDUE_SLACK_SECONDS):
-                self._stop_late(task) if kind is TimerKind.DEADLINE else self._overdue(
-                    task, task.worker
-                )
-            else:  # its result may be on its way
-                self.timers.add_timer(self._turn.now + timings.OVERDUE_SLACK_SECONDS, kind, task)
-
-    def _is_late(self, task: TaskEntry) -> bool:
-        """Whether its deadline is over."""
-        deadline = task.terms.deadline
-        return deadline is not None and self._turn.now >= task.submitted_at + deadline
-
-    def _stop_late(self, task: TaskEntry) -> None:
-        reason = f"its deadline of {task.terms.deadline:g} s is over"
-        self.end_task(task, Outcome.TIMED_OUT, TIMED_OUT, reason)
-
-    def _overdue(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        """The worker should have ended it, and has not said so; its time counts from when it could begin."""
-        if task.is_prefetched:
-            task.is_prefetched = waits_for_slot(task, worker)
-            has_begun = task.status is RUNNING
-            self._start_timeout(task, task.began_at if has_begun else self._turn.now)
-            return
-        self._cancel_attempt(task, worker)
-        reason = f"took longer than {task.terms.timeout:g} s"
-        self.end_attempt(task, worker, Outcome.TIMED_OUT, reason=reason)
-
-    def _unroutable(self, task: TaskEntry, whys: dict[Need, str], *, fleet_is_there: bool) -> None:
-        """Apply the policy of a task that nobody can do, if that is so, and has been for long enough."""
-        since = self._board.unroutable_since(task.need) if fleet_is_there else None
-        if since is None or since + task.terms.unroutable_after > self._turn.now:
-            self._check_unroutable_later(task, self._turn.now if since is None else since)
-            return
-        why = whys.get(task.need)
-        if why is None:
-            why = whys[task.need] = why_unable(list(self._board.skill_counts), task.need)
-        if task.terms.unroutable is Unroutable.REJECT:
-            self._board.discard_task(task)
-            self._set(task, DEAD_LETTERED, why)
-            self._close(task)
-        elif task.terms.unroutable is Unroutable.RELAX:
-            self._set_waiting_need(
-                task, relaxed(task.need, self._board.skill_counts), f"relaxed: {why}"
-            )
-        else:
-            need = for_best_worker(task.need, self._board.skill_counts)
-            self._set_waiting_need(task, need, f"escalated: {why}")
-
-    def age(self, older_than: float) -> None:
-        """Let reserved workers take what has waited for so long: not worth a row, the next manager begins anew."""
-        for task in self._board.tasks_to_age(self._turn.now - older_than, _AGED_AT_ONCE):
-            self._board.discard_task(task)
-            task.need = task.need._replace(aged=True)
-            self._add_to_board(task)
-
-    def lift_exclusions(self, after: float) -> None:
-        """Nobody else has been there for so long: the workers that failed a task may try it again."""
-        for task in list(self._board.stuck_by_exclusion(self._turn.now - after)):
-            self._set_waiting_need(
-                task, task.need._replace(excluded=frozenset()), "nobody else can do it"
-            )
-
-    def _set_waiting_need(self, task: TaskEntry, need: Need, reason: str) -> None:
-        """A waiting task asks for something else."""
-        self._board.discard_task(task)
-        self._change_need(task, need, reason)
-        self._add_to_board(task)
-
-    # --- the end
+    # --- the end of tasks
 
     def end_task(self, task: TaskEntry, outcome: Outcome, status: TaskStatus, reason: str) -> None:
-        """End a task wherever it is; a worker that has it is told to give it up."""
+        """End a task in any status; `outcome` is for its current attempt, if a worker has one."""
         if task.worker is not None:
-            self._cancel_attempt(task, task.worker)
+            self.cancel_attempt(task, task.worker)
             verdict = retry.RetryVerdict(status)
             self.end_attempt(task, task.worker, outcome, reason=reason, verdict=verdict)
             return
         self._board.discard_task(task)
         task.retry_at = None
-        self._set(task, status, reason)
-        self._close(task)
+        self.set_status(task, status, reason)
+        self.close_task(task)
 
     def cancel_tasks(self, tasks: Sequence[TaskEntry], reason: str) -> None:
-        """End all of these as cancelled, even those that depend on others of them."""
+        """Cancel all these tasks, even those that depend on others of them."""
         blocked = [task for task in tasks if task.status is BLOCKED]
         for task in blocked:
-            self._set(task, CANCELLED, reason)
+            self.set_status(task, CANCELLED, reason)
             self._remove(task)
         for task in tasks:
             if not task.status.is_terminal:
@@ -353,10 +281,15 @@ class Tasks:
         for task in blocked:
             self.resolve(task.key, task.status)
 
-    def _cancel_attempt(self, task: TaskEntry, worker: WorkerEntry) -> None:
-        self._turn.commands.append(c.CancelAttempts(worker.profile, self._turn.store, (task.ref,)))
+    def set_status(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
+        """Change the status of a task that no worker has."""
+        task.status = check_transition(task.status, status)
+        self._round.commands.append(
+            c.SetStatus(task.key, task.need.type, status, reason, task.attempt, self._round.now)
+        )
 
-    def _close(self, task: TaskEntry) -> None:
+    def close_task(self, task: TaskEntry) -> None:
+        """Remove a task that has ended, and resolve its dependents."""
         self._remove(task)
         if task.key in self.dependents:
             self.resolve(task.key, task.status)
@@ -364,14 +297,16 @@ class Tasks:
     def _remove(self, task: TaskEntry) -> None:
         run = task.key[0]
         del self.live[task.key]
-        self._turn.ended[task.key] = c.StoredStatus(task.status, task.fingerprint)
-        self._turn.runs[run] = True
+        self._round.ended[task.key] = e.StoredStatus(task.status, task.fingerprint)
+        self._round.affected_runs[run] = True
         self.open[run] -= 1
         if not self.open[run]:
             del self.open[run]
 
+    # --- dependencies
+
     def resolve(self, key: TaskKey, status: TaskStatus) -> None:
-        """Free the dependents of a task that succeeded; fail those of one that did not, and theirs."""
+        """Unblock or fail the dependents of an ended task; a failed dependent fails its own."""
         resolved = [(key, status)]
         while resolved:
             key, status = resolved.pop()
@@ -379,28 +314,22 @@ class Tasks:
                 if dependent.status is not BLOCKED:
                     continue  # another dependency has failed it
                 if is_met(status, dependent):
-                    dependent.waits_for -= 1
+                    dependent.unmet_dependencies -= 1
                     self.unblock(dependent)
                     continue
-                self._set(dependent, FAILED, f"dependency {key[1]} {status}")
+                self.set_status(dependent, FAILED, f"dependency {key[1]} {status}")
                 self._remove(dependent)
                 resolved.append((dependent.key, dependent.status))
 
     def unblock(self, task: TaskEntry) -> None:
-        """It is ready if it waits for nothing more."""
-        if not task.waits_for:
-            self._set(task, READY, None)
+        """Make a blocked task ready if all its dependencies are met."""
+        if not task.unmet_dependencies:
+            self.set_status(task, READY, None)
             self.put_on_board(task)
-
-    def _set(self, task: TaskEntry, status: TaskStatus, reason: str | None) -> None:
-        task.status = check(task.status, status)
-        self._turn.commands.append(
-            c.SetStatus(task.key, task.need.type, status, reason, task.attempt, self._turn.now)
-        )
 
 
 def is_met(dependency: TaskStatus, dependent: TaskEntry) -> bool:
-    """Whether a dependency in this status holds its dependent up no longer."""
+    """Return whether a dependency in this status lets its dependent start."""
     if dependency is SUCCEEDED:
         return True
     return dependency.is_terminal and dependent.terms.runs_anyway

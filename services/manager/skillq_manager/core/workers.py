@@ -1,4 +1,9 @@
-"""The workers that are there: joining, heard of, silent, gone."""
+"""Connected workers: connect, renew leases, become suspect, leave or are lost.
+
+A heartbeat renews the lease of a worker and names the attempts that the worker has; the manager
+sends the difference. See docs/adr/0004-one-worker-per-name.md and
+docs/adr/0014-let-each-worker-set-its-lease.md.
+"""
 
 from collections.abc import Iterable
 from itertools import count
@@ -14,7 +19,9 @@ from skillq.messages import (
     WorkerProfile,
 )
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.dispatch.board import Board
+from skillq_manager.core.due import DueTasks
 from skillq_manager.core.model import TaskEntry, WorkerEntry
 from skillq_manager.core.round import RoundState
 from skillq_manager.core.rules.leases import LeasePolicy, LeaseVerdict, judge
@@ -22,24 +29,43 @@ from skillq_manager.core.tasks import Tasks
 
 
 class Workers:
-    def __init__(self, turn: RoundState, board: Board, tasks: Tasks, policy: LeasePolicy) -> None:
-        self._turn = turn
+    """The connected workers, by name."""
+
+    def __init__(
+        self,
+        round_state: RoundState,
+        board: Board,
+        tasks: Tasks,
+        due: DueTasks,
+        policy: LeasePolicy,
+    ) -> None:
+        self._round = round_state
         self._board = board
         self._tasks = tasks
+        self._due = due
         self._policy = policy
         self._joined = count(1)
-        self._departed: dict[tuple[str, str], float] = {}  # by name and incarnation, when
+        self._departed: dict[tuple[str, str], float] = {}  # (name, incarnation): time of leaving
         self.next_sweep = 0.0
         self.workers: dict[str, WorkerEntry] = {}
 
-    def connect(self, event: Connect) -> None:
-        if event.ready:
-            self._seen(event.worker, replace=True)
+    def current_worker(self, name: str, incarnation: str) -> WorkerEntry | None:
+        """Return the connected worker, or None if this incarnation is not connected."""
+        worker = self.workers.get(name)
+        return worker if worker is not None and worker.incarnation == incarnation else None
 
-    def heartbeat(self, event: Heartbeat) -> None:
-        """Renew the lease; compare what the worker holds with what it should, and send the difference."""
-        # Heartbeats have a queue of their own: one of a dead namesake may come after its heir's Connect.
-        worker = self._seen(event.worker, replace=False)
+    # --- events
+
+    def on_connect(self, event: Connect) -> None:
+        """Add a worker that is ready, or renew its lease; a new incarnation replaces an old one."""
+        if event.ready:
+            self._renew_or_join(event.worker, replace=True)
+
+    def on_heartbeat(self, event: Heartbeat) -> None:
+        """Renew the lease, cancel attempts the worker must not have, and resend missing ones."""
+        # Heartbeats have a queue of their own: the heartbeat of a dead process may arrive after the
+        # Connect of its next incarnation.
+        worker = self._renew_or_join(event.worker, replace=False)
         if worker is None:
             return
         if worker.draining != event.draining:
@@ -48,22 +74,23 @@ class Workers:
         self._cancel_foreign_attempts(worker, event)
         self._resend_missing(worker, event)
 
-    def disconnect(self, event: Disconnect) -> None:
-        """A worker leaves; what it still holds is handed back, and no attempt is held against the task."""
-        self._departed[event.worker, event.incarnation] = self._turn.now
-        worker = self.current(event.worker, event.incarnation)
+    def on_disconnect(self, event: Disconnect) -> None:
+        """Remove a worker; its attempts count as returned, and neither as failed nor as lost."""
+        self._departed[event.worker, event.incarnation] = self._round.now
+        worker = self.current_worker(event.worker, event.incarnation)
         if worker is not None:
             self._remove(worker, WorkerEventKind.DISCONNECTED, Outcome.RETURNED, event.reason)
 
-    def on_assignment_returned(self, event: c.AssignmentReturned) -> None:
-        """Assignments came back: no new work for that worker until it is heard of again."""
-        worker = self.current(event.worker, event.incarnation)
+    def on_assignment_returned(self, event: e.AssignmentReturned) -> None:
+        """End the returned attempts; the worker gets nothing new before its next heartbeat."""
+        worker = self.current_worker(event.worker, event.incarnation)
         if worker is None:
             return
-        self._suspect(worker, "its queue was not there")
+        self._mark_suspect(worker, "its queue was gone")
         for ref in event.attempts:
             task = self._tasks.live.get((ref.run, ref.id))
-            # What runs had arrived: its assignment was sent again because no confirm came, and only that came back.
+            # The assignment of a running attempt had arrived before: no confirm came, so it was
+            # resent, and only the second message was returned.
             if (
                 task is not None
                 and task.worker is worker
@@ -71,86 +98,84 @@ class Workers:
                 and task.status is not TaskStatus.RUNNING
             ):
                 self._tasks.end_attempt(
-                    task, worker, Outcome.RETURNED, reason="the worker's queue was not there"
+                    task, worker, Outcome.RETURNED, reason="the worker's queue was gone"
                 )
 
     def on_attempt_returned(self, worker: WorkerEntry, task: TaskEntry) -> None:
-        """It does not want what it is given: it is leaving, until a heartbeat says otherwise; unless we asked."""
+        """Mark a worker as draining that returns an attempt without a recall, until a heartbeat."""
         if task.recalled_at is None:
             worker.draining = True
             self._board.worker_changed(worker)
 
     def on_type_refused(self, worker: WorkerEntry, task_type: str) -> None:
-        """The worker has no handler for this type: it gets no more of them."""
-        self._board.remove_worker(worker, self._turn.now)
+        """Give the worker no more tasks of a type for which it has no handler."""
+        self._board.remove_worker(worker, self._round.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {task_type})
         self._board.add_worker(worker)
 
+    def on_heartbeats_lost(self, event: e.HeartbeatsLost) -> None:
+        """Judge no worker by its silence while no heartbeat can reach the manager."""
+        self._round.heartbeats_lost = True
+
+    def on_heartbeats_recovered(self, event: e.HeartbeatsRecovered) -> None:
+        """Start the lease of every worker again."""
+        self._round.heartbeats_lost = False
+        self._round.listening_since = self._round.now
+        for worker in self.workers.values():
+            worker.last_seen = self._round.now
+
+    def restore(self, profiles: Iterable[WorkerProfile]) -> None:
+        """Add the workers that an earlier manager knew; their leases start now."""
+        for profile in profiles:
+            worker = WorkerEntry(profile, next(self._joined), self._round.now)
+            self.workers[profile.name] = worker
+            self._board.add_worker(worker)
+
+    # --- leases
+
     def sweep(self) -> None:
-        """Judge the silence of every worker, once per `sweep_every`."""
-        if self._turn.now < self.next_sweep:
+        """Check all leases, and let waiting tasks age, once per `sweep_every` seconds."""
+        if self._round.now < self.next_sweep:
             return
-        self._extend_leases(self._turn.now - self.next_sweep)
-        self.next_sweep = self._turn.now + self._policy.sweep_every
-        self._forget_departed()
-        self._tasks.age(self._policy.reserve_for)
-        self._tasks.lift_exclusions(self._policy.exclude_for)
-        if not self._turn.heartbeats_lost:
+        self._extend_leases(self._round.now - self.next_sweep)
+        self.next_sweep = self._round.now + self._policy.sweep_every
+        # No message of a worker is on its way for as long as `forget_after`.
+        limit = self._round.now - self._policy.forget_after
+        self._departed = {process: at for process, at in self._departed.items() if at > limit}
+        self._due.age(self._policy.reserve_for)
+        self._due.lift_exclusions(self._policy.exclude_for)
+        if not self._round.heartbeats_lost:
             self._check_leases()
 
     def _extend_leases(self, late: float) -> None:
-        """A manager that was held up has heard nobody meanwhile: that time counts against no worker."""
+        """Add the time in which this manager was stalled, and received nothing, to all leases."""
         if late > self._policy.late_after:
-            self._turn.listening_since = self._turn.now
+            self._round.listening_since = self._round.now
         if late > self._policy.sweep_every:
             for worker in self.workers.values():
-                worker.last_seen = min(self._turn.now, worker.last_seen + late)
+                worker.last_seen = min(self._round.now, worker.last_seen + late)
 
     def _check_leases(self) -> None:
         for worker in list(self.workers.values()):
             lease = worker.profile.lease
-            verdict = judge(lease, worker.last_seen, self._turn.now)
+            verdict = judge(lease, worker.last_seen, self._round.now)
             if verdict is LeaseVerdict.DEAD:
-                reason = f"not heard of for {lease.dead_after:g} s"
+                reason = f"no heartbeat for {lease.dead_after:g} s"
                 self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, reason)
             elif verdict is LeaseVerdict.SUSPECT:
-                self._suspect(worker, "heartbeats are late")
+                self._mark_suspect(worker, "heartbeats are late")
 
-    def on_heartbeats_lost(self, event: c.HeartbeatsLost) -> None:
-        """No worker is judged by its silence while the manager cannot hear any."""
-        self._turn.heartbeats_lost = True
-
-    def on_heartbeats_recovered(self, event: c.HeartbeatsRecovered) -> None:
-        """From now on, all have their full time to be heard of again."""
-        self._turn.heartbeats_lost = False
-        self._turn.listening_since = self._turn.now
-        for worker in self.workers.values():
-            worker.last_seen = self._turn.now
-
-    def restore(self, profiles: Iterable[WorkerProfile]) -> None:
-        """Workers that an earlier manager knew: they have their full time to be heard of."""
-        for profile in profiles:
-            worker = WorkerEntry(profile, next(self._joined), self._turn.now)
-            self.workers[profile.name] = worker
-            self._board.add_worker(worker)
-
-    def _suspect(self, worker: WorkerEntry, reason: str) -> None:
+    def _mark_suspect(self, worker: WorkerEntry, reason: str) -> None:
         if not worker.suspect:
             worker.suspect = True
             self._board.worker_changed(worker)
-            self._save(worker, WorkerEventKind.SUSPECT, reason)
+            self._save_worker(worker, WorkerEventKind.SUSPECT, reason)
 
-    def _forget_departed(self) -> None:
-        """Nothing that a worker said is on its way for as long as this."""
-        limit = self._turn.now - self._policy.forget_after
-        self._departed = {who: at for who, at in self._departed.items() if at > limit}
+    def _renew_or_join(self, profile: WorkerProfile, *, replace: bool) -> WorkerEntry | None:
+        """Return the entry of the worker that sent a message, or None if this process has left.
 
-    def current(self, name: str, incarnation: str) -> WorkerEntry | None:
-        worker = self.workers.get(name)
-        return worker if worker is not None and worker.incarnation == incarnation else None
-
-    def _seen(self, profile: WorkerProfile, *, replace: bool) -> WorkerEntry | None:
-        """The entry of a worker that gives a sign of life, or None for a ghost's."""
+        `replace`: the message proves that an older incarnation with the same name is gone.
+        """
         if (profile.name, profile.incarnation) in self._departed:
             return None
         worker = self.workers.get(profile.name)
@@ -159,75 +184,78 @@ class Workers:
         if worker.incarnation != profile.incarnation:
             if not replace:
                 return None
-            self._departed[worker.name, worker.incarnation] = self._turn.now
-            self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was started anew")
+            self._departed[worker.name, worker.incarnation] = self._round.now
+            self._remove(worker, WorkerEventKind.LOST, Outcome.LOST, "its process was restarted")
             return self._join(profile)
-        self._renew(worker, profile)
+        self._renew_lease(worker, profile)
         return worker
 
-    def _renew(self, worker: WorkerEntry, profile: WorkerProfile) -> None:
-        worker.last_seen = self._turn.now
+    def _renew_lease(self, worker: WorkerEntry, profile: WorkerProfile) -> None:
+        worker.last_seen = self._round.now
         changed = worker.profile != profile
         if changed:
-            self._board.remove_worker(worker, self._turn.now)
+            self._board.remove_worker(worker, self._round.now)
             worker.set_profile(profile)
             self._board.add_worker(worker)
         if changed or worker.suspect:
             worker.suspect = False
             self._board.worker_changed(worker)
-            reason = "its profile has changed" if changed else "heard of again"
-            self._save(worker, WorkerEventKind.CONNECTED, reason)
+            reason = "its profile has changed" if changed else "its heartbeats are back"
+            self._save_worker(worker, WorkerEventKind.CONNECTED, reason)
 
     def _join(self, profile: WorkerProfile) -> WorkerEntry:
-        worker = WorkerEntry(profile, next(self._joined), self._turn.now)
+        worker = WorkerEntry(profile, next(self._joined), self._round.now)
         self.workers[profile.name] = worker
         self._board.add_worker(worker)
-        self._save(worker, WorkerEventKind.CONNECTED, "")
+        self._save_worker(worker, WorkerEventKind.CONNECTED, "")
         return worker
 
     def _remove(
         self, worker: WorkerEntry, event: WorkerEventKind, outcome: Outcome, reason: str
     ) -> None:
+        """Remove a worker, and end its attempts with this outcome."""
         del self.workers[worker.name]
-        self._board.remove_worker(worker, self._turn.now)
-        self._save(worker, event, reason)
+        self._board.remove_worker(worker, self._round.now)
+        self._save_worker(worker, event, reason)
         for task in list(worker.attempts.values()):
             self._tasks.end_attempt(
                 task, worker, outcome, reason=f"worker {worker.profile.title}: {reason or event}"
             )
 
-    def _cancel_foreign_attempts(self, worker: WorkerEntry, event: Heartbeat) -> None:
-        """Nobody waits for attempts that are not its own any more, or that another store had numbered."""
-        ours = event.store == self._turn.store
-        strangers = tuple(ref for ref in event.holds if not (ours and self._is_held(worker, ref)))
-        if strangers:
-            self._turn.commands.append(c.CancelAttempts(worker.profile, event.store, strangers))
+    def _save_worker(self, worker: WorkerEntry, event: WorkerEventKind, reason: str) -> None:
+        self._round.commands.append(c.SaveWorker(worker.profile, event, reason, self._round.now))
 
-    def _is_held(self, worker: WorkerEntry, ref: AttemptRef) -> bool:
-        task = worker.attempts.get((ref.run, ref.id))
-        return task is not None and task.attempt == ref.attempt
+    # --- what a heartbeat says about attempts
+
+    def _cancel_foreign_attempts(self, worker: WorkerEntry, event: Heartbeat) -> None:
+        """Cancel attempts that are not the worker's any more, or that another store numbered."""
+        ours = event.store == self._round.store
+        foreign = tuple(ref for ref in event.holds if not (ours and _has_attempt(worker, ref)))
+        if foreign:
+            self._round.commands.append(c.CancelAttempts(worker.profile, event.store, foreign))
 
     def _resend_missing(self, worker: WorkerEntry, event: Heartbeat) -> None:
-        """Of a heartbeat in parts, each says which attempts it would name: the others are not missing."""
-        held = event.holds if event.store == self._turn.store else ()
-        there = {(ref.run, ref.id, ref.attempt) for ref in held}
+        """Resend assignments that the heartbeat should name and does not.
+
+        A large heartbeat comes in parts; each part says which attempts it would name.
+        """
+        refs = event.holds if event.store == self._round.store else ()
+        held = {(ref.run, ref.id, ref.attempt) for ref in refs}
         missing = [
             task
             for task in worker.attempts.values()
-            if self._is_overdue(task)
-            and (*task.key, task.attempt) not in there
+            if self._round.now - task.assigned_at >= self._policy.resend_after
+            and (*task.key, task.attempt) not in held
             and event.covers_task(*task.key)
         ]
         for task in missing:
-            worker.attempts[task.key] = worker.attempts.pop(
-                task.key
-            )  # it gets there after the others
-            task.assigned_at = self._turn.now
+            # The worker gets this attempt after the others.
+            worker.attempts[task.key] = worker.attempts.pop(task.key)
+            task.assigned_at = self._round.now
             task.is_prefetched = len(worker.attempts) > worker.slots
-            self._turn.commands.append(c.Resend(task.key, task.attempt, worker.profile))
+            self._round.commands.append(c.Resend(task.key, task.attempt, worker.profile))
 
-    def _is_overdue(self, task: TaskEntry) -> bool:
-        return self._turn.now - task.assigned_at >= self._policy.resend_after
 
-    def _save(self, worker: WorkerEntry, event: WorkerEventKind, reason: str) -> None:
-        self._turn.commands.append(c.SaveWorker(worker.profile, event, reason, self._turn.now))
+def _has_attempt(worker: WorkerEntry, ref: AttemptRef) -> bool:
+    task = worker.attempts.get((ref.run, ref.id))
+    return task is not None and task.attempt == ref.attempt

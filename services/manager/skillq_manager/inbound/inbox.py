@@ -20,7 +20,7 @@ from skillq.messages import (
     TaskResults,
 )
 from skillq.transport import Consumer, Delivery, read_message
-from skillq_manager.core.commands import Event
+from skillq_manager.core.events import Event
 from skillq_manager.core.model import TaskKey
 
 Inbound = (

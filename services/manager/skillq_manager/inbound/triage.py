@@ -15,7 +15,7 @@ from skillq.errors import TransportError
 from skillq.messages import Probe, StatusQuery, Submission, first_error
 from skillq.runtime.logs import Log
 from skillq.transport import Consumer, Delivery, Outgoing, Transport, dead_letter
-from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.inbound.inbox import Inbound, Received
 from skillq_manager.inbound.multipart import MultipartBuffer, Partial
@@ -33,7 +33,7 @@ log = structlog.get_logger()
 class Round:
     """Everything that one round handles; `to_acknowledge` has the deliveries of the messages."""
 
-    events: list[c.Event] = field(default_factory=list)
+    events: list[e.Event] = field(default_factory=list)
     submissions: list[Submission] = field(default_factory=list)
     status_queries: list[StatusQuery] = field(default_factory=list)
     to_acknowledge: list[tuple[Consumer, Sequence[Delivery]]] = field(default_factory=list)
@@ -138,7 +138,7 @@ class Triage:
                 round.submissions.append(await partial.merge_parts())
             except ValidationError as error:
                 round.events.append(
-                    c.SubmissionInvalid((await partial.read_parts())[0], first_error(error))
+                    e.SubmissionInvalid((await partial.read_parts())[0], first_error(error))
                 )
         for partial in self._multipart.take_expired():
             await self._refuse_incomplete(round, partial)
@@ -154,7 +154,7 @@ class Triage:
             f"{partial.part_count - len(parts)} of the {partial.part_count} messages of this submission "
             f"did not come within {timings.PARTS_SILENCE_SECONDS:g} s; submit it again"
         )
-        round.events.append(c.SubmissionInvalid(parts[0], reason))
+        round.events.append(e.SubmissionInvalid(parts[0], reason))
 
     async def _requeue_parts(self, round: Round, partial: Partial) -> None:
         """Publish the parts again, to the end of the queue, so that parts behind them can arrive."""
@@ -180,28 +180,28 @@ class Triage:
 
     # --- events with what the store knows
 
-    async def _with_stored_tasks(self, request: str, keys: Sequence[TaskKey]) -> c.Event:
+    async def _with_stored_tasks(self, request: str, keys: Sequence[TaskKey]) -> e.Event:
         """Return the event of a retry request, with its tasks and their dependencies as stored."""
         rows = [row for key in keys if (row := await self._store.task(key)) is not None]
         known = await self._store.known_tasks(
             {(row.run, d) for row in rows for d in row.task.depends_on}
         )
         stored = tuple(
-            c.StoredTask(
+            e.StoredTask(
                 (row.run, row.task.id), row.seq, row.task, row.fingerprint, row.status, row.attempt
             )
             for row in rows
         )
-        return c.RetryRequested(request, stored, known)
+        return e.RetryRequested(request, stored, known)
 
-    async def _with_backlog(self, event: c.Event) -> c.Event:
+    async def _with_backlog(self, event: e.Event) -> e.Event:
         """Add to a cancel request its tasks in the backlog, which only the store has."""
-        if not isinstance(event, c.CancelRequested):
+        if not isinstance(event, e.CancelRequested):
             return event
         rows = await self._store.backlog_tasks(event.run, event.ids)
         return event._replace(backlog=tuple(rows))
 
-    async def _with_known_tasks(self, submissions: Sequence[Submission]) -> list[c.Event]:
+    async def _with_known_tasks(self, submissions: Sequence[Submission]) -> list[e.Event]:
         """Return an event for each submission, with what the store knows of the tasks it names."""
         keys: set[TaskKey] = {
             (s.run, id)
@@ -217,7 +217,7 @@ class Triage:
         # A run that does not exist has no known tasks.
         keys = {key for key in keys if titles[key[0]] is not None}
         known = await self._store.known_tasks(keys) if keys else {}
-        return [c.SubmissionReceived(s, known, titles[s.run]) for s in submissions]
+        return [e.SubmissionReceived(s, known, titles[s.run]) for s in submissions]
 
     async def _run_title(self, run: str) -> str | None:
         """Return the title of a run, or None if there is no such run; a title never changes."""

@@ -30,6 +30,7 @@ from skillq.runtime.logs import Log
 from skillq.transport import Outgoing, Transport
 from skillq.transport.batching import split_to_fit
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.outbound.messages import (
     Fields,
     assignment,
@@ -59,7 +60,7 @@ class Outbox:
         self,
         transport: Transport,
         store: Store,
-        add_event: Callable[[c.Event], None],
+        add_event: Callable[[e.Event], None],
         is_current: Callable[[AttemptRef, WorkerProfile], bool],
         may_assign: Callable[[], bool] = lambda: True,
     ) -> None:
@@ -170,7 +171,7 @@ class Outbox:
                 f"its payload and the outputs of its dependencies are over {MAX_MESSAGE_BYTES} bytes together; "
                 "return references instead"
             )
-            self._add_event(c.AssignmentUndeliverable(attempt_ref(item), reason))
+            self._add_event(e.AssignmentUndeliverable(attempt_ref(item), reason))
 
     async def _publish_assignments(
         self, worker: WorkerProfile, message: Outgoing, tasks: Sequence[Fields]
@@ -187,7 +188,7 @@ class Outbox:
             except UnroutableMessage:
                 log.warning(Log.ASSIGNMENT_RETURNED, worker=worker.title, tasks=len(tasks))
                 self._add_event(
-                    c.AssignmentReturned(
+                    e.AssignmentReturned(
                         worker.name, worker.incarnation, tuple(map(attempt_ref, tasks))
                     )
                 )

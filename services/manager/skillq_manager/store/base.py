@@ -14,14 +14,8 @@ from pydantic import JsonValue
 
 from skillq.errors import SkillqError, Unreachable
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import (
-    BacklogPage,
-    BacklogSummary,
-    Command,
-    RecordStaleResult,
-    RefillRequest,
-    StoredStatus,
-)
+from skillq_manager.core.commands import Command, RecordStaleResult, RefillRequest
+from skillq_manager.core.events import BacklogPage, BacklogSummary, StoredStatus
 from skillq_manager.core.model import Need, TaskKey
 
 BACKLOG_PAGE = 10_000  # tasks of the backlog that are cancelled together

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from skillq.messages import TERMINAL, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
+from skillq_manager.core import events as e
 from skillq_manager.core.model import DispatchKey, Need, TaskKey
 from skillq_manager.core.rules.lifecycle import ASSIGNED, READY, RUNNING
 from skillq_manager.store import base, preconditions
@@ -116,18 +117,18 @@ class MemoryStore:
         ready = row.status is READY
         return self._restore_fields[row.run, row.task.id].backlog if ready else None
 
-    async def backlog_summary(self) -> c.BacklogSummary:
+    async def backlog_summary(self) -> e.BacklogSummary:
         needs = dict.fromkeys(need for row in self._rows if (need := self._backlog_need(row)))
         counts = {run.run: run.counts[READY] for run in self._runs.values()}
-        return c.BacklogSummary(tuple(needs), {run: n for run, n in counts.items() if n})
+        return e.BacklogSummary(tuple(needs), {run: n for run, n in counts.items() if n})
 
-    async def backlog_page(self, request: c.RefillRequest) -> c.BacklogPage:
+    async def backlog_page(self, request: c.RefillRequest) -> e.BacklogPage:
         rows = [row for row in self._rows if self._backlog_need(row) == request.need]
         rows = sorted(
             (row for row in rows if _dispatch_key(row) >= request.start), key=_dispatch_key
         )
         first = self._live_rows(rows[: request.limit])
-        return c.BacklogPage(request.need, first, len(first) == request.limit)
+        return e.BacklogPage(request.need, first, len(first) == request.limit)
 
     async def backlog_tasks(self, run: str, ids: Sequence[str] | None) -> list[LiveRow]:
         rows = self._candidates(TaskFilter(run=run, ids=None if ids is None else tuple(ids)))
@@ -137,10 +138,10 @@ class MemoryStore:
     async def last_seq(self) -> int:
         return self._rows[-1].seq if self._rows else 0
 
-    async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, c.StoredStatus]:
+    async def known_tasks(self, keys: Iterable[TaskKey]) -> Mapping[TaskKey, e.StoredStatus]:
         found = ((key, self._tasks.get(key)) for key in keys)
         return {
-            key: c.StoredStatus(row.status, row.fingerprint)
+            key: e.StoredStatus(row.status, row.fingerprint)
             for key, row in found
             if row is not None
         }

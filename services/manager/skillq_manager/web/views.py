@@ -4,6 +4,7 @@ from collections import Counter
 from dataclasses import replace
 
 from skillq.messages import TaskStatus, slug
+from skillq_manager.core import explain
 from skillq_manager.core.model import Need, TaskEntry
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import RunRow, TaskFilter, TaskRow
@@ -51,7 +52,7 @@ def current_reason(manager: Manager, row: TaskRow) -> str | None:
         return row.reason
     if manager.is_leading:
         backlog_reason = (
-            manager.state.reason_in_backlog(Need.from_task(row.task))
+            explain.reason_in_backlog(manager.state, Need.from_task(row.task))
             if _may_be_in_backlog(row)
             else None
         )
@@ -81,8 +82,8 @@ def explanation(manager: Manager, row: TaskRow) -> Explanation:
 
 def _verdicts(manager: Manager, row: TaskRow) -> list[tuple[str, str]]:
     if _live_entry(manager, row) is None and _may_be_in_backlog(row):
-        return manager.state.verdicts_in_backlog(Need.from_task(row.task))
-    return manager.state.verdicts((row.run, row.task.id))
+        return explain.verdicts_in_backlog(manager.state, Need.from_task(row.task))
+    return explain.verdicts(manager.state, (row.run, row.task.id))
 
 
 def _may_be_in_backlog(row: TaskRow) -> bool:

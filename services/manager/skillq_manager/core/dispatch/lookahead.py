@@ -69,9 +69,9 @@ class Lookahead:
 
     def _update_load(self, worker: WorkerEntry, task: TaskEntry, by: int) -> None:
         if task.estimate is None:
-            worker.unknown += by
+            worker.unknown_attempts += by
         elif task.estimate >= self.policy.max_seconds:
-            worker.long += by
+            worker.long_attempts += by
         else:
             worker.load += by * task.estimate
 
@@ -88,12 +88,12 @@ class Lookahead:
 
         Each long attempt occupies a slot; the other slots must be done with the short ones in `max_seconds`.
         """
-        if worker.suspect or worker.draining or worker.recall_pending or worker.unknown:
+        if worker.suspect or worker.draining or worker.recall_pending or worker.unknown_attempts:
             return False
         slots = worker.slots
         if len(worker.attempts) >= slots + self.policy.max_prefetched:
             return False
-        return worker.load < (slots - worker.long) * self.policy.max_seconds
+        return worker.load < (slots - worker.long_attempts) * self.policy.max_seconds
 
 
 def prefetched_attempts(worker: WorkerEntry) -> Iterator[TaskEntry]:

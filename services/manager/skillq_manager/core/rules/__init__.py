@@ -1,1 +1,1 @@
-"""The rules: pure functions and tables, each of which decides one thing."""
+"""The rules of the core: pure functions and tables, each of which decides one thing."""

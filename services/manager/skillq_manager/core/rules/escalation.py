@@ -1,4 +1,8 @@
-"""What a task asks of a worker once it has failed, or once nobody can do it."""
+"""The need of a task after a failure, and when no connected worker can do the task.
+
+`worker_skills` are the skills of the connected workers. See
+docs/adr/0010-put-exclusion-and-escalation-into-the-need.md.
+"""
 
 from collections.abc import Iterable
 
@@ -7,29 +11,35 @@ from skillq_manager.core.model import Need, Skills
 from skillq_manager.core.rules.matching import effective_skill, handles
 
 
-def relaxed(need: Need, kinds: Iterable[Skills]) -> Need:
-    """Ask for less: no specialties; then, each time, one level less. Where nobody handles the type, it is no use."""
-    if not any(handles(skills, need.type) for skills in kinds):
+def relaxed_need(need: Need, worker_skills: Iterable[Skills]) -> Need:
+    """Return a need without specialties, or, if it has none, with one level less difficulty.
+
+    Return the same need if no worker handles the type, because then less difficulty does not help.
+    """
+    if not any(handles(skills, need.type) for skills in worker_skills):
         return need
     if need.requires:
         return need._replace(requires=frozenset())
     return need._replace(difficulty=max(MIN_LEVEL, need.difficulty - 1))
 
 
-def escalated(need: Need, by: int, kinds: Iterable[Skills]) -> int:
-    """So much more skill, as far as there is any: what asked for more than the best has would only wait."""
+def escalated_difficulty(need: Need, by: int, worker_skills: Iterable[Skills]) -> int:
+    """Return the difficulty raised by `by`, but not above the most skilled worker of the type.
+
+    A task that asks for more than any worker has would only wait.
+    """
     levels = [
         effective_skill(skills, need.type)
-        for skills in kinds
+        for skills in worker_skills
         if handles(skills, need.type) and need.requires <= skills.specialties
     ]
     most = min(MAX_LEVEL, max(levels, default=MAX_LEVEL))
     return max(need.difficulty, min(need.difficulty + by, most))
 
 
-def for_best_worker(need: Need, kinds: Iterable[Skills]) -> Need:
-    """What the most skilled worker of those that handle the type can meet."""
-    levels = [effective_skill(s, need.type) for s in kinds if handles(s, need.type)]
+def need_for_best_worker(need: Need, worker_skills: Iterable[Skills]) -> Need:
+    """Return a need that the most skilled worker of the type meets, if there is such a worker."""
+    levels = [effective_skill(s, need.type) for s in worker_skills if handles(s, need.type)]
     if not levels:
         return need
     return need._replace(

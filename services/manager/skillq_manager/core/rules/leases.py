@@ -1,4 +1,7 @@
-"""How long a worker that is silent is still trusted with what it holds."""
+"""Leases: how long a silent worker keeps its attempts.
+
+See docs/adr/0014-let-each-worker-set-its-lease.md.
+"""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -8,14 +11,19 @@ from skillq.messages import Lease
 
 
 class LeaseVerdict(Enum):
+    """What the silence of a worker means."""
+
     ALIVE = "alive"
-    SUSPECT = "suspect"  # no new work
-    DEAD = "dead"  # its attempts are lost
+    SUSPECT = "suspect"  # the worker gets nothing new
+    DEAD = "dead"  # the attempts of the worker are lost
 
 
 @dataclass(frozen=True, slots=True)
 class LeasePolicy:
-    """All in seconds; `skillq.timings` says why. How long a worker may be silent is in its profile."""
+    """Times of the manager's sweep, in seconds; `skillq.timings` explains each of them.
+
+    The lease itself, how long a worker may be silent, is in the profile of the worker.
+    """
 
     resend_after: float = timings.RESEND_AFTER_SECONDS
     sweep_every: float = timings.SWEEP_SECONDS
@@ -26,6 +34,7 @@ class LeasePolicy:
 
 
 def judge(lease: Lease, last_seen: float, now: float) -> LeaseVerdict:
+    """Return the verdict on a worker whose last message came at `last_seen`."""
     silence = now - last_seen
     if silence >= lease.dead_after:
         return LeaseVerdict.DEAD

@@ -1,7 +1,9 @@
-"""The life of a task, on one screen.
+"""The life of a task, as one table.
 
-Every change of a status anywhere goes through `check`. The diagram in the README is drawn from this table.
-The names are for what is done for each task: on Python 3.11, to look a member up in its enum takes many times as long.
+`TRANSITIONS` has all changes of status that are allowed, and the reason for each. Every change goes
+through `check_transition`. The diagram in the README is made from the table. The constants exist
+because the core uses them for each task, and on Python 3.11 a module constant is many times faster
+than a member of an enum.
 """
 
 from collections.abc import Mapping
@@ -23,16 +25,16 @@ SUCCEEDED, FAILED, TIMED_OUT, CANCELLED, DEAD_LETTERED = (
 )
 
 _ATTEMPT_ENDS = {
-    READY: "handed back, lost, or to be tried again",
+    READY: "returned, lost, or to be retried",
     SUCCEEDED: "done",
-    FAILED: "the work said no",
+    FAILED: "the attempt failed",
     TIMED_OUT: "took too long",
-    CANCELLED: "called off",
+    CANCELLED: "cancelled on request",
     DEAD_LETTERED: "lost too often",
 }
-_SENT_AGAIN = {
-    READY: "sent again",
-    BLOCKED: "sent again, with its dependencies",
+_RETRIED = {
+    READY: "retried by an operator",
+    BLOCKED: "retried by an operator, with its dependencies",
 }
 
 TRANSITIONS: Mapping[TaskStatus, Mapping[TaskStatus, str]] = {
@@ -40,34 +42,34 @@ TRANSITIONS: Mapping[TaskStatus, Mapping[TaskStatus, str]] = {
         READY: "its dependencies are done",
         FAILED: "a dependency did not succeed",
         TIMED_OUT: "its deadline is over",
-        CANCELLED: "called off",
+        CANCELLED: "cancelled on request",
     },
     READY: {
         ASSIGNED: "matched with a worker",
         TIMED_OUT: "its deadline is over",
-        CANCELLED: "called off",
-        DEAD_LETTERED: "nobody can do it",
+        CANCELLED: "cancelled on request",
+        DEAD_LETTERED: "no worker can do it",
     },
-    ASSIGNED: {RUNNING: "the worker began"} | _ATTEMPT_ENDS,
+    ASSIGNED: {RUNNING: "the worker has started"} | _ATTEMPT_ENDS,
     RUNNING: _ATTEMPT_ENDS,
-    # Terminal statuses absorb; only an operator can send a task again.
+    # A task that has succeeded never changes; only an operator can retry the others.
     SUCCEEDED: {},
-    FAILED: _SENT_AGAIN,
-    TIMED_OUT: _SENT_AGAIN,
-    CANCELLED: _SENT_AGAIN,
-    DEAD_LETTERED: _SENT_AGAIN,
+    FAILED: _RETRIED,
+    TIMED_OUT: _RETRIED,
+    CANCELLED: _RETRIED,
+    DEAD_LETTERED: _RETRIED,
 }
 
 
 class InvalidTransition(Exception):
-    """Raised when a task is asked to make a move that is not in the table; nothing has changed."""
+    """Raised for a change of status that is not in `TRANSITIONS`."""
 
 
-def check(status: TaskStatus, to: TaskStatus) -> TaskStatus:
-    """The new status.
+def check_transition(status: TaskStatus, to: TaskStatus) -> TaskStatus:
+    """Return `to`, the new status of a task in status `status`.
 
     Raises:
-        InvalidTransition: the table has no such move.
+        InvalidTransition: a task must not change like this.
     """
     if to not in TRANSITIONS[status]:
         raise InvalidTransition(f"a {status} task cannot become {to}")

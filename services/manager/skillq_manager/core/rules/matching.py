@@ -1,8 +1,9 @@
-"""Who can do what, and who should: pure rules that `ready.Board` applies.
+"""Rules that match tasks with workers; `dispatch.board.Board` applies them.
 
-Best fit gives a task to the free eligible worker with the smallest surplus, and takes the most urgent,
-then the hardest task first: list scheduling under grade-of-service eligibility (Hwang, Chang and Lee,
-"Parallel machine scheduling under a grade of service provision", 2004).
+Best fit gives a task to the free worker with the smallest surplus among those that can do it. It
+takes the task with the highest priority first, then the hardest: list scheduling under
+grade-of-service eligibility (Hwang, Chang and Lee, "Parallel machine scheduling under a grade of
+service provision", 2004).
 """
 
 from collections.abc import Sequence
@@ -15,22 +16,24 @@ Order = tuple[float | int | str, ...]
 
 
 def effective_skill(skills: Skills, task_type: str) -> int:
-    """Skill level, +2 where the task's type is among the specialties."""
+    """Return the skill level, plus 2 if the task's type is a specialty."""
     return skills.skill + (SPECIALTY_BONUS if task_type in skills.specialties else 0)
 
 
 def handles(skills: Skills, task_type: str) -> bool:
+    """Return whether workers with these skills have a handler for the type."""
     if task_type in skills.refused:
         return False
     return skills.types is None or task_type in skills.types
 
 
 def may_try(skills: Skills, need: Need) -> bool:
-    """Whether it handles the type, and has not been excluded."""
+    """Return whether a worker handles the type and is not excluded."""
     return handles(skills, need.type) and skills.alias not in need.excluded
 
 
 def is_able(skills: Skills, need: Need) -> bool:
+    """Return whether a worker with these skills may do a task with this need, under best fit."""
     return (
         may_try(skills, need)
         and need.requires <= skills.specialties
@@ -39,17 +42,17 @@ def is_able(skills: Skills, need: Need) -> bool:
     )
 
 
-def why_unable(fleet: Sequence[Skills], need: Need) -> str:
-    """Why none of these workers can meet a need, in a sentence."""
-    if not fleet:
+def why_unable(worker_skills: Sequence[Skills], need: Need) -> str:
+    """Return, as a sentence, why none of these workers can meet a need."""
+    if not worker_skills:
         return "no worker is connected"
-    skilled = [skills for skills in fleet if handles(skills, need.type)]
-    if not skilled:
+    handling = [skills for skills in worker_skills if handles(skills, need.type)]
+    if not handling:
         return f"no worker handles the type {need.type!r}"
-    special = [skills for skills in skilled if need.requires <= skills.specialties]
-    if not special:
+    specialised = [skills for skills in handling if need.requires <= skills.specialties]
+    if not specialised:
         return f"no worker has the specialties it requires: {', '.join(sorted(need.requires))}"
-    best = max(effective_skill(skills, need.type) for skills in special)
+    best = max(effective_skill(skills, need.type) for skills in specialised)
     if best < need.difficulty:
         return f"no worker can do it: it needs skill {need.difficulty}, the best has {best}"
     return (
@@ -58,7 +61,7 @@ def why_unable(fleet: Sequence[Skills], need: Need) -> str:
 
 
 def why_not(skills: Skills, need: Need) -> str:
-    """Why this worker cannot meet a need, in a few words that go on after its name."""
+    """Return why a worker cannot meet a need, in words that can follow the name of the worker."""
     if not handles(skills, need.type):
         return f"does not handle the type {need.type!r}"
     lacks = need.requires - skills.specialties
@@ -71,38 +74,38 @@ def why_not(skills: Skills, need: Need) -> str:
 
 
 class Policy(Protocol):
-    """Smaller comes first, in all three orders.
+    """Decide which worker gets which task. In all three orders, the smaller value goes first.
 
-    `looks_ahead`: workers without a free slot may be given tasks that wait there.
-    `shelves`: tasks with one need go in the order of their `place`, so that a store can keep those behind.
+    `looks_ahead`: workers without a free slot may get prefetched attempts. `allows_backlog`: tasks
+    with one need go in the order of their dispatch keys, so that the store can keep the last ones.
     """
 
     looks_ahead: bool
     allows_backlog: bool
 
     def relevant_skills(self, skills: Skills) -> Skills:
-        """What of the skills matters; workers that are equal in it are looked at together."""
+        """Return the skills without what does not matter; workers with equal ones form a pool."""
         ...
 
     def can(self, skills: Skills, need: Need) -> bool:
-        """Whether workers with these skills may be given tasks with this need."""
+        """Return whether workers with these skills may get tasks with this need."""
         ...
 
     def task_rank(self, task: TaskEntry) -> Order:
-        """Which task goes first."""
+        """Return the position of a task among all tasks that could be matched."""
         ...
 
     def fit(self, skills: Skills, need: Need) -> Order:
-        """Which skills suit a need best."""
+        """Return how well skills suit a need."""
         ...
 
     def worker_rank(self, worker: WorkerEntry) -> Order:
-        """Which of the workers that suit equally well."""
+        """Return the position of a worker among those that suit equally well."""
         ...
 
 
 class BestFit:
-    """The least-skilled worker that can do it; urgent, then hard tasks first."""
+    """Prefer the least skilled worker that can do a task; high priority first, then hard."""
 
     looks_ahead = True
     allows_backlog = True
@@ -126,7 +129,7 @@ class BestFit:
 
 
 class Arrival:
-    """The tutorial's pairing: first task to first worker, able or not."""
+    """Give the first task to the first worker, able or not, as the tutorial does."""
 
     looks_ahead = False
     allows_backlog = False

@@ -1,4 +1,4 @@
-"""Whether a task whose attempt did not succeed is tried again, and when."""
+"""Decide whether a task is retried after an attempt without success, and when."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,25 +10,25 @@ from skillq_manager.core.model import Terms
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """Back-off doubles from `base` to `cap` seconds, with full jitter.
+    """The back-off doubles from `base` to `cap` seconds, with full jitter.
 
     Source: M. Brooker, "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
 
     base: float = timings.RETRY_DELAY_SECONDS
     cap: float = timings.RETRY_MAX_DELAY_SECONDS
-    max_losses: int = 3  # a task that kills its workers must not kill the fleet
+    max_losses: int = 3  # a task that kills its workers must not kill all of them
 
 
 @dataclass(frozen=True, slots=True)
 class RetryVerdict:
-    """What becomes of the task; `delay` in seconds, when it is ready again."""
+    """The next status of the task; `delay`: the back-off in seconds, if the status is ready."""
 
     status: TaskStatus
     delay: float = 0.0
 
 
-_GIVEN_UP = {Outcome.FAILED: TaskStatus.FAILED, Outcome.TIMED_OUT: TaskStatus.TIMED_OUT}
+_STATUS_AFTER = {Outcome.FAILED: TaskStatus.FAILED, Outcome.TIMED_OUT: TaskStatus.TIMED_OUT}
 
 
 def decide(
@@ -41,22 +41,25 @@ def decide(
     error_types: Sequence[str] = (),
     chance: float,
 ) -> RetryVerdict:
-    """Decide after an attempt that did not succeed.
+    """Return the next status of a task after an attempt without success.
 
-    `failures` and `losses` count this attempt; `error_types` are the names of the exception's class and
-    its bases; `chance` is a random number in [0, 1).
+    `failures` and `losses` include this attempt. `error_types` are the names of the exception's
+    class and of its bases. `chance` is a random number in [0, 1).
     """
     if outcome is Outcome.LOST:
-        return _after_a_loss(policy, losses, chance)
-    if outcome not in _GIVEN_UP:
+        return _after_loss(policy, losses, chance)
+    if outcome not in _STATUS_AFTER:
         return RetryVerdict(TaskStatus.READY)
     if failures >= terms.max_attempts or not _is_retryable(terms, error_types):
-        return RetryVerdict(_GIVEN_UP[outcome])
+        return RetryVerdict(_STATUS_AFTER[outcome])
     return RetryVerdict(TaskStatus.READY, _back_off(policy, failures, chance))
 
 
-def _after_a_loss(policy: RetryPolicy, losses: int, chance: float) -> RetryVerdict:
-    """At once the first time. Then apart from what was lost with it: one of them may have killed the worker."""
+def _after_loss(policy: RetryPolicy, losses: int, chance: float) -> RetryVerdict:
+    """Return ready at once after the first loss, then with back-off, at last dead-lettered.
+
+    The back-off separates tasks that were lost together: one of them may have killed the worker.
+    """
     if losses >= policy.max_losses:
         return RetryVerdict(TaskStatus.DEAD_LETTERED)
     if losses <= 1:

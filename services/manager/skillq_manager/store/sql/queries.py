@@ -26,7 +26,8 @@ from sqlalchemy import (
 )
 
 from skillq.messages import Outcome, Task, TaskStatus, WorkerEventKind, WorkerProfile
-from skillq_manager.core.commands import BacklogPage, BacklogSummary, RefillRequest, StoredStatus
+from skillq_manager.core.commands import RefillRequest
+from skillq_manager.core.events import BacklogPage, BacklogSummary, StoredStatus
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store import base, preconditions
 from skillq_manager.store.base import (

@@ -14,13 +14,8 @@ from sqlalchemy import Connection
 from skillq import timings
 from skillq.errors import UsageError
 from skillq.runtime.settings import without_password
-from skillq_manager.core.commands import (
-    BacklogPage,
-    BacklogSummary,
-    Command,
-    RefillRequest,
-    StoredStatus,
-)
+from skillq_manager.core.commands import Command, RefillRequest
+from skillq_manager.core.events import BacklogPage, BacklogSummary, StoredStatus
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store import preconditions
 from skillq_manager.store.base import (
