@@ -86,7 +86,7 @@ class ScriptedExecutor:
         self.types = types
 
     def start(self, job: Job) -> CancelJob:
-        doing = asyncio.create_task(self._work(job.task))
+        doing = asyncio.create_task(self._work(job.assignment))
         doing.add_done_callback(lambda _: self._over(doing, job))
 
         def cancel() -> bool:

@@ -252,7 +252,7 @@ class OpenRun:
 
     # --- receiving
 
-    def on_event(self, event: ClientEvent) -> None:
+    def handle_event(self, event: ClientEvent) -> None:
         """Pass an event to the calls that it concerns."""
         match event:
             case TaskEvents():
@@ -408,7 +408,7 @@ async def follow_events(
             except TimeoutError:
                 events = ()
             for event in events:
-                run.on_event(event)
+                run.handle_event(event)
             run.query_silent_submissions()
     except Exception as error:
         run.close(error)  # after any error no event is read any more

@@ -22,7 +22,7 @@ class Count:
             self._go_on.set()
 
     def start(self, job: Job) -> CancelJob:
-        return run_in_task(self._work(job.task), job)
+        return run_in_task(self._work(job.assignment), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         self.begun.append(task.id)

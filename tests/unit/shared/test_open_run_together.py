@@ -277,7 +277,7 @@ async def test_a_defect_while_results_are_heard_ends_no_wait_in_silence(
 
     waiting = asyncio.create_task(run.result(task("a")))
     await desk.take()
-    monkeypatch.setattr(run, "on_event", fail)
+    monkeypatch.setattr(run, "handle_event", fail)
     await desk.end("nightly-1", "a")
     with pytest.raises(KeyError):
         await waiting

@@ -30,7 +30,7 @@ class Bench:
         self._at_once = False
 
     def start(self, job: Job) -> CancelJob:
-        return run_in_task(self._work(job.task), job)
+        return run_in_task(self._work(job.assignment), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         key = (task.id, task.attempt)

@@ -30,7 +30,7 @@ class Relay:
     def _call_off(self, job: Job) -> bool:
         if job in self._ended:
             return False
-        self.called_off.append(job.task.id)
+        self.called_off.append(job.assignment.id)
         asyncio.get_running_loop().call_soon(job.on_done, None, asyncio.CancelledError())
         return True
 
@@ -47,7 +47,7 @@ class Relay:
 
     @property
     def ids(self) -> list[str]:
-        return [job.task.id for job in self.begun]
+        return [job.assignment.id for job in self.begun]
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ async def test_a_long_row_of_short_attempts_crosses_seldom_and_leaves_nothing(
                 await boss.assign(*(job(f"row-{n}") for n in range(500)))
                 await boss.has_results(500)
                 making = (one for one in gc.get_objects() if isinstance(one, AttemptRun))
-                assert not [one for one in making if one.task.id.startswith("row-")]
+                assert not [one for one in making if one.assignment.id.startswith("row-")]
             finally:
                 gc.enable()
                 monkeypatch.undo()

@@ -111,7 +111,7 @@ async def test_what_is_over_leaves_nothing_to_the_search_for_cycles() -> None:
 
     def left() -> list[AttemptRun]:
         there = (one for one in gc.get_objects() if isinstance(one, AttemptRun))
-        return [making for making in there if making.task.id == "gone"]
+        return [making for making in there if making.assignment.id == "gone"]
 
     handlers.task("sync")(lambda: None)
     with HandlerExecutor(handlers) as executor:

@@ -33,7 +33,7 @@ class OneTurn:
     types = None
 
     def start(self, job: Job) -> CancelJob:
-        return run_in_task(self._work(job.task), job)
+        return run_in_task(self._work(job.assignment), job)
 
     async def _work(self, task: TaskAssignment) -> str:
         await asyncio.sleep(0)

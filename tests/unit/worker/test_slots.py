@@ -20,7 +20,7 @@ class Making:
 
     def __init__(self, attempt: Attempt, task: TaskAssignment, begun: list[Attempt]) -> None:
         self.attempt = attempt
-        self.task = task
+        self.assignment = task
         self._begun = begun
 
     def start(self) -> None:
@@ -230,7 +230,7 @@ async def test_what_waits_again_is_not_put_in_place_of_one_of_the_same_name(benc
     bench.may_begin = True
     bench.slots.fill()
     await asyncio.sleep(0)
-    assert bench.makings[-1].task is other
+    assert bench.makings[-1].assignment is other
 
 
 async def test_who_keeps_an_attempt_does_not_keep_those_after_it(bench: Bench) -> None:

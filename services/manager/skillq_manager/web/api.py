@@ -73,7 +73,7 @@ async def tasks(manager: ManagerDependency, query: Annotated[TaskQuery, Query()]
     return await page_response(
         rows,
         query.limit,
-        lambda row: TaskView.from_task(row, views.current_reason(manager, row)),
+        lambda row: TaskView.from_row(row, views.current_reason(manager, row)),
         lambda row: str(row.seq),
     )
 

@@ -54,7 +54,7 @@ class TaskView(BaseModel):
     error: str | None
 
     @classmethod
-    def from_task(cls, row: TaskRow, reason: str | None) -> Self:
+    def from_row(cls, row: TaskRow, reason: str | None) -> Self:
         task = row.task
         return cls(
             run=row.run,
@@ -138,7 +138,7 @@ class TaskPage(TaskView):
     @classmethod
     def of_live(cls, row: TaskRow, reason: str | None, entry: TaskEntry | None) -> Self:
         """Make the page from the row; `entry` has newer values if the task has not ended."""
-        page = cls.from_task(row, reason)
+        page = cls.from_row(row, reason)
         if entry is not None:
             page.failures, page.losses = entry.failures, entry.losses
             if entry.need._replace(aged=False) != Need.from_task(row.task):
@@ -146,11 +146,11 @@ class TaskPage(TaskView):
         return page
 
     @classmethod
-    def from_task(cls, row: TaskRow, reason: str | None) -> Self:
+    def from_row(cls, row: TaskRow, reason: str | None) -> Self:
         task = row.task
         outcomes = Counter(attempt.outcome for attempt in row.attempts if attempt.counted)
         return cls(
-            **dict(TaskView.from_task(row, reason)),
+            **dict(TaskView.from_row(row, reason)),
             requires=list(task.requires),
             depends_on=list(task.depends_on),
             payload=task.payload,
@@ -170,9 +170,9 @@ class DeadTask(TaskView):
     attempts: list[AttemptView]
 
     @classmethod
-    def from_task(cls, row: TaskRow, reason: str | None) -> Self:
+    def from_row(cls, row: TaskRow, reason: str | None) -> Self:
         attempts = [AttemptView.from_attempt(attempt) for attempt in row.attempts]
-        return cls(**dict(TaskView.from_task(row, reason)), attempts=attempts)
+        return cls(**dict(TaskView.from_row(row, reason)), attempts=attempts)
 
 
 class WorkerVerdict(BaseModel):

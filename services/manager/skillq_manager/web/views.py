@@ -113,7 +113,7 @@ async def dead_tasks(
     found: list[tuple[int, DeadTask]] = []
     for row in sorted(rows, key=lambda row: row.seq)[: task_filter.limit]:
         full = await manager.store.task((row.run, row.task.id)) or row
-        found.append((row.seq, DeadTask.from_task(full, full.reason)))
+        found.append((row.seq, DeadTask.from_row(full, full.reason)))
     return found
 
 

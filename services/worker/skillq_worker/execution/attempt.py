@@ -54,16 +54,16 @@ class AttemptRun:
         "_is_cancelled",
         "_is_timed_out",
         "_timer",
+        "assignment",
         "attempt",
         "has_started",
         "started_at",
         "successor",
-        "task",
     )
 
     def __init__(self, context: AttemptContext, attempt: Attempt, task: TaskAssignment) -> None:
         self.attempt = attempt
-        self.task = task
+        self.assignment = task
         self.started_at = context.clock()
         self.successor: AttemptRun | None = None
         self.has_started = False
@@ -78,9 +78,9 @@ class AttemptRun:
         if not self.has_started:
             self.started_at = self._context.clock()
             self.on_started(self._context.executor.start(self))
-        if self.task.timeout is not None:
+        if self.assignment.timeout is not None:
             # On the worker's loop: handlers may block their own loop.
-            seconds_left = self.started_at + self.task.timeout - self._context.clock()
+            seconds_left = self.started_at + self.assignment.timeout - self._context.clock()
             self._timer = asyncio.get_running_loop().call_later(seconds_left, self._on_timeout)
         self._context.on_started(self)
 
@@ -126,7 +126,7 @@ class AttemptRun:
         if isinstance(error, NoHandler):
             return self._make_result(Outcome.REFUSED, error=safe_str(error))
         if self._is_timed_out:
-            reason = f"took longer than {self.task.timeout:g} s"
+            reason = f"took longer than {self.assignment.timeout:g} s"
             return self._make_result(
                 Outcome.TIMED_OUT, error=reason, types=error_type_names(TimeoutError())
             )

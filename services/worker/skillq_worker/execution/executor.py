@@ -31,7 +31,7 @@ class Job(Protocol):
     """One attempt, as an executor sees it: a task, and callbacks for its progress."""
 
     @property
-    def task(self) -> TaskAssignment:
+    def assignment(self) -> TaskAssignment:
         """The task to execute."""
         ...
 
@@ -110,20 +110,20 @@ class HandlerExecutor:
 
     def start(self, job: Job) -> CancelJob:
         """Implements `Executor.start`."""
-        handler = self._handlers.get(job.task.task_type)
+        handler = self._handlers.get(job.assignment.task_type)
         if handler is None:
-            return run_in_task(_refuse(job.task), job)
+            return run_in_task(_refuse(job.assignment), job)
         if handler.is_async:
             return self._loop.start(_HandlerCall(self, handler, job))
         run_handler = self._run_in_process if handler.process else self._run_on_thread
-        return run_in_task(run_handler(handler, job.task), job)
+        return run_in_task(run_handler(handler, job.assignment), job)
 
     def start_next(self, job: Job) -> "_HandlerCall | None":
         """Return the call that starts on the handler loop in the slot of an ended job, or None."""
         next_job = job.take_next()
         if next_job is None:
             return None
-        handler = self._handlers.get(next_job.task.task_type)
+        handler = self._handlers.get(next_job.assignment.task_type)
         if handler is None or not handler.is_async:
             return None
         call = _HandlerCall(self, handler, next_job)
@@ -171,7 +171,7 @@ class _HandlerCall:
         """
         handler = self._handler
         try:
-            return to_output(await handler.function(**handler.arguments(self._job.task)))
+            return to_output(await handler.function(**handler.arguments(self._job.assignment)))
         except asyncio.CancelledError:
             raise
         except BaseException as error:  # noqa: BLE001 - as in `run_user_code`

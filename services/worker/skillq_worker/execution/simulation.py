@@ -21,7 +21,7 @@ class Simulation:
 
     def start(self, job: Job) -> CancelJob:
         """Implements `skillq_worker.execution.executor.Executor.start`."""
-        return run_in_task(self._work(job.task), job)
+        return run_in_task(self._work(job.assignment), job)
 
     async def _work(self, task: TaskAssignment) -> JsonValue:
         seconds = task.difficulty / task.priority * self._time_scale

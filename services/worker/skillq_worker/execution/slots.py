@@ -18,7 +18,7 @@ class RunnableAttempt(Protocol):
     """
 
     attempt: Attempt
-    task: TaskAssignment
+    assignment: TaskAssignment
     successor: Self | None
     has_started: bool
 
@@ -173,7 +173,7 @@ class AttemptSlots(Generic[RunT]):
         """
         if attempt_run.attempt in self._waiting:
             return  # an equal attempt of another store waits: the older one is obsolete
-        self._waiting[attempt_run.attempt] = attempt_run.task
+        self._waiting[attempt_run.attempt] = attempt_run.assignment
         self._waiting.move_to_end(attempt_run.attempt, last=False)
         self.none_waiting.clear()
 
