@@ -108,3 +108,11 @@ PHRASES = [
 def test_text_does_without_the_phrases_that_the_glossary_replaces(path: Path) -> None:
     text = re.sub(r"\s+", " ", re.sub(r"`[^`]*`|\"\"\"|\btest_\w+", "", path.read_text()))
     assert [found[0] for phrase in PHRASES for found in re.finditer(phrase, text)] == []
+
+
+def test_a_link_to_a_decision_leads_to_one() -> None:
+    linked = {
+        name for path in PRODUCT for name in re.findall(r"docs/adr/([\w-]+\.md)", path.read_text())
+    }
+    # The first two decide about the distribution and its locks: no module is theirs.
+    assert linked == {path.name for path in DECISIONS[2:]}

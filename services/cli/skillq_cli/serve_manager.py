@@ -1,4 +1,7 @@
-"""Define the command `skillq manager`, which runs the manager."""
+"""Define the command `skillq manager`, which runs the manager.
+
+See docs/adr/0020-run-services-on-uvloop.md.
+"""
 
 from typing import Any
 

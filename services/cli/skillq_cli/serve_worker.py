@@ -1,4 +1,7 @@
-"""Define the command `skillq worker`, which runs a worker."""
+"""Define the command `skillq worker`, which runs a worker.
+
+See docs/adr/0020-run-services-on-uvloop.md.
+"""
 
 from typing import Any
 

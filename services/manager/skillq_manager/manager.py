@@ -3,6 +3,7 @@
 A message is acknowledged only after the decision on it is committed. An assignment that is lost on its way is
 missing from the worker's heartbeat, and is resent. If several managers share a store, one of them leads; the
 others stand by and serve HTTP. See docs/adr/0009-keep-leadership-in-a-row-with-an-epoch.md.
+See docs/adr/0016-keep-deep-backlogs-in-the-store.md.
 """
 
 import asyncio

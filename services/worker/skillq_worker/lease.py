@@ -2,6 +2,7 @@
 
 A confirmed heartbeat renews the lease. While no heartbeat is confirmed, the manager may give the
 worker's attempts to other workers; so the worker starts nothing new before that can happen.
+See docs/adr/0014-let-each-worker-set-its-lease.md.
 """
 
 import asyncio

@@ -1,4 +1,7 @@
-"""Consume a worker's queue exclusively; ask the manager for the queue if it is missing."""
+"""Consume a worker's queue exclusively; ask the manager for the queue if it is missing.
+
+See docs/adr/0004-one-worker-per-name.md.
+"""
 
 import asyncio
 from contextlib import suppress

@@ -3,6 +3,7 @@
 The worker acknowledges an assignment when it has accepted the assignment, not when the attempt has
 ended. From then on the worker's heartbeats hold the lease on the attempt, and the worker keeps the
 result until the broker has confirmed it.
+See docs/adr/0003-acknowledge-accepted-assignments.md and docs/adr/0005-number-attempts-per-store.md.
 """
 
 import asyncio

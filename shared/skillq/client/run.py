@@ -1,4 +1,7 @@
-"""A run that stays open: one subscription, opened at the beginning, brings all results."""
+"""A run that stays open: one subscription, opened at the beginning, brings all results.
+
+See docs/adr/0006-answer-clients-with-events.md.
+"""
 
 import asyncio
 from collections import deque

@@ -3,6 +3,7 @@
 A heartbeat renews the lease of a worker and names the attempts that the worker has; the manager
 sends the difference. See docs/adr/0004-one-worker-per-name.md and
 docs/adr/0014-let-each-worker-set-its-lease.md.
+See docs/adr/0005-number-attempts-per-store.md.
 """
 
 from collections.abc import Iterable

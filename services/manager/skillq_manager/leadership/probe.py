@@ -1,4 +1,7 @@
-"""Probes that the manager's queues deliver: the manager sends messages to itself."""
+"""Probes that the manager's queues deliver: the manager sends messages to itself.
+
+See docs/adr/0009-keep-leadership-in-a-row-with-an-epoch.md.
+"""
 
 import asyncio
 

@@ -2,6 +2,7 @@
 
 With two consumers, each manager would decide on half of the messages.
 See docs/adr/0009-keep-leadership-in-a-row-with-an-epoch.md.
+See docs/adr/0004-one-worker-per-name.md.
 """
 
 import asyncio

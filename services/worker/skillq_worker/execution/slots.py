@@ -1,4 +1,7 @@
-"""Keep the attempts of one worker: one running attempt per slot, and waiting attempts."""
+"""Keep the attempts of one worker: one running attempt per slot, and waiting attempts.
+
+See docs/adr/0019-run-the-next-attempt-on-the-handler-thread.md.
+"""
 
 import asyncio
 from collections import OrderedDict

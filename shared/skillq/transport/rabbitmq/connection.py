@@ -1,4 +1,7 @@
-"""A robust connection to RabbitMQ, which reconnects by itself, and the channels on it."""
+"""A robust connection to RabbitMQ, which reconnects by itself, and the channels on it.
+
+See docs/adr/0012-open-channels-on-robust-connections.md.
+"""
 
 import asyncio
 import time

@@ -1,4 +1,7 @@
-"""The transport on RabbitMQ: one connection publishes, the other consumes."""
+"""The transport on RabbitMQ: one connection publishes, the other consumes.
+
+See docs/adr/0012-open-channels-on-robust-connections.md.
+"""
 
 import asyncio
 import re

@@ -17,6 +17,7 @@ The board does this for two slot tiers: first workers with a free slot; then, if
 with room for prefetched attempts.
 See docs/adr/0010-put-exclusion-and-escalation-into-the-need.md, docs/adr/0011-reserve-workers-with-ageing.md,
 docs/adr/0015-prefetch-by-time-and-recall.md and docs/adr/0016-keep-deep-backlogs-in-the-store.md.
+See docs/adr/0017-allow-some-long-files-and-waits-in-tests.md.
 """
 
 from collections import Counter

@@ -4,6 +4,7 @@ Best fit gives a task to the free worker with the smallest surplus among those t
 takes the task with the highest priority first, then the hardest: list scheduling under
 grade-of-service eligibility (Hwang, Chang and Lee, "Parallel machine scheduling under a grade of
 service provision", 2004).
+See docs/adr/0011-reserve-workers-with-ageing.md.
 """
 
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 All rows of one statement are written together. If one task has several commands in a decision (for example
 it ends, its need changes, it is assigned again), the commands are written in several passes. A pass has at
 most one command per task, so that each command finds the row as the previous command left it.
+See docs/adr/0008-one-sql-layer-for-both-databases.md.
 """
 
 from collections import Counter, defaultdict

@@ -1,4 +1,7 @@
-"""Channels that receive messages past the driver: a consumer and a browser."""
+"""Channels that receive messages past the driver: a consumer and a browser.
+
+See docs/adr/0018-pass-messages-by-the-driver.md.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable

@@ -1,4 +1,7 @@
-"""A channel that publishes: one write for each message, and one future for its confirm."""
+"""A channel that publishes: one write for each message, and one future for its confirm.
+
+See docs/adr/0018-pass-messages-by-the-driver.md.
+"""
 
 import asyncio
 import struct
