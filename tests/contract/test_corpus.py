@@ -288,7 +288,11 @@ async def test_a_manager_continues_what_a_manager_of_an_earlier_release_left(
                 await _report_and_disconnect(system, worker["profile"], running)
         needed = {name for task in open_tasks for name in task["task"]["requires"]}
         await system.worker(
-            "Relief", 10, lambda who: Simulation(who, 0.0), specialties=tuple(needed), slots=4
+            "Relief",
+            10,
+            lambda profile: Simulation(profile, 0.0),
+            specialties=tuple(needed),
+            slots=4,
         )
         for task in open_tasks:
             await system.wait_for_status(task["run"], task["task"]["id"], TaskStatus.SUCCEEDED)

@@ -59,7 +59,7 @@ async def receive(consumer: Consumer, count: int) -> list[Delivery]:
 
 
 async def retry_until_done(operation: Callable[[], Awaitable[None]]) -> None:
-    """Repeat an operation, as the services operation, until the broker has confirmed it."""
+    """Repeat an operation, as the services do, until the broker has confirmed it."""
     async with asyncio.timeout(SECONDS):
         while True:
             try:

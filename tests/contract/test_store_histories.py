@@ -61,10 +61,10 @@ async def test_all_stores_show_the_same_after_any_history_of_the_core(
     assert await snapshot(store, history.keys) == await snapshot(reference, history.keys)
     runs, statuses = [None, "alpha"], [None, *TaskStatus]
     for which in [
-        TaskFilter(run, status, type, who, 5)
+        TaskFilter(run, status, type, worker_name, 5)
         for run in runs
         for status in statuses
-        for type, who in [(None, None), ("gpu", None), (None, "Ada"), ("gpu", "GPU box")]
+        for type, worker_name in [(None, None), ("gpu", None), (None, "Ada"), ("gpu", "GPU box")]
     ]:
         assert await all_pages(store, which) == await all_pages(reference, which), which
 

@@ -34,9 +34,9 @@ from tests.contract.store_history import (
 READY = TaskStatus.READY
 
 
-async def refusal(url: str, kind: type[SkillqError], **options: Any) -> str:
+async def refusal(url: str, error: type[SkillqError], **options: Any) -> str:
     """Return the error of a store that cannot be opened; check that it is one line."""
-    with pytest.raises(kind) as caught:
+    with pytest.raises(error) as caught:
         async with SqlStore(url, **({"connect_timeout": 0.0} | options)):
             pass
     message = str(caught.value)

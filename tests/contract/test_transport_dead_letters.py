@@ -1,4 +1,4 @@
-"""Every transport letters-letters messages and lets them be browsed in the same way."""
+"""Every transport dead-letters messages and lets them be browsed in the same way."""
 
 import pytest
 
@@ -38,7 +38,7 @@ from tests.contract.transports import (
 
 
 async def consume_dead_letters(transport: Transport, **arguments: Argument) -> Consumer:
-    """Declare an inbox that letters-letters; return a consumer of its letters letters."""
+    """Declare an inbox that dead-letters; return a consumer of its dead letters."""
     await transport.declare(LETTERS_TOPOLOGY)
     dead_letter_arguments: dict[str, Argument] = {
         "x_dead_letter_exchange": DEAD_LETTERS,

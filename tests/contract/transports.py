@@ -63,7 +63,7 @@ def texts(deliveries: Iterable[Delivery]) -> list[str]:
 
 
 async def receive(consumer: Consumer, count: int) -> list[Delivery]:
-    """Receive deliveries; fail if there are more than `count`."""
+    """Receive `count` deliveries; fail if there are more."""
     received: list[Delivery] = []
     async with asyncio.timeout(SECONDS):
         while len(received) < count:

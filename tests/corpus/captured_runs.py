@@ -264,11 +264,11 @@ class CapturedRuns:
         await system.wait_for_run_end(run)
         first.stop()
         await self._wait_for_worker_status("Napper", WorkerEventKind.DISCONNECTED)
-        (who,) = [
+        (profile,) = [
             row.profile for row in await system.store.workers() if row.profile.title == "Idler"
         ]
-        stop = Stop(incarnations=(who.incarnation,), mode="now", reason="nothing to do")
-        await system.publish(topology.COMMANDS, f"stop.{who.name}", stop)
+        stop = Stop(incarnations=(profile.incarnation,), mode="now", reason="nothing to do")
+        await system.publish(topology.COMMANDS, f"stop.{profile.name}", stop)
         await self._wait_for_worker_status("Idler", WorkerEventKind.DISCONNECTED)
         assert second.is_draining
 
@@ -290,7 +290,7 @@ class CapturedRuns:
     # --- tasks that stay open
 
     async def _open_work(self) -> None:
-        """Tasks stay in every open status, after attempts with every outcome that leaving_profile a task open."""
+        """Tasks stay in every open status, after attempts with every outcome that leaves a task open."""
         system, run = self.system, slug(OPEN)
         only_adds = system.executor(one_type)
         novice = await system.worker(
@@ -336,17 +336,20 @@ class CapturedRuns:
     async def _lose_worker(self, run: str) -> None:
         """A worker starts an attempt and sends nothing more; its result comes after its lease."""
         system = self.system
-        who = await system.connect_by_hand("Casualty", 1, specialties=("lost",), lease=SHORT)
+        profile = await system.connect_by_hand("Casualty", 1, specialties=("lost",), lease=SHORT)
         await system.wait_for_status(run, "survivor", TaskStatus.ASSIGNED)
         ref = AttemptRef(run=run, id="survivor", attempt=1)
         item = ProgressItem(**ref.model_dump(), at=1_700_000_000.25)
         started = Progress(
-            worker=who.name, incarnation=who.incarnation, store=system.store.id, items=(item,)
+            worker=profile.name,
+            incarnation=profile.incarnation,
+            store=system.store.id,
+            items=(item,),
         )
-        await system.report("progress", who.name, started)
-        await self._wait_for_worker_status(who.title, WorkerEventKind.LOST)
+        await system.report("progress", profile.name, started)
+        await self._wait_for_worker_status(profile.title, WorkerEventKind.LOST)
         late = _result(ref, Outcome.FAILED, "came home late")
-        await system.report("result", who.name, self._results(who, late))
+        await system.report("result", profile.name, self._results(profile, late))
 
         async def is_recorded() -> bool:
             row = await system.store.task((run, "survivor"))
@@ -355,9 +358,11 @@ class CapturedRuns:
         await until_async(is_recorded, "the late result should be recorded as stale")
 
     async def _return_attempts(self, run: str) -> None:
-        """A worker reports attempts of one task, each with another outcome that leaving_profile the task open."""
+        """A worker reports attempts of one task, each with another outcome that leaves the task open."""
         system = self.system
-        who = await system.connect_by_hand("Bouncer", 1, specialties=("bounced",), lease=SUSPECT)
+        profile = await system.connect_by_hand(
+            "Bouncer", 1, specialties=("bounced",), lease=SUSPECT
+        )
         for number, outcome in enumerate((Outcome.RETURNED, Outcome.CANCELLED, Outcome.LOST), 1):
             ref = AttemptRef(run=run, id="bounced", attempt=number)
 
@@ -366,19 +371,19 @@ class CapturedRuns:
                 return row is not None and row.attempt == number
 
             await until_async(has_it, f"attempt {number} should be assigned")
-            back = self._results(who, _result(ref, outcome, f"was {outcome.value}"))
-            await system.report("result", who.name, back)
+            back = self._results(profile, _result(ref, outcome, f"was {outcome.value}"))
+            await system.report("result", profile.name, back)
             await self._wait_for_attempts(run, "bounced", number)
-            await self._heartbeat(who)
+            await self._heartbeat(profile)
 
-    async def _heartbeat(self, who: WorkerProfile) -> None:
-        alive = Heartbeat(worker=who, store=self.system.store.id, free_slots=1)
-        await self.system.report("heartbeat", who.name, alive)
+    async def _heartbeat(self, profile: WorkerProfile) -> None:
+        alive = Heartbeat(worker=profile, store=self.system.store.id, free_slots=1)
+        await self.system.report("heartbeat", profile.name, alive)
 
-    def _results(self, who: WorkerProfile, *results: TaskResult) -> TaskResults:
+    def _results(self, profile: WorkerProfile, *results: TaskResult) -> TaskResults:
         return TaskResults(
-            worker=who.name,
-            incarnation=who.incarnation,
+            worker=profile.name,
+            incarnation=profile.incarnation,
             store=self.system.store.id,
             results=results,
         )
@@ -428,7 +433,7 @@ def _result(ref: AttemptRef, outcome: Outcome, error: str) -> TaskResult:
 
 async def run_and_stop(system: LocalSystem) -> None:
     """Complete one task, after which the manager stops all workers and itself."""
-    await system.worker("Junior", 3, lambda who: Simulation(who, 0.0), lease=BRISK)
+    await system.worker("Junior", 3, lambda profile: Simulation(profile, 0.0), lease=BRISK)
     await (await system.client()).complete("Farewell", [Task(id="1", difficulty=1)])
     await system.manager_task
     await mark_end(system)

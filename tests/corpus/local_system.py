@@ -109,31 +109,33 @@ class LocalSystem:
     ) -> Worker:
         """Start a worker; return it when the store has it."""
         transport = await self._stack.enter_async_context(self._connect(f"worker {slug(title)}"))
-        who = profile(title, skill, **more)
-        executor = make(who)
-        who = who.model_copy(update={"types": more.get("types", executor.types)})
-        worker = Worker(transport, who, executor, clock=self._clock, grace=5.0)
+        worker_profile = profile(title, skill, **more)
+        executor = make(worker_profile)
+        worker_profile = worker_profile.model_copy(
+            update={"types": more.get("types", executor.types)}
+        )
+        worker = Worker(transport, worker_profile, executor, clock=self._clock, grace=5.0)
         self._running.append(asyncio.create_task(worker.run()))
-        await self.wait_for_worker(who)
+        await self.wait_for_worker(worker_profile)
         return worker
 
     async def connect_by_hand(self, title: str, skill: int, **more: Any) -> WorkerProfile:
         """Connect a worker without a process: its queue exists and has no consumer."""
-        who = profile(title, skill, **more)
-        await self.transport.declare(topology.worker_topology(who.name))
-        await self.report("connect", who.name, Connect(worker=who))
-        await self.wait_for_worker(who)
-        return who
+        worker_profile = profile(title, skill, **more)
+        await self.transport.declare(topology.worker_topology(worker_profile.name))
+        await self.report("connect", worker_profile.name, Connect(worker=worker_profile))
+        await self.wait_for_worker(worker_profile)
+        return worker_profile
 
-    async def wait_for_worker(self, who: WorkerProfile) -> None:
+    async def wait_for_worker(self, worker_profile: WorkerProfile) -> None:
         async def is_stored() -> bool:
             rows = await self.store.workers()
-            return any(row.profile.incarnation == who.incarnation for row in rows)
+            return any(row.profile.incarnation == worker_profile.incarnation for row in rows)
 
-        await until_async(is_stored, f"worker {who.title} should be known")
+        await until_async(is_stored, f"worker {worker_profile.title} should be known")
 
-    async def report(self, kind: str, worker: str, message: Message) -> None:
-        await self.publish(topology.REPORTS, f"{kind}.{worker}", message)
+    async def report(self, message_kind: str, worker: str, message: Message) -> None:
+        await self.publish(topology.REPORTS, f"{message_kind}.{worker}", message)
 
     async def publish(self, exchange: str, key: str, message: Message | Outgoing) -> None:
         out = message if isinstance(message, Outgoing) else Outgoing.from_message(message)

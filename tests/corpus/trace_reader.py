@@ -100,7 +100,7 @@ def _features(sent: Sent) -> Iterator[tuple[str, ...]]:
 
 
 def _paths(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield path and value of each field child `value`. Names in user data are not fields."""
+    """Yield path and value of each field below `value`. Names in user data are not fields."""
     if isinstance(value, dict) and where[-1:] not in _USER_DATA:
         for name, child in value.items():
             yield from _paths(child, (*where, name))

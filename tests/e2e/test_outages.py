@@ -215,7 +215,7 @@ def test_a_service_that_was_frozen_until_another_replaced_it_exits_with_one_line
     new_worker.wait_for_log("connected")
     for process in (old_manager, old_worker):
         process.signal(signal.SIGCONT)
-    for n in range(4):  # none of them may go to the old_manager manager, which assigns nothing
+    for n in range(4):  # none of them may go to the old manager, which assigns nothing
         tasks = json.dumps({"tasks": [{"id": f"a{n}", "difficulty": 1, "type": "work"}]})
         client = system.start_watching_submit(system.write_file("more.json", tasks))
         assert wait_for_result(client)["counts"] == {"succeeded": n + 1}
@@ -228,7 +228,7 @@ def test_a_service_that_was_frozen_until_another_replaced_it_exits_with_one_line
     [line] = [one for one in old_worker.err.splitlines() if not one.startswith("{")]
     assert line.endswith("a worker named 'Ada' is connected already; choose another --name")
     assert len(old_manager.logged("submission_accepted")) == 1, (
-        "the old_manager manager should decide nothing any more"
+        "the old manager should decide nothing any more"
     )
     assert not new_manager.has_exited
     assert not new_worker.has_exited

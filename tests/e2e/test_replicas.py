@@ -35,7 +35,7 @@ def second(system: System, shared_store: str, first: Process) -> Process:
 
 @pytest.fixture
 def wait_for_work(system: System, second: Process) -> Callable[[], None]:
-    """Submit wait_for_work for some seconds; return a function that waits until each task has run once."""
+    """Submit work for some seconds; return a function that waits until each task has run once."""
     for name in ("one", "two"):
         system.start_worker(name, 5, "my_tasks:handlers").wait_for_log("connected")
     tasks = [
@@ -43,7 +43,7 @@ def wait_for_work(system: System, second: Process) -> Callable[[], None]:
         for n in range(TASKS)
     ]
     system.start_cli("submit", system.write_file("tasks.json", json.dumps({"tasks": tasks})))
-    until(lambda: start_counts(system.folder).total() >= 5, "the wait_for_work should be going on")
+    until(lambda: start_counts(system.folder).total() >= 5, "the work should be going on")
 
     def done() -> None:
         until(lambda: second.succeeded_count("default") == TASKS, "all should succeed")

@@ -20,7 +20,7 @@ _MANY_TASKS = 64
 
 
 class Deadlock(Exception):
-    """Raised when a future is awaited and no callback or timer is open_tasks."""
+    """Raised when a future is awaited and no callback or timer is left."""
 
 
 class Process:

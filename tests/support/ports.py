@@ -7,10 +7,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-FIRST, LAST = (
-    20_000,
-    32_699,
-)  # below 32768: the system gives no such port to a client while a server restarts
+# below 32768: the system gives no such port to a client while a server restarts
+FIRST, LAST = 20_000, 32_699
 FOLDER = Path(tempfile.gettempdir()) / f"skillq-test-ports-{os.geteuid()}"
 
 _claims: dict[int, int] = {}  # the open file of each port that this process has claimed
