@@ -20,8 +20,8 @@ from benchmarks import machine
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.report import keep, table
 from benchmarks.running import Failed, running
-from tests.broker import Broker, find_broker
-from tests.postgres import Postgres, find_postgres
+from tests.support.broker import Broker, find_broker
+from tests.support.postgres import Postgres, find_postgres
 
 WARM_UP = 200
 
@@ -127,7 +127,7 @@ def compare(contenders: list[Contender], size: Size) -> list[Measured]:
                 with ExitStack() as its:
                     more = {}
                     if measured.contender.database and postgres is not None:
-                        more["SKILLQ_STORE_URL"] = its.enter_context(postgres.own_database())
+                        more["SKILLQ_STORE_URL"] = its.enter_context(postgres.database_sync())
                     one = measure(measured.contender, size, broker, more)
                 measured.rounds.append(one)
                 _say(

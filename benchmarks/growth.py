@@ -27,7 +27,7 @@ from benchmarks.report import keep
 from benchmarks.running import Failed, Running, running
 from benchmarks.store import fill
 from skillq.runtime.clock import steady_clock
-from tests.broker import Broker, find_broker
+from tests.support.broker import Broker, find_broker
 
 PROCESSES = 8
 FILE = "skillq.db"

@@ -26,7 +26,7 @@ from skillq.client import Client, OpenRun
 from skillq.messages import Task
 from skillq.runtime import gc_tuning
 from skillq.transport.rabbitmq import RabbitTransport
-from tests.broker import find_broker
+from tests.support.broker import find_broker
 
 SYSTEM = next(one for one in CONTENDERS if one.title == "skillq, SQLite")
 SHARES = (0.3, 0.5, 0.7)

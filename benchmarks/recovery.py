@@ -25,8 +25,9 @@ from skillq.messages import Task, TaskEvent, TaskEvents, TaskStatus, decode
 from skillq.transport import Consumer
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_worker import Handlers
-from tests.broker import find_broker, until
-from tests.postgres import find_postgres
+from tests.support.broker import find_broker
+from tests.support.postgres import find_postgres
+from tests.support.waiting import until
 
 handlers = Handlers()
 PATIENCE = 120.0
@@ -98,7 +99,9 @@ async def manager_dies(up: Running) -> float:
         await watch.submit("a")
         await watch.until("a", TaskStatus.RUNNING, 1)
         up.start(*_MANAGER)
-        await asyncio.to_thread(until, lambda: _managers(up) == 2, "the replica does not start")
+        await asyncio.to_thread(
+            until, lambda: _managers(up) == 2, "the replica should start", 120.0
+        )
         died = time.monotonic()
         up.services[0].kill()
         await watch.submit("b")
@@ -136,7 +139,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
                 with ExitStack() as its:
                     more = {}
                     if is_shared:
-                        more["SKILLQ_STORE_URL"] = its.enter_context(postgres.own_database())
+                        more["SKILLQ_STORE_URL"] = its.enter_context(postgres.database_sync())
                     up = its.enter_context(running(SYSTEM, broker, more))
                     seconds[name].append(round(asyncio.run(case(up)), 2))
                 print(f"{name}: {seconds[name][-1]} s", flush=True)

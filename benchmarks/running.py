@@ -18,7 +18,7 @@ from uuid import uuid4
 from benchmarks import machine
 from benchmarks.contenders import Contender
 from benchmarks.contenders.setting import URL_VARIABLE, VARIANT_VARIABLE
-from tests.broker import Broker
+from tests.support.broker import Broker
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
@@ -164,7 +164,7 @@ def _wait_for_consumers(
 ) -> None:
     vhost = urlsplit(url).path[1:]
     give_up_at = time.monotonic() + START_SECONDS
-    while len(broker.ask("GET", f"/consumers/{vhost}")) < contender.consumers:
+    while len(broker.request("GET", f"/consumers/{vhost}")) < contender.consumers:
         for process in services:
             process.check()
         if time.monotonic() > give_up_at:

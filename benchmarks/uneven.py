@@ -32,7 +32,7 @@ from skillq.messages import Task, TaskEvents, TaskStatus, decode
 from skillq.transport import Consumer
 from skillq.transport.rabbitmq import RabbitTransport
 from skillq_worker import Handlers
-from tests.broker import Broker, find_broker
+from tests.support.broker import Broker, find_broker
 
 WORKERS = ("ada", "bob", "cyn", "dan")
 SLOTS = 4

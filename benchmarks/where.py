@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks import machine
 from benchmarks.contenders import CONTENDERS, Contender
 from benchmarks.running import running
-from tests.broker import find_broker
+from tests.support.broker import find_broker
 
 RATE = 250  # samples per second
 WARM_UP = 1_000

@@ -19,7 +19,7 @@ from aio_pika.abc import AbstractIncomingMessage
 from skillq import topology
 from skillq.transport import Consumer, Outgoing
 from skillq.transport.rabbitmq import RabbitTransport
-from tests.broker import find_broker
+from tests.support.broker import find_broker
 
 BODY = b"x" * 300
 IN_FLIGHT = 100

@@ -1,6 +1,6 @@
-"""The broker and the database of the tests, started before the first test's time runs, if one needs them.
+"""Start the broker and the database before the first test that needs one, and stop them at the end.
 
-Under pytest-xdist the controller starts them once, and its workers find them by their environment variables.
+Under pytest-xdist the controller starts both servers once. Its workers find them by environment variables.
 """
 
 import logging
@@ -11,20 +11,23 @@ from typing import Any
 
 import pytest
 
-from tests.broker import Broker, NoBroker, find_broker, given_broker
 from tests.lanes import selection
 from tests.lanes.results import Recorder
-from tests.postgres import NoPostgres, Postgres, find_postgres, given_postgres
+from tests.support.broker import Broker, NoBroker, configured_broker, find_broker
+from tests.support.postgres import NoPostgres, Postgres, configured_postgres, find_postgres
 
 POSTGRES = pytest.StashKey[Postgres | NoPostgres]()
 BROKER = pytest.StashKey[Broker | NoBroker]()
-NO_BROKER, NO_POSTGRES = "no_broker", "no_postgres"  # what a worker gets instead of a server
+NO_BROKER, NO_POSTGRES = (
+    "no_broker",
+    "no_postgres",
+)  # keys under which a worker gets the reason why a server is missing
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("lanes")
     group.addoption("--lane", choices=selection.LANES, help="run the tests of this lane alone")
-    group.addoption("--results", type=Path, metavar="FILE", help="write the results there")
+    group.addoption("--results", type=Path, metavar="FILE", help="write the results to this file")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -48,7 +51,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
 
 
 def _find(config: pytest.Config, *, broker: bool, postgres: bool) -> None:
-    """Find the servers, or remember why there are none."""
+    """Find or start the servers. Keep the error of a server that is missing for its fixture."""
     if broker:
         try:
             config.stash[BROKER] = _find_broker(config)
@@ -66,7 +69,7 @@ def _find_broker(config: pytest.Config) -> Broker:
         return find_broker()
     if reason := _workerinput(config).get(NO_BROKER):
         raise NoBroker(reason)
-    return given_broker()
+    return configured_broker()
 
 
 def _find_postgres(config: pytest.Config) -> Postgres:
@@ -74,7 +77,7 @@ def _find_postgres(config: pytest.Config) -> Postgres:
         return find_postgres()
     if reason := _workerinput(config).get(NO_POSTGRES):
         raise NoPostgres(reason)
-    return given_postgres()
+    return configured_postgres()
 
 
 def _workerinput(config: pytest.Config) -> dict[str, str]:
@@ -98,7 +101,7 @@ def pytest_xdist_setupnodes(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_configure_node(node: Any) -> None:
-    """Tell a worker why there is no server."""
+    """Pass the reason for a missing server to a worker."""
     stash = node.config.stash
     for name, key in ((NO_BROKER, BROKER), (NO_POSTGRES, POSTGRES)):
         if isinstance(found := stash.get(key, None), Exception):
@@ -115,7 +118,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture(scope="session")
 def broker(pytestconfig: pytest.Config) -> Broker:
-    """The broker of this run; tests do not restart it."""
+    """Return the broker of this test run. Tests do not restart it."""
     found = pytestconfig.stash[BROKER]
     if isinstance(found, NoBroker):
         pytest.fail(str(found), pytrace=False)
@@ -124,7 +127,7 @@ def broker(pytestconfig: pytest.Config) -> Broker:
 
 @pytest.fixture(scope="session")
 def restartable(broker: Broker) -> Iterator[Broker]:
-    """A broker that tests may restart: the one of this run, or another where that one is shared."""
+    """Yield a broker that tests may restart: the broker of this run, or another if that one is shared."""
     if broker.can_restart:
         yield broker
         return
@@ -135,14 +138,14 @@ def restartable(broker: Broker) -> Iterator[Broker]:
 
 @pytest.fixture
 def broker_url(broker: Broker) -> Iterator[str]:
-    """The URL of a fresh vhost."""
+    """Yield the URL of a new vhost."""
     with broker.vhost() as url:
         yield url
 
 
 @pytest.fixture(scope="session")
 def postgres(pytestconfig: pytest.Config) -> Postgres:
-    """The PostgreSQL of this run."""
+    """Return the PostgreSQL of this test run."""
     found = pytestconfig.stash[POSTGRES]
     if isinstance(found, NoPostgres):
         pytest.fail(str(found), pytrace=False)
@@ -151,19 +154,19 @@ def postgres(pytestconfig: pytest.Config) -> Postgres:
 
 @pytest.fixture
 async def postgres_url(postgres: Postgres) -> AsyncIterator[str]:
-    """The URL of a fresh database."""
+    """Yield the URL of a new database."""
     async with postgres.database() as url:
         yield url
 
 
 @pytest.fixture(autouse=True)
-def nothing_lost_in_the_loop(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
-    """Fail a test after which asyncio complains, as of an exception that nobody retrieved."""
+def no_asyncio_errors(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
+    """Fail a test after which asyncio logs an error, such as an exception that was never retrieved."""
     yield
-    lost = [
+    errors = [
         record.getMessage()
         for when in ("setup", "call", "teardown")
         for record in caplog.get_records(when)
         if record.name == "asyncio" and record.levelno >= logging.ERROR
     ]
-    assert not lost, lost
+    assert not errors, errors

@@ -1,4 +1,4 @@
-"""What goes wrong, when, and for how long: a plan that a seed tells again."""
+"""Plan faults, their times and durations. The same seed gives the same plan."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ GAP = (1.5, 4.0)  # seconds from one fault to the next
 BROKER_STARTS = 15.0  # seconds
 
 
-class Kind(StrEnum):
+class FaultKind(StrEnum):
     KILL = "killed"
     STOP = "stopped"
     CUT = "cut off"
-    SWALLOW = "half open"
+    HALF_OPEN = "half open"
     FREEZE = "frozen"
     ALARM = "short of memory"
 
@@ -23,66 +23,73 @@ class Kind(StrEnum):
 @dataclass(frozen=True, slots=True)
 class Fault:
     at: float
-    kind: Kind
+    kind: FaultKind
     target: str
-    seconds: float  # until it is undone
+    seconds: float  # until the fault ends
 
     def __str__(self) -> str:
         return f"{self.at:6.1f} s  {self.target} {self.kind} for {self.seconds:.1f} s"
 
 
 @dataclass(frozen=True, slots=True)
-class _Card:
-    kind: Kind
+class _FaultTemplate:
+    kind: FaultKind
     targets: list[str]
-    seconds: tuple[float, float]  # how long it may last
+    seconds: tuple[float, float]  # the shortest and the longest duration
 
 
 def plan(seed: int, seconds: float, managers: list[str], workers: list[str]) -> Iterator[Fault]:
-    """All kinds of faults in shuffled decks, each at a target that has none just then."""
+    """Yield all kinds of faults in random order, each at a target without another fault at that time."""
     random = Random(seed)
-    busy: dict[str, float] = {}
-    deck: list[_Card] = []
+    busy_until: dict[str, float] = {}
+    templates: list[_FaultTemplate] = []
     now = 1.0
     while now < seconds:
-        if not deck:
-            deck = _deck(managers, workers)
-            random.shuffle(deck)
-        card = next((card for card in deck if _free(card.targets, busy, now)), None)
-        if card is not None:
-            deck.remove(card)
-            target = random.choice(_free(card.targets, busy, now))
-            lasts = random.uniform(*card.seconds)
-            restarts = target == "broker" and card.kind is Kind.KILL
-            busy[target] = now + lasts + (BROKER_STARTS if restarts else 2.0)
-            yield Fault(now, card.kind, target, lasts)
+        if not templates:
+            templates = _templates(managers, workers)
+            random.shuffle(templates)
+        template = next(
+            (
+                template
+                for template in templates
+                if _free_targets(template.targets, busy_until, now)
+            ),
+            None,
+        )
+        if template is not None:
+            templates.remove(template)
+            target = random.choice(_free_targets(template.targets, busy_until, now))
+            duration = random.uniform(*template.seconds)
+            restarts = target == "broker" and template.kind is FaultKind.KILL
+            busy_until[target] = now + duration + (BROKER_STARTS if restarts else 2.0)
+            yield Fault(now, template.kind, target, duration)
         now += random.uniform(*GAP)
 
 
-def _free(targets: list[str], busy: dict[str, float], now: float) -> list[str]:
-    return [target for target in targets if busy.get(target, 0.0) <= now]
+def _free_targets(targets: list[str], busy_until: dict[str, float], now: float) -> list[str]:
+    return [target for target in targets if busy_until.get(target, 0.0) <= now]
 
 
-def _deck(managers: list[str], workers: list[str]) -> list[_Card]:
-    everyone = [*managers, *workers, "stream"]
+def _templates(managers: list[str], workers: list[str]) -> list[_FaultTemplate]:
+    all_processes = [*managers, *workers, "stream"]
     return [
-        _Card(Kind.KILL, workers, (0.1, 2.0)),
-        _Card(Kind.KILL, managers, (0.1, 2.0)),
-        _Card(Kind.STOP, workers, _scaled(2.0, 35.0)),
-        _Card(Kind.STOP, managers, _scaled(2.0, 20.0)),
-        _Card(Kind.CUT, everyone, (0.0, 0.0)),
-        _Card(Kind.CUT, everyone, (0.0, 0.0)),
-        _Card(Kind.SWALLOW, workers, _scaled(2.0, 20.0)),
-        _Card(Kind.SWALLOW, managers, _scaled(2.0, 12.0)),
-        _Card(Kind.KILL, ["broker"], (0.1, 3.0)),
-        _Card(Kind.FREEZE, ["broker"], _scaled(2.0, 12.0)),
-        _Card(Kind.ALARM, ["broker"], (4.0, 15.0)),
+        _FaultTemplate(FaultKind.KILL, workers, (0.1, 2.0)),
+        _FaultTemplate(FaultKind.KILL, managers, (0.1, 2.0)),
+        _FaultTemplate(FaultKind.STOP, workers, _scaled(2.0, 35.0)),
+        _FaultTemplate(FaultKind.STOP, managers, _scaled(2.0, 20.0)),
+        _FaultTemplate(FaultKind.CUT, all_processes, (0.0, 0.0)),
+        _FaultTemplate(FaultKind.CUT, all_processes, (0.0, 0.0)),
+        _FaultTemplate(FaultKind.HALF_OPEN, workers, _scaled(2.0, 20.0)),
+        _FaultTemplate(FaultKind.HALF_OPEN, managers, _scaled(2.0, 12.0)),
+        _FaultTemplate(FaultKind.KILL, ["broker"], (0.1, 3.0)),
+        _FaultTemplate(FaultKind.FREEZE, ["broker"], _scaled(2.0, 12.0)),
+        _FaultTemplate(FaultKind.ALARM, ["broker"], (4.0, 15.0)),
     ]
 
 
 def _scaled(least: float, most: float) -> tuple[float, float]:
-    """How long a silence lasts: some are shorter than the leases of the processes, some are longer.
+    """Scale the duration of a silence: some are shorter than the leases of the processes, some are longer.
 
-    Other faults take as long as it takes to start a process, or to make a broker short of memory.
+    Other faults are not scaled: starting a process or a memory alarm takes the same time at any scale.
     """
     return least * TIME_SCALE, most * TIME_SCALE

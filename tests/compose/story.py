@@ -1,6 +1,6 @@
-"""What `docker compose up` promises, told with the real images, from the first start to the end.
+"""Test fields `docker compose up` promises with the real images, from the first start to the end.
 
-Not part of `make test`, since it needs a Docker engine: `.venv/bin/pytest tests/compose/story.py`. The tests
+The module is not part of `make test`, because it needs a Docker engine: `.venv/bin/pytest tests/compose/story.py`. The tests
 share one stack and run in order; each also passes alone.
 """
 
@@ -12,22 +12,21 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from skillq.messages import slug
 from skillq.topology import MANAGER, worker_topology
-from tests.ports import free_ports
-
-T = TypeVar("T")
+from tests.support.ports import free_ports
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.timeout(600)  # the first test builds the images
 
 ROOT = Path(__file__).parents[2]
-PROJECT = "skillq-story"  # .ci/run takes down what is left of it
+PROJECT = "skillq-story"  # .ci/run removes the containers that a failed run has left
 TOKEN = "story"
 SUMMARY = re.compile(
     r"^All tasks completed\n"
@@ -52,7 +51,7 @@ print(json.dumps([os.getuid(), found]))
 
 
 class Stack:
-    """One Compose project on ports of its own."""
+    """A Compose project on its own ports."""
 
     def __init__(self) -> None:
         self._amqp, self._management, self._http = free_ports(3)
@@ -66,7 +65,7 @@ class Stack:
         }
 
     def compose(self, *arguments: str, seconds: float = 120) -> str:
-        """Run `docker compose …` and give what it prints on standard output."""
+        """Run `docker compose …`; return its standard output."""
         done = subprocess.run(
             ["docker", "compose", *arguments],
             cwd=ROOT,
@@ -77,12 +76,12 @@ class Stack:
             timeout=seconds,
             check=False,
         )
-        said = f"docker compose {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
-        assert done.returncode == 0, said
+        output = f"docker compose {' '.join(arguments)}\n{done.stdout}\n{done.stderr}"
+        assert done.returncode == 0, output
         return done.stdout
 
     def up(self, *arguments: str) -> None:
-        """Returns when all are healthy, since the tutorial waits for that."""
+        """Start all services; return when they are healthy, because the tutorial waits for that."""
         self.compose("up", "--detach", *arguments, seconds=200)
 
     def down(self) -> None:
@@ -91,10 +90,10 @@ class Stack:
     def containers(self, service: str) -> list[str]:
         return sorted(self.compose("ps", "--quiet", service).split())
 
-    def starts(self, service: str) -> str:
-        """Which containers it has, and since when."""
-        what = "{{.Id}} {{.State.StartedAt}}"
-        return _docker("inspect", "--format", what, *self.containers(service))
+    def container_starts(self, service: str) -> str:
+        """Return the ids of the containers of a service with their start times."""
+        fields = "{{.Id}} {{.State.StartedAt}}"
+        return _docker("inspect", "--format", fields, *self.containers(service))
 
     def cli(self, *arguments: str, options: tuple[str, ...] = (), seconds: float = 120) -> str:
         return self.compose("run", "--rm", *options, "cli", *arguments, seconds=seconds)
@@ -111,23 +110,26 @@ class Stack:
         credentials = base64.b64encode(b"guest:guest").decode()
         return _json(f"http://127.0.0.1:{self._management}/api/{path}", f"Basic {credentials}")
 
+    def connection_names(self) -> set[str]:
+        """Return the names that clients gave to their connections."""
+        return {
+            connection["client_properties"].get("connection_name", "")
+            for connection in self.management("connections")
+        }
+
+    def message_counters(self) -> dict[str, Any]:
+        counters: dict[str, Any] = self.management("overview").get("message_stats", {})
+        return counters
+
 
 def _json(url: str, authorization: str) -> Any:
     request = urllib.request.Request(url, headers={"Authorization": authorization})
-    with urllib.request.urlopen(request, timeout=10) as answer:
-        return json.load(answer)
-
-
-def until(ask: Callable[[], T], holds: Callable[[T], object], seconds: float = 60) -> T:
-    deadline = time.monotonic() + seconds
-    while not holds(found := ask()):
-        assert time.monotonic() < deadline, f"after {seconds:.0f} s still {found!r}"
-        time.sleep(0.25)
-    return found
+    with urllib.request.urlopen(request, timeout=10) as response:
+        return json.load(response)
 
 
 def _docker(*arguments: str) -> str:
-    """Also for logs: Compose's own `logs` puts control characters in between."""
+    """Run `docker …`; return its output. `docker compose logs` would add control characters to logs."""
     done = subprocess.run(
         ["docker", *arguments], capture_output=True, text=True, timeout=60, check=True
     )
@@ -142,7 +144,7 @@ def stack() -> Iterator[Stack]:
         stack.up()
         yield stack
     finally:
-        try:  # pytest shows it where something failed
+        try:  # pytest shows the logs of a failed test
             sys.stdout.write(stack.compose("logs", "--no-color", "--tail", "200"))
         finally:
             stack.down()
@@ -150,23 +152,23 @@ def stack() -> Iterator[Stack]:
 
 def test_up_runs_the_tutorial_and_its_summary_is_in_the_managers_log(stack: Stack) -> None:
     (manager,) = stack.containers("manager")
-    log = until(lambda: _docker("logs", manager), SUMMARY.search)
-    assert len(SUMMARY.findall(log)) == 1
+    until(lambda: SUMMARY.search(_docker("logs", manager)), "the summary should be in the log")
+    assert len(SUMMARY.findall(_docker("logs", manager))) == 1
 
 
-def test_a_second_up_restarts_nothing_and_runs_nothing_again(stack: Stack) -> None:
+def test_a_second_up_restarts_no_container_and_runs_no_task_again(stack: Stack) -> None:
     services = ("rabbitmq", "manager", "junior", "intermediate", "senior")
-    before = {service: stack.starts(service) for service in services}
+    before = {service: stack.container_starts(service) for service in services}
     stack.up()
-    assert {service: stack.starts(service) for service in services} == before
+    assert {service: stack.container_starts(service) for service in services} == before
     (run,) = stack.api("runs")["items"]
     assert (run["run"], run["tasks"]) == ("tutorial", 3)
 
 
-def test_five_juniors_have_names_of_their_own(stack: Stack) -> None:
+def test_five_juniors_have_five_different_names(stack: Stack) -> None:
     stack.up("--scale", "junior=5")
-    names = until(stack.juniors, lambda found: len(found) == 5)
-    assert len(set(names)) == 5
+    until(lambda: len(stack.juniors()) == 5, "there should be five juniors")
+    assert len(set(stack.juniors())) == 5
 
 
 def test_fifty_tasks_from_the_command_line_all_succeed(stack: Stack, tmp_path: Path) -> None:
@@ -175,8 +177,8 @@ def test_fifty_tasks_from_the_command_line_all_succeed(stack: Stack, tmp_path: P
     file.write_text(json.dumps({"tasks": tasks}))
     file.chmod(0o644)  # for the user in the container
     mounted = ("--volume", f"{file}:/app/fifty.json:ro")
-    said = stack.cli("submit", "fifty.json", "--run", "fifty", "--watch", options=mounted)
-    assert "Success rate: 100.00%" in said
+    output = stack.cli("submit", "fifty.json", "--run", "fifty", "--watch", options=mounted)
+    assert "Success rate: 100.00%" in output
     page = stack.api("tasks?run=fifty&limit=100")
     assert [task["status"] for task in page["items"]] == ["succeeded"] * 50
 
@@ -184,8 +186,8 @@ def test_fifty_tasks_from_the_command_line_all_succeed(stack: Stack, tmp_path: P
 @pytest.mark.parametrize("example", ["tutorial", "pipeline"])
 def test_an_example_can_be_submitted(stack: Stack, example: str) -> None:
     file = f"examples/{example}.yaml"
-    said = stack.cli("submit", file, "--run", f"{example} again", "--watch")
-    assert "Success rate: 100.00%" in said
+    output = stack.cli("submit", file, "--run", f"{example} again", "--watch")
+    assert "Success rate: 100.00%" in output
 
 
 def test_the_management_api_shows_exchanges_queues_and_bindings_by_name(stack: Stack) -> None:
@@ -206,22 +208,19 @@ def test_the_management_api_shows_exchanges_queues_and_bindings_by_name(stack: S
 
 def test_connections_are_named_after_the_manager_and_each_worker(stack: Stack) -> None:
     names = {f"skillq worker {worker['name']}" for worker in stack.api("workers")["items"]}
-    shown = until(
-        lambda: {
-            c["client_properties"].get("connection_name", "")
-            for c in stack.management("connections")
-        },
-        lambda shown: all(any(s.startswith(n) for s in shown) for n in names),
+    until(
+        lambda: all(any(s.startswith(n) for s in stack.connection_names()) for n in names),
+        f"each of {sorted(names)} should have a connection",
     )
-    assert any(name.startswith("skillq manager") for name in shown)
+    assert any(name.startswith("skillq manager") for name in stack.connection_names())
 
 
-def test_messages_move_in_the_management_api(stack: Stack) -> None:
-    overview = until(
-        lambda: stack.management("overview").get("message_stats", {}),
-        lambda stats: stats.get("publish_details", {}).get("rate", 0) > 0,
+def test_the_management_api_shows_the_rate_of_messages(stack: Stack) -> None:
+    until(
+        lambda: stack.message_counters().get("publish_details", {}).get("rate", 0) > 0,
+        "the rate of published messages should be shown",
     )
-    assert overview["publish"] > 0
+    assert stack.message_counters()["publish"] > 0
 
 
 def test_sigterm_ends_a_worker_cleanly_and_at_once(stack: Stack) -> None:

@@ -1,4 +1,4 @@
-"""Every kind of store and of transport, for the contracts that all of them keep."""
+"""Provide every kind of store and of transport for the contracts that all of them must keep."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack
@@ -9,7 +9,13 @@ import pytest
 from skillq_manager.store.base import Store
 from skillq_manager.store.memory import MemoryStore
 from skillq_manager.store.sql.store import SqlStore
-from tests.contract.transports import Join, Whole, in_memory, inbox, over_rabbitmq
+from tests.contract.transports import (
+    Connect,
+    FullTransport,
+    in_memory,
+    inbox_topology,
+    over_rabbitmq,
+)
 
 
 @pytest.fixture(params=["memory", "sqlite", "postgresql"])
@@ -24,34 +30,34 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Store]:
 
 @pytest.fixture
 async def store(make: Callable[[], Store]) -> AsyncIterator[Store]:
-    """An empty store, led by us."""
+    """Yield an empty store that has the leadership."""
     async with make() as opened:
         assert await opened.acquire()
         yield opened
 
 
 @pytest.fixture(params=["memory", pytest.param("rabbitmq", marks=pytest.mark.rabbitmq)])
-async def join(request: pytest.FixtureRequest) -> AsyncIterator[Join]:
-    """Open any number of transports to one fresh broker."""
+async def connect(request: pytest.FixtureRequest) -> AsyncIterator[Connect]:
+    """Yield a function that opens transports to one new broker."""
     make = in_memory() if request.param == "memory" else over_rabbitmq(request)
     async with AsyncExitStack() as stack:
 
-        async def enter(app_id: str = "tests") -> Whole:
+        async def open_transport(app_id: str = "tests") -> FullTransport:
             return await stack.enter_async_context(make(app_id))
 
-        yield enter
+        yield open_transport
 
 
 @pytest.fixture
-async def transport(join: Join) -> Whole:
-    transport = await join()
-    await transport.declare(inbox())
+async def transport(connect: Connect) -> FullTransport:
+    transport = await connect()
+    await transport.declare(inbox_topology())
     return transport
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    """The URL of a new database, of each kind."""
+    """Return the URL of a new database of each kind."""
     if request.param == "sqlite":
         return f"sqlite:///{tmp_path}/skillq.db"
     found: str = request.getfixturevalue("postgres_url")

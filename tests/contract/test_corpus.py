@@ -1,6 +1,6 @@
-"""This release reads what earlier releases sent and stored: `tests/corpus` has a folder for each of them.
+"""This release reads the messages and stores of earlier releases.
 
-`python -m tests.corpus.capture` makes the folder of a release.
+`tests/corpus` has a folder for each release; `python -m tests.corpus.capture` makes it.
 """
 
 import json
@@ -56,8 +56,8 @@ from tests.corpus.local_system import HOUR, LocalSystem
 
 FOLDERS = sorted(path.parent for path in HERE.glob(f"*/{MESSAGES}"))
 KINDS = sorted(EXPECTED)
-THERE = {WorkerEventKind.CONNECTED.value, WorkerEventKind.SUSPECT.value}
-OUTPUT: dict[str, JsonValue] = {"done": "by a worker that was there before the upgrade"}
+CONNECTED = {WorkerEventKind.CONNECTED.value, WorkerEventKind.SUSPECT.value}
+OUTPUT: dict[str, JsonValue] = {"done": "by a worker from before the upgrade"}
 
 
 @pytest.fixture(params=FOLDERS, ids=lambda path: path.name)
@@ -74,7 +74,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def expected(folder: Path, kind: str) -> Json:
-    """Return what the views of that release showed of its store."""
+    """Return the contents of the store as the views of that release showed them."""
     found: Json = _json(folder / EXPECTED[kind])
     return found
 
@@ -119,18 +119,18 @@ def _bodies() -> list[Any]:
     return [json.loads(sent.body) for folder in FOLDERS for sent in _readable(folder)]
 
 
-def _words(of: object, name: str) -> Iterator[str]:
+def _field_values(of: object, name: str) -> Iterator[str]:
     """Yield the values of all fields of this name."""
     if isinstance(of, dict):
         if isinstance(of.get(name), str):
             yield of[name]
-        yield from (word for below in of.values() for word in _words(below, name))
+        yield from (value for child in of.values() for value in _field_values(child, name))
     elif isinstance(of, list):
-        yield from (word for below in of for word in _words(below, name))
+        yield from (value for child in of for value in _field_values(child, name))
 
 
-def _values(words: Iterable[TaskStatus | Outcome | RunStatus | WorkerEventKind]) -> set[str]:
-    return {str(word.value) for word in words}
+def _values(values: Iterable[TaskStatus | Outcome | RunStatus | WorkerEventKind]) -> set[str]:
+    return {str(value.value) for value in values}
 
 
 # --- the corpus is complete --------------------------------------------------------------------
@@ -144,12 +144,14 @@ def test_every_type_of_message_is_in_the_corpus() -> None:
 def test_every_status_and_kind_of_event_is_in_some_message() -> None:
     bodies = _bodies()
     events = {type: [b for b in bodies if b["type"] == type] for type in ("run_event", "standing")}
-    runs = {status for those in events.values() for body in those for status in [body["status"]]}
+    runs = {
+        status for of_type in events.values() for body in of_type for status in [body["status"]]
+    }
     assert runs == _values(RunStatus)
     tasks = [body["events"] for body in bodies if body["type"] == "task_events"]
-    assert set(_words(tasks, "status")) == _values(TaskStatus)
-    assert set(_words(bodies, "event")) == _values(WorkerEventKind)
-    assert set(_words(bodies, "outcome")) == _values(Outcome)
+    assert set(_field_values(tasks, "status")) == _values(TaskStatus)
+    assert set(_field_values(bodies, "event")) == _values(WorkerEventKind)
+    assert set(_field_values(bodies, "outcome")) == _values(Outcome)
 
 
 def test_every_status_and_outcome_is_in_some_store_of_each_kind(kind: str) -> None:
@@ -185,10 +187,10 @@ def test_a_message_of_an_earlier_release_reaches_the_queue_where_it_is_read(fold
             assert _queues(topology.worker_topology(worker), sent)
 
 
-def _queues(there: topology.Topology, sent: Sent) -> list[str]:
+def _queues(declared: topology.Topology, sent: Sent) -> list[str]:
     return [
         binding.queue
-        for binding in there.bindings
+        for binding in declared.bindings
         if binding.exchange == sent.exchange and topology.key_matches(binding.key, sent.routing_key)
     ]
 
@@ -208,21 +210,21 @@ def _delivery(sent: Sent, queue: str) -> Delivery:
     )
 
 
-async def test_a_message_that_an_earlier_release_parked_says_where_it_came_from(
+async def test_an_unreadable_message_of_an_earlier_release_shows_its_origin(
     folder: Path,
 ) -> None:
-    parked = [sent for sent in _messages(folder) if sent.exchange == topology.DEAD_LETTERS]
-    assert parked
+    unreadable = [sent for sent in _messages(folder) if sent.exchange == topology.DEAD_LETTERS]
+    assert unreadable
     async with in_memory()("tests") as transport:
         await transport.declare(topology.MANAGER)
-        for sent in parked:
+        for sent in unreadable:
             with pytest.raises(MalformedMessage):
                 decode(sent.raw)
             properties = sent.properties
             copy = Outgoing(sent.raw, properties["type"], sent.headers, properties["message_id"])
             await transport.publish(sent.exchange, sent.routing_key, copy)
-        shown = await UnreadableMessages(transport).first_messages(0, len(parked))
-    for view, sent in zip(shown, parked, strict=True):
+        shown = await UnreadableMessages(transport).first_messages(0, len(unreadable))
+    for view, sent in zip(shown, unreadable, strict=True):
         names = (REASON_HEADER, QUEUE_HEADER, EXCHANGE_HEADER, ROUTING_KEY_HEADER)
         where = [view.reason, view.queue, view.exchange, view.routing_key]
         assert where == [sent.headers[name] for name in names]
@@ -233,12 +235,12 @@ async def test_a_message_that_an_earlier_release_parked_says_where_it_came_from(
 # --- fingerprints ------------------------------------------------------------------------------
 
 
-def test_a_task_has_the_fingerprint_that_an_earlier_release_gave_it(folder: Path) -> None:
+def test_a_task_has_the_same_fingerprint_as_in_an_earlier_release(folder: Path) -> None:
     for one in _json(folder / FINGERPRINTS):
         assert Task.model_validate(one["task"]).fingerprint() == one["fingerprint"], one["task"]
 
 
-async def test_what_an_earlier_release_was_given_is_known_and_another_definition_is_refused(
+async def test_tasks_of_an_earlier_release_are_known_and_another_definition_is_refused(
     folder: Path, url: str, expected: Json
 ) -> None:
     submitted: dict[str, list[Task]] = {}
@@ -247,7 +249,7 @@ async def test_what_an_earlier_release_was_given_is_known_and_another_definition
     assert submitted.keys() == {run["title"] for run in expected["runs"]}
     async with (
         open_store(url, connect_timeout=10.0) as store,
-        LocalSystem(in_memory(), store, clock=_after(expected)) as system,
+        LocalSystem(in_memory(), store, clock=_clock_after(expected)) as system,
     ):
         client = await system.client()
         for run, tasks in submitted.items():
@@ -263,41 +265,45 @@ async def test_what_an_earlier_release_was_given_is_known_and_another_definition
 # --- stores ------------------------------------------------------------------------------------
 
 
-async def test_a_store_of_an_earlier_release_shows_all_that_it_showed(
+async def test_a_store_of_an_earlier_release_shows_all_that_it_showed_before(
     url: str, expected: Json
 ) -> None:
     async with open_store(url, connect_timeout=10.0) as store:
         assert not missing(expected, await contents(store))
 
 
-async def test_a_manager_goes_on_where_one_of_an_earlier_release_left_off(
+async def test_a_manager_continues_what_a_manager_of_an_earlier_release_left(
     url: str, expected: Json
 ) -> None:
-    """The running attempt counts; the workers leave; a new worker does the rest, and all runs end."""
-    left = [task for task in expected["tasks"] if not TaskStatus(task["status"]).is_terminal]
-    running = [task for task in left if task["status"] == TaskStatus.RUNNING.value]
+    """The running attempt counts, the workers leave, a new worker runs the rest, and all runs end."""
+    open_tasks = [task for task in expected["tasks"] if not TaskStatus(task["status"]).is_terminal]
+    running = [task for task in open_tasks if task["status"] == TaskStatus.RUNNING.value]
     assert running
     async with (
         open_store(url, connect_timeout=10.0) as store,
-        LocalSystem(in_memory(), store, clock=_after(expected)) as system,
+        LocalSystem(in_memory(), store, clock=_clock_after(expected)) as system,
     ):
         for worker in expected["workers"]:
-            if worker["status"] in THERE:
-                await _finish(system, worker["profile"], running)
-        needed = {name for task in left for name in task["task"]["requires"]}
+            if worker["status"] in CONNECTED:
+                await _report_and_disconnect(system, worker["profile"], running)
+        needed = {name for task in open_tasks for name in task["task"]["requires"]}
         await system.worker(
-            "Relief", 10, lambda who: Simulation(who, 0.0), specialties=tuple(needed), slots=4
+            "Relief",
+            10,
+            lambda profile: Simulation(profile, 0.0),
+            specialties=tuple(needed),
+            slots=4,
         )
-        for task in left:
-            await system.becomes(task["run"], task["task"]["id"], TaskStatus.SUCCEEDED)
+        for task in open_tasks:
+            await system.wait_for_status(task["run"], task["task"]["id"], TaskStatus.SUCCEEDED)
         for run in expected["runs"]:
-            await system.ends(run["run"])
+            await system.wait_for_run_end(run["run"])
         rows = {
             (task["run"], task["task"]["id"]): task for task in (await contents(store))["tasks"]
         }
     for task in expected["tasks"]:
         row = rows[task["run"], task["task"]["id"]]
-        if task not in left:
+        if task not in open_tasks:
             assert not missing(task, row)
             continue
         counted = [attempt for attempt in row["attempts"] if attempt["counted"]]
@@ -310,11 +316,11 @@ async def test_a_manager_goes_on_where_one_of_an_earlier_release_left_off(
             assert row["output"]["inputs"] == task["task"]["depends_on"]
 
 
-async def _finish(system: LocalSystem, profile: Json, running: list[Json]) -> None:
-    """A worker from before the upgrade reports the results of its attempts, and disconnects."""
+async def _report_and_disconnect(system: LocalSystem, profile: Json, running: list[Json]) -> None:
+    """Report the results of a worker from before the upgrade, and disconnect it."""
     name, incarnation = profile["name"], profile["incarnation"]
-    mine = [one for one in running if one["attempts"][-1]["incarnation"] == incarnation]
-    if mine:
+    own_attempts = [one for one in running if one["attempts"][-1]["incarnation"] == incarnation]
+    if own_attempts:
         results = [
             TaskResult(
                 run=one["run"],
@@ -323,7 +329,7 @@ async def _finish(system: LocalSystem, profile: Json, running: list[Json]) -> No
                 outcome=Outcome.SUCCEEDED,
                 output=OUTPUT,
             )
-            for one in mine
+            for one in own_attempts
         ]
         report = TaskResults(
             worker=name, incarnation=incarnation, store=system.store.id, results=tuple(results)
@@ -332,7 +338,7 @@ async def _finish(system: LocalSystem, profile: Json, running: list[Json]) -> No
     await system.report("disconnect", name, Disconnect(worker=name, incarnation=incarnation))
 
 
-def _after(expected: Json) -> Clock:
+def _clock_after(expected: Json) -> Clock:
     """Return a clock that begins two hours after the capture, when all retries are due."""
     times = [task["submitted_at"] for task in expected["tasks"]]
     began = max(times + [worker["since"] for worker in expected["workers"]]) + 2 * HOUR

@@ -1,4 +1,4 @@
-"""The transport over TLS: a door in front of the broker that speaks it, with a certificate of its own."""
+"""The transport works over TLS, through a proxy with a certificate of its own."""
 
 import asyncio
 import ssl
@@ -13,7 +13,8 @@ import pytest
 
 from skillq.errors import TransportError, Unreachable
 from skillq.transport.rabbitmq import RabbitTransport
-from tests.contract.transports import INBOX, NEWS, inbox, note, take, texts, until
+from tests.contract.transports import EXCHANGE, INBOX, inbox_topology, receive, text_message, texts
+from tests.support.waiting import until_async
 
 pytestmark = [pytest.mark.rabbitmq, pytest.mark.timeout(120)]
 
@@ -22,49 +23,49 @@ _CHUNK = 64 * 1024
 
 
 @dataclass
-class Door:
-    """Lets TLS in, and passes on what it says. `shut` ends all there is, in good order."""
+class TlsProxy:
+    """Accept TLS connections and forward their data to the broker."""
 
     url: str
     certificate: Path
-    entered: int = 0
-    _within: set[asyncio.StreamWriter] = field(default_factory=set)
+    connection_count: int = 0
+    _writers: set[asyncio.StreamWriter] = field(default_factory=set)
 
     @property
     def trusted(self) -> str:
         return f"{self.url}?cafile={self.certificate}"
 
-    def shut(self) -> None:
-        for writer in list(self._within):
+    def close_connections(self) -> None:
+        for writer in list(self._writers):
             writer.close()
 
-    async def enter(
+    async def serve(
         self, host: str, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
     ) -> None:
-        self.entered += 1
-        self._within.add(writer)
+        self.connection_count += 1
+        self._writers.add(writer)
         try:
-            there, broker = await asyncio.open_connection(host, port)
-            await asyncio.gather(_pass_on(reader, broker), _pass_on(there, writer))
+            broker_reader, broker = await asyncio.open_connection(host, port)
+            await asyncio.gather(_forward(reader, broker), _forward(broker_reader, writer))
         finally:
             writer.close()
-            self._within.discard(writer)
+            self._writers.discard(writer)
 
 
-async def _pass_on(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
+async def _forward(source: asyncio.StreamReader, to: asyncio.StreamWriter) -> None:
     try:
-        while some := await source.read(_CHUNK):
-            to.write(some)
+        while data := await source.read(_CHUNK):
+            to.write(data)
             await to.drain()
     except OSError:
-        pass  # one side has gone, and so does the other
+        pass  # one side has closed; close the other side too
     finally:
         to.close()
 
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """A certificate that nobody has signed but its owner, and its key."""
+    """Return a self-signed certificate and its key."""
     folder = tmp_path_factory.mktemp("tls")
     certificate, key = folder / "certificate.pem", folder / "key.pem"
     make = [
@@ -77,68 +78,73 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture
-async def door(broker_url: str, certificate: tuple[Path, Path]) -> AsyncIterator[Door]:
-    async with opened(broker_url, *certificate) as door:
-        yield door
+async def tls_proxy(broker_url: str, certificate: tuple[Path, Path]) -> AsyncIterator[TlsProxy]:
+    async with open_proxy(broker_url, *certificate) as tls_proxy:
+        yield tls_proxy
 
 
 @asynccontextmanager
-async def opened(broker_url: str, certificate: Path, key: Path) -> AsyncIterator[Door]:
+async def open_proxy(broker_url: str, certificate: Path, key: Path) -> AsyncIterator[TlsProxy]:
     parts = urlsplit(broker_url)
     host, port = parts.hostname or "127.0.0.1", parts.port or 5672
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     tls.load_cert_chain(certificate, key)
-    door = Door("", certificate)
+    tls_proxy = TlsProxy("", certificate)
     server = await asyncio.start_server(
-        lambda reader, writer: door.enter(host, port, reader, writer), "127.0.0.1", 0, ssl=tls
+        lambda reader, writer: tls_proxy.serve(host, port, reader, writer), "127.0.0.1", 0, ssl=tls
     )
-    who = parts.netloc.rpartition("@")[0]
+    credentials = parts.netloc.rpartition("@")[0]
     number = server.sockets[0].getsockname()[1]
-    door.url = f"amqps://{who}@localhost:{number}{parts.path}"
+    tls_proxy.url = f"amqps://{credentials}@localhost:{number}{parts.path}"
     async with server:
-        yield door
-        door.shut()
+        yield tls_proxy
+        tls_proxy.close_connections()
 
 
-def through(url: str, seconds: float = SECONDS) -> RabbitTransport:
+def transport_to(url: str, seconds: float = SECONDS) -> RabbitTransport:
     return RabbitTransport(url, app_id="tests", connection_name="tests", connect_timeout=seconds)
 
 
-async def test_messages_of_any_size_arrive_over_tls(door: Door) -> None:
+async def test_messages_of_any_size_arrive_over_tls(tls_proxy: TlsProxy) -> None:
     sizes = [0, 1, 4096, 131_064, 131_065, 1024 * 1024]
-    async with through(door.trusted) as transport:
-        await transport.declare(inbox())
+    async with transport_to(tls_proxy.trusted) as transport:
+        await transport.declare(inbox_topology())
         consumer = await transport.consume(INBOX, prefetch=0)
         for size in sizes:
-            await transport.publish(NEWS, "a", note("x" * size))
-        deliveries = await take(consumer, len(sizes))
+            await transport.publish(EXCHANGE, "a", text_message("x" * size))
+        deliveries = await receive(consumer, len(sizes))
         await consumer.ack(deliveries)
     assert [len(delivery.body) for delivery in deliveries] == sizes
 
 
-async def test_a_broker_that_ends_tls_in_good_order_is_found_again(door: Door) -> None:
-    async with through(door.trusted) as transport:
-        await transport.declare(inbox())
+async def test_a_transport_reconnects_after_the_server_closed_tls_in_order(
+    tls_proxy: TlsProxy,
+) -> None:
+    async with transport_to(tls_proxy.trusted) as transport:
+        await transport.declare(inbox_topology())
         consumer = await transport.consume(INBOX, prefetch=0)
-        connections = door.entered
-        door.shut()
-        published = (transport.publish(NEWS, "a", note(str(n))) for n in range(20))
+        connections = tls_proxy.connection_count
+        tls_proxy.close_connections()
+        published = (transport.publish(EXCHANGE, "a", text_message(str(n))) for n in range(20))
         outcomes = await asyncio.gather(*published, return_exceptions=True)
         assert all(outcome is None or isinstance(outcome, TransportError) for outcome in outcomes)
-        await until(lambda: door.entered >= 2 * connections and transport.connected)
-        await transport.publish(NEWS, "a", note("after"))
-        heard: list[str] = []
-        while "after" not in heard:
-            heard += texts(await consumer.batch())
+        await until_async(
+            lambda: tls_proxy.connection_count >= 2 * connections and transport.connected,
+            "the transport should reconnect",
+        )
+        await transport.publish(EXCHANGE, "a", text_message("after"))
+        received: list[str] = []
+        while "after" not in received:
+            received += texts(await consumer.batch())
 
 
 @pytest.mark.parametrize(
     ("options", "reason"),
     [("", "certificate verify failed"), ("?cafile=/nowhere.pem", "No such file")],
 )
-async def test_whom_it_cannot_trust_it_does_not_talk_to(
-    door: Door, options: str, reason: str
+async def test_a_server_with_an_untrusted_certificate_is_refused(
+    tls_proxy: TlsProxy, options: str, reason: str
 ) -> None:
     with pytest.raises(Unreachable, match=rf"no RabbitMQ at amqps://localhost:\d+/.*{reason}"):
-        async with through(door.url + options, seconds=0):
-            raise AssertionError("it was let in")
+        async with transport_to(tls_proxy.url + options, seconds=0):
+            raise AssertionError("the connection should be refused")

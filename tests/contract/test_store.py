@@ -14,7 +14,8 @@ from skillq.messages import (
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.store.base import Store, TaskFilter, TaskRow
-from tests.contract.decisions import (
+from tests.contract.store_history import task_with_body
+from tests.support.commands import (
     FAILED,
     JUNIOR,
     READY,
@@ -24,11 +25,10 @@ from tests.contract.decisions import (
     add,
     assign,
     end,
-    said,
     start,
+    task_result,
 )
-from tests.contract.store_story import whole_of
-from tests.factories import profile, submission, task
+from tests.support.factories import profile, submission, task
 
 
 async def row_of(store: Store, of: c.AddTask) -> TaskRow:
@@ -38,7 +38,7 @@ async def row_of(store: Store, of: c.AddTask) -> TaskRow:
 
 
 async def counts_of(store: Store, run: str = "default") -> dict[TaskStatus, int]:
-    """Without the zeros, which a store may show or not."""
+    """Return the counts without zeros, which a store may show or not."""
     row = await store.run(run)
     assert row is not None
     return {status: n for status, n in row.counts.items() if n}
@@ -52,7 +52,7 @@ async def ids(store: Store, **which: Any) -> list[str]:
 
 
 async def test_a_task_is_read_as_it_was_added(store: Store) -> None:
-    rich = Task(
+    full_task = Task(
         id="a.b:c@d",
         difficulty=7,
         description="Größe, 🦀 und 'quotes'",
@@ -64,19 +64,19 @@ async def test_a_task_is_read_as_it_was_added(store: Store) -> None:
         timeout=0.5,
         max_attempts=4,
     )
-    await store.commit([add(7, rich, status=TaskStatus.BLOCKED)])
+    await store.commit([add(7, full_task, status=TaskStatus.BLOCKED)])
     row = await store.task(("default", "a.b:c@d"))
     assert row == TaskRow(
         run="default",
         seq=7,
-        task=rich,
-        fingerprint=rich.fingerprint(),
+        task=full_task,
+        fingerprint=full_task.fingerprint(),
         status=TaskStatus.BLOCKED,
         submitted_at=107.0,
     )
 
 
-async def test_an_assignment_opens_an_attempt_and_takes_the_reason_away(store: Store) -> None:
+async def test_an_assignment_opens_an_attempt_and_clears_the_reason(store: Store) -> None:
     a = add(1)
     await store.commit([a, assign(a)])
     row = await row_of(store, a)
@@ -87,7 +87,7 @@ async def test_an_assignment_opens_an_attempt_and_takes_the_reason_away(store: S
     assert attempt.counted
 
 
-async def test_a_start_is_seen_at_the_task_and_at_its_attempt(store: Store) -> None:
+async def test_a_start_is_shown_on_the_task_and_on_its_attempt(store: Store) -> None:
     a = add(1)
     await store.commit([a, assign(a), start(a)])
     row = await row_of(store, a)
@@ -100,7 +100,7 @@ async def test_a_success_keeps_the_output_and_the_workers_own_times(
     store: Store, output: Any
 ) -> None:
     a = add(1)
-    result = said(a, output=output, started_at=202.5, finished_at=203.5)
+    result = task_result(a, output=output, started_at=202.5, finished_at=203.5)
     await store.commit([a, assign(a), start(a), end(a, result=result)])
     row = await row_of(store, a)
     assert (row.status, row.output, row.error) == (SUCCEEDED, output, None)
@@ -110,7 +110,7 @@ async def test_a_success_keeps_the_output_and_the_workers_own_times(
     assert attempt.outcome is Outcome.SUCCEEDED
 
 
-async def test_an_end_without_a_report_has_the_managers_time(store: Store) -> None:
+async def test_an_attempt_that_ends_without_a_result_has_the_managers_time(store: Store) -> None:
     a = add(1)
     lost = end(a, Outcome.LOST, TaskStatus.DEAD_LETTERED, reason="lost too often")
     await store.commit([a, assign(a), start(a), lost])
@@ -124,16 +124,20 @@ async def test_an_end_without_a_report_has_the_managers_time(store: Store) -> No
     assert (row.attempts[0].finished_at, row.attempts[0].error) == (300.0, "lost too often")
 
 
-async def test_a_failed_attempt_that_is_tried_again_ends_the_attempt_and_not_the_task(
+async def test_a_failure_that_is_retried_ends_the_attempt_and_not_the_task(
     store: Store,
 ) -> None:
     a = add(1)
-    failed = end(a, Outcome.FAILED, READY, reason="no", result=said(a, outcome=Outcome.FAILED))
+    failed = end(
+        a, Outcome.FAILED, READY, reason="no", result=task_result(a, outcome=Outcome.FAILED)
+    )
     await store.commit([a, assign(a), failed])
     row = await row_of(store, a)
     assert (row.status, row.reason, row.finished_at, row.error) == (READY, "no", None, None)
     assert (row.attempts[0].outcome, row.attempts[0].error) == (Outcome.FAILED, "no")
-    await store.commit([assign(a, 2, SENIOR), end(a, attempt=2, result=said(a, 2, output=1))])
+    await store.commit(
+        [assign(a, 2, SENIOR), end(a, attempt=2, result=task_result(a, 2, output=1))]
+    )
     row = await row_of(store, a)
     assert [(x.attempt, x.worker, x.outcome) for x in row.attempts] == [
         (1, "Junior 1", Outcome.FAILED),
@@ -142,10 +146,10 @@ async def test_a_failed_attempt_that_is_tried_again_ends_the_attempt_and_not_the
     assert (row.worker, row.attempt, row.output) == ("Senior", 2, 1)
 
 
-async def test_a_task_that_ends_without_an_attempt_says_why(store: Store) -> None:
+async def test_a_task_that_ends_without_an_attempt_has_a_reason(store: Store) -> None:
     a = add(1, status=TaskStatus.BLOCKED)
-    doom = c.SetStatus(a.key, "task", FAILED, "dependency x failed", 0, 300.0)
-    await store.commit([a, doom])
+    failed = c.SetStatus(a.key, "task", FAILED, "dependency x failed", 0, 300.0)
+    await store.commit([a, failed])
     row = await row_of(store, a)
     assert (row.status, row.reason, row.finished_at) == (FAILED, "dependency x failed", 300.0)
     assert row.attempts == []
@@ -158,12 +162,14 @@ async def test_a_task_whose_dependencies_are_done_is_ready(store: Store) -> None
     assert (row.status, row.finished_at) == (READY, None)
 
 
-async def test_a_stale_report_is_kept_and_changes_nothing(store: Store) -> None:
+async def test_a_stale_result_is_recorded_and_changes_nothing(store: Store) -> None:
     a = add(1)
-    await store.commit([a, assign(a), end(a, result=said(a, output=1))])
+    await store.commit([a, assign(a), end(a, result=task_result(a, output=1))])
     before = await counts_of(store)
-    late = said(a, output=2, outcome=Outcome.FAILED, error="late", started_at=1.0, finished_at=2.0)
-    await store.commit([c.RecordStaleResult(late, "junior-1", "other")])
+    late_result = task_result(
+        a, output=2, outcome=Outcome.FAILED, error="late", started_at=1.0, finished_at=2.0
+    )
+    await store.commit([c.RecordStaleResult(late_result, "junior-1", "other")])
     row = await row_of(store, a)
     assert (row.status, row.output, row.worker, row.attempt) == (SUCCEEDED, 1, "Junior 1", 1)
     assert await counts_of(store) == before
@@ -173,11 +179,11 @@ async def test_a_stale_report_is_kept_and_changes_nothing(store: Store) -> None:
     assert (stale.outcome, stale.error, stale.finished_at) == (Outcome.FAILED, "late", 2.0)
 
 
-async def test_a_stale_report_of_the_same_attempt_does_not_hide_the_one_that_counts(
+async def test_a_stale_result_of_the_same_attempt_does_not_hide_the_counted_one(
     store: Store,
 ) -> None:
     a = add(1)
-    await store.commit([a, assign(a), c.RecordStaleResult(said(a), "senior", "other")])
+    await store.commit([a, assign(a), c.RecordStaleResult(task_result(a), "senior", "other")])
     await store.commit([start(a), end(a)])
     row = await row_of(store, a)
     assert {x.counted: x.outcome for x in row.attempts} == {
@@ -187,13 +193,13 @@ async def test_a_stale_report_of_the_same_attempt_does_not_hide_the_one_that_cou
     assert next(x for x in row.attempts if x.counted).started_at == 201.0
 
 
-async def test_a_stale_report_of_a_task_that_never_was_is_passed_over(store: Store) -> None:
-    await store.commit([c.RecordStaleResult(said(add(1)), "junior-1", "1")])
+async def test_a_stale_result_of_an_unknown_task_is_ignored(store: Store) -> None:
+    await store.commit([c.RecordStaleResult(task_result(add(1)), "junior-1", "1")])
     assert await store.task(("default", "1")) is None
     assert await store.runs() == []
 
 
-async def test_what_is_for_others_is_passed_over(store: Store) -> None:
+async def test_commands_that_are_not_for_the_store_are_ignored(store: Store) -> None:
     ref = AttemptRef(run="default", id="a", attempt=1)
     await store.commit([])
     await store.commit(
@@ -206,10 +212,10 @@ async def test_what_is_for_others_is_passed_over(store: Store) -> None:
     assert (await store.runs(), await ids(store), await store.workers()) == ([], [], [])
 
 
-# --- what the loop asks ----------------------------------------------------------------------
+# --- queries of the core ---------------------------------------------------------------------
 
 
-async def test_known_are_those_that_there_are_with_status_and_fingerprint(store: Store) -> None:
+async def test_known_tasks_have_their_status_and_fingerprint(store: Store) -> None:
     a, b = add(1), add(2, run="other")
     await store.commit([a, b, assign(a)])
     known = await store.known_tasks([a.key, b.key, ("default", "nope"), ("other", a.key[1])])
@@ -220,7 +226,7 @@ async def test_known_are_those_that_there_are_with_status_and_fingerprint(store:
     assert dict(await store.known_tasks([])) == {}
 
 
-async def test_a_fingerprint_of_all_its_63_bits_comes_back(store: Store) -> None:
+async def test_a_fingerprint_of_63_bits_is_read_as_written(store: Store) -> None:
     a = add(1, fingerprint=2**63 - 1)
     await store.commit([a])
     assert (await store.known_tasks([a.key]))[a.key].fingerprint == 2**63 - 1
@@ -230,13 +236,17 @@ async def test_a_body_has_the_definition_and_the_outputs_of_its_own_dependencies
     store: Store,
 ) -> None:
     a, b = add(1), add(2)
-    both = add(3, task("3", depends_on=("2", "1"), payload={"n": 1}), status=TaskStatus.BLOCKED)
-    await store.commit([a, b, both, assign(a), assign(b)])
-    await store.commit([end(a, result=said(a, output={"x": 1})), end(b, result=said(b))])
-    bodies = await store.bodies([both.key, a.key])
-    assert whole_of("3", bodies[both.key]) == both.task
-    assert bodies[both.key].dependencies == {"1": {"x": 1}, "2": None}
-    assert whole_of("1", bodies[a.key]) == a.task
+    dependent = add(
+        3, task("3", depends_on=("2", "1"), payload={"n": 1}), status=TaskStatus.BLOCKED
+    )
+    await store.commit([a, b, dependent, assign(a), assign(b)])
+    await store.commit(
+        [end(a, result=task_result(a, output={"x": 1})), end(b, result=task_result(b))]
+    )
+    bodies = await store.bodies([dependent.key, a.key])
+    assert task_with_body("3", bodies[dependent.key]) == dependent.task
+    assert bodies[dependent.key].dependencies == {"1": {"x": 1}, "2": None}
+    assert task_with_body("1", bodies[a.key]) == a.task
     assert bodies[a.key].dependencies == {}
 
 
@@ -244,12 +254,12 @@ async def test_dependencies_are_those_of_the_same_run(store: Store) -> None:
     other, own = add(1, run="other"), add(2, task("1"))
     after = add(3, task("3", depends_on=("1",)))
     await store.commit([other, own, after, assign(other), assign(own)])
-    await store.commit([end(other, result=said(other, output="other"))])
-    await store.commit([end(own, result=said(own, output="own"))])
+    await store.commit([end(other, result=task_result(other, output="other"))])
+    await store.commit([end(own, result=task_result(own, output="own"))])
     assert (await store.bodies([after.key]))[after.key].dependencies == {"1": "own"}
 
 
-async def test_nothing_is_there_under_a_name_that_no_database_could_keep(store: Store) -> None:
+async def test_names_with_a_null_character_find_nothing(store: Store) -> None:
     await store.commit([one := add(1)])
     run, id = one.key
     assert list(await store.known_tasks([one.key, (run, "a\0"), ("\0", id)])) == [one.key]
@@ -265,7 +275,7 @@ async def test_nothing_is_there_under_a_name_that_no_database_could_keep(store: 
 # --- runs ------------------------------------------------------------------------------------
 
 
-async def test_a_run_counts_its_tasks_by_status_through_all_their_moves(store: Store) -> None:
+async def test_a_run_counts_its_tasks_by_status_after_every_change(store: Store) -> None:
     tasks = [add(n) for n in range(1, 5)]
     await store.commit(tasks)
     assert await counts_of(store) == {READY: 4}
@@ -279,7 +289,7 @@ async def test_a_run_counts_its_tasks_by_status_through_all_their_moves(store: S
     assert (row.total, row.ended) == (4, 2)
 
 
-async def test_a_run_is_what_its_first_submission_made_it(store: Store) -> None:
+async def test_a_run_keeps_the_title_and_time_of_its_first_submission(store: Store) -> None:
     await store.commit([add(1, run="night", run_title="Night Shift"), add(2, run="night")])
     row = await store.run("night")
     assert row is not None
@@ -288,7 +298,7 @@ async def test_a_run_is_what_its_first_submission_made_it(store: Store) -> None:
     assert await store.run("Night Shift") is None
 
 
-async def test_a_run_is_finished_once_and_open_again_with_its_next_task(store: Store) -> None:
+async def test_a_run_ends_once_and_reopens_with_its_next_task(store: Store) -> None:
     async def finished_at() -> float | None:
         row = await store.run("default")
         assert row is not None
@@ -304,7 +314,7 @@ async def test_a_run_is_finished_once_and_open_again_with_its_next_task(store: S
     assert await finished_at() == 500.0
 
 
-async def test_runs_come_in_order_of_submission(store: Store) -> None:
+async def test_runs_are_listed_in_order_of_submission(store: Store) -> None:
     await store.commit([add(1, run="z"), add(2, run="a")])
     await store.commit([add(3, run="m"), add(4, run="a")])
     assert [row.run for row in await store.runs()] == ["z", "a", "m"]
@@ -313,12 +323,12 @@ async def test_runs_come_in_order_of_submission(store: Store) -> None:
 # --- lists -----------------------------------------------------------------------------------
 
 
-async def test_tasks_come_in_order_of_submission_whatever_their_ids(store: Store) -> None:
+async def test_tasks_are_listed_in_order_of_submission_whatever_their_ids(store: Store) -> None:
     await store.commit([add(1, task("z")), add(2, task("10")), add(3, task("9"), run="other")])
     assert await ids(store) == ["z", "10", "9"]
 
 
-async def test_tasks_match_all_that_is_given(store: Store) -> None:
+async def test_tasks_match_every_field_of_the_filter(store: Store) -> None:
     a, b = add(1, task("a", type="ocr")), add(2, task("b", type="ocr"), run="other")
     d, blocked = add(3, task("d")), add(4, task("e"), status=TaskStatus.BLOCKED)
     await store.commit([a, b, d, blocked, assign(a), assign(b, worker=SENIOR), assign(d)])
@@ -342,7 +352,7 @@ async def test_tasks_are_found_by_their_ids_in_order_of_submission(store: Store)
     assert await ids(store, ids=("z",)) == ["z", "z"]
 
 
-async def test_pages_of_any_size_hold_every_task_once_and_in_order(store: Store) -> None:
+async def test_pages_of_any_size_contain_every_task_once_and_in_order(store: Store) -> None:
     await store.commit([add(n, run="even" if n % 2 == 0 else "odd") for n in range(1, 24)])
     for limit in (1, 5, 23, 100):
         for run, wanted in ((None, range(1, 24)), ("even", range(2, 24, 2))):
@@ -355,7 +365,7 @@ async def test_pages_of_any_size_hold_every_task_once_and_in_order(store: Store)
             assert found == list(wanted)
 
 
-async def test_a_task_that_is_not_there_is_none(store: Store) -> None:
+async def test_an_unknown_task_is_none(store: Store) -> None:
     await store.commit([add(1)])
     assert await store.task(("default", "nope")) is None
     assert await store.task(("nope", "1")) is None
@@ -365,7 +375,7 @@ async def test_a_task_that_is_not_there_is_none(store: Store) -> None:
 # --- workers ---------------------------------------------------------------------------------
 
 
-async def test_a_worker_is_shown_as_it_was_last_by_name(store: Store) -> None:
+async def test_a_worker_is_shown_once_with_its_last_profile_and_status(store: Store) -> None:
     again = profile("Junior 1", 4, incarnation="2", specialties=("ocr",), types=("a", "b"), slots=3)
     await store.commit(
         [

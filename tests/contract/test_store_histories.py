@@ -1,4 +1,4 @@
-"""What every store refuses, hands over and shows, held to each other by random histories of the core."""
+"""Every store refuses, loads and shows the same after random histories of the core."""
 
 from dataclasses import replace
 from typing import Any
@@ -12,21 +12,21 @@ from skillq_manager.core import events as e
 from skillq_manager.core.model import Need
 from skillq_manager.store.base import AttemptRow, Store, StoreConflict, TaskFilter
 from skillq_manager.store.memory import MemoryStore
-from tests.contract.store_story import (
+from tests.contract.store_history import (
     CONNECTED,
     RUN,
-    World,
+    RandomHistory,
     add,
+    all_pages,
     assign,
     end,
-    everything,
     fail,
-    pages,
     reopen,
     set_status,
+    snapshot,
     stale,
     start,
-    whole_of,
+    task_with_body,
     worker,
 )
 
@@ -43,32 +43,34 @@ async def _live(store: Store) -> list[Any]:
     return [row async for page in store.load() for row in page]
 
 
-# --- what was committed is there
+# --- committed data
 
 
 @pytest.mark.parametrize("seed", range(8))
 @pytest.mark.timeout(120)
-async def test_whatever_the_core_decides_all_stores_show_the_same(store: Store, seed: int) -> None:
-    world, model = World(seed), MemoryStore()
+async def test_all_stores_show_the_same_after_any_history_of_the_core(
+    store: Store, seed: int
+) -> None:
+    history, reference = RandomHistory(seed), MemoryStore()
     for n in range(160):
-        commands = world.turn()
-        await model.commit(commands)
+        commands = history.next_commands()
+        await reference.commit(commands)
         await store.commit(commands)
         if n % 20 == 0:
-            assert await everything(store, world.keys) == await everything(model, world.keys)
-    assert await everything(store, world.keys) == await everything(model, world.keys)
+            assert await snapshot(store, history.keys) == await snapshot(reference, history.keys)
+    assert await snapshot(store, history.keys) == await snapshot(reference, history.keys)
     runs, statuses = [None, "alpha"], [None, *TaskStatus]
     for which in [
-        TaskFilter(run, status, type, who, 5)
+        TaskFilter(run, status, type, worker_name, 5)
         for run in runs
         for status in statuses
-        for type, who in [(None, None), ("gpu", None), (None, "Ada"), ("gpu", "GPU box")]
+        for type, worker_name in [(None, None), ("gpu", None), (None, "Ada"), ("gpu", "GPU box")]
     ]:
-        assert await pages(store, which) == await pages(model, which), which
+        assert await all_pages(store, which) == await all_pages(reference, which), which
 
 
 async def test_a_new_store_is_empty(store: Store) -> None:
-    shown = await everything(store, [(RUN, "a")])
+    shown = await snapshot(store, [(RUN, "a")])
     assert shown == {
         "runs": [],
         "each run": [None],
@@ -83,7 +85,7 @@ async def test_a_new_store_is_empty(store: Store) -> None:
     assert store.id
 
 
-async def test_several_commands_on_one_task_in_one_turn_are_applied_in_their_order(
+async def test_several_commands_on_one_task_in_one_commit_are_applied_in_order(
     store: Store,
 ) -> None:
     await store.commit(
@@ -123,7 +125,7 @@ async def test_several_commands_on_one_task_in_one_turn_are_applied_in_their_ord
     assert (live.need, live.failures, live.worker) == (harder, 2, "ada")
 
 
-async def test_any_text_and_any_json_comes_back_as_it_was(store: Store) -> None:
+async def test_any_text_and_any_json_value_is_read_as_written(store: Store) -> None:
     words = 'it\'s "so" \\ \n\t ; -- % :x $1 ?1 {y} ü 漢 🙂 \u2028'
     outputs: list[JsonValue] = [
         None,
@@ -148,7 +150,7 @@ async def test_any_text_and_any_json_comes_back_as_it_was(store: Store) -> None:
         assert (row.task.description, row.task.payload) == (words, {"w": words})
 
 
-async def test_a_text_with_the_character_0_does_no_harm(store: Store) -> None:
+async def test_a_text_with_a_null_character_is_stored(store: Store) -> None:
     await store.commit([add(1, "a"), assign("a")])
     await store.commit([end("a", status=TaskStatus.FAILED, reason="no\0thing", output="\0")])
     row = await _row(store)
@@ -156,18 +158,20 @@ async def test_a_text_with_the_character_0_does_no_harm(store: Store) -> None:
     assert row.output == "\0"
 
 
-async def test_thousands_of_keys_are_looked_up_at_once(store: Store) -> None:
+async def test_thousands_of_keys_can_be_read_in_one_call(store: Store) -> None:
     adds = [add(n, f"t{n}", run=f"r{n % 3}", payload={"n": n}) for n in range(1, 6001)]
     await store.commit(adds)
     keys = [one.key for one in adds]
-    strangers = [("r0", f"x{n}") for n in range(40_000)]
-    known = await store.known_tasks(keys + strangers)
+    unknown = [("r0", f"x{n}") for n in range(40_000)]
+    known = await store.known_tasks(keys + unknown)
     assert known == {one.key: e.StoredStatus(READY, one.fingerprint) for one in adds}
     bodies = await store.bodies(keys)
-    assert [whole_of(one.key[1], bodies[one.key]) for one in adds] == [one.task for one in adds]
+    assert [task_with_body(one.key[1], bodies[one.key]) for one in adds] == [
+        one.task for one in adds
+    ]
 
 
-# --- what does not fit is refused, as a whole
+# --- refused commits
 
 
 @pytest.mark.parametrize(
@@ -204,7 +208,7 @@ async def test_thousands_of_keys_are_looked_up_at_once(store: Store) -> None:
         + [str(getattr(command, name)) for name in ("attempt", "status") if hasattr(command, name)]
     ),
 )
-async def test_what_does_not_fit_is_refused_and_nothing_of_its_turn_is_written(
+async def test_a_command_that_breaks_a_precondition_refuses_its_whole_commit(
     store: Store, command: c.Command
 ) -> None:
     await store.commit(
@@ -212,16 +216,18 @@ async def test_what_does_not_fit_is_refused_and_nothing_of_its_turn_is_written(
     )
     await store.commit([add(5, "other", BLOCKED), assign("held"), assign("done"), end("done")])
     keys = [(RUN, id) for id in ("held", "ready", "blocked", "done", "other", "new", "more")]
-    before = await everything(store, keys)
+    before = await snapshot(store, keys)
     good: list[c.Command] = [add(8, "more"), set_status("other", READY), CONNECTED, stale("held")]
     with pytest.raises(StoreConflict):
         await store.commit([*good, command, c.CompleteRun(RUN, 9.0)])
-    assert await everything(store, keys) == before
-    await store.commit(good)  # and it goes on
+    assert await snapshot(store, keys) == before
+    await store.commit(good)  # the store still works
     assert (await _row(store, "other")).status is READY
 
 
-async def test_one_of_a_thousand_that_does_not_fit_refuses_them_all(store: Store) -> None:
+async def test_one_command_of_a_thousand_that_breaks_a_precondition_refuses_the_commit(
+    store: Store,
+) -> None:
     ids = [f"t{n}" for n in range(1000)]
     await store.commit([add(n, id) for n, id in enumerate(ids, 1)])
     await store.commit([assign(id) for id in ids])
@@ -234,7 +240,7 @@ async def test_one_of_a_thousand_that_does_not_fit_refuses_them_all(store: Store
 
 
 @pytest.mark.parametrize("attempt", [0, 2])
-async def test_a_new_task_is_given_out_under_the_first_number_only(
+async def test_the_first_attempt_of_a_new_task_must_have_the_number_1(
     store: Store, attempt: int
 ) -> None:
     with pytest.raises(StoreConflict):
@@ -242,17 +248,17 @@ async def test_a_new_task_is_given_out_under_the_first_number_only(
     assert await store.task((RUN, "a")) is None
 
 
-async def test_two_ends_of_one_attempt_in_one_turn_are_refused(store: Store) -> None:
+async def test_a_commit_that_ends_one_attempt_twice_is_refused(store: Store) -> None:
     await store.commit([add(1, "a"), assign("a")])
     with pytest.raises(StoreConflict):
         await store.commit([end("a"), end("a")])
     assert (await _row(store)).status is TaskStatus.ASSIGNED
 
 
-# --- reports that do not count
+# --- stale results
 
 
-async def test_stale_reports_stay_in_the_history_and_change_nothing(store: Store) -> None:
+async def test_stale_results_are_recorded_and_change_nothing(store: Store) -> None:
     await store.commit([add(1, "a"), assign("a")])
     await store.commit([stale("a", 1, error="first"), stale("a", 1, error="second"), stale("a", 7)])
     await store.commit([stale("nobody"), fail("a"), assign("a", 2)])
@@ -267,15 +273,15 @@ async def test_stale_reports_stay_in_the_history_and_change_nothing(store: Store
         (7, False, None),
     ]
     assert row.attempts[3] == AttemptRow(
-        1, "ghost", "0", 5.0, 5.0, 6.0, Outcome.FAILED, "third", counted=False
+        1, "unknown", "0", 5.0, 5.0, 6.0, Outcome.FAILED, "third", counted=False
     )
     assert (row.status, row.attempt) == (SUCCEEDED, 2)
 
 
-# --- what a manager that starts is handed
+# --- loading
 
 
-async def test_only_what_has_not_ended_is_loaded_in_order_and_without_payloads(
+async def test_only_open_tasks_are_loaded_in_order_and_without_payloads(
     store: Store,
 ) -> None:
     await store.commit(
@@ -291,7 +297,7 @@ async def test_only_what_has_not_ended_is_loaded_in_order_and_without_payloads(
     assert await store.last_seq() == 12_000
 
 
-async def test_what_was_decided_about_retries_is_loaded(store: Store) -> None:
+async def test_the_retry_state_of_a_task_is_loaded(store: Store) -> None:
     await store.commit([add(1, "a"), assign("a")])
     await store.commit([replace(fail("a"), retry_at=777.0, failures=2, losses=1)])
     (row,) = await _live(store)
@@ -302,7 +308,7 @@ async def test_what_was_decided_about_retries_is_loaded(store: Store) -> None:
     assert (row.retry_at, row.attempt, row.worker) == (None, 2, "ada")
 
 
-async def test_a_task_sent_again_is_as_new_but_for_its_attempts(store: Store) -> None:
+async def test_a_reopened_task_is_like_a_new_one_except_for_its_attempts(store: Store) -> None:
     harder = Need("task", 9, frozenset({"x"}), frozenset({"bob"}), aged=True)
     await store.commit([add(1, "a"), assign("a"), fail("a"), assign("a", 2)])
     await store.commit([end("a", 2, TaskStatus.FAILED, Outcome.FAILED, reason="no", output=1)])
@@ -328,7 +334,7 @@ async def test_a_task_sent_again_is_as_new_but_for_its_attempts(store: Store) ->
 # --- runs and workers
 
 
-async def test_runs_are_shown_in_order_of_submission_and_end_and_open_again(store: Store) -> None:
+async def test_runs_are_listed_in_order_of_submission_and_can_end_and_reopen(store: Store) -> None:
     await store.commit([add(1, "a", run="zoo"), add(2, "b", run="ape"), add(3, "c", run="zoo")])
     assert [(row.run, row.title, row.submitted_at) for row in await store.runs()] == [
         ("zoo", "ZOO", 101.0),
@@ -345,19 +351,19 @@ async def test_runs_are_shown_in_order_of_submission_and_end_and_open_again(stor
     assert (found.finished_at, found.counts) == (None, {READY: 2})
 
 
-async def test_what_a_view_has_shown_does_not_change_afterwards(store: Store) -> None:
+async def test_a_returned_view_does_not_change_afterwards(store: Store) -> None:
     await store.commit([add(1, "a")])
-    shown = await everything(store, [(RUN, "a")])
-    again = await everything(store, [(RUN, "a")])
+    shown = await snapshot(store, [(RUN, "a")])
+    again = await snapshot(store, [(RUN, "a")])
     await store.commit([assign("a"), add(2, "b")])
     assert shown == again
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 5, 15, 16, 63, 64, 65, 127, 150])
-async def test_of_any_number_of_attempts_each_is_written_and_one_that_is_elsewhere_stops_all(
+async def test_a_commit_of_any_size_writes_every_attempt_or_is_refused_as_a_whole(
     store: Store, number: int
 ) -> None:
-    """SQLite takes 64, 16 or 4 at a time."""
+    """SQLite writes 64, 16 or 4 rows in one statement."""
     ids = [f"t{n}" for n in range(number)]
     await store.commit([add(n, id) for n, id in enumerate(ids, 1)])
     await store.commit([assign(id) for id in ids])

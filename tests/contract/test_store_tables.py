@@ -1,4 +1,4 @@
-"""The tables of the stores on SQLite and PostgreSQL: made by migrations, and found by their indexes."""
+"""The migrations create the tables of the schema, and queries use the indexes."""
 
 import sqlite3
 from contextlib import closing
@@ -18,9 +18,9 @@ from skillq_manager.core.model import Need
 from skillq_manager.store.base import TaskFilter
 from skillq_manager.store.sql import queries, schema
 from skillq_manager.store.sql.store import SqlStore
-from tests.contract.store_story import World, everything
+from tests.contract.store_history import RandomHistory, snapshot
 
-SHELF = queries.refill_queries(RefillRequest(Need("task", 1, frozenset()), (-3, 7), 9))
+BACKLOG = queries.refill_queries(RefillRequest(Need("task", 1, frozenset()), (-3, 7), 9))
 
 
 def migrations() -> Config:
@@ -30,11 +30,11 @@ def migrations() -> Config:
     return config
 
 
-def test_the_newest_migration_is_the_one_that_the_schema_names() -> None:
+def test_the_schema_names_the_newest_migration() -> None:
     assert ScriptDirectory.from_config(migrations()).get_current_head() == schema.HEAD
 
 
-async def test_the_migrations_make_the_tables_that_the_schema_says_on_sqlite(
+async def test_the_migrations_create_the_tables_of_the_schema_on_sqlite(
     tmp_path: Path,
 ) -> None:
     async with SqlStore(f"sqlite:///{tmp_path}/migrated.db"):
@@ -53,7 +53,7 @@ def _tables(engine: Engine) -> list[Any]:
     return found
 
 
-async def test_the_migrations_make_the_tables_that_the_schema_says_on_postgresql(
+async def test_the_migrations_create_the_tables_of_the_schema_on_postgresql(
     postgres_url: str,
 ) -> None:
     async with SqlStore(postgres_url):
@@ -97,7 +97,9 @@ WHERE schemaname = :schema AND tablename <> 'skillq_version' ORDER BY indexname"
     ],
     ids=str,
 )
-async def test_a_page_is_found_by_an_index(tmp_path: Path, which: TaskFilter, index: str) -> None:
+async def test_a_page_of_tasks_is_read_by_an_index(
+    tmp_path: Path, which: TaskFilter, index: str
+) -> None:
     async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
         pass
     (first, *_) = _plan(tmp_path / "skillq.db", queries.task_page_query(which))
@@ -111,12 +113,12 @@ async def test_a_page_is_found_by_an_index(tmp_path: Path, which: TaskFilter, in
         (queries.live_page_query(7, 9, queries.ALL_LIVE), "tasks_live (seq>?)"),
         (queries.live_page_query(7, 9, queries.NEVER_IN_BACKLOG), "tasks_live (seq>?)"),
         (queries.live_page_query(7, 9, queries.HELD_FROM_BACKLOG), "tasks_held"),
-        (SHELF[0], "tasks_shelf (kind=? AND rank=? AND seq>?)"),
-        (SHELF[1], "tasks_shelf (kind=? AND rank>?)"),
+        (BACKLOG[0], "tasks_shelf (kind=? AND rank=? AND seq>?)"),
+        (BACKLOG[1], "tasks_shelf (kind=? AND rank>?)"),
     ],
-    ids=["all", "elsewhere", "taken", "shelf, same priority", "shelf, others"],
+    ids=["all", "elsewhere", "taken", "backlog, same priority", "backlog, others"],
 )
-async def test_what_a_manager_loads_is_found_by_an_index(
+async def test_the_tasks_that_a_manager_loads_are_read_by_an_index(
     tmp_path: Path, query: Select[Any], index: str
 ) -> None:
     async with SqlStore(f"sqlite:///{tmp_path}/skillq.db"):
@@ -133,18 +135,18 @@ def _plan(path: Path, query: Select[Any]) -> list[str]:
         return [line[3] for line in file.execute(f"EXPLAIN QUERY PLAN {text}")]
 
 
-async def test_tables_of_the_first_release_are_brought_up_to_date_with_what_is_in_them(
+async def test_tables_of_the_first_release_are_migrated_with_their_contents(
     url: str,
 ) -> None:
-    world = World(5)
+    history = RandomHistory(5)
     async with SqlStore(url) as store:
         await store.acquire()
         for _ in range(40):
-            await store.commit(world.turn())
-        before = await everything(store, world.keys)
+            await store.commit(history.next_commands())
+        before = await snapshot(store, history.keys)
         await store._database.write(_back_to_the_first)
     async with SqlStore(url) as store:
-        assert await everything(store, world.keys) == before
+        assert await snapshot(store, history.keys) == before
         assert (await store.backlog_summary()).needs == ()
 
 

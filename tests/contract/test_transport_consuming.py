@@ -1,4 +1,4 @@
-"""What every transport promises to consumers."""
+"""Every transport delivers, acknowledges and requeues messages in the same way."""
 
 import asyncio
 
@@ -6,73 +6,83 @@ import pytest
 
 from skillq.errors import QueueInUse, QueueNotFound, TransportError
 from skillq.transport import Transport
-from tests.contract.transports import INBOX, SECONDS, Join, only_left, send, take, texts
+from tests.contract.transports import (
+    INBOX,
+    SECONDS,
+    Connect,
+    close_and_expect,
+    receive,
+    send,
+    texts,
+)
 
 # --- consuming --------------------------------------------------------------------------------
 
 
-async def test_competing_consumers_share_the_messages(join: Join, transport: Transport) -> None:
+async def test_competing_consumers_share_the_messages(
+    connect: Connect, transport: Transport
+) -> None:
     first = await transport.consume(INBOX, prefetch=100)
-    second = await (await join()).consume(INBOX, prefetch=100)
+    second = await (await connect()).consume(INBOX, prefetch=100)
     written = [str(n) for n in range(10)]
     await send(transport, *written)
-    shares = [texts(await take(consumer, 5)) for consumer in (first, second)]
+    shares = [texts(await receive(consumer, 5)) for consumer in (first, second)]
     assert sorted(shares[0] + shares[1], key=int) == written
 
 
 async def test_no_more_than_prefetch_messages_are_unacknowledged(transport: Transport) -> None:
     few = await transport.consume(INBOX, prefetch=2)
     await send(transport, "1", "2", "3", "4")
-    held = await take(few, 2)
+    held = await receive(few, 2)
     assert texts(held) == ["1", "2"]
     rest = await transport.consume(INBOX, prefetch=1)
-    assert texts(await take(rest, 1)) == ["3"]
+    assert texts(await receive(rest, 1)) == ["3"]
     await few.ack(held[:1])
-    assert texts(await take(few, 1)) == ["4"]
+    assert texts(await receive(few, 1)) == ["4"]
 
 
-async def test_what_is_acknowledged_is_gone(transport: Transport) -> None:
+async def test_acknowledged_messages_leave_the_queue(transport: Transport) -> None:
     consumer = await transport.consume(INBOX, prefetch=100)
     written = [str(n) for n in range(100)]
     await send(transport, *written)
-    taken = await take(consumer, 100)
-    assert texts(taken) == written
-    await consumer.ack(taken)
-    await only_left(transport, consumer)
+    received = await receive(consumer, 100)
+    assert texts(received) == written
+    await consumer.ack(received)
+    await close_and_expect(transport, consumer)
 
 
-async def test_acknowledging_some_leaves_the_others_to_be_delivered_again(
+async def test_messages_that_are_not_acknowledged_are_delivered_again(
     transport: Transport,
 ) -> None:
     consumer = await transport.consume(INBOX, prefetch=100)
     await send(transport, "1", "2", "3", "4", "5", "6")
-    taken = await take(consumer, 6)
-    await consumer.ack([taken[0], taken[1], taken[3]])
-    await only_left(transport, consumer, "3", "5", "6")
+    received = await receive(consumer, 6)
+    await consumer.ack([received[0], received[1], received[3]])
+    await close_and_expect(transport, consumer, "3", "5", "6")
 
 
 async def test_acknowledgements_may_come_in_any_order_and_twice(transport: Transport) -> None:
     consumer = await transport.consume(INBOX, prefetch=100)
     await send(transport, "1", "2", "3", "4")
-    taken = await take(consumer, 4)
-    await consumer.ack([taken[2]])
-    await consumer.ack([taken[2], taken[1]])
-    await consumer.ack(taken[:2])
+    received = await receive(consumer, 4)
+    await consumer.ack([received[2]])
+    await consumer.ack([received[2], received[1]])
+    await consumer.ack(received[:2])
     await consumer.ack([])
-    await only_left(transport, consumer, "4")
+    await close_and_expect(transport, consumer, "4")
 
 
-async def test_a_requeued_message_comes_back_to_its_place_and_says_so(
+async def test_a_requeued_message_returns_to_its_position_and_is_marked_redelivered(
     transport: Transport,
 ) -> None:
     consumer = await transport.consume(INBOX, prefetch=2)
     await send(transport, "1", "2", "3")
-    first, second = await take(consumer, 2)
+    first, second = await receive(consumer, 2)
     await consumer.nack(second, requeue=True)
-    [back] = await take(consumer, 1)
+    [back] = await receive(consumer, 1)
     assert (back.body, back.redelivered) == (b"2", True)
     await consumer.ack([first])
-    [last] = await take(consumer, 1)
+    [last] = await receive(consumer, 1)
     assert (last.body, last.redelivered) == (b"3", False)
 
 
@@ -83,42 +93,42 @@ async def test_a_cancelled_wait_for_a_batch_loses_nothing(transport: Transport) 
     waiting.cancel()
     await asyncio.wait([waiting])
     await send(transport, "still here")
-    assert texts(await take(consumer, 1)) == ["still here"]
+    assert texts(await receive(consumer, 1)) == ["still here"]
 
 
-async def test_closing_a_consumer_gives_its_open_deliveries_to_another(
+async def test_unacknowledged_deliveries_of_a_closed_consumer_go_to_another(
     transport: Transport,
 ) -> None:
     consumer = await transport.consume(INBOX, prefetch=10)
     await send(transport, "1", "2", "3")
-    await take(consumer, 3)
+    await receive(consumer, 3)
     await consumer.close()
     await consumer.close()
-    again = await take(await transport.consume(INBOX, prefetch=10), 3)
+    again = await receive(await transport.consume(INBOX, prefetch=10), 3)
     assert texts(again) == ["1", "2", "3"]
     assert all(delivery.redelivered for delivery in again)
 
 
-async def test_closing_a_transport_gives_its_open_deliveries_to_another(
-    join: Join, transport: Transport
+async def test_unacknowledged_deliveries_of_a_closed_transport_go_to_another(
+    connect: Connect, transport: Transport
 ) -> None:
-    leaving = await join()
+    leaving = await connect()
     consumer = await leaving.consume(INBOX, prefetch=10)
     await send(transport, "1", "2", "3")
-    taken = await take(consumer, 3)
-    await consumer.ack(taken[:1])
+    received = await receive(consumer, 3)
+    await consumer.ack(received[:1])
     await leaving.__aexit__(None, None, None)
-    again = await take(await transport.consume(INBOX, prefetch=10), 2)
+    again = await receive(await transport.consume(INBOX, prefetch=10), 2)
     assert texts(again) == ["2", "3"]
     assert all(delivery.redelivered for delivery in again)
 
 
-async def test_a_closed_consumer_says_so_to_who_waits_and_to_who_asks(
+async def test_a_closed_consumer_is_an_error_for_a_waiting_and_for_a_new_call(
     transport: Transport,
 ) -> None:
     consumer = await transport.consume(INBOX, prefetch=10)
     await send(transport, "1")
-    [delivery] = await take(consumer, 1)
+    [delivery] = await receive(consumer, 1)
     waiting = asyncio.create_task(consumer.batch())
     await asyncio.sleep(0)
     await consumer.close()
@@ -130,33 +140,33 @@ async def test_a_closed_consumer_says_so_to_who_waits_and_to_who_asks(
     await consumer.nack(delivery, requeue=True)
 
 
-async def test_a_queue_that_is_not_there_is_named_and_does_no_harm_to_others(
+async def test_consuming_a_missing_queue_is_an_error_that_names_it_and_harms_no_other(
     transport: Transport,
 ) -> None:
     consumer = await transport.consume(INBOX, prefetch=10)
     with pytest.raises(QueueNotFound, match=r"t\.missing"):
         await transport.consume("t.missing", prefetch=10)
     await send(transport, "hello")
-    assert texts(await take(consumer, 1)) == ["hello"]
+    assert texts(await receive(consumer, 1)) == ["hello"]
 
 
-async def test_an_exclusive_consumer_keeps_others_out_until_it_goes(
-    join: Join, transport: Transport
+async def test_an_exclusive_consumer_excludes_others_until_it_is_closed(
+    connect: Connect, transport: Transport
 ) -> None:
     only = await transport.consume(INBOX, prefetch=10, exclusive=True)
-    other = await join()
+    other = await connect()
     for exclusive in (False, True):
         with pytest.raises(QueueInUse, match=INBOX):
             await other.consume(INBOX, prefetch=10, exclusive=exclusive)
     await send(transport, "hello")
-    assert texts(await take(only, 1)) == ["hello"]
+    assert texts(await receive(only, 1)) == ["hello"]
     await only.close()
-    assert texts(await take(await other.consume(INBOX, prefetch=10), 1)) == ["hello"]
+    assert texts(await receive(await other.consume(INBOX, prefetch=10), 1)) == ["hello"]
 
 
-async def test_nobody_gets_exclusive_what_another_consumes(
-    join: Join, transport: Transport
+async def test_a_queue_with_a_consumer_cannot_be_consumed_exclusively(
+    connect: Connect, transport: Transport
 ) -> None:
     await transport.consume(INBOX, prefetch=10)
     with pytest.raises(QueueInUse, match=INBOX):
-        await (await join()).consume(INBOX, prefetch=10, exclusive=True)
+        await (await connect()).consume(INBOX, prefetch=10, exclusive=True)

@@ -1,4 +1,4 @@
-"""What every transport promises of routing, and of what a message carries."""
+"""Every transport routes messages and keeps their contents in the same way."""
 
 import asyncio
 from contextlib import suppress
@@ -13,7 +13,16 @@ from skillq.topology import (
     Topology,
 )
 from skillq.transport import Delivery, Outgoing, Transport
-from tests.contract.transports import INBOX, NEWS, Join, inbox, note, send, take, texts
+from tests.contract.transports import (
+    EXCHANGE,
+    INBOX,
+    Connect,
+    inbox_topology,
+    receive,
+    send,
+    text_message,
+    texts,
+)
 
 # --- routing ----------------------------------------------------------------------------------
 
@@ -36,15 +45,15 @@ from tests.contract.transports import INBOX, NEWS, Join, inbox, note, send, take
         ("a.b", "a.b"),
     ],
 )
-async def test_a_key_that_fits_the_binding_key_is_delivered(
-    join: Join, pattern: str, key: str
+async def test_a_message_whose_key_matches_the_binding_is_delivered(
+    connect: Connect, pattern: str, key: str
 ) -> None:
-    transport = await join()
-    await transport.declare(inbox(pattern))
+    transport = await connect()
+    await transport.declare(inbox_topology(pattern))
     consumer = await transport.consume(INBOX, prefetch=10)
     await send(transport, "hello", key=key)
-    [delivery] = await take(consumer, 1)
-    assert (delivery.exchange, delivery.routing_key, delivery.queue) == (NEWS, key, INBOX)
+    [delivery] = await receive(consumer, 1)
+    assert (delivery.exchange, delivery.routing_key, delivery.queue) == (EXCHANGE, key, INBOX)
 
 
 @pytest.mark.parametrize(
@@ -61,11 +70,11 @@ async def test_a_key_that_fits_the_binding_key_is_delivered(
         ("a.b", "a"),
     ],
 )
-async def test_a_key_that_does_not_fit_the_binding_key_is_returned(
-    join: Join, pattern: str, key: str
+async def test_a_message_whose_key_does_not_match_the_binding_is_returned(
+    connect: Connect, pattern: str, key: str
 ) -> None:
-    transport = await join()
-    await transport.declare(inbox(pattern))
+    transport = await connect()
+    await transport.declare(inbox_topology(pattern))
     with pytest.raises(UnroutableMessage, match=key.replace(".", r"\.")):
         await send(transport, "hello", key=key)
 
@@ -74,125 +83,137 @@ async def test_a_message_reaches_every_bound_queue_once(transport: Transport) ->
     other = Queue("t.other", {"x-queue-type": "classic"})
     keys = ("a.*", "*.b", "#")
     await transport.declare(
-        Topology(queues=(other,), bindings=tuple(Binding(NEWS, key, other.name) for key in keys))
+        Topology(
+            queues=(other,), bindings=tuple(Binding(EXCHANGE, key, other.name) for key in keys)
+        )
     )
     consumers = [await transport.consume(name, prefetch=10) for name in (INBOX, other.name)]
     await send(transport, "one", "two")
     for consumer in consumers:
-        assert texts(await take(consumer, 2)) == ["one", "two"]
+        assert texts(await receive(consumer, 2)) == ["one", "two"]
 
 
-async def test_an_unroutable_message_comes_back_and_the_others_are_delivered(
-    join: Join,
+async def test_an_unroutable_message_is_returned_and_the_others_are_delivered(
+    connect: Connect,
 ) -> None:
-    transport = await join()
-    await transport.declare(inbox("good.*"))
+    transport = await connect()
+    await transport.declare(inbox_topology("good.*"))
     consumer = await transport.consume(INBOX, prefetch=200)
     keys = [f"good.{n}" if n != 25 else "bad.25" for n in range(50)]
     outcomes = await asyncio.gather(
-        *(transport.publish(NEWS, key, note(key)) for key in keys), return_exceptions=True
+        *(transport.publish(EXCHANGE, key, text_message(key)) for key in keys),
+        return_exceptions=True,
     )
     assert isinstance(outcomes.pop(25), UnroutableMessage)
     assert outcomes == [None] * 49
-    assert texts(await take(consumer, 49)) == [key for key in keys if key != "bad.25"]
+    assert texts(await receive(consumer, 49)) == [key for key in keys if key != "bad.25"]
 
 
-async def test_what_is_told_is_dropped_where_nobody_listens_and_arrives_in_order_where_somebody_does(
-    join: Join,
+async def test_unconfirmed_messages_arrive_in_order_or_are_dropped_if_unroutable(
+    connect: Connect,
 ) -> None:
-    transport = await join()
-    await transport.declare(inbox("good.*"))
+    transport = await connect()
+    await transport.declare(inbox_topology("good.*"))
     consumer = await transport.consume(INBOX, prefetch=200)
-    fresh = await join()
+    fresh = await connect()
     keys = [f"{kind}.{n}" for n in range(50) for kind in ("good", "bad")]
     async with asyncio.TaskGroup() as group:
         first, *_ = [
-            group.create_task(fresh.publish_unconfirmed(NEWS, key, note(key))) for key in keys[:50]
+            group.create_task(fresh.publish_unconfirmed(EXCHANGE, key, text_message(key)))
+            for key in keys[:50]
         ]
-        await first  # the others have waited for its channel to be opened
+        await first  # the others wait until its channel is open
         for key in keys[50:]:
-            group.create_task(fresh.publish_unconfirmed(NEWS, key, note(key)))
-    assert texts(await take(consumer, 50)) == [key for key in keys if key.startswith("good")]
+            group.create_task(fresh.publish_unconfirmed(EXCHANGE, key, text_message(key)))
+    assert texts(await receive(consumer, 50)) == [key for key in keys if key.startswith("good")]
 
 
-async def test_what_was_told_before_the_transport_was_closed_arrives(join: Join) -> None:
-    transport = await join()
-    await transport.declare(inbox("good.*"))
-    consumer = await transport.consume(INBOX, prefetch=200)
-    leaving = await join()
-    for number in range(100):
-        await leaving.publish_unconfirmed(NEWS, f"good.{number}", note(str(number)))
-    await leaving.__aexit__(None, None, None)
-    assert texts(await take(consumer, 100)) == [str(number) for number in range(100)]
-
-
-async def test_what_is_told_to_an_exchange_that_is_not_there_is_lost_and_the_next_arrives(
-    join: Join,
+async def test_unconfirmed_messages_sent_before_the_transport_was_closed_arrive(
+    connect: Connect,
 ) -> None:
-    transport = await join()
-    await transport.declare(inbox("good.*"))
+    transport = await connect()
+    await transport.declare(inbox_topology("good.*"))
+    consumer = await transport.consume(INBOX, prefetch=200)
+    leaving = await connect()
+    for number in range(100):
+        await leaving.publish_unconfirmed(EXCHANGE, f"good.{number}", text_message(str(number)))
+    await leaving.__aexit__(None, None, None)
+    assert texts(await receive(consumer, 100)) == [str(number) for number in range(100)]
+
+
+async def test_an_unconfirmed_message_to_a_missing_exchange_is_lost_and_the_next_arrives(
+    connect: Connect,
+) -> None:
+    transport = await connect()
+    await transport.declare(inbox_topology("good.*"))
     consumer = await transport.consume(INBOX, prefetch=10)
     with suppress(TransportError):
-        await transport.publish_unconfirmed("t.missing", "good.1", note("lost"))
+        await transport.publish_unconfirmed("t.missing", "good.1", text_message("lost"))
 
-    async def heard() -> list[Delivery]:
-        """Repeat it: nothing says when the broker has closed the channel on which the first one went."""
+    async def delivered() -> list[Delivery]:
+        """Publish again and again: no signal shows when the broker has closed the first channel."""
         while True:
             with suppress(TransportError, TimeoutError):
-                await transport.publish_unconfirmed(NEWS, "good.2", note("heard"))
+                await transport.publish_unconfirmed(EXCHANGE, "good.2", text_message("delivered"))
                 async with asyncio.timeout(0.2):
                     return await consumer.batch()
 
-    assert set(texts(await heard())) == {"heard"}
+    assert set(texts(await delivered())) == {"delivered"}
 
 
-async def test_an_exchange_that_is_not_there_is_an_error_and_the_next_publish_works(
+async def test_publishing_to_a_missing_exchange_is_an_error_and_the_next_publish_works(
     transport: Transport,
 ) -> None:
     with pytest.raises(TransportError, match=r"t\.missing"):
-        await transport.publish("t.missing", "a", note("lost"))
+        await transport.publish("t.missing", "a", text_message("lost"))
     await send(transport, "found")
-    assert texts(await take(await transport.consume(INBOX, prefetch=10), 1)) == ["found"]
+    assert texts(await receive(await transport.consume(INBOX, prefetch=10), 1)) == ["found"]
 
 
-# --- what a message carries -------------------------------------------------------------------
+# --- contents of a message --------------------------------------------------------------------
 
 
-async def test_body_type_id_headers_and_sender_arrive_as_they_were_sent(join: Join) -> None:
-    transport = await join("sender")
-    await transport.declare(inbox())
-    consumer = await (await join("receiver")).consume(INBOX, prefetch=10)
+async def test_body_type_id_headers_and_sender_arrive_as_they_were_sent(connect: Connect) -> None:
+    transport = await connect("sender")
+    await transport.declare(inbox_topology())
+    consumer = await (await connect("receiver")).consume(INBOX, prefetch=10)
     sent = Outgoing(b"\x00\xff{}", "note", {"words": "ä", "number": 2**40, "negative": -1}, "id-7")
-    await transport.publish(NEWS, "a", sent)
-    [got] = await take(consumer, 1)
+    await transport.publish(EXCHANGE, "a", sent)
+    [got] = await receive(consumer, 1)
     assert (got.body, got.type, got.message_id) == (sent.body, "note", "id-7")
     assert (got.headers, got.app_id) == (sent.headers, "sender")
     assert not got.redelivered
 
 
-async def test_a_message_model_says_its_type_and_version(transport: Transport) -> None:
+async def test_a_message_carries_the_type_and_schema_version_of_its_model(
+    transport: Transport,
+) -> None:
     consumer = await transport.consume(INBOX, prefetch=10)
-    await transport.publish(NEWS, "a", Outgoing.from_message(Probe(), persistent=False))
-    [got] = await take(consumer, 1)
+    await transport.publish(EXCHANGE, "a", Outgoing.from_message(Probe(), persistent=False))
+    [got] = await receive(consumer, 1)
     assert (got.type, got.headers) == ("probe", {"schema_version": 1})
 
 
-async def test_a_message_of_the_largest_size_arrives_whole(transport: Transport) -> None:
+async def test_a_message_of_the_largest_size_arrives_complete(transport: Transport) -> None:
     body = bytes(range(256)) * (MAX_MESSAGE_BYTES // 256)
     consumer = await transport.consume(INBOX, prefetch=10)
-    await transport.publish(NEWS, "a", Outgoing(body, "note"))
-    [got] = await take(consumer, 1)
+    await transport.publish(EXCHANGE, "a", Outgoing(body, "note"))
+    [got] = await receive(consumer, 1)
     assert got.body == body
 
 
 async def test_concurrent_publishes_keep_their_order(transport: Transport) -> None:
     written = [str(n) for n in range(500)]
-    await asyncio.gather(*(transport.publish(NEWS, "a", note(text)) for text in written))
+    await asyncio.gather(
+        *(transport.publish(EXCHANGE, "a", text_message(text)) for text in written)
+    )
     consumer = await transport.consume(INBOX, prefetch=0)
-    assert texts(await take(consumer, 500)) == written
+    assert texts(await receive(consumer, 500)) == written
 
 
-async def test_a_busy_publisher_and_a_busy_consumer_let_others_run(transport: Transport) -> None:
+async def test_a_busy_publisher_and_a_busy_consumer_let_other_coroutines_run(
+    transport: Transport,
+) -> None:
     consumer = await transport.consume(INBOX, prefetch=10)
     turns = 0
 
@@ -207,6 +228,6 @@ async def test_a_busy_publisher_and_a_busy_consumer_let_others_run(transport: Tr
         await send(transport, str(n))
     after_publishing = turns
     for _ in range(30):
-        await consumer.ack(await take(consumer, 10))
+        await consumer.ack(await receive(consumer, 10))
     task.cancel()
     assert 0 < after_publishing < turns

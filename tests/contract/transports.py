@@ -1,4 +1,4 @@
-"""Small builders for the contract of transports."""
+"""Open transports, and send, receive and browse messages in tests of the transport contract."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
@@ -18,43 +18,43 @@ from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq.transport.rabbitmq import RabbitTransport
 
 SECONDS = 20.0
-NEWS = "t.news"
+EXCHANGE = "t.exchange"
 INBOX = "t.inbox"
-GRAVE = "t.grave"
+LETTERS_QUEUE = "t.letters"
 
 
-class Whole(Transport, Browsable, Protocol):
-    """All that a transport can do."""
+class FullTransport(Transport, Browsable, Protocol):
+    """A transport with the methods of both ports."""
 
 
-Join = Callable[..., Awaitable[Whole]]
+Connect = Callable[..., Awaitable[FullTransport]]
 
 
-def in_memory() -> Callable[[str], Whole]:
+def in_memory() -> Callable[[str], FullTransport]:
     broker = MemoryBroker()
     return lambda app_id: MemoryTransport(broker, app_id=app_id)
 
 
-def over_rabbitmq(request: pytest.FixtureRequest) -> Callable[[str], Whole]:
+def over_rabbitmq(request: pytest.FixtureRequest) -> Callable[[str], FullTransport]:
     url = request.getfixturevalue("broker_url")
     return lambda app_id: RabbitTransport(url, app_id=app_id, connection_name="tests")
 
 
-def inbox(key: str = "#", /, **arguments: Argument) -> Topology:
-    """One exchange and one queue; `x_max_length=5` is its argument `x-max-length`."""
+def inbox_topology(key: str = "#", /, **arguments: Argument) -> Topology:
+    """Return one exchange and one queue; `x_max_length=5` is the queue argument `x-max-length`."""
     dashed = {name.replace("_", "-"): value for name, value in arguments.items()}
     queue = Queue(INBOX, {"x-queue-type": "classic", **dashed})
-    return Topology((NEWS,), (queue,), (Binding(NEWS, key, INBOX),))
+    return Topology((EXCHANGE,), (queue,), (Binding(EXCHANGE, key, INBOX),))
 
 
-GRAVEYARD = Topology(
+LETTERS_TOPOLOGY = Topology(
     (DEAD_LETTERS,),
-    (Queue(GRAVE, {"x-queue-type": "classic"}),),
-    (Binding(DEAD_LETTERS, "#", GRAVE),),
+    (Queue(LETTERS_QUEUE, {"x-queue-type": "classic"}),),
+    (Binding(DEAD_LETTERS, "#", LETTERS_QUEUE),),
 )
 
 
-def note(text: str) -> Outgoing:
+def text_message(text: str) -> Outgoing:
     return Outgoing(text.encode(), "note")
 
 
@@ -62,38 +62,30 @@ def texts(deliveries: Iterable[Delivery]) -> list[str]:
     return [delivery.body.decode() for delivery in deliveries]
 
 
-async def take(consumer: Consumer, count: int) -> list[Delivery]:
-    """The next deliveries, which must be so many."""
-    taken: list[Delivery] = []
+async def receive(consumer: Consumer, count: int) -> list[Delivery]:
+    """Receive `count` deliveries; fail if there are more."""
+    received: list[Delivery] = []
     async with asyncio.timeout(SECONDS):
-        while len(taken) < count:
-            taken += await consumer.batch()
-    assert len(taken) == count, texts(taken)
-    return taken
+        while len(received) < count:
+            received += await consumer.batch()
+    assert len(received) == count, texts(received)
+    return received
 
 
-async def until(holds: Callable[[], bool], seconds: float = 60.0) -> None:
-    async with asyncio.timeout(seconds):
-        while True:
-            if holds():
-                return
-            await asyncio.sleep(0.02)
+async def send(transport: Transport, *sent: str, key: str = "a.b") -> None:
+    for text in sent:
+        await transport.publish(EXCHANGE, key, text_message(text))
 
 
-async def send(transport: Transport, *written: str, key: str = "a.b") -> None:
-    for text in written:
-        await transport.publish(NEWS, key, note(text))
-
-
-async def only_left(transport: Transport, consumer: Consumer, *left: str) -> None:
-    """Close the consumer; the queue must then hold exactly this."""
+async def close_and_expect(transport: Transport, consumer: Consumer, *remaining: str) -> None:
+    """Close the consumer; check that the queue then has exactly these messages."""
     await consumer.close()
     await send(transport, "the last")
     again = await transport.consume(INBOX, prefetch=0)
-    assert texts(await take(again, len(left) + 1)) == [*left, "the last"]
+    assert texts(await receive(again, len(remaining) + 1)) == [*remaining, "the last"]
 
 
-async def browsed(transport: Browsable, queue: str = INBOX) -> list[Delivery]:
+async def browse_all(transport: Browsable, queue: str = INBOX) -> list[Delivery]:
     async with transport.browse(queue) as browser:
         return [delivery async for delivery in _all(browser)]
 

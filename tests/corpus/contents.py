@@ -1,4 +1,4 @@
-"""The contents of a store as plain JSON, and a comparison that allows new fields."""
+"""Return the contents of a store as plain JSON, and compare contents while allowing new fields."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Sent:
-    """One message, as it was published."""
+    """A message as it was published."""
 
     exchange: str
     routing_key: str
@@ -30,7 +30,7 @@ class Sent:
 
 
 async def contents(store: Store) -> Json:
-    """Return all that the views of a store show."""
+    """Return the contents of all views of a store."""
     runs = await store.runs()
     rows = await store.tasks(TaskFilter(limit=10_000))
     tasks = [await store.task((row.run, row.task.id)) for row in rows]
@@ -95,9 +95,9 @@ def _worker(row: WorkerRow) -> Json:
 
 
 def missing(written: Any, read: Any, where: str = "") -> list[str]:
-    """Return where `read` lacks a value that was written, or has another one.
+    """Return the places where a written value is missing in `read` or differs.
 
-    A field that only `read` has is no difference: a later release may add fields.
+    A field that only `read` has is no difference, because a later release may add fields.
     """
     if isinstance(written, dict) and isinstance(read, dict):
         lost = [f"{where}.{key} is lost" for key in written if key not in read]

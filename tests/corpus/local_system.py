@@ -1,10 +1,10 @@
-"""A manager, workers and clients in one process, over any transport and on any store.
+"""Run a manager, workers and clients in one process, over any transport and on any store.
 
-The capture runs this harness over RabbitMQ; the test runs it over the memory broker, on what an earlier release wrote.
+The capture uses RabbitMQ. The test uses the memory broker and the store of an earlier release.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Any, Self
@@ -24,32 +24,22 @@ from skillq_manager.store.base import Store
 from skillq_worker.execution.executor import Executor, HandlerExecutor
 from skillq_worker.execution.handlers import Handlers
 from skillq_worker.worker import Worker
+from tests.support.waiting import until_async
 
-SECONDS = 30.0
 HEAD, CROWD = 2, 4  # so few that a backlog of ten tasks does not fit into the manager's memory
 HOUR = 3600.0
 
 _LEASES = LeasePolicy(sweep_every=0.05, reserve_for=0.1, exclude_for=0.1)
 
-Connector = Callable[[str], Transport]
-
-
-async def until(holds: Callable[[], Awaitable[object]], what: str) -> None:
-    """Wait until `holds` returns true; fail with a sentence that says what should have happened."""
-    try:
-        async with asyncio.timeout(SECONDS):
-            while not await holds():  # noqa: ASYNC110 - what is waited for knows nothing of us
-                await asyncio.sleep(0.01)
-    except TimeoutError as error:
-        raise AssertionError(f"{what}: not within {SECONDS:g} s") from error
+OpenTransport = Callable[[str], Transport]
 
 
 class LocalSystem:
-    """The manager runs between enter and exit. Tasks and workers stay in the store as they are then."""
+    """A system whose manager runs between enter and exit. Its tasks and workers stay in the store."""
 
     def __init__(
         self,
-        connect: Connector,
+        connect: OpenTransport,
         store: Store,
         *,
         clock: Clock | None = None,
@@ -84,13 +74,13 @@ class LocalSystem:
     async def __aenter__(self) -> Self:
         await self._stack.enter_async_context(self._own)
         await self._stack.enter_async_context(self.transport)
-        self.serving = asyncio.create_task(self.manager.run())
-        await until(self._serves, "the manager should lead")
+        self.manager_task = asyncio.create_task(self.manager.run())
+        await until_async(self._serves, "the manager should lead")
         return self
 
     async def _serves(self) -> bool:
-        if self.serving.done():
-            self.serving.result()
+        if self.manager_task.done():
+            self.manager_task.result()
         return self.manager.is_leading and self.manager.is_ready
 
     async def __aexit__(
@@ -100,7 +90,7 @@ class LocalSystem:
         trace: TracebackType | None,
     ) -> None:
         self.manager.stop()
-        ended = await asyncio.gather(self.serving, return_exceptions=True)
+        ended = await asyncio.gather(self.manager_task, return_exceptions=True)
         for worker in self._running:
             worker.cancel()
         await asyncio.gather(*self._running, return_exceptions=True)
@@ -111,39 +101,41 @@ class LocalSystem:
     # --- workers and clients
 
     def executor(self, handlers: Handlers) -> Executor:
-        """Run these handlers until the workers of the system are gone."""
+        """Return an executor of these handlers that is closed at the end of the system."""
         return self._stack.enter_context(HandlerExecutor(handlers))
 
     async def worker(
         self, title: str, skill: int, make: Callable[[WorkerProfile], Executor], **more: Any
     ) -> Worker:
-        """Start a worker; return it when the manager knows it."""
+        """Start a worker; return it when the store has it."""
         transport = await self._stack.enter_async_context(self._connect(f"worker {slug(title)}"))
-        who = profile(title, skill, **more)
-        executor = make(who)
-        who = who.model_copy(update={"types": more.get("types", executor.types)})
-        worker = Worker(transport, who, executor, clock=self._clock, grace=5.0)
+        worker_profile = profile(title, skill, **more)
+        executor = make(worker_profile)
+        worker_profile = worker_profile.model_copy(
+            update={"types": more.get("types", executor.types)}
+        )
+        worker = Worker(transport, worker_profile, executor, clock=self._clock, grace=5.0)
         self._running.append(asyncio.create_task(worker.run()))
-        await self.is_known(who)
+        await self.wait_for_worker(worker_profile)
         return worker
 
     async def connect_by_hand(self, title: str, skill: int, **more: Any) -> WorkerProfile:
-        """Connect a worker without a process: its queue exists, and nobody consumes it."""
-        who = profile(title, skill, **more)
-        await self.transport.declare(topology.worker_topology(who.name))
-        await self.report("connect", who.name, Connect(worker=who))
-        await self.is_known(who)
-        return who
+        """Connect a worker without a process: its queue exists and has no consumer."""
+        worker_profile = profile(title, skill, **more)
+        await self.transport.declare(topology.worker_topology(worker_profile.name))
+        await self.report("connect", worker_profile.name, Connect(worker=worker_profile))
+        await self.wait_for_worker(worker_profile)
+        return worker_profile
 
-    async def is_known(self, who: WorkerProfile) -> None:
-        async def is_there() -> bool:
+    async def wait_for_worker(self, worker_profile: WorkerProfile) -> None:
+        async def is_stored() -> bool:
             rows = await self.store.workers()
-            return any(row.profile.incarnation == who.incarnation for row in rows)
+            return any(row.profile.incarnation == worker_profile.incarnation for row in rows)
 
-        await until(is_there, f"worker {who.title} should be known")
+        await until_async(is_stored, f"worker {worker_profile.title} should be known")
 
-    async def report(self, kind: str, worker: str, message: Message) -> None:
-        await self.publish(topology.REPORTS, f"{kind}.{worker}", message)
+    async def report(self, message_kind: str, worker: str, message: Message) -> None:
+        await self.publish(topology.REPORTS, f"{message_kind}.{worker}", message)
 
     async def publish(self, exchange: str, key: str, message: Message | Outgoing) -> None:
         out = message if isinstance(message, Outgoing) else Outgoing.from_message(message)
@@ -155,19 +147,19 @@ class LocalSystem:
 
     # --- what the store shows
 
-    async def becomes(self, run: str, id: str, status: TaskStatus) -> None:
+    async def wait_for_status(self, run: str, id: str, status: TaskStatus) -> None:
         async def has_become() -> bool:
             row = await self.store.task((run, id))
             return row is not None and row.status is status
 
-        await until(has_become, f"task {id} of {run} should be {status}")
+        await until_async(has_become, f"task {id} of {run} should be {status}")
 
-    async def ends(self, run: str) -> None:
+    async def wait_for_run_end(self, run: str) -> None:
         async def has_ended() -> bool:
             row = await self.store.run(run)
             return row is not None and row.finished_at is not None
 
-        await until(has_ended, f"run {run} should end")
+        await until_async(has_ended, f"run {run} should end")
 
 
 def profile(title: str, skill: int, **more: Any) -> WorkerProfile:

@@ -1,4 +1,4 @@
-"""A system of processes on a vhost of its own."""
+"""Start a system of processes on its own vhost."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import pytest
 
 from tests.e2e.processes import TIME_SCALE, System
 from tests.e2e.proxy import Proxy
-from tests.postgres import Postgres
+from tests.support.postgres import Postgres
 
 MY_TASKS = '''
 import asyncio
@@ -23,15 +23,15 @@ other = Handlers()
 done = Path("done")
 
 
-def note(name: str) -> None:
+def touch_file(name: str) -> None:
     (done / f"{name}.{uuid4().hex}").touch()
 
 
 @handlers.task
 def work(context: Context, seconds: float = 0.0) -> str:
-    note(f"begun-{context.id}")
+    touch_file(f"started-{context.id}")
     time.sleep(seconds)
-    note(f"ended-{context.id}")
+    touch_file(f"ended-{context.id}")
     return context.id
 
 
@@ -42,8 +42,8 @@ async def join(context: Context, sep: str = "-") -> str:
 
 @handlers.task
 async def once(context: Context) -> int:
-    """Holds up the first worker that gets it, for ever."""
-    note("once")
+    """Block the worker of the first attempt for ever."""
+    touch_file("once")
     if context.attempt == 1:
         await asyncio.sleep(600)
     return context.attempt
@@ -60,34 +60,34 @@ def speech(words: list[str]) -> int:
 '''
 
 
-def lay_out(here: Path) -> None:
-    """Put what the processes need where they run."""
-    (here / "done").mkdir()
-    (here / "my_tasks.py").write_text(MY_TASKS)
+def prepare_folder(folder: Path) -> None:
+    """Write the files that the processes need to the folder where they run."""
+    (folder / "done").mkdir()
+    (folder / "my_tasks.py").write_text(MY_TASKS)
 
 
 @pytest.fixture
 def shared_store(postgres: Postgres) -> Iterator[str]:
-    """The URL of a store that several managers may share."""
-    with postgres.own_database() as url:
+    """Yield the URL of a store that several managers may share."""
+    with postgres.database_sync() as url:
         yield url
 
 
 @pytest.fixture
 def proxy(broker_url: str) -> Iterator[Proxy]:
-    """A way to the broker that can be cut."""
+    """Yield a proxy to the broker whose connections can be cut."""
     with Proxy(broker_url) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def time_scale() -> float:
-    """How long the waits of the protocol are, as a part of the real ones; `real_durations` sets 1."""
+    """Return the factor for all durations of the protocol; `real_durations` sets it to 1."""
     return TIME_SCALE
 
 
 @pytest.fixture
 def system(broker_url: str, tmp_path: Path, time_scale: float) -> Iterator[System]:
-    lay_out(tmp_path)
+    prepare_folder(tmp_path)
     with System(broker_url, tmp_path, time_scale) as system:
         yield system

@@ -1,4 +1,4 @@
-"""Whole processes that share nothing but a broker."""
+"""Start managers, workers and clients as processes that share only a broker."""
 
 import json
 import os
@@ -6,20 +6,20 @@ import re
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 import pytest
 
-SECONDS = 45.0  # generous: the machine may be busy
-# Of leases, probes and pauses, in the processes that tests start; 1 lets them wait as long as they do for users.
+from tests.support.waiting import WAIT_SECONDS, until
+
+# The factor for leases, probes and pauses of the processes; 1 gives the durations that users have.
 TIME_SCALE = float(os.environ.get("SKILLQ_TEST_E2E_TIME_SCALE", "0.2"))
-# For tests of a promise in seconds, and for those in which real work must outlast or fit into a wait.
+# For tests of a promise in seconds, and for tests whose work must take longer or shorter than a wait.
 real_durations = pytest.mark.parametrize("time_scale", [1.0], ids=["real durations"])
 
 TUTORIAL = """
@@ -41,25 +41,18 @@ SUMMARY = [
 ]
 
 
-def until(holds: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not holds():
-        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
-        time.sleep(0.02)
-
-
 class Process:
-    """A process, its standard output and standard error in files that can be read meanwhile."""
+    """A process whose standard output and standard error are files that can be read while it runs."""
 
     def __init__(
-        self, name: str, arguments: Sequence[str], here: Path, environment: dict[str, str]
+        self, name: str, arguments: Sequence[str], folder: Path, environment: dict[str, str]
     ) -> None:
         self.name = name
-        self._out, self._err = here / f"{name}.out", here / f"{name}.err"
+        self._out, self._err = folder / f"{name}.out", folder / f"{name}.err"
         with self._out.open("wb") as out, self._err.open("wb") as err:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                cwd=here,
+                cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,
                 stderr=err,
@@ -80,7 +73,7 @@ class Process:
 
     @property
     def log(self) -> list[dict[str, Any]]:
-        """The events it has logged."""
+        """Return the events that the process has logged."""
         lines = self.err.splitlines()
         return [json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")]
 
@@ -91,39 +84,41 @@ class Process:
             if entry["event"] == event and all(entry.get(k) == v for k, v in fields.items())
         ]
 
-    def says(self, event: str, count: int = 1, seconds: float = SECONDS, **fields: object) -> None:
-        """Wait until it has logged that."""
+    def wait_for_log(
+        self, event: str, count: int = 1, seconds: float = WAIT_SECONDS, **fields: object
+    ) -> None:
+        """Wait until the process has logged this event `count` times with these fields."""
         until(
-            lambda: len(self.logged(event, **fields)) >= count or self.is_over,
+            lambda: len(self.logged(event, **fields)) >= count or self.has_exited,
             f"{self.name} should log {event} {fields}",
             seconds,
         )
         assert len(self.logged(event, **fields)) >= count, self.err
 
     @property
-    def is_over(self) -> bool:
+    def has_exited(self) -> bool:
         return self._process.poll() is not None
 
-    def ask(self, path: str) -> Any:
-        """What a manager answers under this path."""
-        self.says("http_serving")
+    def get_json(self, path: str) -> Any:
+        """Return the JSON that a manager serves under this path."""
+        self.wait_for_log("http_serving")
         port = self.logged("http_serving")[-1]["port"]
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
-            return json.loads(answer.read())
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+            return json.loads(response.read())
 
-    def succeeded(self, run: str) -> int:
-        """How many tasks of a run have succeeded; 0 where a manager cannot say."""
+    def succeeded_count(self, run: str) -> int:
+        """Return how many tasks of a run have succeeded, or 0 if the manager cannot be asked."""
         try:
-            return int(self.ask(f"/api/runs/{run}")["counts"]["succeeded"])
-        except OSError:  # not there yet, or its database is not
+            return int(self.get_json(f"/api/runs/{run}")["counts"]["succeeded"])
+        except OSError:  # the manager or its database cannot be reached yet
             return 0
 
     def tasks(self, run: str) -> list[dict[str, Any]]:
-        """All tasks of a run, as a manager answers."""
+        """Return all tasks of a run, as a manager shows them."""
         found: list[dict[str, Any]] = []
         cursor = ""
         while True:
-            page = self.ask(f"/api/tasks?run={run}&limit=1000{cursor}")
+            page = self.get_json(f"/api/tasks?run={run}&limit=1000{cursor}")
             found += page["items"]
             if page["next_cursor"] is None:
                 return found
@@ -132,28 +127,28 @@ class Process:
     def signal(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
-    def ends(self, seconds: float = SECONDS) -> int:
-        """Wait for its end; its exit status."""
+    def wait_for_exit(self, seconds: float = WAIT_SECONDS) -> int:
+        """Wait until the process ends; return its exit status."""
         try:
             return self._process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} goes on:\n{self.out}\n{self.err}") from None
+            raise AssertionError(f"{self.name} still runs:\n{self.out}\n{self.err}") from None
 
-    def dies(self) -> None:
-        """Wait until a crash point has killed it."""
-        assert self.ends() == -signal.SIGKILL, self.err
+    def wait_for_crash(self) -> None:
+        """Wait until a crash point has killed the process."""
+        assert self.wait_for_exit() == -signal.SIGKILL, self.err
 
     def kill(self) -> None:
-        """End it as a machine that loses its power does."""
+        """Kill the process at once, as if the machine lost its power."""
         self._process.kill()
         self._process.wait()
 
 
 class System:
-    """The processes of one test; they are gone when it is over."""
+    """The processes of one test. They are killed at its end."""
 
-    def __init__(self, broker_url: str, here: Path, time_scale: float = TIME_SCALE) -> None:
-        self.here = here
+    def __init__(self, broker_url: str, folder: Path, time_scale: float = TIME_SCALE) -> None:
+        self.folder = folder
         self.broker_url = broker_url
         self._started: list[Process] = []
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("SKILLQ_")} | {
@@ -183,37 +178,37 @@ class System:
 
     def start(self, name: str, *arguments: str, **variables: str) -> Process:
         name = f"{len(self._started)}-{re.sub('[^a-z0-9]+', '-', name.lower())}"
-        process = Process(name, arguments, self.here, self._environment | variables)
+        process = Process(name, arguments, self.folder, self._environment | variables)
         self._started.append(process)
         return process
 
-    def manager(self, **variables: object) -> Process:
-        """On `sqlite:///skillq.db`, in this system's own folder, unless `store_url` says otherwise."""
+    def start_manager(self, **variables: object) -> Process:
+        """Start a manager on `sqlite:///skillq.db` in the folder of the system, or on `store_url`."""
         return self.start("manager", "skillq_manager", **_variables(variables))
 
-    def worker(
+    def start_worker(
         self, worker: str, skill: int = 5, handlers: str = "", **variables: object
     ) -> Process:
         arguments = ["skillq_worker", *([handlers] if handlers else [])]
         given = _variables({"name": worker, "skill": skill} | variables)
         return self.start(f"worker {worker}", *arguments, **given)
 
-    def tiers(self) -> list[Process]:
+    def start_tutorial_workers(self) -> list[Process]:
         tiers = (("Junior", 3), ("Intermediate", 6), ("Senior", 9))
-        return [self.worker(name, skill) for name, skill in tiers]
+        return [self.start_worker(name, skill) for name, skill in tiers]
 
-    def skillq(self, *arguments: str) -> Process:
+    def start_cli(self, *arguments: str) -> Process:
         return self.start("skillq", "skillq_cli", *arguments)
 
-    def submit(self, file: str, *arguments: str) -> Process:
-        return self.skillq("submit", file, "--watch", "--json", *arguments)
+    def start_watching_submit(self, file: str, *arguments: str) -> Process:
+        return self.start_cli("submit", file, "--watch", "--json", *arguments)
 
-    def write(self, name: str, text: str) -> str:
-        (self.here / name).write_text(text)
+    def write_file(self, name: str, text: str) -> str:
+        (self.folder / name).write_text(text)
         return name
 
 
-def tasks(count: int, **fields: object) -> str:
+def tasks_file(count: int, **fields: object) -> str:
     return json.dumps({"tasks": [{"id": n, "difficulty": 1} | fields for n in range(count)]})
 
 
@@ -221,20 +216,20 @@ def _variables(given: dict[str, object]) -> dict[str, str]:
     return {f"SKILLQ_{name.upper()}": str(value) for name, value in given.items()}
 
 
-def answer(process: Process, code: int = 0) -> dict[str, Any]:
-    """What a watching submitter says at the end."""
-    assert process.ends() == code, process.err
+def wait_for_result(process: Process, code: int = 0) -> dict[str, Any]:
+    """Wait for `submit --watch --json` to exit with `code`; return the result that it prints."""
+    assert process.wait_for_exit() == code, process.err
     assert not process.err
-    answer: dict[str, Any] = json.loads(process.out)
-    return answer
+    result: dict[str, Any] = json.loads(process.out)
+    return result
 
 
-def begun(here: Path) -> Counter[str]:
-    """How often each task was begun, by what the tests' own handlers left."""
-    names = (name.partition(".")[0] for name in executions(here))
-    return Counter(name.removeprefix("begun-") for name in names if name.startswith("begun-"))
+def start_counts(folder: Path) -> Counter[str]:
+    """Return how often each task was started, counted from the files of the tests' handlers."""
+    names = (name.partition(".")[0] for name in execution_files(folder))
+    return Counter(name.removeprefix("started-") for name in names if name.startswith("started-"))
 
 
-def executions(here: Path) -> Iterator[str]:
-    """The files that the tests' own handlers leave, one an execution."""
-    return (path.name for path in (here / "done").iterdir())
+def execution_files(folder: Path) -> Iterator[str]:
+    """Yield the names of the files that the tests' handlers write, one for each execution."""
+    return (path.name for path in (folder / "done").iterdir())

@@ -1,4 +1,4 @@
-"""A TCP proxy between a process and its broker, to cut connections and to let them go dead unnoticed."""
+"""A TCP proxy between a process and its broker that can cut connections or make them half open."""
 
 import asyncio
 import threading
@@ -8,13 +8,13 @@ from types import TracebackType
 from typing import Self, TypeVar
 from urllib.parse import urlsplit
 
-from tests.ports import free_ports
+from tests.support.ports import free_ports
 
 T = TypeVar("T")
 
 
-class _Line:
-    """One connection, both ways. A dead one takes what is said, and says nothing any more, not even its end."""
+class _ProxiedConnection:
+    """A connection with its two directions. A dead one accepts data and forwards nothing, not even its end."""
 
     def __init__(self, *, dead: bool) -> None:
         self.dead = dead
@@ -35,16 +35,16 @@ class _Line:
 
 
 class Proxy:
-    """Listens on a port of its own, and passes everything on to the broker of `url`."""
+    """Listen on a port and forward all data to the broker of `url`."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
         self._target = parts.hostname, parts.port
         [self._port] = free_ports(1)
-        who, _, _ = parts.netloc.rpartition("@")
-        self.url = parts._replace(netloc=f"{who}@127.0.0.1:{self._port}").geturl()
-        self._dark = self._shut = False
-        self._lines: set[_Line] = set()
+        credentials, _, _ = parts.netloc.rpartition("@")
+        self.url = parts._replace(netloc=f"{credentials}@127.0.0.1:{self._port}").geturl()
+        self._new_connections_dead = self._refuses = False
+        self._connections: set[_ProxiedConnection] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="proxy", daemon=True)
 
@@ -65,21 +65,21 @@ class Proxy:
         self._loop.close()
 
     def cut(self) -> None:
-        """End all connections; new ones are welcome."""
+        """Close all connections. New connections work."""
         self._do(self._cut)
 
-    def swallow(self) -> None:
-        """From now on nothing comes through, and no end of it is told: cables pulled out."""
+    def make_half_open(self) -> None:
+        """Forward nothing from now on and close nothing, as if the cables were pulled out."""
         self._do(self._swallow)
 
     def refuse(self) -> None:
-        """End all connections, and new ones at once."""
-        self._shut = True
+        """Close all connections, and close new connections at once."""
+        self._refuses = True
         self.cut()
 
     def heal(self) -> None:
-        """New connections work again. Those that had gone dead stay so until their ends notice."""
-        self._dark = self._shut = False
+        """Let new connections work again. Half-open connections stay so until their ends notice."""
+        self._new_connections_dead = self._refuses = False
 
     def _do(self, work: Callable[[], Awaitable[T]]) -> T:
         async def run() -> T:
@@ -88,34 +88,39 @@ class Proxy:
         return asyncio.run_coroutine_threadsafe(run(), self._loop).result(10)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        line = _Line(dead=self._dark)
-        self._lines.add(line)
-        line.writers.append(writer)
-        # A server that is closed cancels this, and asyncio would complain of it.
+        connection = _ProxiedConnection(dead=self._new_connections_dead)
+        self._connections.add(connection)
+        connection.writers.append(writer)
+        # Closing the server cancels this coroutine, and asyncio would log that as an error.
         with suppress(OSError, asyncio.CancelledError):
-            if not self._shut:
-                await self._pass_on(line, reader, writer)
-        line.cut()
-        self._lines.discard(line)
+            if not self._refuses:
+                await self._forward(connection, reader, writer)
+        connection.cut()
+        self._connections.discard(connection)
 
-    async def _pass_on(
-        self, line: _Line, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    async def _forward(
+        self,
+        connection: _ProxiedConnection,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
     ) -> None:
-        if line.dead:
-            await line.pump(reader, writer)
+        if connection.dead:
+            await connection.pump(reader, writer)
             return
         broker_reader, broker_writer = await asyncio.open_connection(*self._target)
-        line.writers.append(broker_writer)
-        await asyncio.gather(line.pump(reader, broker_writer), line.pump(broker_reader, writer))
+        connection.writers.append(broker_writer)
+        await asyncio.gather(
+            connection.pump(reader, broker_writer), connection.pump(broker_reader, writer)
+        )
 
     async def _cut(self) -> None:
-        for line in list(self._lines):
-            line.cut()
+        for connection in list(self._connections):
+            connection.cut()
 
     async def _swallow(self) -> None:
-        self._dark = True
-        for line in self._lines:
-            line.dead = True
+        self._new_connections_dead = True
+        for connection in self._connections:
+            connection.dead = True
 
     async def _close(self) -> None:
         self._server.close()

@@ -1,6 +1,6 @@
-"""Processes that die between any two of their steps, and are started again.
+"""Processes die between any two of their steps and are started again.
 
-Each test kills one process at one point, by its own hand: SIGKILL from `skillq.runtime.crash_points`. The others live on.
+In each test one process kills itself by SIGKILL at one crash point (`skillq.runtime.crash_points`).
 """
 
 import asyncio
@@ -15,9 +15,10 @@ import pytest
 from skillq.client import Client
 from skillq.messages import Task
 from skillq.transport.rabbitmq import RabbitTransport
-from tests.broker import Broker
-from tests.e2e.conftest import lay_out
-from tests.e2e.processes import Process, System, begun, until
+from tests.e2e.conftest import prepare_folder
+from tests.e2e.processes import Process, System, start_counts
+from tests.support.broker import Broker
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(120)]
 
@@ -26,29 +27,29 @@ WORKER = ["received", "accepted", "acked", "started", "finished", "confirmed"]
 
 
 @dataclass
-class Plant:
-    """A manager and two workers that outlive the tests, as far as those let them."""
+class CrashTestSystem:
+    """A manager and two workers that all tests of this module share."""
 
     system: System
     broker_url: str
     store_url: str
-    leader: Process | None = None
+    latest_manager: Process | None = None
 
-    def manager(self, crash_at: str = "") -> Process:
-        """Start the manager; whoever led is dead, and its lease over."""
+    def start_manager(self, crash_at: str = "") -> Process:
+        """Start a manager after ending the lease of the last leader, which is dead."""
         if "postgresql" in self.store_url:
             asyncio.run(_end_lease(self.store_url))
-        self.leader = self.system.manager(store_url=self.store_url, crash_at=crash_at)
-        return self.leader
+        self.latest_manager = self.system.start_manager(store_url=self.store_url, crash_at=crash_at)
+        return self.latest_manager
 
     @property
-    def serving(self) -> Process:
-        if self.leader is None or self.leader.is_over:
-            self.leader = self.manager()
-        return self.leader
+    def running_manager(self) -> Process:
+        if self.latest_manager is None or self.latest_manager.has_exited:
+            self.latest_manager = self.start_manager()
+        return self.latest_manager
 
     def submit(self, run: str, tasks: list[Task]) -> None:
-        """Hand tasks in; they wait for a manager."""
+        """Submit tasks without waiting for a manager."""
 
         async def submit() -> None:
             async with RabbitTransport(
@@ -58,25 +59,25 @@ class Plant:
 
         asyncio.run(submit())
 
-    def all_succeed_once(self, run: str, tasks: list[Task]) -> None:
-        """Wait until they have; no second attempt of any of them has counted."""
-        manager = self.serving
+    def assert_all_succeed_once(self, run: str, tasks: list[Task]) -> None:
+        """Wait until all have succeeded; check that no result of a task was counted twice."""
+        manager = self.running_manager
         until(
             lambda: all(task["status"] == "succeeded" for task in self._rows(manager, run, tasks)),
             f"all of {run} should succeed",
         )
         for task in tasks:
-            attempts = manager.ask(f"/api/tasks/{run}/{task.id}")["attempts"]
+            attempts = manager.get_json(f"/api/tasks/{run}/{task.id}")["attempts"]
             counted = [one["outcome"] for one in attempts if one["counted"]]
             assert counted.count("succeeded") == 1
             assert counted[-1] == "succeeded"
             assert set(counted) <= {"succeeded", "lost"}
-        view = manager.ask(f"/api/runs/{run}")
+        view = manager.get_json(f"/api/runs/{run}")
         assert {status: n for status, n in view["counts"].items() if n} == {"succeeded": len(tasks)}
 
     def _rows(self, manager: Process, run: str, tasks: list[Task]) -> list[dict[str, object]]:
-        if all(one["run"] != run for one in manager.ask("/api/runs?limit=1000")["items"]):
-            return [{"status": "not there"}]
+        if all(one["run"] != run for one in manager.get_json("/api/runs?limit=1000")["items"]):
+            return [{"status": "unknown"}]
         rows = manager.tasks(run)
         assert len(rows) == len(tasks)
         return rows
@@ -92,70 +93,72 @@ async def _end_lease(url: str) -> None:
 
 
 @pytest.fixture(scope="module", params=["sqlite", "postgresql"])
-def plant(
+def crash_system(
     request: pytest.FixtureRequest, broker: Broker, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Plant]:
-    here = tmp_path_factory.mktemp("plant")
-    lay_out(here)
+) -> Iterator[CrashTestSystem]:
+    folder = tmp_path_factory.mktemp("crash-tests")
+    prepare_folder(folder)
     with ExitStack() as stack:
         broker_url = stack.enter_context(broker.vhost())
         store_url = "sqlite:///skillq.db"
         if request.param == "postgresql":
             store_url = stack.enter_context(request.getfixturevalue("postgres").own_database())
-        system = stack.enter_context(System(broker_url, here))
-        plant = Plant(system, broker_url, store_url)
-        plant.manager().says("leading")
+        system = stack.enter_context(System(broker_url, folder))
+        crash_system = CrashTestSystem(system, broker_url, store_url)
+        crash_system.start_manager().wait_for_log("leading")
         for name in ("one", "two"):
-            system.worker(name, 5, "my_tasks:handlers").says("connected")
-        yield plant
+            system.start_worker(name, 5, "my_tasks:handlers").wait_for_log("connected")
+        yield crash_system
 
 
 def some_tasks(prefix: str, count: int, **fields: Any) -> list[Task]:
-    """Tasks of which the last one waits for all others."""
+    """Return tasks of which the last one depends on all others."""
     ids = [f"{prefix}-{n}" for n in range(count)]
     tasks = [Task(id=id, difficulty=1, type="work", **fields) for id in ids]
     return [*tasks[:-1], tasks[-1].model_copy(update={"depends_on": tuple(ids[:-1])})]
 
 
-def executions_of(plant: Plant, tasks: list[Task]) -> dict[str, int]:
-    times = begun(plant.system.here)
-    return {task.id: times[task.id] for task in tasks}
+def executions_of(crash_system: CrashTestSystem, tasks: list[Task]) -> dict[str, int]:
+    counts = start_counts(crash_system.system.folder)
+    return {task.id: counts[task.id] for task in tasks}
 
 
 @pytest.mark.parametrize("point", MANAGER)
-def test_a_manager_killed_there_twice_loses_nothing_and_has_nothing_done_twice(
-    plant: Plant, point: str
+def test_a_manager_killed_twice_at_this_point_loses_no_task_and_runs_none_twice(
+    crash_system: CrashTestSystem, point: str
 ) -> None:
-    plant.serving.kill()
+    crash_system.running_manager.kill()
     tasks = some_tasks(f"m-{point}", 6)
-    plant.submit(f"manager {point}", tasks)
-    plant.manager(f"manager.{point}").dies()
-    plant.manager(f"manager.{point}:3").dies()
-    plant.manager()
-    plant.all_succeed_once(f"manager-{point}", tasks)
-    assert executions_of(plant, tasks) == {task.id: 1 for task in tasks}
+    crash_system.submit(f"manager {point}", tasks)
+    crash_system.start_manager(f"manager.{point}").wait_for_crash()
+    crash_system.start_manager(f"manager.{point}:3").wait_for_crash()
+    crash_system.start_manager()
+    crash_system.assert_all_succeed_once(f"manager-{point}", tasks)
+    assert executions_of(crash_system, tasks) == {task.id: 1 for task in tasks}
 
 
 @pytest.mark.parametrize("point", WORKER)
-def test_a_worker_killed_there_loses_nothing_and_repeats_at_most_what_it_had_not_reported(
-    plant: Plant, point: str
+def test_a_worker_killed_at_this_point_loses_no_task_and_repeats_only_unreported_ones(
+    crash_system: CrashTestSystem, point: str
 ) -> None:
-    manager = plant.serving
+    manager = crash_system.running_manager
     victim = f"victim {point}"
 
     def start(**more: object) -> Process:
-        return plant.system.worker(victim, 5, "my_tasks:handlers", specialty=f"w-{point}", **more)
+        return crash_system.system.start_worker(
+            victim, 5, "my_tasks:handlers", specialty=f"w-{point}", **more
+        )
 
     first = start(crash_at=f"worker.{point}:2")
     tasks = some_tasks(f"w-{point}", 4, requires=(f"w-{point}",))
-    plant.submit(f"worker {point}", tasks)
-    first.dies()
+    crash_system.submit(f"worker {point}", tasks)
+    first.wait_for_crash()
     second = start()
-    plant.all_succeed_once(f"worker-{point}", tasks)
-    times = executions_of(plant, tasks)
-    assert set(times.values()) <= {1, 2}
-    # The result of the first may not have been confirmed yet when the second was finished.
+    crash_system.assert_all_succeed_once(f"worker-{point}", tasks)
+    counts = executions_of(crash_system, tasks)
+    assert set(counts.values()) <= {1, 2}
+    # The result of the first task may not be confirmed when the second is finished.
     most = {"received": 0, "accepted": 0, "finished": 2}.get(point, 1)
-    assert sum(times.values()) - len(tasks) <= most
+    assert sum(counts.values()) - len(tasks) <= most
     second.kill()
-    assert plant.serving is manager, "it had nothing to die of"
+    assert crash_system.running_manager is manager, "the manager should not have died"

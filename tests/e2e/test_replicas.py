@@ -1,4 +1,4 @@
-"""Two managers on one PostgreSQL: one leads, the other takes over when it has to."""
+"""Of two managers on one PostgreSQL one leads, and the other leads when the first cannot."""
 
 import asyncio
 import json
@@ -9,8 +9,9 @@ from time import monotonic
 import asyncpg  # type: ignore[import-untyped]
 import pytest
 
-from tests.e2e.processes import Process, System, begun, real_durations, until
+from tests.e2e.processes import Process, System, real_durations, start_counts
 from tests.e2e.proxy import Proxy
+from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(180)]
 
@@ -20,103 +21,107 @@ TASKS = 60
 
 @pytest.fixture
 def first(system: System, shared_store: str, proxy: Proxy) -> Process:
-    manager = system.manager(store_url=shared_store, broker_url=proxy.url)
-    manager.says("leading")
+    manager = system.start_manager(store_url=shared_store, broker_url=proxy.url)
+    manager.wait_for_log("leading")
     return manager
 
 
 @pytest.fixture
 def second(system: System, shared_store: str, first: Process) -> Process:
-    manager = system.manager(store_url=shared_store)
-    manager.says("standing_by")
+    manager = system.start_manager(store_url=shared_store)
+    manager.wait_for_log("standing_by")
     return manager
 
 
 @pytest.fixture
-def work(system: System, second: Process) -> Callable[[], None]:
-    """Work that goes on for some seconds; what is returned waits until each task has been done once."""
+def wait_for_work(system: System, second: Process) -> Callable[[], None]:
+    """Submit work for some seconds; return a function that waits until each task has run once."""
     for name in ("one", "two"):
-        system.worker(name, 5, "my_tasks:handlers").says("connected")
+        system.start_worker(name, 5, "my_tasks:handlers").wait_for_log("connected")
     tasks = [
-        {"id": n, "difficulty": 1, "type": "work", "payload": {"seconds": 0.3}}
+        {"id": n, "difficulty": 1, "type": "wait_for_work", "payload": {"seconds": 0.3}}
         for n in range(TASKS)
     ]
-    system.skillq("submit", system.write("tasks.json", json.dumps({"tasks": tasks})))
-    until(lambda: begun(system.here).total() >= 5, "the work is going on")
+    system.start_cli("submit", system.write_file("tasks.json", json.dumps({"tasks": tasks})))
+    until(lambda: start_counts(system.folder).total() >= 5, "the work should be going on")
 
     def done() -> None:
-        until(lambda: second.succeeded("default") == TASKS, "all should succeed")
-        assert begun(system.here) == {str(n): 1 for n in range(TASKS)}
+        until(lambda: second.succeeded_count("default") == TASKS, "all should succeed")
+        assert start_counts(system.folder) == {str(n): 1 for n in range(TASKS)}
 
     return done
 
 
-def takes_over(second: Process, since: float, within: float = TAKE_OVER_SECONDS) -> None:
-    second.says("leading", seconds=within)
+def assert_takes_over(second: Process, since: float, within: float = TAKE_OVER_SECONDS) -> None:
+    second.wait_for_log("leading", seconds=within)
     assert monotonic() - since < within
 
 
 @real_durations
-def test_when_the_leader_is_killed_the_other_leads_within_15_seconds(
-    first: Process, second: Process, work: Callable[[], None]
+def test_a_standby_leads_within_15_seconds_after_the_leader_is_killed(
+    first: Process, second: Process, wait_for_work: Callable[[], None]
 ) -> None:
     began = monotonic()
     first.kill()
-    takes_over(second, began)
-    work()
+    assert_takes_over(second, began)
+    wait_for_work()
 
 
 @real_durations
-def test_when_the_leader_leaves_the_other_leads_at_once(
-    first: Process, second: Process, work: Callable[[], None]
+def test_a_standby_leads_at_once_when_the_leader_leaves(
+    first: Process, second: Process, wait_for_work: Callable[[], None]
 ) -> None:
     first.signal(signal.SIGTERM)
-    assert first.ends() == 0
-    second.says("leading", seconds=4)
-    work()
+    assert first.wait_for_exit() == 0
+    second.wait_for_log("leading", seconds=4)
+    wait_for_work()
 
 
 @real_durations
-def test_a_leader_that_was_paused_is_replaced_within_15_seconds_and_writes_nothing_when_it_wakes_up(
-    first: Process, second: Process, work: Callable[[], None]
+def test_a_paused_leader_is_replaced_within_15_seconds_and_writes_nothing_when_it_resumes(
+    first: Process, second: Process, wait_for_work: Callable[[], None]
 ) -> None:
     began = monotonic()
     first.signal(signal.SIGSTOP)
-    takes_over(second, began)
-    told = len(first.log)
+    assert_takes_over(second, began)
+    logged_before = len(first.log)
     first.signal(signal.SIGCONT)
-    first.says("standing_by")
-    work()
-    events = {entry["event"] for entry in first.log[told:]}
+    first.wait_for_log("standing_by")
+    wait_for_work()
+    events = {entry["event"] for entry in first.log[logged_before:]}
     assert "leading" not in events
-    assert events & {"stepped_down", "store_failed"}, "it says why"
-    said = [one for m in (first, second) for one in m.logged("task_ended") if "now" not in one]
-    assert len({one["task"][1] for one in said}) == len(said), "nothing was counted twice"
-    assert first.succeeded("default") == TASKS
+    assert events & {"stepped_down", "store_failed"}, "the log should have the reason"
+    ended = [one for m in (first, second) for one in m.logged("task_ended") if "now" not in one]
+    assert len({one["task"][1] for one in ended}) == len(ended), "no task should be counted twice"
+    assert first.succeeded_count("default") == TASKS
 
 
-def test_a_leader_that_cannot_reach_the_broker_lets_the_other_lead(
-    first: Process, second: Process, work: Callable[[], None], proxy: Proxy, time_scale: float
+def test_a_leader_that_cannot_reach_the_broker_lets_the_standby_lead(
+    first: Process,
+    second: Process,
+    wait_for_work: Callable[[], None],
+    proxy: Proxy,
+    time_scale: float,
 ) -> None:
     began = monotonic()
     proxy.refuse()
-    # Two seconds are for what takes as long at any scale: to connect, and to ask the database.
-    takes_over(second, began, TAKE_OVER_SECONDS * time_scale + 2.0)
+    # Connecting and queries take two seconds more, at any scale.
+    assert_takes_over(second, began, TAKE_OVER_SECONDS * time_scale + 2.0)
     proxy.heal()
-    work()
-    assert not first.is_over
+    wait_for_work()
+    assert not first.has_exited
 
 
-def test_managers_whose_database_drops_them_go_on_by_themselves(
-    first: Process, second: Process, work: Callable[[], None], shared_store: str
+def test_managers_reconnect_by_themselves_after_the_database_closed_their_connections(
+    first: Process, second: Process, wait_for_work: Callable[[], None], shared_store: str
 ) -> None:
-    asyncio.run(drop_all(shared_store))
-    work()
-    assert not first.is_over
-    assert not second.is_over
+    asyncio.run(close_all_connections(shared_store))
+    wait_for_work()
+    assert not first.has_exited
+    assert not second.has_exited
 
 
-async def drop_all(url: str) -> None:
+async def close_all_connections(url: str) -> None:
     connection = await asyncpg.connect(url, timeout=10)
     try:
         await connection.execute(

@@ -47,7 +47,7 @@ def lane_of(item: pytest.Item) -> str:
 def group_of(item: pytest.Item) -> str | None:
     """Return the group of a test that cannot share its broker or its time with the others."""
     fixtures = getattr(item, "fixturenames", ())
-    if "wreck" in fixtures:
+    if "broker_faults" in fixtures:
         return CHAOS
     if "restartable" in fixtures or item.get_closest_marker("serial") is not None:
         return f"{SERIAL}-{_folder(item)}"

@@ -1,6 +1,7 @@
-"""`python -m tests.simulation 300`: run seeds 0 to 299; `17:20`: seeds 17 to 19; `--trace 17`: tell all of one seed.
+"""Run the simulation: `python -m tests.simulation 300` runs seeds 0 to 299; `17:20` runs seeds 17 to 19.
 
-`--bug "ack before commit"`: with a known bug, up to the first seed that shows it.
+`--trace 17` prints all steps of one seed. `--bug "ack before commit"` runs with a planted bug, up to the first seed that
+finds the bug.
 """
 
 import argparse
@@ -8,19 +9,19 @@ import sys
 from os import cpu_count
 
 from tests.simulation.checker import Report, check
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.planted_bugs import PLANTED_BUGS
 from tests.simulation.run import simulate
 from tests.simulation.seeds import replay_command, run_seeds
 
 _MAX_SHOWN = 20
 
 
-def _seeds(written: str) -> range:
-    first, colon, last = written.partition(":")
+def _seeds(text: str) -> range:
+    first, colon, last = text.partition(":")
     return range(int(first), int(last)) if colon else range(int(first))
 
 
-def _tell(seed: int) -> Report:
+def _trace_seed(seed: int) -> Report:
     trace: list[str] = []
     report = check(simulate(seed, trace=trace))
     sys.stdout.write("\n".join(trace) + "\n")
@@ -30,14 +31,14 @@ def _tell(seed: int) -> Report:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="tests.simulation", description=__doc__)
     parser.add_argument("seeds", nargs="?", type=_seeds, default=range(300))
-    one = parser.add_mutually_exclusive_group()
-    one.add_argument("--trace", type=int, metavar="SEED")
-    one.add_argument("--bug", choices=MUTANTS)
+    choice = parser.add_mutually_exclusive_group()
+    choice.add_argument("--trace", type=int, metavar="SEED")
+    choice.add_argument("--bug", choices=PLANTED_BUGS)
     parser.add_argument("--jobs", type=int, default=cpu_count() or 1)
     arguments = parser.parse_args()
     total = Report()
     if arguments.trace is not None:
-        total.add(_tell(arguments.trace))
+        total.add(_trace_seed(arguments.trace))
     else:
         reports = run_seeds(arguments.seeds, arguments.jobs, arguments.bug)
         for seed, report in zip(arguments.seeds, reports, strict=True):

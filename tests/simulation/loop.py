@@ -1,7 +1,7 @@
-"""An event loop of many processes, with a clock of its own: nothing waits, and chance decides what runs next.
+"""An event loop with a virtual clock that runs many simulated processes.
 
-Callbacks of one process run in order, as asyncio promises; those of different processes in any order,
-as operating systems do not. When nothing is ready, time jumps to the next timer.
+Callbacks of one process run in order, as in asyncio. Callbacks of different processes run in a random order. When
+nothing is ready, the clock moves to the next timer.
 """
 
 import asyncio
@@ -20,18 +20,18 @@ _MANY_TASKS = 64
 
 
 class Deadlock(Exception):
-    """Raised when nothing will ever run again, and somebody waits for it."""
+    """Raised when a future is awaited and no callback or timer is left."""
 
 
 class Process:
-    """What runs, pauses and dies together."""
+    """A simulated process: its callbacks run, pause and die together."""
 
     def __init__(self, loop: "VirtualLoop", name: str) -> None:
         self.name = name
         self.ready: deque[asyncio.Handle] = deque()
         self.is_alive = True
         self.is_paused = False
-        self.place = -1  # among the loop's runnable processes
+        self.runnable_index = -1  # position in the loop's list; -1: not runnable
         self.context = copy_context()
         self.context.run(_PROCESS.set, self)
         self._loop = loop
@@ -42,41 +42,41 @@ class Process:
         return self._loop.create_task(work, context=self.context)
 
     def start(self, work: Coroutine[Any, Any, Any]) -> None:
-        """Run something that nobody waits for."""
+        """Run a coroutine whose result is not needed."""
         _ = self.spawn(work)
 
-    def later(self, seconds: float, call: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
+    def call_later(self, seconds: float, call: Callable[[Unpack[Ts]], object], *args: *Ts) -> None:
         self._loop.call_later(seconds, call, *args, context=self.context)
 
-    def keep(self, task: asyncio.Task[Any]) -> None:
-        """A dead process's tasks stay as they were: nobody may collect them, and so run their ends."""
+    def add_task(self, task: asyncio.Task[Any]) -> None:
+        """Keep a task, so that garbage collection does not finish the tasks of a dead process."""
         self._tasks.append(task)
         if len(self._tasks) > self._prune_at:
             self._tasks = [one for one in self._tasks if not one.done()]
             self._prune_at = max(_MANY_TASKS, 2 * len(self._tasks))
 
     def kill(self) -> None:
-        """Run nothing of it any more, until the simulation is over."""
+        """Run no more callbacks of this process until the end of the simulation."""
         self.is_alive = False
-        self._loop.note(self)
+        self._loop.update_runnable(self)
 
     def pause(self) -> None:
         self.is_paused = True
-        self._loop.note(self)
+        self._loop.update_runnable(self)
 
     def resume(self) -> None:
-        """Run all that has become ready meanwhile."""
+        """Run the callbacks that became ready during the pause."""
         self.is_paused = False
-        self._loop.note(self)
+        self._loop.update_runnable(self)
 
-    def raise_from_the_dead(self) -> list[asyncio.Task[Any]]:
-        """Cancel all its tasks, for a clean end of the simulation."""
+    def cancel_tasks(self) -> list[asyncio.Task[Any]]:
+        """Cancel all tasks of this process, for a clean end of the simulation; return these tasks."""
         self.is_alive, self.is_paused = True, False
-        self._loop.note(self)
-        left = [task for task in self._tasks if not task.done()]
-        for task in left:
+        self._loop.update_runnable(self)
+        open_tasks = [task for task in self._tasks if not task.done()]
+        for task in open_tasks:
             task.cancel()
-        return left
+        return open_tasks
 
 
 _PROCESS: ContextVar[Process] = ContextVar("process")
@@ -86,7 +86,7 @@ def current_process() -> Process:
     return _PROCESS.get()
 
 
-class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are asked for
+class VirtualLoop(asyncio.AbstractEventLoop):  # only the methods that asyncio calls here
     def __init__(self, chance: Random) -> None:
         self._chance = chance
         self._now = 0.0
@@ -97,31 +97,31 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are 
         self._is_closed = False
         self.steps = 0
         self.processes: list[Process] = []
-        self.complaints: list[str] = []
-        self.world = self.process("world")
+        self.errors: list[str] = []
+        self.world_process = self.process("world")
 
     def process(self, name: str) -> Process:
         process = Process(self, name)
         self.processes.append(process)
         return process
 
-    def note(self, process: Process) -> None:
-        """Know again whether a process has something to run."""
+    def update_runnable(self, process: Process) -> None:
+        """Add or remove a process from the runnable processes, as its state says."""
         runnable = bool(process.ready) and process.is_alive and not process.is_paused
-        if runnable and process.place < 0:
-            process.place = len(self._runnable)
+        if runnable and process.runnable_index < 0:
+            process.runnable_index = len(self._runnable)
             self._runnable.append(process)
-        elif not runnable and process.place >= 0:
+        elif not runnable and process.runnable_index >= 0:
             last = self._runnable.pop()
             if last is not process:
-                self._runnable[process.place] = last
-                last.place = process.place
-            process.place = -1
+                self._runnable[process.runnable_index] = last
+                last.runnable_index = process.runnable_index
+            process.runnable_index = -1
 
     # --- running
 
     def run_until_complete(self, future: Any) -> Any:
-        task = self.world.spawn(future) if asyncio.iscoroutine(future) else future
+        task = self.world_process.spawn(future) if asyncio.iscoroutine(future) else future
         asyncio._set_running_loop(self)
         self._is_running = True
         try:
@@ -135,18 +135,18 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are 
     def _step(self) -> None:
         runnable = self._runnable
         if not runnable:
-            self._jump()
+            self._advance()
             return
         process = runnable[int(self._chance.random() * len(runnable))]
         handle = process.ready.popleft()
         if not process.ready:
-            self.note(process)
+            self.update_runnable(process)
         if not handle._cancelled:
             self.steps += 1
             handle._run()
 
-    def _jump(self) -> None:
-        """To the next timer, and all that are due with it."""
+    def _advance(self) -> None:
+        """Move the clock to the next timer, and make all due timers ready."""
         timers = self._timers
         if not timers:
             raise Deadlock("nothing is ready, and no timer is set")
@@ -158,10 +158,10 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are 
 
     def _put(self, handle: asyncio.Handle, process: Process) -> None:
         process.ready.append(handle)
-        if process.place < 0:
-            self.note(process)
+        if process.runnable_index < 0:
+            self.update_runnable(process)
 
-    # --- what asyncio asks of a loop
+    # --- the interface for asyncio
 
     def time(self) -> float:
         return self._now
@@ -174,7 +174,7 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are 
     ) -> asyncio.Handle:
         context = context or copy_context()
         handle = asyncio.Handle(callback, args, self, context)
-        self._put(handle, context.get(_PROCESS) or self.world)
+        self._put(handle, context.get(_PROCESS) or self.world_process)
         return handle
 
     def call_later(
@@ -195,12 +195,12 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are 
     ) -> asyncio.TimerHandle:
         context = context or copy_context()
         handle = asyncio.TimerHandle(when, callback, args, self, context)
-        process = context.get(_PROCESS) or self.world
+        process = context.get(_PROCESS) or self.world_process
         heappush(self._timers, (when, next(self._order), handle, process))
         return handle
 
     def _timer_handle_cancelled(self, handle: asyncio.TimerHandle) -> None:
-        """It is passed over when its time comes."""
+        """Do nothing: a cancelled timer is skipped when it is due."""
 
     def create_future(self) -> asyncio.Future[Any]:
         return asyncio.Future(loop=self)
@@ -208,13 +208,15 @@ class VirtualLoop(asyncio.AbstractEventLoop):  # of its methods, those that are 
     def create_task(self, coro: Any, **more: Any) -> asyncio.Task[Any]:
         context = more.get("context")
         task = asyncio.Task(coro, loop=self, **more)
-        process = (_PROCESS.get(None) if context is None else context.get(_PROCESS)) or self.world
-        process.keep(task)
+        process = (
+            _PROCESS.get(None) if context is None else context.get(_PROCESS)
+        ) or self.world_process
+        process.add_task(task)
         return task
 
     def call_exception_handler(self, context: dict[str, Any]) -> None:
-        """Tasks that end with an error which nobody looks at."""
-        self.complaints.append(f"{context.get('message')}: {context.get('exception')!r}")
+        """Keep the errors of tasks whose result was never read."""
+        self.errors.append(f"{context.get('message')}: {context.get('exception')!r}")
 
     def get_debug(self) -> bool:
         return False

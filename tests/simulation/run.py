@@ -1,4 +1,4 @@
-"""One seed, one run, always the same."""
+"""Run the simulation of one seed. The same seed gives the same run."""
 
 import asyncio
 import gc
@@ -11,19 +11,19 @@ from typing import Any, NoReturn
 
 import structlog
 
+from tests.simulation.components import Components
 from tests.simulation.loop import VirtualLoop
-from tests.simulation.parts import Parts
 from tests.simulation.scenario import Scenario, scenario
 from tests.simulation.world import World
 
 
 @contextmanager
 def _determined(seed: int) -> Iterator[None]:
-    """Ids and jitter come from the seed, too."""
+    """Derive random ids and jitter from the seed."""
     chance, urandom, state = Random(f"ids {seed}"), os.urandom, random.getstate()
     os.urandom = chance.randbytes
     random.seed(f"jitter {seed}")
-    gc.disable()  # nothing is collected at a moment of its own choosing
+    gc.disable()  # garbage collection would run at different moments
     try:
         yield
     finally:
@@ -34,11 +34,11 @@ def _determined(seed: int) -> Iterator[None]:
 
 @contextmanager
 def _logged(world: World) -> Iterator[None]:
-    """What the services log goes into the trace, where there is one."""
+    """Add the log of the services to the trace, if there is one."""
 
     def capture(_: object, level: str, event: Any) -> NoReturn:
         name = event.pop("event")
-        world.say(f"{level}: {name}", **event)
+        world.trace_event(f"{level}: {name}", **event)
         raise structlog.DropEvent
 
     before = structlog.get_config()
@@ -58,15 +58,15 @@ def _logged(world: World) -> Iterator[None]:
 def simulate(
     seed: int,
     *,
-    parts: Parts | None = None,
+    parts: Components | None = None,
     trace: list[str] | None = None,
     of: Scenario | None = None,
 ) -> World:
-    """Run a seed to its end, and return the world as it is then."""
+    """Run a seed to its end; return the final world."""
     with _determined(seed):
         loop = VirtualLoop(Random(f"loop {seed}"))  # type: ignore[abstract]
-        world = loop.world.context.run(
-            lambda: World(of or scenario(seed), loop, parts or Parts(), trace)
+        world = loop.world_process.context.run(
+            lambda: World(of or scenario(seed), loop, parts or Components(), trace)
         )
         try:
             with _logged(world):

@@ -1,4 +1,4 @@
-"""What lasts: the memory store as the disk that managers come and go on, and a log of all that was committed."""
+"""Simulate the shared storage of all managers: a memory store with a log of all commits."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -32,28 +32,28 @@ class Commit(NamedTuple):
 
 @dataclass(slots=True)
 class Disk:
-    """Shared by all managers; one of them has the lease. Time is the loop's."""
+    """The storage that all managers share; one manager has the lease. Times are of the virtual loop."""
 
     memory: MemoryStore
     chance: Random
     latency: float = 0.002
-    fails: float = 0.0  # how often a commit fails, and nobody knows whether it was written
-    crash: Callable[[], Awaitable[None]] | None = None  # comes now and then: kills who is here
-    crashes: float = 0.0
+    failure_rate: float = 0.0  # probability that a commit fails; it may be written or not
+    crash: Callable[[], Awaitable[None]] | None = None  # kills the current process
+    crash_rate: float = 0.0  # probability of a crash at each step
     log: list[Commit] = field(default_factory=list)
-    holder: str | None = None  # None: it has left in order
+    holder: str | None = None  # None: the last leader has left in order
     epoch: int = 0
     expires_at: float = 0.0
 
 
-class SimStore:
-    """One manager's way to the disk. See `skillq_manager.store.base.Store`."""
+class SimulatedStore:
+    """The store of one manager. Implements `skillq_manager.store.base.Store`."""
 
     def __init__(self, disk: Disk, holder: str) -> None:
         self._disk = disk
         self._holder = holder
         self._epoch: int | None = None
-        self.was_deposed = False  # when it left: what its manager remembers is of no account
+        self.has_lost_leadership = False  # at the release: the state of its manager was stale
         self.id = disk.memory.id
 
     async def __aenter__(self) -> Self:
@@ -67,10 +67,10 @@ class SimStore:
     ) -> None: ...
 
     async def _wait(self) -> None:
-        """Let others run: a process may die between any two steps."""
+        """Let other processes run. The process may die between any two steps."""
         disk = self._disk
         await asyncio.sleep(disk.latency * disk.chance.random())
-        if disk.crash is not None and disk.chance.random() < disk.crashes:
+        if disk.crash is not None and disk.chance.random() < disk.crash_rate:
             await disk.crash()
 
     # --- leadership
@@ -86,7 +86,7 @@ class SimStore:
             disk.holder, disk.epoch = self._holder, disk.epoch + 1
             self._epoch = disk.epoch
         elif self._epoch != disk.epoch:
-            self._epoch = None  # and what we remember is not what the store has any more
+            self._epoch = None  # the state of this manager is stale
         if self._epoch is not None:
             disk.expires_at = now + timings.LEADER_LEASE_SECONDS
         await self._wait()
@@ -94,19 +94,19 @@ class SimStore:
 
     async def release(self) -> None:
         await self._wait()
-        self.was_deposed = self._epoch != self._disk.epoch
-        if not self.was_deposed:
+        self.has_lost_leadership = self._epoch != self._disk.epoch
+        if not self.has_lost_leadership:
             self._disk.holder = None
         self._epoch = None
 
-    # --- journal
+    # --- commits and loading
 
     async def commit(self, commands: Sequence[Command]) -> None:
         await self._wait()
         if self._epoch is None or self._epoch != self._disk.epoch:
             self._epoch = None
             raise LeadershipLost("this manager does not lead; nothing was written")
-        fails = self._disk.fails and self._disk.chance.random() < self._disk.fails
+        fails = self._disk.failure_rate and self._disk.chance.random() < self._disk.failure_rate
         if fails and self._disk.chance.random() < 0.5:
             raise Unreachable("the database failed")
         await self._write(commands)

@@ -1,4 +1,4 @@
-"""What the simulation says of the services, and whether it can be believed."""
+"""The simulation finds no violation in the product, and finds each planted bug."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.simulation.mutants import MUTANTS
+from tests.simulation.planted_bugs import PLANTED_BUGS
 
 ROOT = Path(__file__).parents[2]
 SEEDS = 300
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 def _simulate(*arguments: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
-    """In processes of its own: on all cores, and nothing measures its coverage."""
+    """Run the simulation in processes of its own, on all cores and without coverage."""
     return subprocess.run(
         [sys.executable, "-m", "tests.simulation", *arguments],
         cwd=ROOT,
@@ -28,7 +28,7 @@ def _simulate(*arguments: str, hash_seed: str = "random") -> subprocess.Complete
     )
 
 
-def test_whatever_dies_nothing_is_lost_and_nothing_is_counted_twice() -> None:
+def test_no_task_is_lost_and_none_is_counted_twice_in_any_simulated_run() -> None:
     done = _simulate(str(SEEDS))
     assert done.returncode == 0, done.stdout + done.stderr
     table = {
@@ -37,18 +37,18 @@ def test_whatever_dies_nothing_is_lost_and_nothing_is_counted_twice() -> None:
     }
     assert table["seeds"] == SEEDS
     assert table["lost"] == table["counted twice"] == 0
-    # Else nothing has gone wrong, and nothing was proven.
-    for trouble in ("done again", "stale results", "failed as they should", "given ahead"):
-        assert table[trouble] > SEEDS / 10
+    # Without these effects the faults would prove nothing.
+    for effect in ("done again", "stale results", "failed as they should", "given ahead"):
+        assert table[effect] > SEEDS / 10
 
 
-def test_a_seed_is_the_same_run_every_time() -> None:
+def test_a_seed_gives_the_same_run_every_time() -> None:
     first, second = (_simulate("--trace", "5", hash_seed=n).stdout for n in ("1", "2"))
     assert first == second
     assert len(first.splitlines()) > 100
 
 
-@pytest.mark.parametrize("bug", MUTANTS)
-def test_a_known_bug_does_not_pass(bug: str) -> None:
+@pytest.mark.parametrize("bug", PLANTED_BUGS)
+def test_the_simulation_finds_each_planted_bug(bug: str) -> None:
     done = _simulate(str(SEEDS), "--bug", bug)
-    assert "VIOLATED" in done.stdout, f"{SEEDS} seeds have not noticed: {done.stderr}"
+    assert "VIOLATED" in done.stdout, f"{SEEDS} seeds have not found the bug: {done.stderr}"

@@ -1,4 +1,4 @@
-"""Managers, workers and clients, as they are, in a world where things go wrong; and somebody who starts them anew."""
+"""Run real managers, workers and clients with faults, and start them again when they die."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -17,17 +17,17 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_manager.store.base import LeadershipLost
 from skillq_manager.store.memory import MemoryStore
-from tests.simulation.links import Faults
+from tests.simulation.components import CheckedState, Components, ServiceProcess
+from tests.simulation.connections import NetworkFaults
+from tests.simulation.fault_injector import FaultInjector
 from tests.simulation.loop import VirtualLoop, current_process
-from tests.simulation.network import PEER_LOST_SECONDS, Network, SimTransport
-from tests.simulation.parts import CheckedState, Parts, Unit
+from tests.simulation.network import PEER_LOST_SECONDS, Network, SimulatedTransport
 from tests.simulation.scenario import SPECIALTIES, TYPES, Batch, Scenario
 from tests.simulation.storage import Disk
-from tests.simulation.troubles import Troubles
-from tests.simulation.work import ScriptedExecutor, Works
+from tests.simulation.work_log import ScriptedExecutor, WorkLog
 
 EPOCH = 1_700_000_000.0
-PATIENCE_SECONDS = 1800.0  # virtual, for all to end once the faults have stopped
+END_TIMEOUT_SECONDS = 1800.0  # virtual seconds in which all tasks must end after the last fault
 _WATCH_SECONDS = 0.5
 
 RETRIES = RetryPolicy(cap=30.0)
@@ -36,88 +36,93 @@ _EXPECTED = (UsageError, TransportError, Unreachable, LeadershipLost)
 
 class World:
     def __init__(
-        self, scenario: Scenario, loop: VirtualLoop, parts: Parts, trace: list[str] | None
+        self, scenario: Scenario, loop: VirtualLoop, parts: Components, trace: list[str] | None
     ):
         self.scenario = scenario
         self.loop = loop
-        self.parts = parts
+        self.components = parts
         self.trace = trace
         self.chance = Random(f"world {scenario.seed}")
         self.network = Network(loop, Random(f"network {scenario.seed}"), scenario.faults)
-        self.network.crash = self._crash_here
+        self.network.crash = self._crash_current_process
         self.disk = Disk(
             MemoryStore(),
             Random(f"disk {scenario.seed}"),
             latency=scenario.disk_latency,
-            fails=scenario.commit_fails,
-            crash=self._crash_here,
-            crashes=scenario.disk_crashes,
+            failure_rate=scenario.commit_failure_rate,
+            crash=self._crash_current_process,
+            crash_rate=scenario.disk_crash_rate,
         )
-        self.works = Works()
-        self.works.scripts.update(scenario.scripts)
-        self.workers: list[Unit] = []
-        self.managers: list[Unit] = []
-        self.clients: list[Unit] = []
-        self.starts: dict[str, Unit] = {}  # of workers, by incarnation
+        self.work_log = WorkLog()
+        self.work_log.scripts.update(scenario.scripts)
+        self.workers: list[ServiceProcess] = []
+        self.managers: list[ServiceProcess] = []
+        self.clients: list[ServiceProcess] = []
+        self.starts: dict[str, ServiceProcess] = {}  # starts of workers by incarnation
         self.submitted: set[TaskKey] = set()
         self.acknowledged: set[TaskKey] = set()
-        self.called_off: set[TaskKey] = set()  # somebody asked for it
-        self.completed: dict[str, dict[TaskStatus, int]] = {}  # what clients were told
-        self.unhealthy: list[float] = []  # when the manager could not judge workers, sampled
+        self.cancel_requested: set[TaskKey] = set()  # tasks for which a cancel was requested
+        # Counts by run, as clients received them.
+        self.completed: dict[str, dict[TaskStatus, int]] = {}
+        # Sampled times at which no manager could notice lost workers.
+        self.unhealthy_times: list[float] = []
         self.crashes: list[str] = []
-        self.is_healed = False
-        self.healed_at = inf
+        self.faults_stopped = False
+        self.faults_stopped_at = inf
         self.manager_starts = 0
-        self._lasting: list[asyncio.Task[None]] = []
+        self.client_tasks: list[asyncio.Task[None]] = []
 
-    def say(self, what: str, **more: object) -> None:
+    def trace_event(self, what: str, **more: object) -> None:
         if self.trace is not None:
             words = " ".join(f"{name}={value}" for name, value in more.items())
             self.trace.append(
                 f"{self.loop.time():10.4f} {current_process().name:12} {what} {words}".rstrip()
             )
 
-    # --- the whole story
+    # --- the run
 
     async def run(self) -> None:
-        world = self.loop.world
-        world.start(self._watch())
+        world = self.loop.world_process
+        world.start(self._sample_health())
         for n in range(self.scenario.managers):
-            world.start(self._keep_manager(f"manager-{n}"))
+            world.start(self._run_manager_repeatedly(f"manager-{n}"))
         for n in range(self.scenario.workers):
-            world.start(self._keep_worker(f"worker {n}"))
+            world.start(self._run_worker_repeatedly(f"worker {n}"))
         for n, batch in enumerate(self.scenario.batches):
-            self._lasting.append(world.spawn(self._hand_in(f"client-{n}", batch)))
-        troubles = Troubles(self)
-        chaos = [world.spawn(troubles.happen(kind, r)) for kind, r in self.scenario.rates.items()]
-        chaos.append(world.spawn(troubles.operate()))
+            self.client_tasks.append(world.spawn(self._submit_batch(f"client-{n}", batch)))
+        troubles = FaultInjector(self)
+        chaos = [
+            world.spawn(troubles.inject_repeatedly(kind, r))
+            for kind, r in self.scenario.fault_rates.items()
+        ]
+        chaos.append(world.spawn(troubles.operate_repeatedly()))
         await asyncio.sleep(self.scenario.chaos_seconds)
         for task in chaos:
             task.cancel()
-        self._heal()
+        self._stop_faults()
         for n in range(2):
-            world.start(self._keep_worker(f"able {n}", able=True))
-        await self._until_all_has_ended()
+            world.start(self._run_worker_repeatedly(f"able {n}", able=True))
+        await self._wait_until_all_ended()
 
-    def _heal(self) -> None:
-        self.say("HEAL")
-        self.is_healed = True
-        self.healed_at = self.loop.time()
-        self.network.faults = Faults()
-        self.disk.fails = self.disk.crashes = 0.0
-        self.network.come_back()
+    def _stop_faults(self) -> None:
+        self.trace_event("HEAL")
+        self.faults_stopped = True
+        self.faults_stopped_at = self.loop.time()
+        self.network.faults = NetworkFaults()
+        self.disk.failure_rate = self.disk.crash_rate = 0.0
+        self.network.start_broker()
         self.network.unblock()
         for process in self.loop.processes:
             if process.is_paused:
                 process.resume()
 
-    async def _until_all_has_ended(self) -> None:
-        give_up_at = self.loop.time() + PATIENCE_SECONDS
-        while self.loop.time() < give_up_at and not await self._have_all_ended():  # noqa: ASYNC110
+    async def _wait_until_all_ended(self) -> None:
+        give_up_at = self.loop.time() + END_TIMEOUT_SECONDS
+        while self.loop.time() < give_up_at and not await self._has_all_ended():  # noqa: ASYNC110
             await asyncio.sleep(1.0)
 
-    async def _have_all_ended(self) -> bool:
-        if not all(task.done() for task in self._lasting):
+    async def _has_all_ended(self) -> bool:
+        if not all(task.done() for task in self.client_tasks):
             return False
         async for _ in self.disk.memory.load():
             return False
@@ -125,78 +130,87 @@ class World:
         return len(known) == len(self.acknowledged)
 
     def end(self) -> None:
-        """Cancel all that is left, so that nothing is collected in the middle of something."""
+        """Cancel all open tasks, so that garbage collection does not end them later."""
         self.trace = None
         for _ in range(3):
-            left = [t for process in self.loop.processes for t in process.raise_from_the_dead()]
-            if not left:
+            open_tasks = [t for process in self.loop.processes for t in process.cancel_tasks()]
+            if not open_tasks:
                 return
-            self.loop.run_until_complete(self.loop.world.spawn(_settle(left)))
+            self.loop.run_until_complete(self.loop.world_process.spawn(_settle(open_tasks)))
 
     # --- processes
 
     def _start(
-        self, name: str, units: list[Unit], main: Callable[[Unit], Coroutine[Any, Any, None]]
-    ) -> Unit:
+        self,
+        name: str,
+        services: list[ServiceProcess],
+        main: Callable[[ServiceProcess], Coroutine[Any, Any, None]],
+    ) -> ServiceProcess:
         process = self.loop.process(name)
-        unit = Unit(process, SimTransport(self.network, process, app_id=name), asyncio.Event())
-        units.append(unit)
+        service = ServiceProcess(
+            process, SimulatedTransport(self.network, process, app_id=name), asyncio.Event()
+        )
+        services.append(service)
 
         def over(task: asyncio.Task[None]) -> None:
             error = None if task.cancelled() else task.exception()
-            is_deposed = unit.store is not None and unit.store.was_deposed
+            is_deposed = service.store is not None and service.store.has_lost_leadership
             if error is not None and not isinstance(error, _EXPECTED) and not is_deposed:
                 self.crashes.append(f"{name}: {error!r}")
-            if unit.is_alive:
-                self.say("LEAVES", who=name, error=repr(error))
-                self._bury(unit)
+            if service.is_alive:
+                self.trace_event("LEAVES", who=name, error=repr(error))
+                self._remove(service)
 
-        task = process.spawn(main(unit))
-        task.add_done_callback(over, context=self.loop.world.context)
-        return unit
+        task = process.spawn(main(service))
+        task.add_done_callback(over, context=self.loop.world_process.context)
+        return service
 
-    def _bury(self, unit: Unit) -> None:
-        unit.died_at = self.loop.time()
-        unit.gone.set()
-        for units in (self.workers, self.managers, self.clients):
-            if unit in units:
-                units.remove(unit)
+    def _remove(self, service: ServiceProcess) -> None:
+        service.died_at = self.loop.time()
+        service.exited.set()
+        for services in (self.workers, self.managers, self.clients):
+            if service in services:
+                services.remove(service)
 
-    async def _crash_here(self) -> None:
-        """Kill the process that runs, in the middle of what it does."""
+    async def _crash_current_process(self) -> None:
+        """Kill the current process at this point of its work."""
         process = current_process()
-        for unit in (*self.workers, *self.managers, *self.clients):
-            if unit.process is process:
-                self.kill(unit)
+        for service in (*self.workers, *self.managers, *self.clients):
+            if service.process is process:
+                self.kill(service)
         await asyncio.Event().wait()
 
-    def kill(self, unit: Unit) -> None:
-        """It says nothing more; the broker notices at once, or when no heartbeat comes."""
-        if not unit.is_alive:
+    def kill(self, service: ServiceProcess) -> None:
+        """Kill a process. The broker notices that at once, or by missing heartbeats."""
+        if not service.is_alive:
             return
-        self.say("KILL", who=unit.process.name)
+        self.trace_event("KILL", who=service.process.name)
         at_once = self.chance.random() < 0.7
-        unit.transport.die(
+        service.transport.kill(
             0.01 if at_once else PEER_LOST_SECONDS, in_flight=self.chance.random() < 0.5
         )
-        unit.process.kill()
-        self._bury(unit)
+        service.process.kill()
+        self._remove(service)
 
-    async def _keep_manager(self, name: str) -> None:
+    async def _run_manager_repeatedly(self, name: str) -> None:
         starts = 0
         while True:
             starts += 1
             self.manager_starts += 1
             holder = f"{name}/{starts}"
-            unit = self._start(name, self.managers, lambda unit, h=holder: self._manage(unit, h))  # type: ignore[misc]
-            await unit.gone.wait()
+            service = self._start(
+                name,
+                self.managers,
+                lambda service, h=holder: self._run_manager(service, h),  # type: ignore[misc]
+            )
+            await service.exited.wait()
             await asyncio.sleep(self.chance.uniform(0.1, 5.0))
 
-    async def _manage(self, unit: Unit, holder: str) -> None:
-        store = unit.store = self.parts.store(self.disk, holder)
+    async def _run_manager(self, service: ServiceProcess, holder: str) -> None:
+        store = service.store = self.components.store(self.disk, holder)
         chance = Random(f"state {self.scenario.seed} {holder}")
-        kind = self.parts.state
-        if kind is CheckedState and not self.scenario.validates:
+        kind = self.components.state
+        if kind is CheckedState and not self.scenario.validates_state:
             kind = State
 
         def new_state() -> State:
@@ -208,13 +222,13 @@ class World:
                 backlog_keep=self.scenario.head,
             )
 
-        async with unit.transport:
-            unit.manager = self.parts.manager(
-                unit.transport, store, new_state, clock=self._clock(0.0), on_complete=_ignore
+        async with service.transport:
+            service.manager = self.components.manager(
+                service.transport, store, new_state, clock=self._clock(0.0), on_complete=_ignore
             )
-            await unit.manager.run()
+            await service.manager.run()
 
-    async def _keep_worker(self, title: str, *, able: bool = False) -> None:
+    async def _run_worker_repeatedly(self, title: str, *, able: bool = False) -> None:
         skills = self._skills(able)
         skew = self.chance.uniform(-5.0, 5.0)
         while True:
@@ -222,14 +236,14 @@ class World:
             profile = WorkerProfile.model_validate(
                 {"name": slug(title), "title": title, "incarnation": incarnation} | skills
             )
-            unit = self._start(
+            service = self._start(
                 profile.name,
                 self.workers,
-                lambda unit, p=profile, s=skew: self._work(unit, p, s),  # type: ignore[misc]
+                lambda service, p=profile, s=skew: self._run_worker(service, p, s),  # type: ignore[misc]
             )
-            unit.incarnation = incarnation
-            self.starts[incarnation] = unit
-            await unit.gone.wait()
+            service.incarnation = incarnation
+            self.starts[incarnation] = service
+            await service.exited.wait()
             if not able and self.chance.random() < 0.2:
                 title = (
                     f"{title} again" if len(title) < 30 else title.split(" again", maxsplit=1)[0]
@@ -248,116 +262,124 @@ class World:
             "reserve": chance.choice((0, 0, 0, 4)),
         }
 
-    async def _work(self, unit: Unit, profile: WorkerProfile, skew: float) -> None:
-        executor = ScriptedExecutor(self.works, profile, profile.types, lambda: self.kill(unit))
-        async with unit.transport:
-            unit.worker = self.parts.worker(
-                unit.transport,
+    async def _run_worker(
+        self, service: ServiceProcess, profile: WorkerProfile, skew: float
+    ) -> None:
+        executor = ScriptedExecutor(
+            self.work_log, profile, profile.types, lambda: self.kill(service)
+        )
+        async with service.transport:
+            service.worker = self.components.worker(
+                service.transport,
                 profile,
                 executor,
                 clock=self._clock(skew),
                 grace=5.0,
                 cancel_on_lost_lease=profile.skill % 2 == 0,
             )
-            await unit.worker.run()
+            await service.worker.run()
 
     def _clock(self, skew: float) -> Callable[[], float]:
         return lambda: EPOCH + skew + self.loop.time()
 
     # --- clients
 
-    async def _hand_in(self, name: str, batch: Batch) -> None:
+    async def _submit_batch(self, name: str, batch: Batch) -> None:
         await asyncio.sleep(batch.at)
         self.submitted |= self._keys(batch)
-        await self._until_taken(name, batch)
-        if batch.again_after is not None:
-            await asyncio.sleep(batch.again_after)
-            await self._until_taken(name, batch)
+        await self._submit_until_accepted(name, batch)
+        if batch.resubmit_after is not None:
+            await asyncio.sleep(batch.resubmit_after)
+            await self._submit_until_accepted(name, batch)
 
     def _keys(self, batch: Batch) -> set[TaskKey]:
         return {(slug(batch.run), task.id) for task in batch.tasks}
 
-    async def _until_taken(self, name: str, batch: Batch) -> None:
-        """Clients that die are started anew, but for those that need no answer."""
+    async def _submit_until_accepted(self, name: str, batch: Batch) -> None:
+        """Submit a batch until it is accepted. A client with the method `forget` submits once."""
         while True:
-            if batch.way == "http":
-                taken = await self._ask_manager(batch)
+            if batch.method == "http":
+                accepted = await self._submit_over_http(batch)
             else:
-                taken = await self._ask_broker(name, batch)
-            if taken or batch.way == "forget":
+                accepted = await self._submit_over_broker(name, batch)
+            if accepted or batch.method == "forget":
                 return
             await asyncio.sleep(self.chance.uniform(0.5, 5.0))
 
-    async def _ask_broker(self, name: str, batch: Batch) -> bool:
-        taken: list[bool] = []
+    async def _submit_over_broker(self, name: str, batch: Batch) -> bool:
+        accepted: list[bool] = []
 
-        async def main(unit: Unit) -> None:
-            async with unit.transport:
-                client = Client(unit.transport, name=name, clock=self._clock(0.0))
-                taken.append(await self._submit(client, batch))
+        async def main(service: ServiceProcess) -> None:
+            async with service.transport:
+                client = Client(service.transport, name=name, clock=self._clock(0.0))
+                accepted.append(await self._submit(client, batch))
 
-        unit = self._start(name, self.clients, main)
-        await unit.gone.wait()
-        return bool(taken) and taken[0]
+        service = self._start(name, self.clients, main)
+        await service.exited.wait()
+        return bool(accepted) and accepted[0]
 
     async def _submit(self, client: Client, batch: Batch) -> bool:
-        if batch.way == "complete":
+        if batch.method == "complete":
             result = await client.complete(batch.run, batch.tasks)
             self.completed[batch.run] = result.counts
             self._acknowledge(batch)
             return True
-        wait = 0.5 if batch.way == "forget" else 5.0
+        wait = 0.5 if batch.method == "forget" else 5.0
         receipt = await client.submit(batch.run, batch.tasks, wait=wait)
-        # The client promises that they are safe; it cannot know what a broker does with what it confirmed.
+        # The client says that the tasks are safe, though a broker may forget what it confirmed.
         if receipt is not None or not self.scenario.faults.forgotten:
             self._acknowledge(batch)
         return receipt is not None
 
     def _acknowledge(self, batch: Batch) -> None:
-        self.say("ACKNOWLEDGED", run=batch.run, tasks=len(batch.tasks), way=batch.way)
+        self.trace_event("ACKNOWLEDGED", run=batch.run, tasks=len(batch.tasks), way=batch.method)
         self.acknowledged |= self._keys(batch)
 
-    async def _ask_manager(self, batch: Batch) -> bool:
+    async def _submit_over_http(self, batch: Batch) -> bool:
         submission = Submission(
             submission_id=uuid4().hex,
             run=slug(batch.run),
             run_title=batch.run,
             tasks=batch.tasks,
         )
-        return await self.ask(lambda manager: self._take(manager, submission, batch))
+        return await self.call_leader(
+            lambda manager: self._submit_to_manager(manager, submission, batch)
+        )
 
-    async def _take(self, manager: Manager, submission: Submission, batch: Batch) -> bool:
+    async def _submit_to_manager(
+        self, manager: Manager, submission: Submission, batch: Batch
+    ) -> bool:
         answer = await manager.submit(submission)
         if answer.reason is None:
             self._acknowledge(batch)
         return answer.reason is None
 
-    async def ask(self, question: Callable[[Manager], Coroutine[Any, Any, bool]]) -> bool:
-        """Ask the manager that leads, in its own process; False where it dies of it, or will not."""
-        unit = next((u for u in self.managers if u.manager and u.manager.is_leading), None)
-        if unit is None or unit.manager is None:
+    async def call_leader(self, request: Callable[[Manager], Coroutine[Any, Any, bool]]) -> bool:
+        """Call the leading manager in its own process; return False if it dies or refuses."""
+        service = next((u for u in self.managers if u.manager and u.manager.is_leading), None)
+        if service is None or service.manager is None:
             return False
-        asked = unit.process.spawn(question(unit.manager))
-        gone = asyncio.ensure_future(unit.gone.wait())
-        await asyncio.wait([asked, gone], return_when=asyncio.FIRST_COMPLETED, timeout=30.0)
-        gone.cancel()
-        if not asked.done():
+        call = service.process.spawn(request(service.manager))
+        exited = asyncio.ensure_future(service.exited.wait())
+        await asyncio.wait([call, exited], return_when=asyncio.FIRST_COMPLETED, timeout=30.0)
+        exited.cancel()
+        if not call.done():
             return False
-        error = asked.exception()
+        error = call.exception()
         if error is not None and not isinstance(error, SkillqError):
-            self.crashes.append(f"{unit.process.name}, asked: {error!r}")
-        return error is None and asked.result()
+            self.crashes.append(f"{service.process.name}, call: {error!r}")
+        return error is None and call.result()
 
-    # --- for the checker
+    # --- observations for the checker
 
-    async def _watch(self) -> None:
+    async def _sample_health(self) -> None:
         while True:
             if not self._is_healthy():
-                self.unhealthy.append(self.loop.time())
+                self.unhealthy_times.append(self.loop.time())
             await asyncio.sleep(_WATCH_SECONDS)
 
     def _is_healthy(self) -> bool:
-        """Whether a manager leads that hears workers."""
+        """Return whether a manager leads and receives from workers."""
         network = self.network
         if not network.is_up or network.is_blocked or network.process.is_paused:
             return False

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from tests.broker import until
 from tests.lanes import nightly
 from tests.lanes.processes import ROOT, Lane, Plan
 from tests.lanes.results import FAILED, PASSED, SKIPPED, Result, merge
 from tests.lanes.selection import may_need_servers, plain_id
 from tests.lanes.summary import differences, last_line
-from tests.ports import free_ports
+from tests.support.ports import free_ports
+from tests.support.waiting import until
 
 PASSING = "def test_one(): ...\ndef test_two(): ...\n"
 RECORDING = """
@@ -135,7 +135,7 @@ def test_servers_are_started_for_what_may_need_them() -> None:
 
 
 def test_no_two_processes_get_the_same_port() -> None:
-    code = "from tests.ports import free_ports; print(*free_ports(20), flush=True); input()"
+    code = "from tests.support.ports import free_ports; print(*free_ports(20), flush=True); input()"
     others = [
         subprocess.Popen(
             [sys.executable, "-c", code],

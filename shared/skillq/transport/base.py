@@ -1,6 +1,6 @@
 """The port to the broker: messages, and the protocols that each transport implements.
 
-One contract suite tests both implementations: `tests/contract/test_transport.py`. Semantics are RabbitMQ's:
+One contract suite tests both implementations: `tests/contract/test_transport_*.py`. Semantics are RabbitMQ's:
 a message goes to every queue with a matching binding; a queue delivers each message to one consumer, at most
 `prefetch` unacknowledged at a time; a message that is not acknowledged when its consumer, channel or process
 goes away is delivered again with `redelivered` set.

@@ -2,7 +2,7 @@
 
 from skillq.messages import TaskStatus, WorkerEventKind
 from skillq_manager.core import commands as c
-from tests.factories import (
+from tests.support.factories import (
     pick,
     profile,
 )

@@ -5,7 +5,7 @@ from typing import Any
 from skillq.messages import Outcome, Submission
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     disconnect,

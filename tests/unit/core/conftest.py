@@ -3,7 +3,7 @@
 import pytest
 
 from skillq_manager.core import commands as c
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     one,

@@ -10,7 +10,7 @@ from skillq_manager.core.model import TaskKey
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from skillq_manager.store.memory import MemoryStore
-from tests.factories import Driver
+from tests.support.factories import Driver
 from tests.support.invariants import validate
 
 T = TypeVar("T")

@@ -6,7 +6,7 @@ from skillq.messages import Lease, Outcome, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core import explain
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     disconnect,

@@ -6,7 +6,7 @@ import pytest
 
 from skillq.messages import Heartbeat, Outcome
 from skillq_manager.core import commands as c
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     heartbeat,

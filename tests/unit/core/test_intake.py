@@ -6,7 +6,7 @@ from skillq.messages import Outcome, Task, TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core import entries
 from skillq_manager.core import events as e
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     cancel,
     connect,
@@ -128,7 +128,7 @@ def failed(do: Driver, *tasks: Task) -> None:
 def test_a_task_sent_again_has_its_full_budget_and_the_next_number(do: Driver) -> None:
     do(connect())
     failed(do, A)
-    out = do.again(A)
+    out = do.retry(A)
     assert one(out, c.Reopen) == c.Reopen(("default", "a"), "task", S.READY, 1, do.now)
     assert one(out, c.AnswerRequest) == c.AnswerRequest("r", (("default", "a"),), {})
     held = one(out, c.Assign)
@@ -141,7 +141,7 @@ def test_its_deadline_counts_anew(do: Driver) -> None:
     slow = task("a", 9, deadline=10)
     do(submission(slow))
     assert ends(do(after=10.0)) == {"a": S.TIMED_OUT}
-    do.again(slow)
+    do.retry(slow)
     assert ends(do(after=9.5)) == {}
     assert ends(do(after=0.5)) == {"a": S.TIMED_OUT}
 
@@ -149,7 +149,7 @@ def test_its_deadline_counts_anew(do: Driver) -> None:
 def test_tasks_sent_again_together_wait_for_each_other_in_whatever_order(do: Driver) -> None:
     do(connect())
     failed(do, C, B, A)
-    out = do.again(C, B, A, A)
+    out = do.retry(C, B, A, A)
     assert [(x.key[1], x.status) for x in pick(out, c.Reopen)] == [
         ("a", S.READY),
         ("b", S.BLOCKED),
@@ -165,25 +165,25 @@ def test_tasks_sent_again_together_wait_for_each_other_in_whatever_order(do: Dri
 def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
     do(connect())
     failed(do, A, B)
-    assert one(do.again(B), c.AnswerRequest).refused == {
+    assert one(do.retry(B), c.AnswerRequest).refused == {
         ("default", "b"): "depends on a, which failed; retry that first, or with it"
     }
-    do.again(A)
-    assert one(do.again(B), c.Reopen).status is S.BLOCKED
+    do.retry(A)
+    assert one(do.retry(B), c.Reopen).status is S.BLOCKED
 
 
 def test_one_that_runs_anyway_is_sent_again_alone(do: Driver) -> None:
     do(connect())
     failed(do, A, ANYWAY)
     do(cancel("d"))
-    assert one(do.again(ANYWAY), c.Reopen).status is S.READY
+    assert one(do.retry(ANYWAY), c.Reopen).status is S.READY
 
 
 def test_what_has_not_ended_or_has_succeeded_is_not_sent_again(do: Driver) -> None:
     held = one(do(connect(), submission(A, task("z", 9))), c.Assign)
-    assert one(do.again(A), c.AnswerRequest).refused == {("default", "a"): "has not ended"}
+    assert one(do.retry(A), c.AnswerRequest).refused == {("default", "a"): "has not ended"}
     do(results(held))
-    assert one(do.again(A), c.AnswerRequest).refused == {("default", "a"): "has succeeded"}
+    assert one(do.retry(A), c.AnswerRequest).refused == {("default", "a"): "has succeeded"}
 
 
 def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver) -> None:
@@ -207,7 +207,7 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
     held = one(do(asked), c.Assign)
     out = do(results(held, Outcome.FAILED), asked)
     assert one(out, c.AnswerRequest).refused == {held.key: "has ended just now; ask again"}
-    assert one(do.again(A), c.Assign).attempt == 3
+    assert one(do.retry(A), c.Assign).attempt == 3
 
 
 def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(

@@ -12,7 +12,7 @@ from skillq_manager.core.dispatch import lookahead
 from skillq_manager.core.dispatch.lookahead import LookaheadPolicy
 from skillq_manager.core.rules.matching import Arrival
 from skillq_manager.store.base import LiveRow
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     disconnect,

@@ -13,7 +13,7 @@ from skillq_manager.core.rules.matching import (
     why_not,
     why_unable,
 )
-from tests.factories import need, profile, task_entry, worker_entry
+from tests.support.factories import need, profile, task_entry, worker_entry
 
 
 def skills(

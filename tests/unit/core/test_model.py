@@ -7,7 +7,7 @@ from skillq.messages import (
     TaskStatus,
 )
 from skillq_manager.core import commands as c
-from tests.factories import profile
+from tests.support.factories import profile
 from tests.unit.core.crew import Crew
 from tests.unit.core.model import Model
 

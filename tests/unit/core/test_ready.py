@@ -10,7 +10,7 @@ from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.dispatch.queues import TaskQueue, WorkerPool
 from skillq_manager.core.model import WorkerEntry
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
-from tests.factories import need, task_entry, worker_entry
+from tests.support.factories import need, task_entry, worker_entry
 
 
 @pytest.mark.parametrize("policy", [BestFit(), Arrival()])

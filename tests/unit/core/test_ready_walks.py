@@ -19,7 +19,7 @@ from skillq_manager.core.dispatch.board import Board
 from skillq_manager.core.dispatch.lookahead import Lookahead, LookaheadPolicy
 from skillq_manager.core.model import Need, Skills, TaskEntry, WorkerEntry
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
-from tests.factories import budget, need, profile, task_entry, worker_entry
+from tests.support.factories import budget, need, profile, task_entry, worker_entry
 
 TYPES = ("task", "ocr", "gpu", "lab")
 NAMES = ("w1", "w2", "ada")

@@ -7,7 +7,7 @@ from skillq.messages import AttemptRef, Outcome
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core.dispatch import recall
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     heartbeat,

@@ -8,7 +8,7 @@ from hypothesis import given
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core.rules.retry import RetryPolicy, RetryVerdict, decide
-from tests.factories import budget, terms
+from tests.support.factories import budget, terms
 
 POLICY = RetryPolicy(base=2.0, cap=300.0, max_losses=3)
 

@@ -10,7 +10,17 @@ from skillq_manager.core import events as e
 from skillq_manager.core import explain
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
-from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
+from tests.support.factories import (
+    cancel,
+    connect,
+    disconnect,
+    one,
+    pairs,
+    pick,
+    results,
+    submission,
+    task,
+)
 from tests.unit.core.shelves import ShelfDriver
 
 HEAD = 2
@@ -201,7 +211,7 @@ def test_what_is_called_off_twice_in_one_turn_ends_once(do: ShelfDriver) -> None
 def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
-    assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
+    assert one(do.retry(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
     again = e.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
     more = submission(*(task(id) for id in [*names(3, 10), "x"]))
     out = do(more, e.RetryRequested("r", (again,), {}))

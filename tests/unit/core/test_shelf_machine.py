@@ -13,7 +13,7 @@ from skillq_manager.core.model import Need, TaskKey
 from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
-from tests.factories import budget, pick
+from tests.support.factories import budget, pick
 from tests.unit.core.samples import RUNS
 from tests.unit.core.shelves import Keeper
 from tests.unit.core.test_state_machine import Machine

@@ -33,7 +33,7 @@ from skillq_manager.core.model import TaskKey
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
-from tests.factories import budget, connect, disconnect, pick, profile, report, result
+from tests.support.factories import budget, connect, disconnect, pick, profile, report, result
 from tests.support.invariants import validate
 from tests.unit.core.ahead import held_by
 from tests.unit.core.crew import Crew

@@ -5,7 +5,7 @@ import pytest
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.core.timers import TimerKind, Timers
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     cancel,
     connect,

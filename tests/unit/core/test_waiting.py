@@ -10,7 +10,7 @@ from skillq_manager.core import events as e
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from skillq_manager.core.rules.retry import RetryPolicy
-from tests.factories import (
+from tests.support.factories import (
     Driver,
     connect,
     disconnect,

@@ -16,7 +16,7 @@ from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.outbound.outbox import Outbox
 from skillq_manager.store.memory import MemoryStore
-from tests.factories import profile
+from tests.support.factories import profile
 from tests.unit.wire import Wire
 
 

@@ -2,7 +2,7 @@
 
 from skillq_manager.store.sql import statements as s
 from skillq_manager.store.sql.writes import WriteBatch
-from tests.contract.decisions import add, assign
+from tests.support.commands import add, assign
 
 
 def test_a_task_that_is_given_out_as_soon_as_it_comes_is_written_once() -> None:

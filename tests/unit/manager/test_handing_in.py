@@ -24,7 +24,7 @@ from skillq.transport.memory import MemoryBroker
 from skillq_manager.inbound import multipart as parts_module
 from skillq_manager.leadership import queues
 from skillq_manager.store.base import RunRow
-from tests.factories import task
+from tests.support.factories import task
 from tests.unit.manager.ear import listening, put, stored, waiting
 from tests.unit.manager.plant import Plant, tasks
 from tests.unit.wire import Wire

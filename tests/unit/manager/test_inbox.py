@@ -11,7 +11,15 @@ from skillq.transport import Delivery, Outgoing
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.core import events as e
 from skillq_manager.inbound.inbox import ALLOWED_TYPES, Inbox, read_inbound
-from tests.factories import connect, disconnect, heartbeat, profile, report, submission, task
+from tests.support.factories import (
+    connect,
+    disconnect,
+    heartbeat,
+    profile,
+    report,
+    submission,
+    task,
+)
 
 
 def delivery(message: Message, queue: str, key: str) -> Delivery:

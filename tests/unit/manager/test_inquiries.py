@@ -22,7 +22,7 @@ from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command
 from skillq_manager.core.events import Event, SubmissionReceived
 from skillq_worker.execution.executor import CancelJob, Job, run_in_task
-from tests.factories import task
+from tests.support.factories import task
 from tests.unit.manager.ear import listening, put
 from tests.unit.manager.hands import Count
 from tests.unit.manager.plant import Plant, tasks

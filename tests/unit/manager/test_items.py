@@ -8,7 +8,7 @@ from hypothesis import given
 from skillq.messages import Assignments, Task, TaskAssignment, decode
 from skillq_manager.outbound.messages import assignment, assignments, attempt_ref
 from skillq_manager.store.base import Body
-from tests.factories import budget, profile
+from tests.support.factories import budget, profile
 
 ADA = profile("Ada")
 values = st.none() | st.booleans() | st.integers(-5, 5) | st.text(max_size=3)

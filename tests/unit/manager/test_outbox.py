@@ -14,7 +14,7 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
-from tests.factories import profile, task
+from tests.support.factories import profile, task
 from tests.unit.manager.office import Office, said
 from tests.unit.worker.boss import until
 

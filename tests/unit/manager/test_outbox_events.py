@@ -20,8 +20,8 @@ from skillq.messages import (
 from skillq.transport import Outgoing
 from skillq_manager.core import commands as c
 from skillq_manager.store.base import RunRow
-from tests.contract.decisions import add, end, start
-from tests.factories import profile, submission, task
+from tests.support.commands import add, end, start
+from tests.support.factories import profile, submission, task
 from tests.unit.manager.office import Office, said
 from tests.unit.worker.boss import until
 

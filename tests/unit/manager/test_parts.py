@@ -9,7 +9,7 @@ from skillq.messages import MAX_PARTS, Submission
 from skillq.transport import Consumer, Delivery, Outgoing
 from skillq_manager.inbound.multipart import MAX_HELD_PARTS, MultipartBuffer, Partial
 from skillq_manager.leadership.queues import PREFETCH
-from tests.factories import task
+from tests.support.factories import task
 
 
 class Nobody:

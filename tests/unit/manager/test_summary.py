@@ -13,7 +13,7 @@ from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
 from skillq_manager.outbound.run_summary import SummaryPrinter, print_summary
 from skillq_manager.store.memory import MemoryStore
-from tests.factories import profile, task
+from tests.support.factories import profile, task
 
 KEY, EVIL = ("run", "1"), profile("red\x1b[31m")
 DONE = c.EndAttempt(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from skillq import messages as m
 from skillq.errors import MalformedMessage
 from skillq_worker.execution.outputs import to_output
-from tests.factories import budget, connect, submission, task
+from tests.support.factories import budget, connect, submission, task
 
 # --- any message -----------------------------------------------------------------------------
 

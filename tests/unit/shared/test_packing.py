@@ -7,7 +7,7 @@ from hypothesis import given
 from skillq.messages import MAX_MESSAGE_BYTES, Task, TaskEvent, TaskEvents, TaskStatus
 from skillq.transport import Outgoing
 from skillq.transport.batching import check_readable, split_to_fit
-from tests.factories import budget
+from tests.support.factories import budget
 
 
 def event(id: int, size: int) -> TaskEvent:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from skillq import messages as m
 from skillq.errors import UsageError
-from tests.factories import task
+from tests.support.factories import task
 
 
 @pytest.mark.parametrize("field", ["type", "requires", "retry_on", "no_retry_on"])

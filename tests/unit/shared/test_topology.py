@@ -8,7 +8,7 @@ from hypothesis import given
 
 from skillq import topology
 from skillq.topology import MANAGER, key_matches, worker_queue, worker_topology
-from tests.factories import budget
+from tests.support.factories import budget
 
 WORDS = st.lists(st.sampled_from(["a", "b", "task"]), max_size=5)
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from pydantic import TypeAdapter, ValidationError
 
 from skillq import messages as m
-from tests.factories import budget, profile
+from tests.support.factories import budget, profile
 
 
 @pytest.mark.parametrize(

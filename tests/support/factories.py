@@ -1,4 +1,4 @@
-"""Small builders, and a state with a clock, shared by tests."""
+"""Build messages and entries of the core, and drive a core state with a clock."""
 
 import os
 from collections.abc import Iterable, Sequence
@@ -37,7 +37,10 @@ _EFFORT = int(os.environ.get("SKILLQ_TEST_EFFORT", "1"))
 
 
 def budget(examples: int, **more: Any) -> settings:
-    """The same examples every time; SKILLQ_TEST_EFFORT=20 looks for new ones, twenty times as long."""
+    """Return Hypothesis settings: the same examples in every run.
+
+    SKILLQ_TEST_EFFORT=20 searches for new examples, twenty times as long.
+    """
     return settings(
         max_examples=examples * _EFFORT,
         derandomize=_EFFORT == 1,
@@ -62,12 +65,12 @@ def connect(title: str = "ada", skill: int = 5, *, ready: bool = True, **more: A
     return Connect(worker=profile(title, skill, **more), ready=ready)
 
 
-def disconnect(who: WorkerProfile, reason: str = "") -> Disconnect:
-    return Disconnect(worker=who.name, incarnation=who.incarnation, reason=reason)
+def disconnect(worker: WorkerProfile, reason: str = "") -> Disconnect:
+    return Disconnect(worker=worker.name, incarnation=worker.incarnation, reason=reason)
 
 
-def heartbeat(who: WorkerProfile, *holds: AttemptRef, draining: bool = False) -> Heartbeat:
-    return Heartbeat(worker=who, holds=holds, draining=draining)
+def heartbeat(worker: WorkerProfile, *holds: AttemptRef, draining: bool = False) -> Heartbeat:
+    return Heartbeat(worker=worker, holds=holds, draining=draining)
 
 
 def task(id: str = "a", difficulty: int = 1, **more: Any) -> Task:
@@ -78,30 +81,42 @@ def submission(*tasks: Task, run: str = "default") -> Submission:
     return Submission(submission_id="s", run=slug(run), run_title=run, tasks=tasks)
 
 
-def ref(of: c.Assign) -> AttemptRef:
-    return AttemptRef(run=of.key[0], id=of.key[1], attempt=of.attempt)
+def ref(assignment: c.Assign) -> AttemptRef:
+    return AttemptRef(run=assignment.key[0], id=assignment.key[1], attempt=assignment.attempt)
 
 
-def result(of: c.Assign, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> TaskResult:
-    return TaskResult(run=of.key[0], id=of.key[1], attempt=of.attempt, outcome=outcome, **more)
+def result(assignment: c.Assign, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> TaskResult:
+    return TaskResult(
+        run=assignment.key[0],
+        id=assignment.key[1],
+        attempt=assignment.attempt,
+        outcome=outcome,
+        **more,
+    )
 
 
-def results(of: c.Assign, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> TaskResults:
-    return report(of.worker, result(of, outcome, **more))
+def results(assignment: c.Assign, outcome: Outcome = Outcome.SUCCEEDED, **more: Any) -> TaskResults:
+    return report(assignment.worker, result(assignment, outcome, **more))
 
 
-def report(who: WorkerProfile, *what: TaskResult) -> TaskResults:
-    return TaskResults(worker=who.name, incarnation=who.incarnation, results=what)
+def report(worker: WorkerProfile, *reported: TaskResult) -> TaskResults:
+    return TaskResults(worker=worker.name, incarnation=worker.incarnation, results=reported)
 
 
-def progress(of: c.Assign, at: float = 0.0) -> Progress:
-    item = ProgressItem(run=of.key[0], id=of.key[1], attempt=of.attempt, at=at)
-    return Progress(worker=of.worker.name, incarnation=of.worker.incarnation, items=(item,))
+def progress(assignment: c.Assign, at: float = 0.0) -> Progress:
+    item = ProgressItem(
+        run=assignment.key[0], id=assignment.key[1], attempt=assignment.attempt, at=at
+    )
+    return Progress(
+        worker=assignment.worker.name, incarnation=assignment.worker.incarnation, items=(item,)
+    )
 
 
-def returned(*of: c.Assign) -> e.AssignmentReturned:
-    worker = of[0].worker
-    return e.AssignmentReturned(worker.name, worker.incarnation, tuple(ref(one) for one in of))
+def returned(*assignments: c.Assign) -> e.AssignmentReturned:
+    worker = assignments[0].worker
+    return e.AssignmentReturned(
+        worker.name, worker.incarnation, tuple(ref(one) for one in assignments)
+    )
 
 
 # --- entries of the core ---------------------------------------------------------------------
@@ -141,7 +156,7 @@ def task_entry(
 def live_row(
     of: Task, status: TaskStatus = TaskStatus.READY, *, seq: int = 1, **more: Any
 ) -> LiveRow:
-    """A task as a store hands it to the next manager."""
+    """Return a task as a store loads it for the next manager."""
     facts: dict[str, Any] = {
         "submitted_at": 900.0, "attempt": 0, "failures": 0, "losses": 0, "worker": None,
         "incarnation": None, "assigned_at": None, "retry_at": None, "need": None,
@@ -158,15 +173,15 @@ def live_row(
 
 
 def worker_entry(joined: int, skill: int = 5, title: str = "", **more: Any) -> WorkerEntry:
-    who = profile(title or f"w{joined}", skill, **more)
-    return WorkerEntry(who, joined, last_seen=0.0)
+    worker = profile(title or f"w{joined}", skill, **more)
+    return WorkerEntry(worker, joined, last_seen=0.0)
 
 
 # --- a state with a clock --------------------------------------------------------------------
 
 
 class Driver:
-    """Takes events to a state, remembers what a store would, and validates after every turn."""
+    """Pass events to a state, keep what a store would keep, and validate the state after every round."""
 
     def __init__(self, policy: Policy | None = None, *, chance: float = 0.5, **more: Any) -> None:
         self.now = 1000.0
@@ -179,19 +194,19 @@ class Driver:
     def __call__(
         self, *events: e.Event | Submission, after: float = 0.0, paused: float = 0.0
     ) -> list[c.Command]:
-        """Events, `after` so many seconds of turns at which nothing happened, or of none at all (`paused`)."""
+        """Handle events, `after` seconds with a round each second, or `paused` seconds without a round."""
         out: list[c.Command] = []
         while after > 1.0:
             self.now += 1.0
             after -= 1.0
-            out += self._turn()
+            out += self._handle_events()
         self.now += after + paused
-        return out + self._turn(*events)
+        return out + self._handle_events(*events)
 
-    def _turn(self, *events: e.Event | Submission) -> list[c.Command]:
+    def _handle_events(self, *events: e.Event | Submission) -> list[c.Command]:
         known = dict(self.stored)
-        taken = [self._as_event(event, known) for event in events]
-        out = self._handle(taken)
+        converted = [self._as_event(event, known) for event in events]
+        out = self._handle(converted)
         validate(self.state)
         return out
 
@@ -201,7 +216,7 @@ class Driver:
         return out
 
     def restore(self, *rows: LiveRow, workers: Iterable[WorkerProfile] = ()) -> list[c.Command]:
-        """Take over what an earlier manager left."""
+        """Load the state of an earlier manager."""
         self.state.begin_restore(workers, max((row.seq for row in rows), default=0), self.now)
         for row in rows:
             self.stored[row.run, row.id] = e.StoredStatus(row.status, row.fingerprint)
@@ -212,18 +227,18 @@ class Driver:
         validate(self.state)
         return out
 
-    def again(self, *tasks: Task, run: str = "default", **more: Any) -> list[c.Command]:
-        """An operator sends these again."""
-        given = [self._again(of, run, **more) for of in tasks]
-        return self(e.RetryRequested("r", tuple(given), dict(self.stored)))
+    def retry(self, *tasks: Task, run: str = "default", **more: Any) -> list[c.Command]:
+        """Handle an operator's request to retry these tasks."""
+        stored = [self._stored_task(of, run, **more) for of in tasks]
+        return self(e.RetryRequested("r", tuple(stored), dict(self.stored)))
 
-    def _again(self, of: Task, run: str, **more: Any) -> e.StoredTask:
-        there = self.stored[run, of.id]
+    def _stored_task(self, of: Task, run: str, **more: Any) -> e.StoredTask:
+        stored = self.stored[run, of.id]
         facts: dict[str, Any] = {
-            "status": there.status,
+            "status": stored.status,
             "attempt": self.attempts.get((run, of.id), 0),
         } | more
-        return e.StoredTask((run, of.id), self.seqs[run, of.id], of, there.fingerprint, **facts)
+        return e.StoredTask((run, of.id), self.seqs[run, of.id], of, stored.fingerprint, **facts)
 
     def _as_event(
         self, event: e.Event | Submission, known: dict[TaskKey, e.StoredStatus]
@@ -257,21 +272,21 @@ class Driver:
 
 
 def cancel(*ids: str, run: str = "default", reason: str = "not wanted") -> e.CancelRequested:
-    """Of these, or of all of the run."""
+    """Return the request to cancel these tasks, or all tasks of the run."""
     return e.CancelRequested("r", run, ids or None, reason)
 
 
-def pick(out: Iterable[c.Command], kind: type[C]) -> list[C]:
-    """The commands of one kind."""
-    return [command for command in out if isinstance(command, kind)]
+def pick(out: Iterable[c.Command], command_type: type[C]) -> list[C]:
+    """Return the commands of one class."""
+    return [command for command in out if isinstance(command, command_type)]
 
 
-def one(out: Iterable[c.Command], kind: type[C]) -> C:
-    """The only command of its kind."""
-    (command,) = pick(out, kind)
+def one(out: Iterable[c.Command], command_type: type[C]) -> C:
+    """Return the only command of a class."""
+    (command,) = pick(out, command_type)
     return command
 
 
 def pairs(out: Iterable[c.Command]) -> list[tuple[str, str]]:
-    """Who was given what: (task, worker)."""
-    return [(a.key[1], a.worker.name) for a in pick(out, c.Assign)]
+    """Return the assignments as pairs of task id and worker name."""
+    return [(assign.key[1], assign.worker.name) for assign in pick(out, c.Assign)]

@@ -1,4 +1,4 @@
-"""Known bugs, each switched on by a test: a simulation that does not fail with them proves nothing."""
+"""Bugs that a test can switch on. The simulation must find each of them."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -23,9 +23,9 @@ from skillq_manager.store import preconditions
 from skillq_manager.store.memory import MemoryStore
 from skillq_worker.worker import Worker, _to_attempt
 from tests.simulation.checker import Report, check
-from tests.simulation.parts import Parts
+from tests.simulation.components import Components
 from tests.simulation.run import simulate
-from tests.simulation.storage import SimStore
+from tests.simulation.storage import SimulatedStore
 
 _Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
@@ -38,17 +38,17 @@ class AcksBeforeCommit(Manager):
 
 
 class PublishesBeforeCommit(Manager):
-    """And what was published is not sent again: see `_no_resend`."""
+    """Publish assignments before the commit, and never resend them: see `_no_resend`."""
 
     async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
         added = {command.key for command in commands if isinstance(command, c.AddTask)}
         early = [o for o in commands if isinstance(o, c.Assign) and o.key not in added]
         if early:
             await self._send(early)
-        rest = [o for o in commands if o not in early]
+        others = [o for o in commands if o not in early]
         if commands:
             await self.store.commit(commands)
-            await self._send(rest)
+            await self._send(others)
         for consumer, deliveries in settled:
             await consumer.ack(deliveries)
         await self._notify_requesters(c.Decisions(commands))
@@ -59,23 +59,23 @@ class PublishesBeforeCommit(Manager):
 
 
 def _no_resend(self: Workers, worker: WorkerEntry, held: object) -> None:
-    """What was sent is believed to have arrived."""
+    """Do not resend assignments that a worker does not have."""
 
 
 def _no_recall(self: Recalls, worker: WorkerEntry, idle: object) -> None:
-    """What waits at a worker stays there."""
+    """Do not recall prefetched attempts."""
 
 
-class TakesAnyAttempt(State):
-    """A worker's result is taken for the attempt that it has, whatever number it bears."""
+class AcceptsAnyAttempt(State):
+    """Accept a result from the worker of the current attempt, whatever the number of the result."""
 
     def _reported(self, ref: Any, speaker: WorkerEntry | None) -> TaskEntry | None:
         task = self.tasks.live.get((ref.run, ref.id))
         return task if task is not None and task.worker is speaker is not None else None
 
 
-class TakesFromTheDead(State):
-    """A result counts though its lease has ended, as long as nobody else has the task."""
+class CountsResultOfDeadLease(State):
+    """Count a result after its lease has ended, if the task is not assigned again."""
 
     def _results(self, event: TaskResults) -> None:
         for result in event.results:
@@ -102,8 +102,8 @@ class TakesFromTheDead(State):
         self.tasks.end_attempt(task, dead, result.outcome, reason=result.error, result=result)
 
 
-class ForgetsWhatItAcked(Worker):
-    """Says that it holds an attempt, and never makes it: now and then, the queue was long."""
+class ForgetsAckedAssignment(Worker):
+    """Acknowledge some assignments and never run them."""
 
     def _accept_assignment(self, task: TaskAssignment) -> None:
         super()._accept_assignment(task)
@@ -111,15 +111,15 @@ class ForgetsWhatItAcked(Worker):
             self._slots.remove_waiting(_to_attempt(task))
 
 
-class LosesTheLastBatch(SimStore):
-    """What a manager committed last is gone when it did not leave in order, as with a disk that lies."""
+class LosesLastCommit(SimulatedStore):
+    """Lose the last commit of a manager that died, as a disk without fsync does."""
 
     async def acquire(self) -> bool:
         before = self._disk.holder
-        taken = await super().acquire()
-        if taken and before not in {None, self._holder}:
+        acquired = await super().acquire()
+        if acquired and before not in {None, self._holder}:
             await self._roll_back()
-        return taken
+        return acquired
 
     async def _roll_back(self) -> None:
         disk = self._disk
@@ -143,21 +143,24 @@ def _with_dead_counted() -> Any:
     return patch.dict(preconditions.FROM, {c.EndAttempt: preconditions.HELD | {TaskStatus.READY}})
 
 
-MUTANTS: dict[str, tuple[Parts, Sequence[Any]]] = {
-    "ack before commit": (Parts(manager=AcksBeforeCommit, state=State), ()),
-    "no attempt check": (Parts(state=TakesAnyAttempt), ()),
-    "result counted on a dead lease": (Parts(state=TakesFromTheDead), (_with_dead_counted(),)),
+PLANTED_BUGS: dict[str, tuple[Components, Sequence[Any]]] = {
+    "ack before commit": (Components(manager=AcksBeforeCommit, state=State), ()),
+    "no attempt check": (Components(state=AcceptsAnyAttempt), ()),
+    "result counted on a dead lease": (
+        Components(state=CountsResultOfDeadLease),
+        (_with_dead_counted(),),
+    ),
     "publish before commit, and never again": (
-        Parts(manager=PublishesBeforeCommit, state=State),
+        Components(manager=PublishesBeforeCommit, state=State),
         (patch.object(Workers, "_resend_missing", _no_resend),),
     ),
-    "worker acks, and forgets": (Parts(worker=ForgetsWhatItAcked, state=State), ()),
-    "nothing is recalled": (Parts(), (patch.object(Recalls, "_recall_from", _no_recall),)),
-    "last batch lost in a crash": (Parts(store=LosesTheLastBatch, state=State), ()),
+    "worker acks, and forgets": (Components(worker=ForgetsAckedAssignment, state=State), ()),
+    "nothing is recalled": (Components(), (patch.object(Recalls, "_recall_from", _no_recall),)),
+    "last batch lost in a crash": (Components(store=LosesLastCommit, state=State), ()),
 }
 
 
-def run_with(bug: str, seed: int) -> Report:
-    parts, patches = MUTANTS[bug]
+def run_with_bug(bug: str, seed: int) -> Report:
+    parts, patches = PLANTED_BUGS[bug]
     with patched(*patches):
         return check(simulate(seed, parts=parts))

@@ -1,22 +1,22 @@
-"""What can happen to a broker that the tests have started, as a process of its own or in a container."""
+"""Kill, freeze and starve a broker that the tests have started as a process or in a container."""
 
 import os
 import signal
 import subprocess
 from pathlib import Path
 
-from tests.broker import Broker, ContainerNode, PrivateNode
+from tests.support.broker import Broker, ContainerNode, PrivateNode
 
 
-class Wreck:
-    """A broker to be killed, frozen and starved of memory; `mend` undoes it all."""
+class BrokerFaults:
+    """Faults of a broker, and the methods that end each fault."""
 
     def __init__(self, broker: Broker) -> None:
         self.broker = broker
         self._node = broker._node
 
     def kill(self) -> None:
-        """As a machine that loses its power; `start` brings it back."""
+        """Kill the broker at once, as if the machine lost its power; `start` starts it again."""
         match self._node:
             case PrivateNode() as node:
                 os.killpg(node._process.pid, signal.SIGKILL)
@@ -37,7 +37,7 @@ class Wreck:
         self.broker.wait_until_up()
 
     def freeze(self) -> None:
-        """It hears, and says nothing: connections to it are half open."""
+        """Stop the process of the broker: connections to it are half open until `thaw`."""
         match self._node:
             case PrivateNode() as node:
                 os.killpg(node._process.pid, signal.SIGSTOP)
@@ -56,7 +56,7 @@ class Wreck:
                 raise AssertionError("only a broker that the tests started can be thawed")
 
     def alarm(self, *, on: bool) -> None:
-        """Have it think that memory is short: it takes nothing from publishers."""
+        """Set or end a memory alarm, in which the broker accepts nothing from publishers."""
         self._control("set_vm_memory_high_watermark", *(["absolute", "1MB"] if on else ["0.4"]))
 
     def _control(self, *arguments: str) -> None:
@@ -72,7 +72,7 @@ class Wreck:
                     check=True,
                 )
             case ContainerNode() as node:
-                code, said = node._container.exec(["rabbitmqctl", *arguments])
-                assert code == 0, said
+                code, output = node._container.exec(["rabbitmqctl", *arguments])
+                assert code == 0, output
             case _:
-                raise AssertionError("only a broker that the tests started can be told that")
+                raise AssertionError("only a broker that the tests started can be controlled")

@@ -1,4 +1,4 @@
-"""The runs that the corpus is captured from: work that ends in every way, and work that stays open."""
+"""The runs from which the corpus is captured: tasks with every outcome, and tasks that stay open."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -30,7 +30,8 @@ from skillq_worker import Context, Handlers
 from skillq_worker.execution.executor import Executor
 from skillq_worker.execution.simulation import Simulation
 from tests.corpus.contents import Json
-from tests.corpus.local_system import LocalSystem, until
+from tests.corpus.local_system import LocalSystem
+from tests.support.waiting import until_async
 
 BRISK = {"heartbeat": 0.2}
 SHORT = {"heartbeat": 0.2, "suspect_after": 0.4, "dead_after": 0.8}
@@ -72,8 +73,8 @@ one_type.task(add)
 
 
 @dataclass
-class Story:
-    """Runs everything on one system. `submitted` holds the tasks as users wrote them, in order."""
+class CapturedRuns:
+    """All runs on one system. `submitted` has the tasks in order, as users write them."""
 
     system: LocalSystem
     submitted: list[Json] = field(default_factory=list)
@@ -83,15 +84,15 @@ class Story:
         await self._start_workers(executor)
         await self._report()
         await self._failures()
-        await self._in_parts()
-        await self._naps(executor)
+        await self._submit_in_parts()
+        await self._recall_attempt(executor)
         await self._unreadable()
         self.system.chance = 1.0
         await self._open_work()
         await self._backlog()
-        await self._inquire()
+        await self._query_status()
         self.system.manager.stop()
-        await self.system.serving
+        await self.system.manager_task
         await mark_end(self.system)
 
     async def _start_workers(self, executor: Executor) -> None:
@@ -118,10 +119,10 @@ class Story:
             self.submitted.append({"run": run, "task": one, "fingerprint": task.fingerprint()})
         return tasks
 
-    # --- what ends
+    # --- tasks that end
 
     async def _report(self) -> None:
-        """All tasks succeed. A client that submits them again inquires; another definition is refused."""
+        """All tasks succeed. They are submitted again, and another definition is refused."""
         written: tuple[Json, ...] = (
             {"id": 1, "difficulty": 2, "type": "add", "payload": {"a": 1.5, "b": -2}},
             {
@@ -154,7 +155,7 @@ class Story:
             },
         )
         await self.submit(REPORT, *written)
-        await self.system.ends(slug(REPORT))
+        await self.system.wait_for_run_end(slug(REPORT))
         same = [Task.model_validate(one) for one in written]
         client = await self.system.client()
         await client.complete(REPORT, same)
@@ -166,7 +167,7 @@ class Story:
         raise AssertionError("another definition of a known task should be refused")
 
     async def _failures(self) -> None:
-        """Tasks end in every bad way; one is retried by an operator, one is relaxed."""
+        """Tasks end with every bad status. An operator retries one; the need of one is relaxed."""
         system, run = self.system, slug(FAILURES)
         await self.submit(
             FAILURES,
@@ -211,23 +212,23 @@ class Story:
             {"id": "unwanted", "difficulty": 10, "type": "nap", "unroutable": "wait"},
             {"id": "stopped", "difficulty": 1, "type": "nap", "payload": {"seconds": 600}},
         )
-        await system.becomes(run, "stopped", TaskStatus.RUNNING)
+        await system.wait_for_status(run, "stopped", TaskStatus.RUNNING)
         await system.manager.cancel(run, ["unwanted", "stopped"], "nobody needs them")
-        await system.ends(run)
+        await system.wait_for_run_end(run)
         await system.manager.retry([(run, "broken")])
-        await self._attempts(run, "broken", 2)
-        await system.ends(run)
+        await self._wait_for_attempts(run, "broken", 2)
+        await system.wait_for_run_end(run)
 
-    async def _attempts(self, run: str, id: str, count: int) -> None:
-        async def has_them() -> bool:
+    async def _wait_for_attempts(self, run: str, id: str, count: int) -> None:
+        async def have_ended() -> bool:
             row = await self.system.store.task((run, id))
             ended = [one for one in row.attempts if one.counted and one.outcome] if row else []
             return len(ended) >= count
 
-        await until(has_them, f"{count} attempts of task {id} should have ended")
+        await until_async(have_ended, f"{count} attempts of task {id} should have ended")
 
-    async def _in_parts(self) -> None:
-        """One submission comes in two messages: a client cuts only what is over a megabyte."""
+    async def _submit_in_parts(self) -> None:
+        """Submit two tasks in two parts. A client makes parts only of submissions over a megabyte."""
         written: tuple[Json, ...] = (
             {"id": "p1", "difficulty": 1, "type": "add", "payload": {"a": 1}},
             {"id": "p2", "difficulty": 1, "type": "join", "depends_on": ["p1"]},
@@ -240,9 +241,9 @@ class Story:
             await self.system.publish(
                 topology.SUBMISSIONS, "submit.corpus", Outgoing(body, "submission")
             )
-        await self.system.ends(slug(PARTS))
+        await self.system.wait_for_run_end(slug(PARTS))
 
-    async def _naps(self, executor: Executor) -> None:
+    async def _recall_attempt(self, executor: Executor) -> None:
         """An attempt that waits at a busy worker is recalled for an idle worker; both workers stop."""
         system, run = self.system, slug(NAPS)
         first = await system.worker(
@@ -250,33 +251,33 @@ class Story:
         )
         mine = {"difficulty": 1, "type": "nap", "requires": ["nap"]}
         await self.submit(NAPS, *({**mine, "id": n, "payload": {"seconds": 0}} for n in range(2)))
-        await system.ends(run)
+        await system.wait_for_run_end(run)
         long = {**mine, "payload": {"seconds": 600}}
         await self.submit(NAPS, *({**long, "id": f"long-{n}"} for n in range(3)))
-        await system.becomes(run, "long-0", TaskStatus.RUNNING)
+        await system.wait_for_status(run, "long-0", TaskStatus.RUNNING)
         second = await system.worker(
             "Idler", 2, lambda _: executor, specialties=("nap",), lease=BRISK
         )
-        await self._attempts(run, "long-2", 1)
-        await system.becomes(run, "long-2", TaskStatus.RUNNING)
+        await self._wait_for_attempts(run, "long-2", 1)
+        await system.wait_for_status(run, "long-2", TaskStatus.RUNNING)
         await system.manager.cancel(run, None, "good morning")
-        await system.ends(run)
+        await system.wait_for_run_end(run)
         first.stop()
-        await self._worker_becomes("Napper", WorkerEventKind.DISCONNECTED)
-        (who,) = [
+        await self._wait_for_worker_status("Napper", WorkerEventKind.DISCONNECTED)
+        (profile,) = [
             row.profile for row in await system.store.workers() if row.profile.title == "Idler"
         ]
-        stop = Stop(incarnations=(who.incarnation,), mode="now", reason="nothing to do")
-        await system.publish(topology.COMMANDS, f"stop.{who.name}", stop)
-        await self._worker_becomes("Idler", WorkerEventKind.DISCONNECTED)
+        stop = Stop(incarnations=(profile.incarnation,), mode="now", reason="nothing to do")
+        await system.publish(topology.COMMANDS, f"stop.{profile.name}", stop)
+        await self._wait_for_worker_status("Idler", WorkerEventKind.DISCONNECTED)
         assert second.is_draining
 
-    async def _worker_becomes(self, title: str, status: WorkerEventKind) -> None:
-        async def it_does() -> bool:
+    async def _wait_for_worker_status(self, title: str, status: WorkerEventKind) -> None:
+        async def has_status() -> bool:
             rows = await self.system.store.workers()
             return any(row.profile.title == title and row.status is status for row in rows)
 
-        await until(it_does, f"worker {title} should be {status}")
+        await until_async(has_status, f"worker {title} should be {status}")
 
     async def _unreadable(self) -> None:
         """Messages that the manager and a worker cannot read go to the dead-letter queue."""
@@ -286,7 +287,7 @@ class Story:
         newer = b'{"type": "stop", "schema_version": 2, "incarnations": []}'
         await publish(topology.COMMANDS, "stop.junior", Outgoing(newer, "stop"))
 
-    # --- what stays open
+    # --- tasks that stay open
 
     async def _open_work(self) -> None:
         """Tasks stay in every open status, after attempts with every outcome that leaves a task open."""
@@ -312,47 +313,56 @@ class Story:
         await system.connect_by_hand(
             "Mute", 1, specialties=("mute",), types=("add",), lease=SUSPECT
         )
-        await self._lose(run)
-        await self._bounce(run)
-        leaves = await system.connect_by_hand("Leaver", 1, specialties=("returned",), lease=SUSPECT)
-        await system.becomes(run, "returned", TaskStatus.ASSIGNED)
-        bye = Disconnect(worker=leaves.name, incarnation=leaves.incarnation, reason="goes home")
-        await system.report("disconnect", leaves.name, bye)
+        await self._lose_worker(run)
+        await self._return_attempts(run)
+        leaving_profile = await system.connect_by_hand(
+            "Leaver", 1, specialties=("returned",), lease=SUSPECT
+        )
+        await system.wait_for_status(run, "returned", TaskStatus.ASSIGNED)
+        message = Disconnect(
+            worker=leaving_profile.name, incarnation=leaving_profile.incarnation, reason="goes home"
+        )
+        await system.report("disconnect", leaving_profile.name, message)
         for id in ("returned", "refused", "later", "harder"):
-            await self._attempts(run, id, 1)
-            await system.becomes(run, id, TaskStatus.READY)
-        await system.becomes(run, "held", TaskStatus.ASSIGNED)
-        await system.becomes(run, "running", TaskStatus.RUNNING)
+            await self._wait_for_attempts(run, id, 1)
+            await system.wait_for_status(run, id, TaskStatus.READY)
+        await system.wait_for_status(run, "held", TaskStatus.ASSIGNED)
+        await system.wait_for_status(run, "running", TaskStatus.RUNNING)
         novice.stop()
         for title in ("Mute", "Bouncer"):
-            await self._worker_becomes(title, WorkerEventKind.SUSPECT)
-        await self._worker_becomes("Novice", WorkerEventKind.DISCONNECTED)
+            await self._wait_for_worker_status(title, WorkerEventKind.SUSPECT)
+        await self._wait_for_worker_status("Novice", WorkerEventKind.DISCONNECTED)
 
-    async def _lose(self, run: str) -> None:
-        """A worker begins an attempt and falls silent; its result comes too late."""
+    async def _lose_worker(self, run: str) -> None:
+        """A worker starts an attempt and sends nothing more; its result comes after its lease."""
         system = self.system
-        who = await system.connect_by_hand("Casualty", 1, specialties=("lost",), lease=SHORT)
-        await system.becomes(run, "survivor", TaskStatus.ASSIGNED)
+        profile = await system.connect_by_hand("Casualty", 1, specialties=("lost",), lease=SHORT)
+        await system.wait_for_status(run, "survivor", TaskStatus.ASSIGNED)
         ref = AttemptRef(run=run, id="survivor", attempt=1)
         item = ProgressItem(**ref.model_dump(), at=1_700_000_000.25)
-        begun = Progress(
-            worker=who.name, incarnation=who.incarnation, store=system.store.id, items=(item,)
+        started = Progress(
+            worker=profile.name,
+            incarnation=profile.incarnation,
+            store=system.store.id,
+            items=(item,),
         )
-        await system.report("progress", who.name, begun)
-        await self._worker_becomes(who.title, WorkerEventKind.LOST)
+        await system.report("progress", profile.name, started)
+        await self._wait_for_worker_status(profile.title, WorkerEventKind.LOST)
         late = _result(ref, Outcome.FAILED, "came home late")
-        await system.report("result", who.name, self._results(who, late))
+        await system.report("result", profile.name, self._results(profile, late))
 
-        async def is_noted() -> bool:
+        async def is_recorded() -> bool:
             row = await system.store.task((run, "survivor"))
             return row is not None and any(not one.counted for one in row.attempts)
 
-        await until(is_noted, "the late result should be kept as stale")
+        await until_async(is_recorded, "the late result should be recorded as stale")
 
-    async def _bounce(self, run: str) -> None:
-        """A worker gives attempts of one task back, each with another outcome."""
+    async def _return_attempts(self, run: str) -> None:
+        """A worker reports attempts of one task, each with another outcome that leaves the task open."""
         system = self.system
-        who = await system.connect_by_hand("Bouncer", 1, specialties=("bounced",), lease=SUSPECT)
+        profile = await system.connect_by_hand(
+            "Bouncer", 1, specialties=("bounced",), lease=SUSPECT
+        )
         for number, outcome in enumerate((Outcome.RETURNED, Outcome.CANCELLED, Outcome.LOST), 1):
             ref = AttemptRef(run=run, id="bounced", attempt=number)
 
@@ -360,20 +370,20 @@ class Story:
                 row = await system.store.task((run, "bounced"))
                 return row is not None and row.attempt == number
 
-            await until(has_it, f"attempt {number} should be given out")
-            back = self._results(who, _result(ref, outcome, f"was {outcome.value}"))
-            await system.report("result", who.name, back)
-            await self._attempts(run, "bounced", number)
-            await self._heartbeat(who)
+            await until_async(has_it, f"attempt {number} should be assigned")
+            back = self._results(profile, _result(ref, outcome, f"was {outcome.value}"))
+            await system.report("result", profile.name, back)
+            await self._wait_for_attempts(run, "bounced", number)
+            await self._heartbeat(profile)
 
-    async def _heartbeat(self, who: WorkerProfile) -> None:
-        alive = Heartbeat(worker=who, store=self.system.store.id, free_slots=1)
-        await self.system.report("heartbeat", who.name, alive)
+    async def _heartbeat(self, profile: WorkerProfile) -> None:
+        alive = Heartbeat(worker=profile, store=self.system.store.id, free_slots=1)
+        await self.system.report("heartbeat", profile.name, alive)
 
-    def _results(self, who: WorkerProfile, *results: TaskResult) -> TaskResults:
+    def _results(self, profile: WorkerProfile, *results: TaskResult) -> TaskResults:
         return TaskResults(
-            worker=who.name,
-            incarnation=who.incarnation,
+            worker=profile.name,
+            incarnation=profile.incarnation,
             store=self.system.store.id,
             results=results,
         )
@@ -386,8 +396,8 @@ class Story:
             *({**rare, "id": n, "priority": 1 + n % 3, "payload": {"a": n}} for n in range(12)),
         )
 
-    async def _inquire(self) -> None:
-        """The manager answers inquiries about an open run and about a run that it does not know."""
+    async def _query_status(self) -> None:
+        """Send status queries about an open run and about a run that the manager does not know."""
         store = self.system.store.id
         questions = [
             StatusQuery(
@@ -410,25 +420,25 @@ LAST_KEY = "submit.corpus-is-over"
 
 
 def _result(ref: AttemptRef, outcome: Outcome, error: str) -> TaskResult:
-    begun = 1_700_000_000.25
+    started = 1_700_000_000.25
     return TaskResult(
         **ref.model_dump(),
         outcome=outcome,
         error=error,
         error_types=("OSError", "Exception"),
-        started_at=begun,
-        finished_at=begun + 1,
+        started_at=started,
+        finished_at=started + 1,
     )
 
 
-async def farewell(system: LocalSystem) -> None:
-    """One task ends; then the manager stops all workers and itself."""
-    await system.worker("Junior", 3, lambda who: Simulation(who, 0.0), lease=BRISK)
+async def run_and_stop(system: LocalSystem) -> None:
+    """Complete one task, after which the manager stops all workers and itself."""
+    await system.worker("Junior", 3, lambda profile: Simulation(profile, 0.0), lease=BRISK)
     await (await system.client()).complete("Farewell", [Task(id="1", difficulty=1)])
-    await system.serving
+    await system.manager_task
     await mark_end(system)
 
 
 async def mark_end(system: LocalSystem) -> None:
-    """Mark the end of what is captured."""
+    """Publish the message that ends the capture."""
     await system.publish(topology.SUBMISSIONS, LAST_KEY, Outgoing(b"{}", "last"))

@@ -1,4 +1,4 @@
-"""A steady stream of tasks of all kinds, and how each of them should end."""
+"""Submit a steady stream of tasks of all kinds, and record how each task should end."""
 
 import asyncio
 import threading
@@ -30,7 +30,7 @@ done = Path("done")
 
 
 def note(context: Context) -> int:
-    """Leave a file per execution; how many there were before."""
+    """Write a file for this execution; return the number of earlier executions."""
     before = len(list(done.glob(f"{context.id}.*")))
     (done / f"{context.id}.{uuid4().hex}").touch()
     return before
@@ -44,9 +44,9 @@ def good(context: Context, seconds: float) -> str:
 
 
 @handlers.task
-def after(context: Context, wants: list[str]) -> str:
+def after(context: Context, expected_ids: list[str]) -> str:
     note(context)
-    if sorted(context.dependencies) != sorted(wants):
+    if sorted(context.dependencies) != sorted(expected_ids):
         raise ValueError(f"has only {sorted(context.dependencies)}")
     return context.token
 
@@ -79,41 +79,41 @@ def lethal(context: Context, times: int) -> str:
 '''
 
 
-class Stream(threading.Thread):
-    """Submits a batch now and then, each until the broker has taken it.
+class TaskStream(threading.Thread):
+    """Submit a batch of tasks regularly. Repeat each submission until the broker has confirmed it.
 
-    `expected` says how each task should end; `acknowledged` are those that the broker confirmed.
+    `expected` has the status with which each task should end; `acknowledged` has the confirmed tasks.
     """
 
     def __init__(self, broker_url: str, seed: int) -> None:
         super().__init__(name="stream", daemon=True)
         self._url = broker_url
         self._random = Random(seed)
-        self._over = threading.Event()
+        self._stopped = threading.Event()
         self._number = 0
         self.expected: dict[str, str] = {}
         self.acknowledged: set[str] = set()
         self.failures = 0
-        self.longest = 0.0
+        self.longest_submission = 0.0
 
-    def end(self) -> None:
-        self._over.set()
+    def stop(self) -> None:
+        self._stopped.set()
         self.join()
 
     def run(self) -> None:
         asyncio.run(self._run())
 
     async def _run(self) -> None:
-        while not self._over.is_set():
+        while not self._stopped.is_set():
             batch = list(self._batch())
             began = monotonic()
             await self._submit(batch)
-            self.longest = max(self.longest, monotonic() - began)
+            self.longest_submission = max(self.longest_submission, monotonic() - began)
             self.acknowledged.update(task.id for task in batch)
-            await asyncio.to_thread(self._over.wait, PAUSE_SECONDS)
+            await asyncio.to_thread(self._stopped.wait, PAUSE_SECONDS)
 
     async def _submit(self, batch: list[Task]) -> None:
-        """Until it has been taken, whatever happens: the same again is no harm."""
+        """Repeat the submission until the broker has confirmed it. A repeated submission does no harm."""
         while True:
             try:
                 async with RabbitTransport(
@@ -133,11 +133,11 @@ class Stream(threading.Thread):
             second = self._task("flaky", "succeeded", max_attempts=3)
             yield second
             both = [first.id, second.id]
-            yield self._task("after", "succeeded", depends_on=tuple(both), wants=[*both])
+            yield self._task("after", "succeeded", depends_on=tuple(both), expected_ids=[*both])
         elif chance < 0.25:
             bad = self._task("bad", "failed", max_attempts=2, no_retry_on=("ValueError",))
             yield bad
-            yield self._task("after", "failed", depends_on=(bad.id,), wants=[])
+            yield self._task("after", "failed", depends_on=(bad.id,), expected_ids=[])
         elif chance < 0.32:
             yield self._task("slow", "timed_out", timeout=0.5)
         elif chance < 0.36:
@@ -150,7 +150,7 @@ class Stream(threading.Thread):
     def _task(
         self,
         type: str,
-        ends: str,
+        expected_status: str,
         *,
         depends_on: tuple[str, ...] = (),
         max_attempts: int = 1,
@@ -160,7 +160,7 @@ class Stream(threading.Thread):
     ) -> Task:
         self._number += 1
         id = f"{type}-{self._number}"
-        self.expected[id] = ends
+        self.expected[id] = expected_status
         return Task(
             id=id,
             type=type,

@@ -1,11 +1,11 @@
-"""A process that commits for ever, and says after each commit that it has returned. Tests kill it."""
+"""Commit for ever in a process that a test kills, and print the number of each finished commit."""
 
 import asyncio
 import sys
 from itertools import count
 
 from skillq_manager.store.sql.store import SqlStore
-from tests.contract.store_story import add, assign, end, start
+from tests.contract.store_history import add, assign, end, start
 
 SIZE = 20
 

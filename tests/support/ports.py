@@ -1,4 +1,4 @@
-"""Free loopback ports, of which no two processes get the same one."""
+"""Find free loopback ports. No two processes get the same port."""
 
 import fcntl
 import os
@@ -7,7 +7,8 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
-FIRST, LAST = 20_000, 32_699  # below 32768: a client's own port cannot take one during a restart
+# below 32768: the system gives no such port to a client while a server restarts
+FIRST, LAST = 20_000, 32_699
 FOLDER = Path(tempfile.gettempdir()) / f"skillq-test-ports-{os.geteuid()}"
 
 _claims: dict[int, int] = {}  # the open file of each port that this process has claimed

@@ -1,4 +1,4 @@
-"""Which classes the simulation runs, with a state that checks itself; and one start of a process that runs them."""
+"""The classes that the simulation runs, and a simulated process that runs one of them."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -11,43 +11,43 @@ from skillq_manager.core.state import State
 from skillq_manager.manager import Manager
 from skillq_worker.worker import Worker
 from tests.simulation.loop import Process
-from tests.simulation.network import SimTransport
-from tests.simulation.storage import SimStore
+from tests.simulation.network import SimulatedTransport
+from tests.simulation.storage import SimulatedStore
 from tests.support.invariants import validate
 
 
 class CheckedState(State):
-    """Says at once when it contradicts itself."""
+    """A state that validates itself after every round."""
 
     def handle(self, events: Any, now: float) -> list[Command]:
-        wanted: list[Event] = list(events)
-        out = super().handle(wanted, now)
+        event_list: list[Event] = list(events)
+        out = super().handle(event_list, now)
         validate(self)
         return out
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
-    """What the simulation runs: the services', unless a test breaks one of them."""
+class Components:
+    """The classes that the simulation runs. A planted bug replaces one of them."""
 
     manager: type[Manager] = Manager
     worker: type[Worker] = Worker
     state: type[State] = CheckedState
-    store: type[SimStore] = SimStore
+    store: type[SimulatedStore] = SimulatedStore
 
 
 @dataclass(slots=True)
-class Unit:
-    """One start of a process."""
+class ServiceProcess:
+    """One start of a simulated process."""
 
     process: Process
-    transport: SimTransport
-    gone: asyncio.Event
+    transport: SimulatedTransport
+    exited: asyncio.Event
     incarnation: str = ""
     died_at: float = inf
     pauses: list[tuple[float, float]] = field(default_factory=list)
     manager: Manager | None = None
-    store: SimStore | None = None
+    store: SimulatedStore | None = None
     worker: Worker | None = None
 
     @property

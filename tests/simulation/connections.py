@@ -1,4 +1,4 @@
-"""One connection to the simulated broker, a consuming channel on it, and what may happen to both."""
+"""A simulated connection to the broker, a consumer channel on it, and the faults of the network."""
 
 import asyncio
 from collections.abc import Callable
@@ -14,60 +14,62 @@ if TYPE_CHECKING:
 
 
 @dataclass(slots=True)
-class Faults:
-    """What happens to messages; probabilities, and seconds."""
+class NetworkFaults:
+    """The faults of messages, as probabilities, and times in seconds."""
 
     latency: float = 0.01
-    lost: float = 0.0  # on the way to the broker: no confirm comes
-    unconfirmed: float = 0.0  # it arrives, and no confirm comes
-    forgotten: float = 0.0  # confirmed, and yet it never arrives
+    lost: float = 0.0  # on the way to the broker, so no confirm comes
+    unconfirmed: float = 0.0  # the message arrives, but its confirm does not
+    forgotten: float = 0.0  # the message is confirmed, but never arrives
     doubled: float = 0.0
     late: float = 0.0
     late_by: float = 20.0
-    crashes: float = 0.0  # the publisher dies right before or after
+    crashes: float = 0.0  # the publisher dies just before or after the message
 
 
-class Link:
-    """One connection; another comes after it."""
+class Connection:
+    """A connection. After a loss, the transport opens another."""
 
     def __init__(self) -> None:
-        self.passes = True  # what is sent arrives
-        self.is_open = True  # as its client believes
+        self.is_connected = True  # messages pass in both directions
+        self.is_open = True  # as the client sees the connection
         self.pending: dict[asyncio.Future[Any], None] = {}
         self.sessions: list[ChannelSession] = []
         self.consumers: list[tuple[MemoryConsumer, ChannelSession | None]] = []
 
 
-class Channel:
-    """A consuming channel: what its client says arrives in order, unless the connection is cut."""
+class ConsumerChannel:
+    """A consumer channel. Requests of the client arrive in order, unless the connection is cut."""
 
-    def __init__(self, network: "Network", link: Link, consumer: MemoryConsumer) -> None:
+    def __init__(
+        self, network: "Network", connection: Connection, consumer: MemoryConsumer
+    ) -> None:
         self._network = network
-        self._link = link
+        self._connection = connection
         self._consumer = consumer
         self._arrives_at = 0.0
         self.tags: dict[int, Delivery] = {}
 
     async def ack(self, tag: int, *, multiple: bool) -> None:
-        self._say(self._ack, tag, multiple)
+        self._send(self._ack, tag, multiple)
         await asyncio.sleep(0)
 
     async def nack(self, tag: int, *, requeue: bool) -> None:
-        self._say(self._nack, tag, requeue)
+        self._send(self._nack, tag, requeue)
         await asyncio.sleep(0)
 
     async def close(self) -> None:
-        self._say(self._close)
+        self._send(self._close)
         await asyncio.sleep(0)
 
-    def _say(self, what: Callable[..., object], *args: object) -> None:
+    def _send(self, request: Callable[..., object], *args: object) -> None:
         now = self._network.loop.time()
         self._arrives_at = max(self._arrives_at, now + self._network.delay())
-        self._network.process.later(self._arrives_at - now, self._hear, what, args)
+        self._network.process.call_later(self._arrives_at - now, self._arrive, request, args)
 
-    def _hear(self, what: Callable[..., object], args: tuple[object, ...]) -> None:
-        if self._link.passes:
-            what(*args)
+    def _arrive(self, request: Callable[..., object], args: tuple[object, ...]) -> None:
+        if self._connection.is_connected:
+            request(*args)
 
     def _ack(self, tag: int, multiple: bool) -> None:
         tags = [one for one in self.tags if one <= tag] if multiple else [tag]

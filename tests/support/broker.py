@@ -1,6 +1,6 @@
-"""A RabbitMQ for the tests: one that is there, one we start, or one we install. Never none.
+"""Find, start or install a RabbitMQ for the tests.
 
-Tried in this order, or only the one that SKILLQ_TEST_BROKER names:
+The sources are tried in this order, or only the source that SKILLQ_TEST_BROKER names:
 
 | `url` | SKILLQ_TEST_BROKER_URL; its management API at SKILLQ_TEST_MANAGEMENT_URL or port 15672 |
 | `installed` | the machine's own `rabbitmq-server`, as a private node on free ports |
@@ -15,7 +15,6 @@ import shutil
 import socket
 import subprocess
 import tempfile
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
@@ -25,10 +24,11 @@ from typing import Any, Protocol
 from urllib.parse import quote, urlsplit
 from uuid import uuid4
 
-from tests.ports import free_ports
+from tests.support.ports import free_ports
+from tests.support.waiting import NotInTime, until
 
 START_SECONDS = 120.0
-# Another installation may be going on, such as that of a container engine.
+# Wait for the lock: another installation may run at the same time, such as that of a container engine.
 APT_INSTALL = (
     *("apt-get", "-o", "DPkg::Lock::Timeout=300", "install"),
     *("-y", "-qq", "--no-install-recommends"),
@@ -41,11 +41,11 @@ REMEDY = (
 
 
 class NoBroker(Exception):
-    """Raised when a source has no broker to offer; one line that says why."""
+    """Raised when a source has no broker. The message is one line with the reason."""
 
 
 class Node(Protocol):
-    """Something that runs a broker and can stop and start it again."""
+    """The process or container of a broker that the tests have started."""
 
     def restart(self) -> None: ...
 
@@ -53,7 +53,7 @@ class Node(Protocol):
 
 
 class Broker:
-    """A running RabbitMQ, told what to do through its management API."""
+    """A running RabbitMQ, controlled through its management API."""
 
     def __init__(self, url: str, management: str, node: Node | None = None) -> None:
         parts = urlsplit(url)
@@ -65,36 +65,36 @@ class Broker:
 
     @property
     def management(self) -> str:
-        """The URL of its management API."""
+        """Return the URL of the management API."""
         return self._management
 
     def url(self, vhost: str) -> str:
-        who = f"{quote(self.user, safe='')}:{quote(self._password, safe='')}"
-        return f"{self._scheme}://{who}@{self.host}:{self.port}/{quote(vhost, safe='')}"
+        credentials = f"{quote(self.user, safe='')}:{quote(self._password, safe='')}"
+        return f"{self._scheme}://{credentials}@{self.host}:{self.port}/{quote(vhost, safe='')}"
 
     @contextmanager
     def vhost(self) -> Iterator[str]:
-        """Give the URL of a vhost of one's own; it goes afterwards with all that is in it."""
+        """Create a vhost, yield its URL, and delete the vhost with its contents afterwards."""
         name = f"test-{uuid4().hex[:12]}"
-        self._make(name)
+        self._create_vhost(name)
         try:
             yield self.url(name)
         finally:
-            self.ask("DELETE", f"/vhosts/{name}")
+            self.request("DELETE", f"/vhosts/{name}")
 
-    def empty(self, url: str) -> None:
-        """Lose all that is in a vhost: its connections, exchanges, queues and messages."""
+    def recreate_vhost(self, url: str) -> None:
+        """Delete all contents of a vhost: its connections, exchanges, queues and messages."""
         name = urlsplit(url).path[1:]
-        self.ask("DELETE", f"/vhosts/{name}")
-        self._make(name)
+        self.request("DELETE", f"/vhosts/{name}")
+        self._create_vhost(name)
 
-    def _make(self, vhost: str) -> None:
-        self.ask("PUT", f"/vhosts/{vhost}", {})
-        everything = {"configure": ".*", "write": ".*", "read": ".*"}
-        self.ask("PUT", f"/permissions/{vhost}/{quote(self.user, safe='')}", everything)
+    def _create_vhost(self, vhost: str) -> None:
+        self.request("PUT", f"/vhosts/{vhost}", {})
+        all_permissions = {"configure": ".*", "write": ".*", "read": ".*"}
+        self.request("PUT", f"/permissions/{vhost}/{quote(self.user, safe='')}", all_permissions)
 
-    def ask(self, method: str, path: str, body: object = None) -> Any:
-        """One request to the management API."""
+    def request(self, method: str, path: str, body: object = None) -> Any:
+        """Send a request to the management API and return the decoded reply."""
         credentials = base64.b64encode(f"{self.user}:{self._password}".encode()).decode()
         request = urllib.request.Request(
             f"{self._management}/api{path}",
@@ -102,21 +102,21 @@ class Broker:
             {"Authorization": f"Basic {credentials}", "Content-Type": "application/json"},
             method=method,
         )
-        with urllib.request.urlopen(request, timeout=30) as answer:
-            text = answer.read()
+        with urllib.request.urlopen(request, timeout=30) as reply:
+            text = reply.read()
         return json.loads(text) if text else None
 
     def connections(self, url: str) -> dict[str, str]:
-        """The open connections of a vhost: the broker's name of each, and the name its client gave."""
+        """Return the open connections of a vhost: the broker's name of each, and the client's name for it."""
         vhost = urlsplit(url).path[1:]
         return {
-            one["name"]: one.get("client_properties", {}).get("connection_name", "")
-            for one in self.ask("GET", "/connections")
-            if one.get("vhost") == vhost
+            connection["name"]: connection.get("client_properties", {}).get("connection_name", "")
+            for connection in self.request("GET", "/connections")
+            if connection.get("vhost") == vhost
         }
 
     def close_connection(self, name: str) -> None:
-        self.ask("DELETE", f"/connections/{quote(name, safe='')}")
+        self.request("DELETE", f"/connections/{quote(name, safe='')}")
 
     @property
     def can_restart(self) -> bool:
@@ -132,35 +132,30 @@ class Broker:
             self._node.stop()
 
     def wait_until_up(self) -> None:
-        until(self._is_up, f"the broker at {self.host}:{self.port} did not start")
+        try:
+            until(self._is_up, f"the broker at {self.host}:{self.port} should start", START_SECONDS)
+        except NotInTime as error:
+            raise NoBroker(str(error)) from error
 
     def _is_up(self) -> bool:
         with suppress(OSError):
             socket.create_connection((self.host, self.port), timeout=5).close()
-            # An empty answer, as for a few moments after a start, is not yet a broker.
-            return bool(self.ask("GET", "/overview").get("rabbitmq_version"))
+            # Right after its start, the broker sends an empty reply.
+            return bool(self.request("GET", "/overview").get("rabbitmq_version"))
         return False
 
 
-def until(done: Callable[[], bool], complaint: str, seconds: float = START_SECONDS) -> None:
-    deadline = time.monotonic() + seconds
-    while not done():
-        if time.monotonic() > deadline:
-            raise NoBroker(f"{complaint} within {seconds:.0f} s")
-        time.sleep(0.1)
+# --- the machine's rabbitmq-server, as a private node ------------------------------------------
 
 
-# --- the machine's own rabbitmq-server, as a private node --------------------------------------
-
-
-def _server() -> str | None:
-    # Debian's wrapper on the PATH changes the user, and so loses our directories.
+def _server_path() -> str | None:
+    # Debian's wrapper on the PATH changes the user, who cannot write to our directories.
     direct = Path("/usr/lib/rabbitmq/bin/rabbitmq-server")
     return str(direct) if direct.exists() else shutil.which("rabbitmq-server")
 
 
 class PrivateNode:
-    """A node with its own name, ports, cookie and data, and an epmd of its own."""
+    """A RabbitMQ node with its own name, ports, cookie, data and epmd."""
 
     def __init__(self, server: str) -> None:
         self._server = server
@@ -223,15 +218,15 @@ class PrivateNode:
 
 
 def _installed() -> Broker:
-    server = _server()
+    server = _server_path()
     if server is None:
         raise NoBroker("rabbitmq-server is not installed")
     node = PrivateNode(server)
     url = f"amqp://guest:guest@127.0.0.1:{node.amqp}"
-    return _awaited(Broker(url, f"http://127.0.0.1:{node.management}", node))
+    return _wait_or_stop(Broker(url, f"http://127.0.0.1:{node.management}", node))
 
 
-def _awaited(broker: Broker) -> Broker:
+def _wait_or_stop(broker: Broker) -> Broker:
     try:
         broker.wait_until_up()
     except BaseException:
@@ -244,10 +239,10 @@ def _awaited(broker: Broker) -> Broker:
 
 
 class ContainerNode:
-    """A container whose ports stay what they are when it is restarted."""
+    """A RabbitMQ container that keeps its ports when it is restarted."""
 
     def __init__(self, image: str) -> None:
-        # Slow to import, and seldom needed.
+        # Imported here because the import is slow and seldom needed.
         from testcontainers.core.container import DockerContainer  # noqa: PLC0415
         from testcontainers.core.wait_strategies import LogMessageWaitStrategy  # noqa: PLC0415
 
@@ -259,7 +254,7 @@ class ContainerNode:
             )
             .waiting_for(LogMessageWaitStrategy("Server startup complete"))
         )
-        # Its annotation has no room for the address, Docker has.
+        # The annotation of `ports` does not allow an address, though Docker does.
         bound: dict[Any, Any] = self._container.ports
         bound |= {
             5672: ("127.0.0.1", self.amqp),
@@ -283,13 +278,13 @@ def _docker() -> Broker:
     except Exception as error:
         raise NoBroker(f"Docker does not start {image}: {error}") from error
     url = f"amqp://guest:guest@127.0.0.1:{node.amqp}"
-    return _awaited(Broker(url, f"http://127.0.0.1:{node.management}", node))
+    return _wait_or_stop(Broker(url, f"http://127.0.0.1:{node.management}", node))
 
 
-# --- a broker that is there, and a broker from Debian ------------------------------------------
+# --- a configured broker, and a broker from Debian ---------------------------------------------
 
 
-def given_broker() -> Broker:
+def configured_broker() -> Broker:
     """Return the broker that SKILLQ_TEST_BROKER_URL names.
 
     Raises:
@@ -302,7 +297,7 @@ def given_broker() -> Broker:
     management = management or f"http://{urlsplit(url).hostname}:15672"
     broker = Broker(url, management)
     try:
-        broker.ask("GET", "/overview")
+        broker.request("GET", "/overview")
     except OSError as error:
         raise NoBroker(
             f"no management API at {management} ({error}): the tests make vhosts through it; "
@@ -313,8 +308,8 @@ def given_broker() -> Broker:
 
 def _from_apt() -> Broker:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise NoBroker("this is no Debian where we are root")
-    with _no_services_started():
+        raise NoBroker("apt-get needs a Debian system and root")
+    with no_services_started():
         install = [*APT_INSTALL, "rabbitmq-server"]
         environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
         if subprocess.run(install, env=environment, capture_output=True, check=False).returncode:
@@ -328,8 +323,8 @@ def _from_apt() -> Broker:
 
 
 @contextmanager
-def _no_services_started() -> Iterator[None]:
-    """Keep Debian from starting the system's own broker beside ours."""
+def no_services_started() -> Iterator[None]:
+    """Keep Debian from starting the installed service as a system service."""
     before = POLICY.read_bytes() if POLICY.exists() else None
     mode = POLICY.stat().st_mode if before is not None else 0
     POLICY.write_text("#!/bin/sh\nexit 101\n")
@@ -344,7 +339,7 @@ def _no_services_started() -> Iterator[None]:
 
 
 SOURCES: dict[str, Callable[[], Broker]] = {
-    "url": given_broker,
+    "url": configured_broker,
     "installed": _installed,
     "docker": _docker,
     "apt": _from_apt,
@@ -352,10 +347,10 @@ SOURCES: dict[str, Callable[[], Broker]] = {
 
 
 def find_broker(*, restartable: bool = False) -> Broker:
-    """Find or start a broker; `restartable` leaves out the one that somebody else runs.
+    """Find or start a broker; `restartable` excludes the configured broker, which the tests cannot restart.
 
     Raises:
-        NoBroker: with one line that says what was tried and what to do.
+        NoBroker: if no source has one. The message names the sources and the remedy.
     """
     forced = os.environ.get("SKILLQ_TEST_BROKER")
     if forced is not None and forced not in SOURCES:

@@ -1,6 +1,6 @@
-"""A PostgreSQL for the tests: one that is there, one we start, or one we install. Never none.
+"""Find, start or install a PostgreSQL for the tests.
 
-Tried in this order, or only the one that SKILLQ_TEST_POSTGRES names:
+The sources are tried in this order, or only the source that SKILLQ_TEST_POSTGRES names:
 
 | `url` | SKILLQ_TEST_POSTGRES_URL, whose user may create databases |
 | `installed` | the machine's own server, as a private one on a free port |
@@ -24,8 +24,8 @@ from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
 
-from tests.broker import APT_INSTALL, _no_services_started
-from tests.ports import free_ports
+from tests.support.broker import APT_INSTALL, no_services_started
+from tests.support.ports import free_ports
 
 START_SECONDS = 60.0
 USER, PASSWORD = "skillq", "secret"
@@ -36,11 +36,11 @@ REMEDY = (
 
 
 class NoPostgres(Exception):
-    """Raised when a source has no PostgreSQL to offer; one line that says why."""
+    """Raised when a source has no PostgreSQL. The message is one line with the reason."""
 
 
 class Server(Protocol):
-    """Something that runs PostgreSQL."""
+    """The process or container of a PostgreSQL that the tests have started."""
 
     def stop(self) -> None: ...
 
@@ -54,7 +54,7 @@ class Postgres:
 
     @property
     def server_url(self) -> str:
-        """The URL under which databases are created."""
+        """Return the URL under which databases are created."""
         return self._url
 
     def url(self, database: str) -> str:
@@ -62,7 +62,7 @@ class Postgres:
 
     @asynccontextmanager
     async def database(self) -> AsyncIterator[str]:
-        """Give the URL of a database of one's own; it goes afterwards with all that is in it."""
+        """Create a database, yield its URL, and drop the database afterwards."""
         name = f"test_{uuid4().hex[:12]}"
         await self.execute(f'CREATE DATABASE "{name}"')
         try:
@@ -71,8 +71,8 @@ class Postgres:
             await self.execute(f'DROP DATABASE "{name}" WITH (FORCE)')
 
     @contextmanager
-    def own_database(self) -> Iterator[str]:
-        """The same, without a loop around it."""
+    def database_sync(self) -> Iterator[str]:
+        """Do the same as `database` outside of an event loop."""
         name = f"test_{uuid4().hex[:12]}"
         asyncio.run(self.execute(f'CREATE DATABASE "{name}"'))
         try:
@@ -106,7 +106,7 @@ class Postgres:
             self._server.stop()
 
 
-def _awaited(postgres: Postgres) -> Postgres:
+def _wait_or_stop(postgres: Postgres) -> Postgres:
     try:
         postgres.wait_until_up()
     except BaseException:
@@ -115,11 +115,11 @@ def _awaited(postgres: Postgres) -> Postgres:
     return postgres
 
 
-# --- the machine's own server, as a private one ------------------------------------------------
+# --- the machine's server, as a private cluster -----------------------------------------------
 
 
-def _programs() -> Path | None:
-    # Debian keeps them off the PATH, one folder per release.
+def server_programs() -> Path | None:
+    # Debian does not put the programs on the PATH. Each release has a folder.
     releases = Path("/usr/lib/postgresql").glob("*/bin/postgres")
     newest = max(releases, key=lambda path: float(path.parts[-3]), default=None)
     if newest is not None:
@@ -129,13 +129,16 @@ def _programs() -> Path | None:
 
 
 class PrivateServer:
-    """A cluster with its own port, password and data. It refuses to run as root, so root lends it another user."""
+    """A PostgreSQL cluster with its own port, password and data.
+
+    PostgreSQL refuses to run as root. For root it is started as another user.
+    """
 
     def __init__(self, programs: Path, *, durable: bool) -> None:
         self._home = Path(tempfile.mkdtemp(prefix="skillq-postgres-"))
         (self.port,) = free_ports(1)
         self._log = (self._home / "console.log").open("wb")
-        self._user = _lent_user()
+        self._user = _unprivileged_user()
         password = self._home / "password"
         password.write_text(f"{PASSWORD}\n")
         for path in (self._home, password):
@@ -144,8 +147,8 @@ class PrivateServer:
         data = self._home / "data"
         options = ["--encoding=UTF8", "--locale=C.UTF-8", "--auth=scram-sha-256", "--no-sync"]
         options += [f"--username={USER}", f"--pwfile={password}"]
-        made = self._run([programs / "initdb", f"--pgdata={data}", *options]).wait()
-        if made:
+        exit_status = self._run([programs / "initdb", f"--pgdata={data}", *options]).wait()
+        if exit_status:
             raise NoPostgres(f"initdb: {self._last_line()}")
         parameters = {
             "listen_addresses": "127.0.0.1",
@@ -185,31 +188,31 @@ class PrivateServer:
         shutil.rmtree(self._home, ignore_errors=True)
 
 
-def _lent_user() -> str | None:
+def _unprivileged_user() -> str | None:
     if os.geteuid() != 0:
         return None
-    there = {entry.pw_name for entry in pwd.getpwall()}
-    return next((name for name in ("postgres", "nobody") if name in there), None)
+    users = {entry.pw_name for entry in pwd.getpwall()}
+    return next((name for name in ("postgres", "nobody") if name in users), None)
 
 
 def _installed(durable: bool) -> Postgres:
-    programs = _programs()
+    programs = server_programs()
     if programs is None:
         raise NoPostgres("no server is installed")
     server = PrivateServer(programs, durable=durable)
-    return _awaited(
+    return _wait_or_stop(
         Postgres(f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{server.port}/postgres", server)
     )
 
 
-# --- Docker, a server that is there, and one from Debian -----------------------------------------
+# --- Docker, a configured server, and one from Debian --------------------------------------------
 
 
 def _docker(durable: bool) -> Postgres:
     image = os.environ.get("SKILLQ_TEST_POSTGRES_IMAGE", "postgres:17")
     if shutil.which("docker") is None and "DOCKER_HOST" not in os.environ:
         raise NoPostgres("there is no Docker")
-    # Slow to import, and seldom needed.
+    # Imported here because the import is slow and seldom needed.
     from testcontainers.core.container import DockerContainer  # noqa: PLC0415
 
     (port,) = free_ports(1)
@@ -222,10 +225,10 @@ def _docker(durable: bool) -> Postgres:
     except Exception as error:
         raise NoPostgres(f"Docker does not start {image}: {error}") from error
     url = f"postgresql://{USER}:{PASSWORD}@127.0.0.1:{port}/postgres"
-    return _awaited(Postgres(url, container))
+    return _wait_or_stop(Postgres(url, container))
 
 
-def given_postgres() -> Postgres:
+def configured_postgres() -> Postgres:
     """Return the PostgreSQL that SKILLQ_TEST_POSTGRES_URL names.
 
     Raises:
@@ -234,14 +237,14 @@ def given_postgres() -> Postgres:
     url = os.environ.get("SKILLQ_TEST_POSTGRES_URL")
     if not url:
         raise NoPostgres("SKILLQ_TEST_POSTGRES_URL is not set")
-    return _awaited(Postgres(url))
+    return _wait_or_stop(Postgres(url))
 
 
 def _from_apt(durable: bool) -> Postgres:
     if shutil.which("apt-get") is None or os.geteuid() != 0:
-        raise NoPostgres("this is no Debian where we are root")
+        raise NoPostgres("apt-get needs a Debian system and root")
     install = [*APT_INSTALL, "postgresql"]
-    with _no_services_started():
+    with no_services_started():
         failure = _apt(install)
         if failure:
             _apt(["apt-get", "update", "-qq"])
@@ -252,14 +255,14 @@ def _from_apt(durable: bool) -> Postgres:
 
 
 def _apt(command: list[str]) -> str:
-    """What went wrong, or nothing."""
+    """Run a command; return its error, or an empty text."""
     environment = os.environ | {"DEBIAN_FRONTEND": "noninteractive"}
     done = subprocess.run(command, env=environment, capture_output=True, check=False, text=True)
     return (done.stderr.strip() or "failed") if done.returncode else ""
 
 
 SOURCES: dict[str, Callable[[bool], Postgres]] = {
-    "url": lambda durable: given_postgres(),
+    "url": lambda durable: configured_postgres(),
     "installed": _installed,
     "docker": _docker,
     "apt": _from_apt,
@@ -267,10 +270,10 @@ SOURCES: dict[str, Callable[[bool], Postgres]] = {
 
 
 def find_postgres(*, durable: bool = False) -> Postgres:
-    """Find or start a PostgreSQL; a `durable` one, where we start it, survives the machine's crash.
+    """Find or start a PostgreSQL; a started server that is `durable` survives a crash of the machine.
 
     Raises:
-        NoPostgres: with one line that says what was tried and what to do.
+        NoPostgres: if no source has one. The message names the sources and the remedy.
     """
     forced = os.environ.get("SKILLQ_TEST_POSTGRES")
     if forced is not None and forced not in SOURCES:

@@ -1,4 +1,4 @@
-"""All messages that are published on a vhost, read from RabbitMQ's tracing; and a selection of them."""
+"""Read all messages that are published on a vhost from RabbitMQ's tracing, and select some."""
 
 import json
 from collections import Counter
@@ -11,19 +11,22 @@ from skillq.errors import MalformedMessage
 from skillq.messages import decode
 from skillq.topology import DEAD_LETTERS, Binding, Queue, Topology
 from skillq.transport import Delivery, Transport
-from tests.broker import Broker
 from tests.corpus.contents import Json, Sent
+from tests.support.broker import Broker
 
 _TRACE, _QUEUE = "amq.rabbitmq.trace", "corpus.trace"
-_TWICE = 2  # messages that are kept of each kind
+_KEPT_OF_EACH = 2  # messages that have the same field or value
 
-# Fields whose values make messages of different kinds.
-_KINDS = {"status", "outcome", "event", "mode", "ready", "waiting_only", "draining", "part"}
-_OF_USERS = {("payload",), ("dependencies",), ("output",)}
+# Messages with different values of these fields are different kinds of messages.
+_KIND_FIELDS = {"status", "outcome", "event", "mode", "ready", "waiting_only", "draining", "part"}
+_USER_DATA = {("payload",), ("dependencies",), ("output",)}
 
 
-class Tap:
-    """Reads the trace, so that no queue is bound to our exchanges, and what is unroutable stays so."""
+class TraceReader:
+    """Read the trace of a vhost.
+
+    No queue is bound to skillq's exchanges for that, so unroutable messages stay unroutable.
+    """
 
     def __init__(self, broker: Broker, url: str, transport: Transport) -> None:
         self._broker = broker
@@ -33,10 +36,10 @@ class Tap:
     async def open(self) -> None:
         binding = Binding(_TRACE, "publish.#", _QUEUE)
         await self._transport.declare(Topology((), (Queue(_QUEUE),), (binding,)))
-        self._broker.ask("PUT", f"/vhosts/{self._vhost}", {"tracing": True})
+        self._broker.request("PUT", f"/vhosts/{self._vhost}", {"tracing": True})
 
     async def read(self, last: str) -> list[Sent]:
-        """Return what was published, up to the message with the routing key `last`."""
+        """Return the published messages before the message with the routing key `last`."""
         consumer = await self._transport.consume(_QUEUE, prefetch=1000)
         found: list[Sent] = []
         while not any(sent.routing_key == last for sent in found):
@@ -59,16 +62,16 @@ def _plain(value: Any) -> Any:
     return int(value.timestamp()) if isinstance(value, datetime) else value
 
 
-def few_of_each(messages: Iterable[Sent]) -> list[Sent]:
-    """Return those messages which have a field or a word that at most one message before them has.
+def select_messages(messages: Iterable[Sent]) -> list[Sent]:
+    """Return the messages with a field or value that fewer than two kept messages have.
 
-    Of an unreadable message, the copy in the dead-letter queue is kept.
+    Of an unreadable message, only the copy in the dead-letter queue is kept.
     """
     seen: Counter[tuple[str, ...]] = Counter()
     kept: list[Sent] = []
     for sent in filter(_is_ours, messages):
         features = {(sent.exchange, *feature) for feature in _features(sent)}
-        if any(seen[feature] < _TWICE for feature in features):
+        if any(seen[feature] < _KEPT_OF_EACH for feature in features):
             kept.append(sent)
             seen.update(features)
     return kept
@@ -92,24 +95,24 @@ def _features(sent: Sent) -> Iterator[tuple[str, ...]]:
     for path, value in _paths(body, ()):
         if value:
             yield body["type"], *path
-        if path[-1] in _KINDS:
+        if path[-1] in _KIND_FIELDS:
             yield body["type"], *path, str(value)
 
 
 def _paths(value: Any, where: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield the path and the value of each field below `value`; names that users chose are no fields."""
-    if isinstance(value, dict) and where[-1:] not in _OF_USERS:
-        for name, below in value.items():
-            yield from _paths(below, (*where, name))
+    """Yield path and value of each field below `value`. Names in user data are not fields."""
+    if isinstance(value, dict) and where[-1:] not in _USER_DATA:
+        for name, child in value.items():
+            yield from _paths(child, (*where, name))
     elif isinstance(value, list):
-        for below in value:
-            yield from _paths(below, where)
+        for child in value:
+            yield from _paths(child, where)
     else:
         yield where, value
 
 
-def lines(messages: Sequence[Sent]) -> str:
-    """One JSON object a line."""
+def json_lines(messages: Sequence[Sent]) -> str:
+    """Return one JSON object per line."""
     return "".join(json.dumps(_fields(sent), ensure_ascii=False) + "\n" for sent in messages)
 
 

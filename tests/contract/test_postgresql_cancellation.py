@@ -1,4 +1,4 @@
-"""Who waits for PostgreSQL may be cancelled at any moment: its connections are whole afterwards, and so is what was written."""
+"""A call to PostgreSQL may be cancelled at any moment: connections and commits stay intact."""
 
 import asyncio
 import random
@@ -15,8 +15,8 @@ from skillq_manager.store.base import StoreFailed, TaskFilter
 from skillq_manager.store.sql.database import Work
 from skillq_manager.store.sql.postgresql import Postgresql
 from skillq_manager.store.sql.store import SqlStore
-from tests.contract.store_story import RUN, World, add
-from tests.unit.worker.boss import until
+from tests.contract.store_history import RUN, RandomHistory, add
+from tests.support.waiting import until_async
 
 ALL = TaskFilter()
 
@@ -40,59 +40,61 @@ def sleep(seconds: float) -> Work[None]:
     return work
 
 
-def slow(seconds: float, begun: list[Any]) -> Work[None]:
-    """Says that it has begun, with the connection it has, and takes so long."""
+def slow(seconds: float, started: list[Any]) -> Work[None]:
+    """Return work that records the process id of its connection in `started` and then takes `seconds`."""
 
     def work(connection: Connection) -> None:
-        begun.append(backend(connection))
+        started.append(backend_pid(connection))
         sleep(seconds)(connection)
 
     return work
 
 
-def backend(connection: Connection) -> Any:
+def backend_pid(connection: Connection) -> Any:
     return connection.exec_driver_sql("SELECT pg_backend_pid()").scalar()
 
 
-async def cancelled(task: asyncio.Task[Any]) -> None:
+async def cancel_and_wait(task: asyncio.Task[Any]) -> None:
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
 @pytest.mark.parametrize("way", ["read_snapshot", "read", "write"])
-async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_again(
+async def test_a_connection_is_usable_again_after_a_cancelled_statement(
     store: SqlStore, way: str
 ) -> None:
-    base = database(store)
+    store_database = database(store)
     used: list[Any] = []
     for times in range(1, 6):
-        task = asyncio.create_task(getattr(base, way)(slow(0.1, used)))
-        await until(partial(lambda n: len(used) == n, times))
-        await cancelled(task)
+        task = asyncio.create_task(getattr(store_database, way)(slow(0.1, used)))
+        await until_async(partial(lambda n: len(used) == n, times), "the statement should run")
+        await cancel_and_wait(task)
         async with asyncio.timeout(5):
             assert await store.acquire()
             assert await store.tasks(ALL) == []
-    assert len(set(used)) <= module.READ_CONNECTIONS, "none had to be thrown away"
+    assert len(set(used)) <= module.READ_CONNECTIONS, "no connection should be replaced"
 
 
-async def test_a_commit_whose_waiter_was_cancelled_is_there_when_the_waiter_has_ended(
+async def test_a_commit_is_finished_when_its_cancelled_caller_ends(
     store: SqlStore,
 ) -> None:
     for n in range(20):
         commit = asyncio.create_task(store.commit([add(n + 1, f"t{n}")]))
         await asyncio.sleep(n * 0.0004)
         started = bool(database(store)._active)
-        await cancelled(commit) if not commit.done() else None
-        there = {row.task.id for row in await store.tasks(ALL)}
-        assert (f"t{n}" in there) or not started
+        await cancel_and_wait(commit) if not commit.done() else None
+        stored_ids = {row.task.id for row in await store.tasks(ALL)}
+        assert (f"t{n}" in stored_ids) or not started
 
 
-async def test_cancelled_again_and_again_anywhere_the_store_goes_on(store: SqlStore) -> None:
-    chance, world = random.Random(1), World(1)
+async def test_the_store_continues_after_repeated_cancellations_at_any_moment(
+    store: SqlStore,
+) -> None:
+    chance, world = random.Random(1), RandomHistory(1)
     for _ in range(60):
         work = [
-            asyncio.create_task(store.commit(world.turn())),
+            asyncio.create_task(store.commit(world.next_commands())),
             asyncio.create_task(store.tasks(ALL)),
             asyncio.create_task(database(store).read_snapshot(sleep(0.005))),
         ]
@@ -108,32 +110,34 @@ async def test_cancelled_again_and_again_anywhere_the_store_goes_on(store: SqlSt
             await store.run(RUN)
 
 
-async def test_what_does_not_end_is_cut_off_and_the_store_goes_on(
+async def test_a_cancelled_statement_that_does_not_end_is_cut_off_and_the_store_continues(
     store: SqlStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timings, "DATABASE_END_SECONDS", 0.1)
-    begun: list[Any] = []
-    task = asyncio.create_task(database(store).read(slow(60, begun)))
-    await until(lambda: begun)
+    started: list[Any] = []
+    task = asyncio.create_task(database(store).read(slow(60, started)))
+    await until_async(lambda: started, "the statement should run")
     async with asyncio.timeout(5):
-        await cancelled(task)
+        await cancel_and_wait(task)
         assert await store.acquire()
         assert await store.tasks(ALL) == []
 
 
-async def test_when_all_connections_are_in_use_for_too_long_the_store_has_failed(
+async def test_the_store_fails_if_all_its_connections_are_in_use_for_too_long(
     postgres_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timings, "DATABASE_POOL_SECONDS", 0.1)
     async with SqlStore(postgres_url) as store:
-        begun: list[Any] = []
-        work = slow(0.8, begun)
-        busy = [
+        started: list[Any] = []
+        work = slow(0.8, started)
+        running = [
             asyncio.create_task(database(store).read_snapshot(work))
             for _ in range(module.READ_CONNECTIONS)
         ]
-        await until(lambda: len(begun) == module.READ_CONNECTIONS)
+        await until_async(
+            lambda: len(started) == module.READ_CONNECTIONS, "all statements should run"
+        )
         with pytest.raises(StoreFailed, match=r"^the store postgresql://.* failed: "):
             await store.tasks(ALL)
-        await asyncio.gather(*busy)
+        await asyncio.gather(*running)
         assert await store.tasks(ALL) == []

@@ -1,4 +1,4 @@
-"""What seeds have found. A seed means another run after every change; the bug is told here for good."""
+"""Tests of bugs that seeds have found. A seed gives another run after each change of the code."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,18 +26,19 @@ from skillq_manager.manager import Manager
 from skillq_manager.store.base import LiveRow
 from skillq_manager.store.memory import MemoryStore
 from tests.simulation.loop import VirtualLoop
+from tests.support.waiting import until_async
 
 
-def _run(story: Any) -> None:
+def _run(scenario: Any) -> None:
     loop = VirtualLoop(Random(0))  # type: ignore[abstract]
     try:
-        loop.run_until_complete(story)
+        loop.run_until_complete(scenario)
     finally:
         loop.close()
 
 
-async def _busy(transport: MemoryTransport) -> None:
-    """Somebody else's submissions to the same run are refused, again and again."""
+async def _publish_refusals(transport: MemoryTransport) -> None:
+    """Publish refusals of another client's submissions to the same run."""
     refused = RunEvent(
         run="default", title="default", status=RunStatus.REFUSED, at=0.0, submission_id="another"
     )
@@ -48,30 +49,30 @@ async def _busy(transport: MemoryTransport) -> None:
         await asyncio.sleep(3.0)
 
 
-def test_what_others_do_in_a_run_is_no_answer_to_a_client() -> None:
-    """Its submission was lost; their events kept it from asking again."""
+def test_events_of_other_submissions_do_not_stop_a_clients_status_query() -> None:
+    """The submission was lost, and events of others kept the client from its status query."""
 
-    async def story() -> None:
+    async def scenario() -> None:
         async with MemoryTransport(MemoryBroker()) as transport:
             await transport.declare(topology.MANAGER)
             consumer = await transport.consume(topology.MANAGER_SUBMISSIONS, prefetch=10)
             client = Client(transport, clock=asyncio.get_running_loop().time)
             task = Task(id="a", difficulty=1)
             done = asyncio.ensure_future(client.complete("default", [task]))
-            noise = asyncio.ensure_future(_busy(transport))
-            await consumer.ack(await consumer.batch())  # and nobody has read it
+            refusals = asyncio.ensure_future(_publish_refusals(transport))
+            await consumer.ack(await consumer.batch())  # the submission is lost
             async with asyncio.timeout(60.0):
                 (question,) = await consumer.batch()
-            asked = decode(question.body)
-            assert isinstance(asked, StatusQuery)
+            query = decode(question.body)
+            assert isinstance(query, StatusQuery)
             unknown = StatusReply(
-                submission_id=asked.submission_id,
-                number=asked.number,
+                submission_id=query.submission_id,
+                number=query.number,
                 status=RunStatus.UNKNOWN,
                 store="",
             )
             await transport.publish(
-                topology.EVENTS, f"answer.{asked.submission_id}", Outgoing.from_message(unknown)
+                topology.EVENTS, f"answer.{query.submission_id}", Outgoing.from_message(unknown)
             )
             async with asyncio.timeout(60.0):
                 (again,) = await consumer.batch()
@@ -82,9 +83,9 @@ def test_what_others_do_in_a_run_is_no_answer_to_a_client() -> None:
                     topology.EVENTS, f"run.default.{event.status}", Outgoing.from_message(event)
                 )
             assert (await done).has_succeeded
-            noise.cancel()
+            refusals.cancel()
 
-    _run(story())
+    _run(scenario())
 
 
 def _answers(id: str) -> list[RunEvent]:
@@ -103,36 +104,36 @@ def _answers(id: str) -> list[RunEvent]:
     ]
 
 
-class _TellingTransport(MemoryTransport):
-    def __init__(self, told: list[str]) -> None:
+class _RecordingTransport(MemoryTransport):
+    def __init__(self, calls: list[str]) -> None:
         super().__init__(MemoryBroker())
-        self._told = told
+        self._calls = calls
 
     async def consume(self, queue: str, **more: Any) -> MemoryConsumer:
-        self._told.append(queue)
+        self._calls.append(queue)
         return await super().consume(queue, **more)
 
 
-class _TellingStore(MemoryStore):
-    def __init__(self, told: list[str]) -> None:
+class _RecordingStore(MemoryStore):
+    def __init__(self, calls: list[str]) -> None:
         super().__init__()
-        self._told = told
+        self._calls = calls
 
     async def load(self, *, include_backlog: bool = True) -> AsyncIterator[list[LiveRow]]:
-        self._told.append("load")
+        self._calls.append("load")
         async for rows in super().load(include_backlog=include_backlog):
             yield rows
 
 
-def test_a_manager_reads_the_store_once_the_queues_are_its_own() -> None:
-    """It had read, and then waited for its queues: another one had led meanwhile, and what it knew was stale."""
-    told: list[str] = []
+def test_a_manager_loads_the_store_only_after_it_has_its_queues() -> None:
+    """A manager had loaded first and then waited for its queues, while another manager led."""
+    calls: list[str] = []
 
     async def ignore(run: str) -> None: ...
 
-    async def story() -> None:
-        store = _TellingStore(told)
-        async with _TellingTransport(told) as transport:
+    async def scenario() -> None:
+        store = _RecordingStore(calls)
+        async with _RecordingTransport(calls) as transport:
             manager = Manager(
                 transport,
                 store,
@@ -141,11 +142,10 @@ def test_a_manager_reads_the_store_once_the_queues_are_its_own() -> None:
                 on_complete=ignore,
             )
             running = asyncio.ensure_future(manager.run())
-            while not manager.is_leading:  # noqa: ASYNC110 - what is waited for knows nothing of us
-                await asyncio.sleep(0.1)
+            await until_async(lambda: manager.is_leading, "the manager should lead")
             manager.stop()
             await running
 
-    _run(story())
-    assert told[-1] == "load"
-    assert len(told) == 4
+    _run(scenario())
+    assert calls[-1] == "load"
+    assert len(calls) == 4

@@ -1,4 +1,4 @@
-"""Builders of commands, and a random history of the real core to hold stores to each other."""
+"""Build commands, and generate a random history of the core to compare stores."""
 
 import random
 from collections.abc import Iterable
@@ -51,12 +51,14 @@ def add(
     return c.AddTask((run, id), seq, run.upper(), task, task.fingerprint(), status, 100.0 + seq)
 
 
-def assign(id: str, attempt: int = 1, who: WorkerProfile = ADA, *, run: str = RUN) -> c.Assign:
-    return c.Assign((run, id), "task", attempt, who, 200.0 + attempt)
+def assign(
+    id: str, attempt: int = 1, worker_profile: WorkerProfile = ADA, *, run: str = RUN
+) -> c.Assign:
+    return c.Assign((run, id), "task", attempt, worker_profile, 200.0 + attempt)
 
 
-def start(id: str, attempt: int = 1, who: WorkerProfile = ADA) -> c.StartAttempt:
-    return c.StartAttempt((RUN, id), "task", attempt, who, 300.0 + attempt)
+def start(id: str, attempt: int = 1, worker_profile: WorkerProfile = ADA) -> c.StartAttempt:
+    return c.StartAttempt((RUN, id), "task", attempt, worker_profile, 300.0 + attempt)
 
 
 def end(
@@ -80,64 +82,64 @@ def end(
 
 
 def fail(id: str, attempt: int = 1, **more: Any) -> c.EndAttempt:
-    """It failed, and is tried again."""
+    """Return the end of an attempt that failed and is retried."""
     ended = end(id, attempt, TaskStatus.READY, Outcome.FAILED, reason=f"no {attempt}", **more)
     return replace(ended, failures=attempt)
 
 
 def stale(id: str, attempt: int = 1, **more: Any) -> c.RecordStaleResult:
     result = TaskResult(run=RUN, id=id, attempt=attempt, outcome=Outcome.FAILED, **more)
-    return c.RecordStaleResult(result, "ghost", "0")
+    return c.RecordStaleResult(result, "unknown", "0")
 
 
 def set_status(id: str, status: TaskStatus, attempt: int = 0) -> c.SetStatus:
-    return c.SetStatus((RUN, id), "task", status, "so it goes", attempt, 500.0)
+    return c.SetStatus((RUN, id), "task", status, "some reason", attempt, 500.0)
 
 
 def reopen(id: str, attempt: int = 1) -> c.Reopen:
     return c.Reopen((RUN, id), "task", TaskStatus.READY, attempt, 600.0)
 
 
-async def everything(store: Store, keys: Iterable[TaskKey]) -> dict[str, Any]:
-    """All that a store shows, in an order of its own making only where the port leaves it open."""
+async def snapshot(store: Store, keys: Iterable[TaskKey]) -> dict[str, Any]:
+    """Return all that a store shows."""
     keys = list(keys)
     return {
         "runs": await store.runs(),
         "each run": [await store.run(run) for run in sorted({run for run, _ in keys})],
-        "pages": await pages(store, TaskFilter(limit=7)),
+        "pages": await all_pages(store, TaskFilter(limit=7)),
         "tasks": [await store.task(key) for key in keys],
         "workers": await store.workers(),
         "live": [
-            replace(row, like=whole(row.like, row.id))
+            replace(row, like=with_body(row.like, row.id))
             async for page in store.load()
             for row in page
         ],
         "last_seq": await store.last_seq(),
         "known": await store.known_tasks(keys),
         "bodies": {
-            key: (whole_of(key[1], body), body.dependencies)
+            key: (task_with_body(key[1], body), body.dependencies)
             for key, body in (await store.bodies(keys)).items()
         },
     }
 
 
-def whole(like: Task, id: str, description: str = "", payload: Any = None) -> Task:
+def with_body(like: Task, id: str, description: str = "", payload: Any = None) -> Task:
     own = {"id": id, "description": description, "payload": payload or {}}
     return like.model_copy(update=own)
 
 
-def whole_of(id: str, body: Body) -> Task:
-    """The task that it is of."""
-    return whole(body.like, id, body.description, body.payload)
+def task_with_body(id: str, body: Body) -> Task:
+    """Return the task with this id and body."""
+    return with_body(body.like, id, body.description, body.payload)
 
 
-async def pages(store: Store, which: TaskFilter) -> list[Any]:
-    """All that match, page by page."""
+async def all_pages(store: Store, wanted: TaskFilter) -> list[Any]:
+    """Return all tasks that match, read page by page."""
     found: list[Any] = []
-    while rows := await store.tasks(which):
+    while rows := await store.tasks(wanted):
         found += rows
-        which = TaskFilter(
-            which.run, which.status, which.type, which.worker, which.limit, rows[-1].seq
+        wanted = TaskFilter(
+            wanted.run, wanted.status, wanted.type, wanted.worker, wanted.limit, rows[-1].seq
         )
     return found
 
@@ -145,8 +147,8 @@ async def pages(store: Store, which: TaskFilter) -> list[Any]:
 _OUTPUTS: list[JsonValue] = [None, 0, False, "", [1, {"a": None}], 1e300]
 
 
-class World:
-    """The real core among clients and workers who say whatever they like."""
+class RandomHistory:
+    """The commands of a real core on random events of clients and workers."""
 
     def __init__(self, seed: int) -> None:
         self._random = random.Random(seed)
@@ -163,8 +165,8 @@ class World:
     def keys(self) -> list[TaskKey]:
         return [*self._tasks, ("nowhere", "x")]
 
-    def turn(self) -> list[c.Command]:
-        """What the core decides on a handful of events."""
+    def next_commands(self) -> list[c.Command]:
+        """Return the commands of the core on a few random events."""
         self._now += self._random.choice([0.0, 0.5, 3.0, 20.0])
         kinds = [self._submit, self._connect, self._report, self._report, self._progress]
         kinds += [self._disconnect, self._heartbeat, self._cancel, self._retry, self._return]
@@ -191,17 +193,17 @@ class World:
             case _:
                 pass
 
-    # --- what happens
+    # --- random events
 
     def _submit(self) -> list[e.Event]:
         run = self._random.choice(["Alpha", "Beta 2"])
         tasks = [self._task() for _ in range(self._random.randint(1, 5))]
         tasks = list({task.id: task for task in tasks}.values())
         name = slug(run)
-        there = {key[1] for key in self._known if key[0] == name} | {task.id for task in tasks}
+        ids = {key[1] for key in self._known if key[0] == name} | {task.id for task in tasks}
         tasks = [
             task
-            if all(other in there and int(other) < int(task.id) for other in task.depends_on)
+            if all(other in ids and int(other) < int(task.id) for other in task.depends_on)
             else task.model_copy(update={"depends_on": ()})
             for task in tasks
         ]
@@ -211,7 +213,7 @@ class World:
 
     def _task(self) -> Task:
         number = self._random.randint(1, 120)
-        own = random.Random(number)  # the same id is mostly the same task
+        own = random.Random(number)  # the same id mostly has the same definition
         return Task(
             id=str(number),
             difficulty=own.randint(1, 10),
@@ -238,13 +240,19 @@ class World:
         return [Connect(worker=self._profile())]
 
     def _heartbeat(self) -> list[e.Event]:
-        return [Heartbeat(worker=who, holds=()) for who in self._workers.values()]
+        return [
+            Heartbeat(worker=worker_profile, holds=()) for worker_profile in self._workers.values()
+        ]
 
     def _disconnect(self) -> list[e.Event]:
-        who = self._profile()
-        return [Disconnect(worker=who.name, incarnation=who.incarnation, reason="bye")]
+        worker_profile = self._profile()
+        return [
+            Disconnect(
+                worker=worker_profile.name, incarnation=worker_profile.incarnation, reason="bye"
+            )
+        ]
 
-    def _some(self) -> list[c.Assign]:
+    def _some_assignments(self) -> list[c.Assign]:
         recent = self._assigned[-12:]
         return self._random.sample(recent, min(len(recent), self._random.randint(1, 4)))
 
@@ -255,7 +263,7 @@ class World:
                 incarnation=one.worker.incarnation,
                 results=(self._result(one),),
             )
-            for one in self._some()
+            for one in self._some_assignments()
         ]
 
     def _result(self, of: c.Assign) -> TaskResult:
@@ -279,13 +287,13 @@ class World:
                 incarnation=one.worker.incarnation,
                 items=(ProgressItem(**_ref(one).model_dump(), at=self._now),),
             )
-            for one in self._some()
+            for one in self._some_assignments()
         ]
 
     def _return(self) -> list[e.Event]:
         return [
             e.AssignmentReturned(one.worker.name, one.worker.incarnation, (_ref(one),))
-            for one in self._some()[:1]
+            for one in self._some_assignments()[:1]
         ]
 
     def _cancel(self) -> list[e.Event]:
@@ -293,7 +301,7 @@ class World:
             return []
         run, id = self._random.choice(list(self._tasks))
         ids = None if self._random.random() < 0.1 else (id,)
-        return [e.CancelRequested("q", run, ids, "called off")]
+        return [e.CancelRequested("q", run, ids, "cancelled")]
 
     def _retry(self) -> list[e.Event]:
         ended = [
