@@ -16,7 +16,7 @@ from skillq_manager.store.sql.database import Work
 from skillq_manager.store.sql.postgresql import Postgresql
 from skillq_manager.store.sql.store import SqlStore
 from tests.contract.store_story import RUN, World, add
-from tests.unit.worker.boss import until
+from tests.support.waiting import until_async
 
 ALL = TaskFilter()
 
@@ -60,7 +60,7 @@ async def cancelled(task: asyncio.Task[Any]) -> None:
         await task
 
 
-@pytest.mark.parametrize("way", ["read_snapshot", "read", "write"])
+@pytest.mark.parametrize("way", ["look", "read", "write"])
 async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_again(
     store: SqlStore, way: str
 ) -> None:
@@ -68,7 +68,7 @@ async def test_after_a_cancelled_statement_its_connection_is_whole_and_used_agai
     used: list[Any] = []
     for times in range(1, 6):
         task = asyncio.create_task(getattr(base, way)(slow(0.1, used)))
-        await until(partial(lambda n: len(used) == n, times))
+        await until_async(partial(lambda n: len(used) == n, times), "the statement should run")
         await cancelled(task)
         async with asyncio.timeout(5):
             assert await store.acquire()
@@ -114,7 +114,7 @@ async def test_what_does_not_end_is_cut_off_and_the_store_goes_on(
     monkeypatch.setattr(timings, "DATABASE_END_SECONDS", 0.1)
     begun: list[Any] = []
     task = asyncio.create_task(database(store).read(slow(60, begun)))
-    await until(lambda: begun)
+    await until_async(lambda: begun, "the statement should run")
     async with asyncio.timeout(5):
         await cancelled(task)
         assert await store.acquire()
@@ -132,7 +132,9 @@ async def test_when_all_connections_are_in_use_for_too_long_the_store_has_failed
             asyncio.create_task(database(store).read_snapshot(work))
             for _ in range(module.READ_CONNECTIONS)
         ]
-        await until(lambda: len(begun) == module.READ_CONNECTIONS)
+        await until_async(
+            lambda: len(begun) == module.READ_CONNECTIONS, "all statements should run"
+        )
         with pytest.raises(StoreFailed, match=r"^the store postgresql://.* failed: "):
             await store.tasks(ALL)
         await asyncio.gather(*busy)
