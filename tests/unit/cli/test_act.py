@@ -13,11 +13,11 @@ from click.testing import CliRunner
 from skillq import timings
 from skillq.errors import Unreachable, UsageError
 from skillq.runtime import logs
-from skillq.transport.memory import MemoryBroker
 from skillq_cli import actions
 from skillq_cli.command import COMMANDS, cli
 from skillq_manager.web.server import serve
-from tests.unit.manager.desk import TASKS, Desk
+from tests.support.manager_harness import TASKS, ApiHarness
+from tests.support.waiting import until_async
 
 EVIL = "\x1b[31m\x9b2J[red]Ünïcode[/red] :smile:\r\n"
 
@@ -55,15 +55,15 @@ class Terminal:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
+async def desk() -> AsyncIterator[ApiHarness]:
     logs.configure("error", "json")
-    async with Desk(MemoryBroker()).open() as desk:
+    async with ApiHarness() as desk:
         yield desk
     structlog.reset_defaults()
 
 
 @pytest.fixture
-async def terminal(desk: Desk, hasty_server: None) -> AsyncIterator[Terminal]:
+async def terminal(desk: ApiHarness, hasty_server: None) -> AsyncIterator[Terminal]:
     async with serve(desk.app, "127.0.0.1", 0) as (host, port):
         yield Terminal(f"http://{host}:{port}")
 
@@ -76,7 +76,9 @@ def test_every_command_that_acts_is_listed() -> None:
 # --- cancel ----------------------------------------------------------------------------------
 
 
-async def test_tasks_are_called_off_however_they_are_named(desk: Desk, terminal: Terminal) -> None:
+async def test_tasks_are_called_off_however_they_are_named(
+    desk: ApiHarness, terminal: Terminal
+) -> None:
     await desk.submit(*TASKS)
     await desk.submit({"id": "x", "difficulty": 1}, run="Night Shift")
     done = await terminal("cancel", "2", "Night Shift/x", "--reason", "not wanted")
@@ -84,33 +86,33 @@ async def test_tasks_are_called_off_however_they_are_named(desk: Desk, terminal:
     assert (await terminal("cancel", "3", "--run", "Default")).out == "1 task cancelled\n"
     page = await desk.get("/api/tasks/night-shift/x")
     assert (page["status"], page["reason"]) == ("cancelled", "not wanted")
-    assert desk.row("1").status == "ready"
+    assert desk.task_row("1").status == "ready"
 
 
-async def test_a_run_is_called_off_as_a_whole(desk: Desk, terminal: Terminal) -> None:
+async def test_a_run_is_called_off_as_a_whole(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS, run="Night Shift")
     await desk.submit(TASKS[0])
     done = await terminal("cancel", "--run", "Night Shift", "--all", "--json")
     assert (done.code, done.answer) == (0, {"cancelled": 3, "refused": []})
-    assert desk.row("1").status == "ready"
+    assert desk.task_row("1").status == "ready"
 
 
 async def test_what_cannot_be_called_off_is_a_line_each_and_keeps_no_other_from_it(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     await desk.submit(*TASKS)
-    junior = await desk.join("Junior", 3)
-    await desk.end(junior, "1", "succeeded")
+    junior = await desk.connect_fake_worker("Junior", 3)
+    await junior.end_attempt("1", "succeeded")
     done = await terminal("cancel", "9", "1", "2")
     assert (done.code, done.out) == (1, "1 task cancelled\n")
     assert done.err.splitlines() == [
         "skillq: default/9: there is no task '9' in run 'default'",
         "skillq: default/1: task 1 in run default has ended already: succeeded",
     ]
-    assert desk.row("2").status == "cancelled"
+    assert desk.task_row("2").status == "cancelled"
 
 
-async def test_json_names_what_could_not_be_done(desk: Desk, terminal: Terminal) -> None:
+async def test_json_names_what_could_not_be_done(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS)
     done = await terminal("cancel", "2", "nope/1", "--json")
     assert (done.code, done.err) == (1, "")
@@ -124,29 +126,33 @@ async def test_json_names_what_could_not_be_done(desk: Desk, terminal: Terminal)
 
 
 async def test_tasks_are_sent_again_with_those_that_they_depend_on(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     await desk.submit(TASKS[0], TASKS[2])
-    await desk.give_up("1")
+    await desk.dead_letter_tasks("1")
     done = await terminal("retry", "3", "default/1")
     assert (done.code, done.out) == (0, "2 tasks retried\n")
-    assert (desk.row("1").status, desk.row("3").status) == ("ready", "blocked")
+    assert (desk.task_row("1").status, desk.task_row("3").status) == ("ready", "blocked")
 
 
-async def test_all_that_were_given_up_on_are_sent_again(desk: Desk, terminal: Terminal) -> None:
+async def test_all_that_were_given_up_on_are_sent_again(
+    desk: ApiHarness, terminal: Terminal
+) -> None:
     await desk.submit(*TASKS)
-    await desk.give_up("1", "2")
+    await desk.dead_letter_tasks("1", "2")
     one = await terminal("retry", "--all", "--type", "analysis", "--run", "Default", "--json")
     assert (one.code, one.answer) == (0, {"retried": 1, "refused": []})
     assert (await terminal("retry", "--all")).out == "1 task retried\n"
     assert (await terminal("retry", "--all")).out == "0 tasks retried\n"
     assert (await terminal("retry", "--all", "--status", "failed")).out == "1 task retried\n"
-    assert {desk.row(id).status for id in "123"} == {"ready", "blocked"}
+    assert {desk.task_row(id).status for id in "123"} == {"ready", "blocked"}
 
 
-async def test_what_cannot_be_sent_again_is_a_line_each(desk: Desk, terminal: Terminal) -> None:
+async def test_what_cannot_be_sent_again_is_a_line_each(
+    desk: ApiHarness, terminal: Terminal
+) -> None:
     await desk.submit(TASKS[0], TASKS[2])
-    await desk.give_up("1")
+    await desk.dead_letter_tasks("1")
     done = await terminal("retry", "3", "9")
     assert (done.code, done.out) == (1, "0 tasks retried\n")
     third, ninth = done.err.splitlines()
@@ -155,7 +161,7 @@ async def test_what_cannot_be_sent_again_is_a_line_each(desk: Desk, terminal: Te
 
 
 async def test_many_are_sent_again_in_parts(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "_MAX_TASKS_PER_REQUEST", 2)
     await desk.submit(*({"id": n, "difficulty": 1} for n in range(5)))
@@ -166,9 +172,11 @@ async def test_many_are_sent_again_in_parts(
 # --- dead, explain ---------------------------------------------------------------------------
 
 
-async def test_dead_lists_what_was_given_up_on_and_why(desk: Desk, terminal: Terminal) -> None:
+async def test_dead_lists_what_was_given_up_on_and_why(
+    desk: ApiHarness, terminal: Terminal
+) -> None:
     await desk.submit(*TASKS)
-    await desk.give_up("1", "2")
+    await desk.dead_letter_tasks("1", "2")
     head, first, second = (await terminal("dead")).out.splitlines()
     assert head.split()[:5] == ["run", "id", "type", "status", "attempts"]
     assert first.split()[:6] == ["default", "1", "task", "dead_lettered", "3", "lost"]
@@ -180,10 +188,10 @@ async def test_dead_lists_what_was_given_up_on_and_why(desk: Desk, terminal: Ter
     assert answer == await desk.get("/api/dead")
 
 
-async def test_explain_says_why_worker_by_worker(desk: Desk, terminal: Terminal) -> None:
+async def test_explain_says_why_worker_by_worker(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit({"id": "hard", "difficulty": 8}, run="Night Shift")
-    await desk.join("Junior", 3)
-    await desk.join("GPU box 1", 5)
+    await desk.connect_fake_worker("Junior", 3)
+    await desk.connect_fake_worker("GPU box 1", 5)
     lines = (await terminal("explain", "Night Shift/hard")).out.splitlines()
     assert lines[0].split() == ["task", "night-shift/hard"]
     assert lines[2] == "reason  no worker can do it: it needs skill 8, the best has 5"
@@ -194,16 +202,16 @@ async def test_explain_says_why_worker_by_worker(desk: Desk, terminal: Terminal)
 
 
 async def test_a_task_shows_what_it_asks_for_now_and_how_its_attempts_ended(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     await desk.submit(
         {"id": "1", "difficulty": 2, "max_attempts": 2, "escalate_by": 3},
         {"id": "busy", "difficulty": 9},
     )
-    await desk.join("Ada", 4)
-    await desk.join("Senior", 9)
-    ada = await desk.join("Ada", 4, incarnation="Ada-2")
-    await desk.end(ada, "1", "failed", attempt=2, error="no")
+    await desk.connect_fake_worker("Ada", 4)
+    await desk.connect_fake_worker("Senior", 9)
+    ada = await desk.connect_fake_worker("Ada", 4, incarnation="Ada-2")
+    await ada.end_attempt("1", "failed", attempt=2, error="no")
     shown = dict(
         line.split("  ", 1)
         for line in (await terminal("task", "1")).out.splitlines()
@@ -215,11 +223,11 @@ async def test_a_task_shows_what_it_asks_for_now_and_how_its_attempts_ended(
 
 
 async def test_workers_show_what_they_are_kept_for_and_what_they_refused(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     await desk.submit({"id": "1", "difficulty": 9, "type": "ocr"})
-    ada = await desk.join("Ada", 9, reserve=7)
-    await desk.end(ada, "1", "refused")
+    ada = await desk.connect_fake_worker("Ada", 9, reserve=7)
+    await ada.end_attempt("1", "refused")
     _, line = (await terminal("workers")).out.splitlines()
     assert "any, but not ocr" in line
     assert " 7 " in line
@@ -229,25 +237,31 @@ async def test_workers_show_what_they_are_kept_for_and_what_they_refused(
 
 
 async def test_parked_messages_are_listed_published_again_and_thrown_away(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
-    one, other = await desk.stray("a"), await desk.stray("b")
+    one, other = await desk.send_unreadable("a"), await desk.send_unreadable("b")
     head, first, _ = (await terminal("dead", "--parked")).out.splitlines()
     assert head.startswith("message id")
     assert first.split()[0] == one
     assert (await terminal("dead", "--parked", "--json")).answer == await desk.get("/api/parked")
     assert (await terminal("retry", "--parked", one)).out == "1 message published again\n"
-    await desk.until(lambda: desk.manager.counters.unreadable == 3)
+    await until_async(
+        lambda: desk.manager.counters.unreadable == 3, "the message should be unreadable again"
+    )
     assert (await terminal("retry", "--parked", "--all")).out == "2 messages published again\n"
-    await desk.until(lambda: desk.manager.counters.unreadable == 5)
+    await until_async(
+        lambda: desk.manager.counters.unreadable == 5, "both messages should be unreadable again"
+    )
     done = await terminal("cancel", "--parked", one, "nope", other)
     assert (done.code, done.out) == (1, "2 messages thrown away\n")
     assert done.err == "skillq: nope: there is no unreadable message 'nope'\n"
     assert (await desk.get("/api/parked"))["items"] == []
 
 
-async def test_what_strangers_wrote_is_shown_and_not_obeyed(desk: Desk, terminal: Terminal) -> None:
-    await desk.stray(EVIL)
+async def test_what_strangers_wrote_is_shown_and_not_obeyed(
+    desk: ApiHarness, terminal: Terminal
+) -> None:
+    await desk.send_unreadable(EVIL)
     for more in ((), ("--json",)):
         shown = (await terminal("dead", "--parked", *more)).out
         assert "[red]Ünïcode[/red] :smile:" in shown
@@ -293,7 +307,7 @@ async def test_a_manager_that_is_not_there_is_unreachable(words: list[str]) -> N
 
 
 async def test_a_manager_that_does_not_lead_is_unreachable_and_says_so(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await desk.submit(*TASKS)
     monkeypatch.setattr(desk.manager, "_leading", False)

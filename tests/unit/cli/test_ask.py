@@ -13,10 +13,10 @@ from click.testing import CliRunner, Result
 
 from skillq.errors import Unreachable, UsageError
 from skillq.runtime import logs
-from skillq.transport.memory import MemoryBroker
 from skillq_cli import queries
 from skillq_manager.web.server import serve
-from tests.unit.manager.desk import TASKS, Desk
+from tests.support.manager_harness import TASKS, ApiHarness
+from tests.support.waiting import until_async
 
 EVIL = "\x1b[31m\x9b2J[red]Ünïcode[/red] :smile:\r\n"
 
@@ -47,15 +47,15 @@ class Terminal:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
+async def desk() -> AsyncIterator[ApiHarness]:
     logs.configure("error", "json")
-    async with Desk(MemoryBroker()).open() as desk:
+    async with ApiHarness() as desk:
         yield desk
     structlog.reset_defaults()
 
 
 @pytest.fixture
-async def terminal(desk: Desk, hasty_server: None) -> AsyncIterator[Terminal]:
+async def terminal(desk: ApiHarness, hasty_server: None) -> AsyncIterator[Terminal]:
     async with serve(desk.app, "127.0.0.1", 0) as (host, port):
         yield Terminal(f"http://{host}:{port}")
 
@@ -79,10 +79,10 @@ def watched(
 # --- tables ----------------------------------------------------------------------------------
 
 
-async def test_status_shows_everything_together(desk: Desk, terminal: Terminal) -> None:
+async def test_status_shows_everything_together(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS)
-    junior = await desk.join("Junior", 3, slots=2)
-    await desk.end(junior, "1", "succeeded")
+    junior = await desk.connect_fake_worker("Junior", 3, slots=2)
+    await junior.end_attempt("1", "succeeded")
     shown = (await terminal.shows("status")).splitlines()
     assert [line.split(maxsplit=1) for line in shown if not line.startswith("success")] == [
         ["tasks", "3 (2 ready, 1 succeeded)"],
@@ -93,10 +93,13 @@ async def test_status_shows_everything_together(desk: Desk, terminal: Terminal) 
     assert "success rate  100.00%" in shown
 
 
-async def test_lists_show_a_line_for_each(desk: Desk, terminal: Terminal) -> None:
+async def test_lists_show_a_line_for_each(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS, run="Night Shift")
-    await desk.join("GPU box 1", 9, specialties=("ocr", "gpu"))
-    await desk.until(lambda: desk.manager.state.workers.workers["gpu-box-1"].attempts)
+    await desk.connect_fake_worker("GPU box 1", 9, specialties=("ocr", "gpu"))
+    await until_async(
+        lambda: desk.manager.state.workers.workers["gpu-box-1"].attempts,
+        "a task should be assigned",
+    )
     head, run = (await terminal.shows("runs")).splitlines()
     assert head.split() == [
         "run",
@@ -125,12 +128,12 @@ async def test_an_empty_manager_shows_empty_tables(terminal: Terminal) -> None:
 
 
 async def test_a_task_shows_its_definition_output_and_attempts(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     await desk.submit(*TASKS)
-    junior = await desk.join("Junior", 3)
-    await desk.begin(junior, "1", at=1_800_000_000)
-    await desk.end(junior, "1", "succeeded", output={"größe": 3}, finished_at=1_800_000_001)
+    junior = await desk.connect_fake_worker("Junior", 3)
+    await junior.start_attempt("1", at=1_800_000_000)
+    await junior.end_attempt("1", "succeeded", output={"größe": 3}, finished_at=1_800_000_001)
     shown = await terminal.shows("task", "1", TZ="UTC")
     assert "default/1" in shown
     assert '{"größe": 3}' in shown
@@ -144,7 +147,7 @@ async def test_a_task_shows_its_definition_output_and_attempts(
 
 
 async def test_a_task_is_found_by_run_and_id_however_they_are_given(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     await desk.submit({"id": "a.b:c@d", "difficulty": 1}, run="Night Shift / 2")
     for words in (
@@ -155,11 +158,11 @@ async def test_a_task_is_found_by_run_and_id_however_they_are_given(
         assert "night-shift-2/a.b:c@d" in await terminal.shows("task", *words)
 
 
-async def test_filters_narrow_what_tasks_shows(desk: Desk, terminal: Terminal) -> None:
+async def test_filters_narrow_what_tasks_shows(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS)
     await desk.submit({"id": "x", "difficulty": 1}, run="Night Shift")
-    await desk.join("Junior", 3)
-    await desk.until(lambda: desk.row("1").worker)
+    await desk.connect_fake_worker("Junior", 3)
+    await until_async(lambda: desk.task_row("1").worker, "task 1 should be assigned")
 
     async def ids(*words: str) -> list[str]:
         return [
@@ -173,7 +176,7 @@ async def test_filters_narrow_what_tasks_shows(desk: Desk, terminal: Terminal) -
 
 
 async def test_a_list_that_goes_on_says_so_and_all_shows_all_of_it(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skillq_cli.api._MAX_PAGE", 4)
     await desk.submit(*({"id": n, "difficulty": 1} for n in range(10)))
@@ -188,9 +191,9 @@ async def test_a_list_that_goes_on_says_so_and_all_shows_all_of_it(
     assert answer["next_cursor"] is None
 
 
-async def test_json_is_what_the_api_answers(desk: Desk, terminal: Terminal) -> None:
+async def test_json_is_what_the_api_answers(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS)
-    await desk.join("Junior", 3)
+    await desk.connect_fake_worker("Junior", 3)
     for words, path in (
         (("status",), "summary"),
         (("runs",), "runs"),
@@ -206,14 +209,14 @@ async def test_json_is_what_the_api_answers(desk: Desk, terminal: Terminal) -> N
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "TERM": "xterm"}])
 async def test_control_characters_and_markup_of_users_are_shown_and_not_obeyed(
-    desk: Desk, terminal: Terminal, variables: dict[str, str]
+    desk: ApiHarness, terminal: Terminal, variables: dict[str, str]
 ) -> None:
     await desk.submit(
         {"id": "a", "difficulty": 1, "description": EVIL, "payload": {EVIL: EVIL}}, run=EVIL
     )
-    who = await desk.join(EVIL, 3)
-    run = desk.manager.state.workers.workers[who.name].attempts
-    await desk.until(lambda: run)
+    who = await desk.connect_fake_worker(EVIL, 3)
+    run = desk.manager.state.workers.workers[who.profile.name].attempts
+    await until_async(lambda: run, "the run should exist")
     wide = {"COLUMNS": "300"} | variables
     for words in (
         ("runs",),
@@ -231,7 +234,7 @@ async def test_control_characters_and_markup_of_users_are_shown_and_not_obeyed(
 
 
 async def test_json_stays_the_same_for_a_program_whatever_is_escaped(
-    desk: Desk, terminal: Terminal
+    desk: ApiHarness, terminal: Terminal
 ) -> None:
     wild = EVIL + "\u202e\U000e0001🦀"
     await desk.submit({"id": "a", "difficulty": 1, "description": wild})
@@ -243,7 +246,7 @@ async def test_json_stays_the_same_for_a_program_whatever_is_escaped(
 
 @pytest.mark.parametrize("columns", ["40", "60", "80", "100", "200"])
 async def test_on_a_terminal_nothing_is_cut_off_however_narrow_it_is(
-    desk: Desk, terminal: Terminal, columns: str
+    desk: ApiHarness, terminal: Terminal, columns: str
 ) -> None:
     await desk.submit({"id": "Z" * 128, "difficulty": 1, "description": "Q" * 60})
     await desk.submit({"id": "a", "difficulty": 1, "type": "X" * 40})
@@ -253,7 +256,7 @@ async def test_on_a_terminal_nothing_is_cut_off_however_narrow_it_is(
         assert shown.count(letter) >= 2 * "no worker is connected".count(letter)
 
 
-async def test_off_a_terminal_a_task_is_a_line(desk: Desk, terminal: Terminal) -> None:
+async def test_off_a_terminal_a_task_is_a_line(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit({"id": "z" * 128, "difficulty": 1, "description": "d" * 60})
     (_, line) = (await terminal.shows("tasks")).splitlines()
     assert ("z" * 128 in line, "d" * 60 in line) == (True, True)
@@ -262,7 +265,7 @@ async def test_off_a_terminal_a_task_is_a_line(desk: Desk, terminal: Terminal) -
 # --- what goes wrong -------------------------------------------------------------------------
 
 
-async def test_what_is_not_there_is_named(desk: Desk, terminal: Terminal) -> None:
+async def test_what_is_not_there_is_named(desk: ApiHarness, terminal: Terminal) -> None:
     await desk.submit(*TASKS)
     fails = terminal.fails
     assert await fails(UsageError, "task", "9") == "there is no task '9' in run 'default'"
@@ -284,7 +287,7 @@ async def test_an_option_comes_before_the_environment_and_a_file_holds_a_token(
     secret = tmp_path / "token"
     secret.write_text("geheim\n")
     async with (
-        Desk(MemoryBroker(), token="geheim").open() as desk,
+        ApiHarness(token="geheim") as desk,
         serve(desk.app, "127.0.0.1", 0) as (host, port),
     ):
         terminal = Terminal("http://127.0.0.1:1")
@@ -328,7 +331,7 @@ async def test_another_server_at_that_address_is_told_apart_from_a_manager(answe
 
 
 async def test_a_manager_that_fails_is_told_with_what_it_said(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail() -> NoReturn:
         raise RuntimeError("secret")
@@ -341,7 +344,7 @@ async def test_a_manager_that_fails_is_told_with_what_it_said(
 # --- watching --------------------------------------------------------------------------------
 
 
-def later(desk: Desk, *tasks: Any) -> Callable[[], object]:
+def later(desk: ApiHarness, *tasks: Any) -> Callable[[], object]:
     loop = asyncio.get_running_loop()
     return lambda: asyncio.run_coroutine_threadsafe(desk.submit(*tasks), loop).result()
 
@@ -350,7 +353,7 @@ def nothing() -> None: ...
 
 
 async def test_a_watch_prints_one_json_line_per_change_until_it_is_interrupted(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched(monkeypatch, nothing, later(desk, TASKS[0]), nothing, then=KeyboardInterrupt)
     lines = (await terminal.shows("tasks", "--watch", "--json")).splitlines()
@@ -358,7 +361,7 @@ async def test_a_watch_prints_one_json_line_per_change_until_it_is_interrupted(
 
 
 async def test_a_watch_off_a_terminal_prints_a_table_per_change(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched(monkeypatch, nothing, later(desk, TASKS[0]), then=KeyboardInterrupt)
     shown = await terminal.shows("runs", "--watch")
@@ -366,7 +369,7 @@ async def test_a_watch_off_a_terminal_prints_a_table_per_change(
 
 
 async def test_a_watch_on_a_terminal_draws_over_what_was_there(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watched(monkeypatch, later(desk, TASKS[0]), then=KeyboardInterrupt)
     shown = await terminal.shows("status", "--watch", FORCE_COLOR="1", TERM="xterm")
@@ -376,7 +379,7 @@ async def test_a_watch_on_a_terminal_draws_over_what_was_there(
 
 @pytest.mark.parametrize("more", [(), ("--json",)])
 async def test_a_watch_outlives_a_manager_that_is_started_anew(
-    desk: Desk, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
+    desk: ApiHarness, terminal: Terminal, monkeypatch: pytest.MonkeyPatch, more: tuple[str, ...]
 ) -> None:
     whole = desk.store.runs
 

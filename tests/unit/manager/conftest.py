@@ -4,38 +4,37 @@ import pytest
 import structlog
 
 from skillq import timings
-from skillq.transport.memory import MemoryBroker
-from tests.unit.manager.desk import Desk
-from tests.unit.manager.office import Office
+from tests.support.manager_harness import ApiHarness
+from tests.support.outbox_harness import OutboxHarness
 
 
 @pytest.fixture(autouse=True)
-def _logs() -> None:
-    """As at the start of a process, whatever the commands of earlier tests have configured."""
+def _default_logs() -> None:
+    """Reset what commands of earlier tests have configured."""
     structlog.reset_defaults()
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[Desk]:
-    async with Desk(MemoryBroker()).open() as desk:
-        yield desk
+async def api() -> AsyncIterator[ApiHarness]:
+    async with ApiHarness() as api:
+        yield api
 
 
 @pytest.fixture
-async def office() -> AsyncIterator[Office]:
-    office = Office()
-    async with office.wire:
-        await office.open()
-        yield office
-        await office.outbox.flush(timeout=0)
+async def harness() -> AsyncIterator[OutboxHarness]:
+    harness = OutboxHarness()
+    async with harness.transport:
+        await harness.open()
+        yield harness
+        await harness.outbox.flush(timeout=0)
 
 
 @pytest.fixture
-def cut(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A few tasks at most fit into one message."""
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a message of a submission hold a few tasks at most."""
     monkeypatch.setattr("skillq.client.submission.TASKS_BYTES", 110)
 
 
 @pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_status_queries(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timings, "CLIENT_SILENCE_SECONDS", 0.1)

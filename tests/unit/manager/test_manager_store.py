@@ -1,4 +1,4 @@
-"""A manager whose store fails for a while, or is another's."""
+"""A manager whose store fails for a while, or which has lost the leadership."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,6 @@ import pytest
 
 from skillq import timings, topology
 from skillq.messages import Task, TaskEvents, TaskStatus
-from skillq.transport.memory import MemoryBroker
 from skillq_manager.core.commands import Command, EndAttempt
 from skillq_manager.store.base import (
     LeadershipLost,
@@ -17,15 +16,14 @@ from skillq_manager.store.base import (
     WorkerRow,
 )
 from skillq_manager.store.memory import MemoryStore
-from tests.unit.manager.desk import Desk, refused
-from tests.unit.manager.ear import listening
-from tests.unit.manager.plant import Plant
+from tests.support.event_listener import listen
+from tests.support.manager_harness import ApiHarness, ManagerHarness, error_line
 
 TASKS = [Task(id=id, difficulty=1) for id in "abc"]
 
 
-class MoodyStore(MemoryStore):
-    """Fails `failures` times when an attempt is to be ended: before it writes, or only after."""
+class FailingStore(MemoryStore):
+    """A store that fails `failures` times when an attempt ends: before or after it writes."""
 
     def __init__(self, failures: int, error: Exception, *, after: bool) -> None:
         super().__init__()
@@ -46,29 +44,29 @@ class MoodyStore(MemoryStore):
         raise self._error
 
 
-class AwayStore(MemoryStore):
-    """Once away, it answers no question."""
+class UnreachableStore(MemoryStore):
+    """A store that fails every read while `is_away` is set."""
 
     is_away = False
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         if self.is_away:
             raise StoreFailed("the store postgresql://me@db failed: connection refused")
 
     async def runs(self) -> list[RunRow]:
-        self._look()
+        self._check()
         return await super().runs()
 
     async def run(self, run: str) -> RunRow | None:
-        self._look()
+        self._check()
         return await super().run(run)
 
-    async def tasks(self, which: TaskFilter) -> list[TaskRow]:
-        self._look()
-        return await super().tasks(which)
+    async def tasks(self, filter: TaskFilter) -> list[TaskRow]:
+        self._check()
+        return await super().tasks(filter)
 
     async def workers(self) -> list[WorkerRow]:
-        self._look()
+        self._check()
         return await super().workers()
 
 
@@ -76,57 +74,58 @@ class AwayStore(MemoryStore):
     "path",
     ["summary", "runs", "runs/r", "tasks", "tasks/r/1", "tasks/r/1/explain", "workers", "dead"],
 )
-async def test_while_the_store_is_away_questions_are_answered_with_503_and_one_line(
+async def test_reads_during_a_store_failure_are_answered_with_503_and_one_line(
     path: str,
 ) -> None:
-    store = AwayStore()
-    async with Desk(MemoryBroker(), store=store).open() as desk:
+    store = UnreachableStore()
+    async with ApiHarness(store=store) as api:
         store.is_away = True
-        line = refused(await desk.http.get(f"/api/{path}"), 503)
+        line = error_line(await api.http.get(f"/api/{path}"), 503)
         assert line == (
             "the store postgresql://me@db failed: connection refused; ask again in a moment"
         )
         store.is_away = False
 
 
-async def test_while_the_store_is_away_commands_and_submissions_are_answered_with_503() -> None:
-    store = AwayStore()
-    async with Desk(MemoryBroker(), store=store).open() as desk:
+async def test_actions_during_a_store_failure_are_answered_with_503() -> None:
+    store = UnreachableStore()
+    async with ApiHarness(store=store) as api:
         store.is_away = True
         for path in ("tasks/r/1/cancel", "tasks/r/1/retry", "runs/r/cancel"):
-            refused(await desk.http.post(f"/api/{path}", json={}), 503)
-        refused(await desk.http.get("/metrics"), 503)
+            error_line(await api.http.post(f"/api/{path}", json={}), 503)
+        error_line(await api.http.get("/metrics"), 503)
         store.is_away = False
 
 
-async def test_nothing_is_told_of_what_was_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_no_event_is_published_for_a_decision_that_was_not_written(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(timings, "STAND_BY_SECONDS", 0.01)
     error = StoreFailed("the disk is full")
     async with (
-        Plant(store=MoodyStore(1, error, after=False)) as plant,
-        listening(plant, topology.EVENTS) as ear,
+        ManagerHarness(store=FailingStore(1, error, after=False)) as harness,
+        listen(harness, topology.EVENTS) as listener,
     ):
-        await plant.hand("Ada")
-        result = await (await plant.client()).complete("run", TASKS[:1])
+        await harness.connect_worker("Ada")
+        result = await (await harness.client()).complete("run", TASKS[:1])
         assert result.counts == {TaskStatus.SUCCEEDED: 1}
-        heard = [one for one in ear.heard if isinstance(one, TaskEvents)]
-    told = [event.status for one in heard for event in one.events]
-    assert told.count(TaskStatus.SUCCEEDED) == 1
+        received = [message for message in listener.messages if isinstance(message, TaskEvents)]
+    statuses = [event.status for message in received for event in message.events]
+    assert statuses.count(TaskStatus.SUCCEEDED) == 1
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["not written", "written"])
 @pytest.mark.parametrize(
     "error", [StoreFailed("the disk is full"), LeadershipLost("another one leads")]
 )
-async def test_a_manager_begins_anew_from_what_the_store_has_and_every_task_counts_once(
+async def test_a_manager_restores_from_the_store_after_a_failure_and_counts_every_task_once(
     monkeypatch: pytest.MonkeyPatch, error: Exception, after: bool
 ) -> None:
     monkeypatch.setattr(timings, "STAND_BY_SECONDS", 0.01)
-    monkeypatch.setattr(
-        timings, "CLIENT_SILENCE_SECONDS", 0.1
-    )  # what was written may never have been said
-    async with Plant(store=MoodyStore(3, error, after=after)) as plant:
-        await plant.hand("Ada", slots=2)
-        result = await (await plant.client()).complete("run", TASKS)
+    # The client must ask, because events of the written decision may never be published.
+    monkeypatch.setattr(timings, "CLIENT_SILENCE_SECONDS", 0.1)
+    async with ManagerHarness(store=FailingStore(3, error, after=after)) as harness:
+        await harness.connect_worker("Ada", slots=2)
+        result = await (await harness.client()).complete("run", TASKS)
         assert result.counts == {TaskStatus.SUCCEEDED: 3}
-        assert not plant.running.done()
+        assert not harness.running.done()

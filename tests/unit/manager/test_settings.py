@@ -1,4 +1,4 @@
-"""The manager's settings that hang together."""
+"""The manager's settings that depend on each other."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from skillq_manager.settings import ManagerSettings
 from skillq_worker.settings import WorkerSettings
 
 
-def test_the_pauses_between_attempts_and_the_losses_can_be_set() -> None:
+def test_the_back_off_and_the_number_of_losses_are_settings() -> None:
     assert load_settings(ManagerSettings).retries == RetryPolicy()
     given = {"retry_delay": 0.5, "retry_max_delay": 10, "max_losses": 5}
     assert load_settings(ManagerSettings, given).retries == RetryPolicy(
@@ -18,7 +18,7 @@ def test_the_pauses_between_attempts_and_the_losses_can_be_set() -> None:
     )
 
 
-def test_a_longest_pause_that_is_shorter_than_the_first_is_refused_in_one_line() -> None:
+def test_a_maximum_retry_delay_below_the_first_delay_is_refused_in_one_line() -> None:
     with pytest.raises(UsageError) as caught:
         load_settings(ManagerSettings, {"retry_delay": 600})
     assert str(caught.value) == (
@@ -27,7 +27,7 @@ def test_a_longest_pause_that_is_shorter_than_the_first_is_refused_in_one_line()
     )
 
 
-def test_no_lease_is_so_short_that_a_manager_that_hears_nothing_would_end_it() -> None:
+def test_the_shortest_lease_is_longer_than_the_time_to_notice_lost_heartbeats() -> None:
     dead_after = WorkerSettings.model_fields["dead_after"]
     (least,) = [rule.ge for rule in dead_after.metadata if hasattr(rule, "ge")]
     assert least > timings.HEARTBEATS_LOST_SECONDS

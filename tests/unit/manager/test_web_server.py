@@ -1,4 +1,4 @@
-"""The manager's window: who may look, probes, metrics, and the server behind it."""
+"""The HTTP API: the token, probes, metrics, the description and the server."""
 
 import asyncio
 import signal
@@ -21,50 +21,52 @@ from skillq.messages import (
 from skillq.transport.memory import MemoryBroker, MemoryTransport
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
-from tests.unit.manager.desk import TASKS, Desk, refused
+from tests.support.manager_harness import TASKS, ApiHarness, error_line
 
-# --- who may ---------------------------------------------------------------------------------
+# --- the token -------------------------------------------------------------------------------
 
 
-async def test_a_token_guards_the_api_and_leaves_probes_and_metrics_open() -> None:
-    async with Desk(MemoryBroker(), token="geheim-ü").open() as desk:
+async def test_a_token_guards_the_api_but_not_probes_and_metrics() -> None:
+    async with ApiHarness(token="geheim-ü") as api:
         for given in ("Bearer wrong", "Basic geheim-ü", "Bearer ", ""):
             raw = {b"Authorization": given.encode()} if given else {}
             for path in ("runs", "summary", "tasks?limit=0"):
-                response = await desk.http.get(f"/api/{path}", headers=raw)
-                assert "Authorization: Bearer" in refused(response, 401)
+                response = await api.http.get(f"/api/{path}", headers=raw)
+                assert "Authorization: Bearer" in error_line(response, 401)
                 assert response.headers["www-authenticate"] == "Bearer"
-            response = await desk.http.post("/api/tasks", json={}, headers=raw)
-            refused(response, 401)
+            response = await api.http.post("/api/tasks", json={}, headers=raw)
+            error_line(response, 401)
         right = {b"Authorization": "Bearer geheim-ü".encode()}
-        assert (await desk.http.get("/api/summary", headers=right)).status_code == 200
+        assert (await api.http.get("/api/summary", headers=right)).status_code == 200
         for path in ("/livez", "/readyz", "/metrics"):
-            assert (await desk.http.get(path)).status_code == 200
+            assert (await api.http.get(path)).status_code == 200
 
 
-async def test_an_empty_token_is_refused_instead_of_guarding_nothing(desk: Desk) -> None:
+async def test_an_empty_token_is_refused(api: ApiHarness) -> None:
     with pytest.raises(UsageError, match=r"SKILLQ_API_TOKEN.*empty"):
-        create_app(desk.manager, MemoryTransport(MemoryBroker()), SecretStr(""))
+        create_app(api.manager, MemoryTransport(MemoryBroker()), SecretStr(""))
 
 
 # --- probes, metrics, description ------------------------------------------------------------
 
 
-async def test_it_is_ready_once_its_consumers_are_proven_live_and_not_before() -> None:
-    desk = Desk(MemoryBroker())
-    async with desk.http:
-        line = refused(await desk.http.get("/readyz"), 503)
+async def test_the_api_is_ready_once_the_manager_is_ready_and_not_before() -> None:
+    api = ApiHarness()
+    async with api.http:
+        line = error_line(await api.http.get("/readyz"), 503)
         assert "broker" in line
-        assert (await desk.http.get("/livez")).status_code == 200
-    async with Desk(MemoryBroker()).open() as desk:
-        assert await desk.get("/readyz") == {"status": "ready"}
+        assert (await api.http.get("/livez")).status_code == 200
+    async with ApiHarness() as api:
+        assert await api.get("/readyz") == {"status": "ready"}
 
 
-async def test_metrics_are_what_prometheus_reads_and_say_what_the_summary_says(desk: Desk) -> None:
-    await desk.submit(*TASKS)
-    junior = await desk.join("Junior", 3, slots=2)
-    await desk.end(junior, "1", "succeeded")
-    response = await desk.http.get("/metrics")
+async def test_metrics_are_readable_by_prometheus_and_agree_with_the_summary(
+    api: ApiHarness,
+) -> None:
+    await api.submit(*TASKS)
+    junior = await api.connect_fake_worker("Junior", 3, slots=2)
+    await junior.end_attempt("1", "succeeded")
+    response = await api.http.get("/metrics")
     families = {f.name: f for f in text_string_to_metric_families(response.text)}
     values = {(s.name, *s.labels.values()): s.value for f in families.values() for s in f.samples}
     assert values["skillq_tasks", "succeeded"] == 1
@@ -80,22 +82,22 @@ async def test_metrics_are_what_prometheus_reads_and_say_what_the_summary_says(d
     assert len(values) < 40
 
 
-async def test_messages_that_are_parked_now_are_in_the_metrics_as_far_as_the_broker_says(
-    desk: Desk,
+async def test_metrics_show_the_length_of_the_dead_letter_queue_while_the_broker_answers(
+    api: ApiHarness,
 ) -> None:
     async def gauge() -> float | None:
-        found = (await desk.http.get("/metrics")).text.partition("\nskillq_dead_letters ")[2]
+        found = (await api.http.get("/metrics")).text.partition("\nskillq_dead_letters ")[2]
         return float(found.splitlines()[0]) if found else None
 
-    await desk.stray()
+    await api.send_unreadable()
     assert await gauge() == 1
-    desk._manager_transport._open = False
+    api.manager_transport._open = False
     assert await gauge() is None
-    desk._manager_transport._open = True
+    api.manager_transport._open = True
 
 
-async def test_the_api_describes_itself_without_the_outside_world(desk: Desk) -> None:
-    paths = (await desk.get("/openapi.json"))["paths"]
+async def test_the_api_describes_itself_without_external_pages(api: ApiHarness) -> None:
+    paths = (await api.get("/openapi.json"))["paths"]
     assert {
         "/api/summary",
         "/api/runs",
@@ -119,11 +121,11 @@ async def test_the_api_describes_itself_without_the_outside_world(desk: Desk) ->
     body = paths["/api/tasks"]["post"]["requestBody"]["content"]["application/json"]["schema"]
     assert body["additionalProperties"] is False
     for page in ("/docs", "/redoc"):
-        refused(await desk.http.get(page), 404)
+        error_line(await api.http.get(page), 404)
 
 
-async def test_the_body_in_the_description_refers_to_what_the_description_holds(desk: Desk) -> None:
-    description = await desk.get("/openapi.json")
+async def test_all_references_in_the_openapi_description_resolve(api: ApiHarness) -> None:
+    description = await api.get("/openapi.json")
     references: list[str] = []
 
     def walk(node: Any) -> None:
@@ -144,18 +146,18 @@ async def test_the_body_in_the_description_refers_to_what_the_description_holds(
 
 
 @dataclass
-class Served:
+class RunningServer:
     client: httpx.AsyncClient
     address: tuple[str, int]
 
 
 @asynccontextmanager
-async def served(desk: Desk) -> AsyncIterator[Served]:
+async def running_server(api: ApiHarness) -> AsyncIterator[RunningServer]:
     async with (
-        serve(desk.app, "127.0.0.1", 0) as address,
+        serve(api.app, "127.0.0.1", 0) as address,
         httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}") as client,
     ):
-        yield Served(client, address)
+        yield RunningServer(client, address)
 
 
 async def elapsed(work: Awaitable[object]) -> float:
@@ -164,68 +166,70 @@ async def elapsed(work: Awaitable[object]) -> float:
     return asyncio.get_running_loop().time() - started
 
 
-async def test_it_serves_on_a_free_port_and_says_which(desk: Desk) -> None:
-    async with served(desk) as http:
-        assert http.address[0] == "127.0.0.1"
-        assert http.address[1] > 0
-        assert (await http.client.get("/livez")).json() == {"status": "live"}
-        assert (await http.client.post("/api/tasks", json={"tasks": TASKS})).status_code == 201
+async def test_the_server_listens_on_a_free_port_and_returns_its_address(api: ApiHarness) -> None:
+    async with running_server(api) as server:
+        assert server.address[0] == "127.0.0.1"
+        assert server.address[1] > 0
+        assert (await server.client.get("/livez")).json() == {"status": "live"}
+        assert (await server.client.post("/api/tasks", json={"tasks": TASKS})).status_code == 201
 
 
-async def test_a_body_over_the_limit_is_refused_over_the_wire_too(desk: Desk) -> None:
-    async with served(desk) as http:
+async def test_a_body_over_the_limit_is_refused_by_the_real_server(api: ApiHarness) -> None:
+    async with running_server(api) as server:
         body = b" " * (MAX_MESSAGE_BYTES + 1)
         headers = {"Content-Type": "application/json"}
-        refused(await http.client.post("/api/tasks", content=body, headers=headers), 413)
+        error_line(await server.client.post("/api/tasks", content=body, headers=headers), 413)
 
 
-async def test_a_port_in_use_is_one_line_that_names_the_option(desk: Desk) -> None:
-    async with served(desk) as http:
+async def test_a_port_in_use_is_an_error_of_one_line_that_names_the_option(api: ApiHarness) -> None:
+    async with running_server(api) as server:
         with pytest.raises(UsageError, match=r"^--http-port: \d+ on 127.0.0.1 is in use"):
-            async with serve(desk.app, *http.address):
+            async with serve(api.app, *server.address):
                 pass
 
 
 @pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1", "a" * 300])
-async def test_a_foreign_host_is_one_line_that_names_the_option(desk: Desk, host: str) -> None:
+async def test_a_foreign_host_is_an_error_of_one_line_that_names_the_option(
+    api: ApiHarness, host: str
+) -> None:
     with pytest.raises(UsageError, match=r"^--http-host: .* is no address of this machine$"):
-        async with serve(desk.app, host, 0):
+        async with serve(api.app, host, 0):
             pass
 
 
-async def test_open_connections_do_not_hold_up_its_end(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+async def test_open_connections_do_not_delay_the_end_of_the_server(
+    api: ApiHarness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reached = asyncio.Event()
 
-    async def ponder() -> None:
+    async def wait_for_ever() -> None:
         reached.set()
         await asyncio.Event().wait()
 
-    monkeypatch.setattr(desk.store, "runs", ponder)
-    serving = serve(desk.app, "127.0.0.1", 0)
+    monkeypatch.setattr(api.store, "runs", wait_for_ever)
+    serving = serve(api.app, "127.0.0.1", 0)
     address = await serving.__aenter__()
     with socket.create_connection(address) as half, socket.create_connection(address):
         half.sendall(b"GET /livez HTTP/1.1\r\nHost:")
         client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{address[1]}")
         async with client:
             await client.get("/livez")  # kept alive
-            asking = asyncio.create_task(client.get("/api/runs"))
+            request = asyncio.create_task(client.get("/api/runs"))
             await reached.wait()
             assert (
                 await elapsed(serving.__aexit__(None, None, None)) < 1.0 + timings.HTTP_END_SECONDS
             )
             with pytest.raises(httpx.TransportError):
-                await asking
+                await request
 
 
-async def test_its_end_is_prompt_when_nobody_is_connected(desk: Desk) -> None:
-    serving = serve(desk.app, "127.0.0.1", 0)
+async def test_the_server_ends_promptly_when_nobody_is_connected(api: ApiHarness) -> None:
+    serving = serve(api.app, "127.0.0.1", 0)
     await serving.__aenter__()
     assert await elapsed(serving.__aexit__(None, None, None)) < 1.0
 
 
-async def test_signals_stay_with_the_process(desk: Desk) -> None:
+async def test_the_server_leaves_signal_handlers_alone(api: ApiHarness) -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
-    async with served(desk):
+    async with running_server(api):
         assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before

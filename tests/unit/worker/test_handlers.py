@@ -1,4 +1,4 @@
-"""Users' handlers: what goes in is validated, what comes out is JSON, and nothing they do is lost."""
+"""Users' handlers: payloads are validated, outputs are JSON, and mistakes are found at registration."""
 
 import math
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ from skillq_worker import Context, Handlers
 from skillq_worker.execution import outputs
 from skillq_worker.execution.handlers import load_handlers
 from skillq_worker.execution.outputs import OutputError, to_output
-from tests.unit.worker.boss import order
-from tests.unit.worker.calls import complaint, made, returned
+from tests.support.attempt_runs import handler_error, handler_output, run_handlers
+from tests.support.fake_manager import assignment
 
 # --- the payload -----------------------------------------------------------------------------
 
@@ -32,30 +32,30 @@ def thumbnail(path: str, width: int = 200) -> str:
 
 
 async def test_a_payload_becomes_the_arguments() -> None:
-    assert await returned(thumbnail, path="a.png", width=20) == "a.png at 20"
+    assert await handler_output(thumbnail, path="a.png", width=20) == "a.png at 20"
 
 
-async def test_what_a_payload_leaves_out_has_the_default_of_the_signature() -> None:
-    assert await returned(thumbnail, path="a.png") == "a.png at 200"
+async def test_a_field_that_the_payload_lacks_has_the_default_of_the_signature() -> None:
+    assert await handler_output(thumbnail, path="a.png") == "a.png at 200"
 
 
 async def test_a_missing_field_fails_the_task_and_is_named() -> None:
-    assert await complaint(thumbnail) == "payload: path is missing"
+    assert await handler_error(thumbnail) == "payload: path is missing"
 
 
 async def test_a_field_that_the_signature_lacks_fails_the_task_and_is_named() -> None:
-    said = await complaint(thumbnail, path="a.png", widht=20)
-    assert said == "payload: widht is unknown"
+    error = await handler_error(thumbnail, path="a.png", widht=20)
+    assert error == "payload: widht is unknown"
 
 
 async def test_a_value_of_the_wrong_type_fails_the_task_with_field_and_value() -> None:
-    said = await complaint(thumbnail, path="a.png", width="wide")
-    assert said == "payload: width: should be a whole number, not 'wide'"
+    error = await handler_error(thumbnail, path="a.png", width="wide")
+    assert error == "payload: width: should be a whole number, not 'wide'"
 
 
 async def test_a_function_without_parameters_takes_no_payload() -> None:
-    assert await returned(lambda: 1) == 1
-    assert await complaint(lambda: 1, x=1) == "payload: x is unknown"
+    assert await handler_output(lambda: 1) == 1
+    assert await handler_error(lambda: 1, x=1) == "payload: x is unknown"
 
 
 async def test_parameters_may_have_any_name() -> None:
@@ -65,14 +65,14 @@ async def test_parameters_may_have_any_name() -> None:
         return self + cls + json + copy + schema + task + model_config
 
     names = ["self", "cls", "json", "copy", "schema", "task", "model_config"]
-    assert await returned(odd, **dict.fromkeys(names, 1)) == len(names)
+    assert await handler_output(odd, **dict.fromkeys(names, 1)) == len(names)
 
 
 async def test_parameters_without_annotations_take_anything() -> None:
     def echo(x, y=None):  # type: ignore[no-untyped-def]
         return [x, y]
 
-    assert await returned(echo, x={"deep": [1]}) == [{"deep": [1]}, None]
+    assert await handler_output(echo, x={"deep": [1]}) == [{"deep": [1]}, None]
 
 
 class Size(BaseModel):
@@ -93,7 +93,7 @@ async def test_models_and_dataclasses_are_parameters_and_results() -> None:
         assert day == date(2026, 1, 2)
         return {"size": Size(width=2 * size.width), "at": Point(at.y, at.x), "tags": sorted(tags)}
 
-    output = await returned(
+    output = await handler_output(
         grow, size={"width": 3}, at={"x": 1, "y": 2}, day="2026-01-02", tags=["b", "a"]
     )
     assert output == {"size": {"width": 6, "height": 1}, "at": {"x": 2, "y": 1}, "tags": ["a", "b"]}
@@ -102,11 +102,11 @@ async def test_models_and_dataclasses_are_parameters_and_results() -> None:
 async def test_a_wrong_field_within_a_model_is_named_by_its_path() -> None:
     def grow(size: Size) -> None: ...
 
-    said = await complaint(grow, size={"width": "wide"})
-    assert said.startswith("payload: size.width: ")
+    error = await handler_error(grow, size={"width": "wide"})
+    assert error.startswith("payload: size.width: ")
 
 
-async def test_a_handler_that_asks_for_it_sees_its_task_and_the_outputs_it_depends_on() -> None:
+async def test_the_context_has_the_task_and_the_outputs_of_its_dependencies() -> None:
     handlers = Handlers()
 
     @handlers.task
@@ -114,22 +114,24 @@ async def test_a_handler_that_asks_for_it_sees_its_task_and_the_outputs_it_depen
         parts = sep.join(str(value) for value in context.dependencies.values())
         return [context.token, context.run, context.id, context.priority, parts]
 
-    task = order("j", 3, "join", payload={"sep": "-"}, dependencies={"a": 1, "b": [2]}, priority=7)
-    result = await made(handlers, task)
+    task = assignment(
+        "j", 3, "join", payload={"sep": "-"}, dependencies={"a": 1, "b": [2]}, priority=7
+    )
+    result = await run_handlers(handlers, task)
     assert result.output == ["default/j:3", "default", "j", 7, "1-[2]"]
 
 
 async def test_the_context_cannot_be_forged_by_a_payload() -> None:
     async def peek(context: Context) -> None: ...
 
-    assert "context is unknown" in await complaint(peek, context={"run": "other"})
+    assert "context is unknown" in await handler_error(peek, context={"run": "other"})
 
 
 # --- the output ------------------------------------------------------------------------------
 
 
 async def test_no_return_value_is_the_output_null() -> None:
-    assert await returned(lambda: None) is None
+    assert await handler_output(lambda: None) is None
 
 
 NO_JSON = {
@@ -142,42 +144,42 @@ NO_JSON = {
 
 
 @pytest.mark.parametrize("name", NO_JSON)
-async def test_an_output_that_is_not_json_fails_the_task_and_says_so(name: str) -> None:
-    said = await complaint(lambda: NO_JSON[name])
-    assert said.startswith("the handler returned what cannot be written as JSON: ")
+async def test_an_output_that_is_not_json_fails_the_task_with_a_clear_error(name: str) -> None:
+    error = await handler_error(lambda: NO_JSON[name])
+    assert error.startswith("the handler returned what cannot be written as JSON: ")
 
 
-async def test_an_output_that_holds_itself_fails_the_task() -> None:
+async def test_an_output_that_contains_itself_fails_the_task() -> None:
     circle: list[object] = []
     circle.append(circle)
-    assert "cannot be written as JSON" in await complaint(lambda: circle)
+    assert "cannot be written as JSON" in await handler_error(lambda: circle)
 
 
 @pytest.mark.parametrize("depth", [190, 300, 5000])
-async def test_an_output_nested_deeper_than_readers_go_fails_the_task(depth: int) -> None:
+async def test_an_output_that_is_nested_too_deeply_fails_the_task(depth: int) -> None:
     deep: list[object] = []
     for _ in range(depth):
         deep = [deep]
-    assert "cannot be written as JSON" in await complaint(lambda: deep)
+    assert "cannot be written as JSON" in await handler_error(lambda: deep)
 
 
-async def test_an_output_of_256_kib_is_kept_and_one_byte_more_fails_the_task() -> None:
+async def test_an_output_of_256_kib_is_accepted_and_one_byte_more_fails_the_task() -> None:
     whole = "x" * (MAX_PAYLOAD_BYTES - 2)  # and two quotation marks
-    assert await returned(lambda: whole) == whole
-    said = await complaint(lambda: whole + "x")
-    assert said == (
+    assert await handler_output(lambda: whole) == whole
+    error = await handler_error(lambda: whole + "x")
+    assert error == (
         f"the output is {MAX_PAYLOAD_BYTES + 1} bytes; at most {MAX_PAYLOAD_BYTES} are allowed: "
         "return a reference instead"
     )
 
 
 async def test_the_size_of_an_output_is_counted_in_bytes() -> None:
-    assert "are allowed" in await complaint(lambda: "é" * (MAX_PAYLOAD_BYTES // 2))
+    assert "are allowed" in await handler_error(lambda: "é" * (MAX_PAYLOAD_BYTES // 2))
 
 
-async def test_the_size_of_an_output_is_counted_as_json_in_python_writes_it() -> None:
-    """As every release has: 1e-06 takes six bytes with its comma, where others write 1e-6."""
-    assert "are allowed" in await complaint(lambda: [1e-06] * 45_000)
+async def test_the_size_of_an_output_is_that_of_pythons_json_module() -> None:
+    """1e-06 and a comma take six bytes there; other encoders write 1e-6."""
+    assert "are allowed" in await handler_error(lambda: [1e-06] * 45_000)
 
 
 class Colour(StrEnum):
@@ -206,27 +208,27 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_a_quick_look_at_an_output_says_what_a_close_look_says(value: object) -> None:
-    def said() -> str:
+def test_the_fast_check_of_an_output_agrees_with_the_full_check(value: object) -> None:
+    def outcome() -> str:
         try:
             output = to_output(value)
         except OutputError as error:
             return str(error)
         return f"{type(output)} {output!r}"
 
-    quick = said()
+    quick = outcome()
     with (
         patch.object(outputs, "_is_plain", lambda _: False),
         patch.object(outputs, "_is_surely_readable", lambda _: False),
     ):
-        assert said() == quick
+        assert outcome() == quick
 
 
-async def test_a_generator_s_items_are_the_output() -> None:
+async def test_the_items_of_a_generator_are_the_output() -> None:
     def count(n: int) -> Iterator[int]:
         yield from range(n)
 
-    assert await returned(count, n=3) == [0, 1, 2]
+    assert await handler_output(count, n=3) == [0, 1, 2]
 
 
 # --- registering and loading -----------------------------------------------------------------
@@ -242,12 +244,12 @@ def test_two_handlers_of_one_type_are_refused() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "…", "x" * 64])
-def test_a_type_that_makes_no_routing_key_is_refused(name: str) -> None:
+def test_a_type_that_cannot_be_a_routing_key_is_refused(name: str) -> None:
     with pytest.raises(UsageError, match="task type"):
         Handlers().task(name)(lambda: 1)
 
 
-def test_parameters_that_a_payload_cannot_fill_are_refused_at_once() -> None:
+def test_parameters_that_a_payload_cannot_fill_are_refused_at_registration() -> None:
     def many(*paths: str) -> None: ...
 
     with pytest.raises(UsageError, match=r"handler 'many': \*paths: str cannot be filled"):
@@ -314,12 +316,12 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_handlers_that_cannot_be_loaded_are_explained_in_one_line(folder: Path, case: str) -> None:
-    text, path, said = BAD[case]
+def test_handlers_that_cannot_be_loaded_are_an_error_of_one_line(folder: Path, case: str) -> None:
+    text, path, expected = BAD[case]
     (folder / f"bad_{case}.py").write_text(text)
     with pytest.raises(UsageError) as caught:
         load_handlers(path)
     line = str(caught.value)
     assert line.startswith(f"handlers {path!r}: ")
-    assert said in line
+    assert expected in line
     assert line.isprintable()

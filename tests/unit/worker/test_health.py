@@ -1,4 +1,4 @@
-"""Two questions over HTTP, answered whatever else comes."""
+"""The worker's HTTP probes."""
 
 import asyncio
 import socket
@@ -27,7 +27,7 @@ async def ask(port: int, request: bytes) -> str:
     return answer.decode()
 
 
-async def test_it_says_whether_the_worker_lives_and_whether_it_is_ready(port: int) -> None:
+async def test_probes_report_whether_the_worker_lives_and_is_ready(port: int) -> None:
     ready = False
     async with serve_health(port, lambda: ready):
         assert (await ask(port, b"GET /livez HTTP/1.1\r\n\r\n")).startswith("HTTP/1.1 200 OK\r\n")
@@ -42,24 +42,24 @@ async def test_it_says_whether_the_worker_lives_and_whether_it_is_ready(port: in
     "request_",
     [b"", b"\r\n", b"GET / HTTP/1.1\r\n", b"POST /livez HTTP/1.1\r\n", b"\xff" * 100_000],
 )
-async def test_what_is_no_question_is_answered_too_and_ends_nothing(
+async def test_an_invalid_request_is_answered_with_404_and_does_no_harm(
     port: int, request_: bytes
 ) -> None:
     async with serve_health(port, lambda: True):
         try:
             assert " 404 " in await ask(port, request_)
         except ConnectionResetError:
-            assert len(request_) > 64_000  # hung up on in the middle of it
+            assert len(request_) > 64_000  # the server closes the connection
         assert " 200 " in await ask(port, b"GET /livez HTTP/1.1\r\n")
 
 
-async def test_a_port_in_use_is_told_with_its_option(port: int) -> None:
+async def test_a_port_in_use_is_an_error_that_names_the_option(port: int) -> None:
     async with serve_health(port, lambda: True):
         with pytest.raises(UsageError, match=rf"--health-port {port}: .*; choose another"):
             async with serve_health(port, lambda: True):
                 pass
 
 
-async def test_without_a_port_nothing_is_served() -> None:
+async def test_port_zero_serves_nothing() -> None:
     async with serve_health(0, lambda: True):
         pass

@@ -1,4 +1,4 @@
-"""A worker trusts its own lease no longer than the manager does; settings that cannot hold are refused."""
+"""A worker relies on its lease no longer than the manager does; inconsistent settings are refused."""
 
 import asyncio
 
@@ -11,48 +11,56 @@ from skillq.runtime.settings import load_settings
 from skillq_worker.__main__ import make_profile
 from skillq_worker.settings import WorkerSettings
 from skillq_worker.worker import Worker
+from tests.support.fake_executor import FakeExecutor
+from tests.support.fake_manager import SHORT_LEASE, FakeManager, assignment, worker_profile
+from tests.support.fault_injecting_transport import FaultInjectingTransport
 from tests.support.virtual_time import loop_clock
-from tests.unit.wire import Wire
-from tests.unit.worker.bench import BRIEF, Bench
-from tests.unit.worker.boss import Boss, order, until, who
+from tests.support.waiting import until_async
 
 
 @pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+def frequent_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timings, "LEASE_CHECK_SECONDS", 0.01)
 
 
-@pytest.mark.parametrize("aborts", [False, True])
-async def test_without_confirmed_heartbeats_it_begins_nothing_and_gives_up_what_runs_if_told_to(
-    aborts: bool,
+@pytest.mark.parametrize("cancels", [False, True])
+async def test_a_worker_without_confirmed_heartbeats_starts_nothing_and_may_cancel_its_attempts(
+    cancels: bool,
 ) -> None:
-    bench = Bench()
-    async with Boss(who(lease=BRIEF, slots=2)) as boss:
-        await boss.give_queue()
-        async with Wire(boss.broker) as wire:
-            one = Worker(
-                wire,
-                boss.worker,
-                bench,
+    executor = FakeExecutor(hold=True)
+    async with FakeManager(worker_profile(lease=SHORT_LEASE, slots=2)) as manager:
+        await manager.declare_queue()
+        async with FaultInjectingTransport(manager.broker) as transport:
+            worker = Worker(
+                transport,
+                manager.worker,
+                executor,
                 clock=loop_clock(),
                 grace=0,
-                cancel_on_lost_lease=aborts,
+                cancel_on_lost_lease=cancels,
             )
-            running = asyncio.create_task(one.run())
-            await until(lambda: one.is_ready)
-            await boss.assign(order("a"))
-            await until(lambda: bench.busy == 1)
-            wire.fails = lambda key: key.startswith("heartbeat")
-            await until(lambda: not one._lease.may_start.is_set())
-            await boss.assign(order("b"))
-            if aborts:
-                await until(lambda: not one._held_attempts and not bench.busy)
+            running = asyncio.create_task(worker.run())
+            await until_async(lambda: worker.is_ready, "the worker should be ready")
+            await manager.assign(assignment("a"))
+            await until_async(lambda: executor.running == 1, "an attempt should run")
+            transport.should_fail = lambda key: key.startswith("heartbeat")
+            await until_async(
+                lambda: not worker._lease.may_start.is_set(), "the lease should be uncertain"
+            )
+            await manager.assign(assignment("b"))
+            if cancels:
+                await until_async(
+                    lambda: not worker._held_attempts and not executor.running,
+                    "the attempt should be cancelled",
+                )
             else:
-                await until(lambda: len(one._held_attempts) == 2)
-                assert bench.busy == 1, "b is not begun"
-                wire.fails = lambda _: False
-                await until(lambda: bench.busy == 2)
-            one.stop(now=True)
+                await until_async(
+                    lambda: len(worker._held_attempts) == 2, "the worker should hold two attempts"
+                )
+                assert executor.running == 1, "b does not start"
+                transport.should_fail = lambda _: False
+                await until_async(lambda: executor.running == 2, "two attempts should run")
+            worker.stop(now=True)
             await running
 
 
@@ -60,7 +68,7 @@ def settings(**given: float) -> WorkerSettings:
     return load_settings(WorkerSettings, dict(given))
 
 
-def test_the_lease_is_set_once_at_the_worker_whose_profile_tells_the_manager() -> None:
+def test_the_lease_is_a_setting_of_the_worker_and_part_of_its_profile() -> None:
     lease = make_profile(settings(heartbeat=1, suspect_after=4, dead_after=16)).lease
     assert lease == Lease(heartbeat=1, suspect_after=4, dead_after=16)
     assert lease.suspect_after < lease.fence_after == 8 < lease.dead_after
@@ -84,7 +92,7 @@ def test_the_lease_is_set_once_at_the_worker_whose_profile_tells_the_manager() -
         ({"heartbeat": 0}, "--heartbeat (SKILLQ_HEARTBEAT): should be at least 0.5, not 0"),
     ],
 )
-def test_leases_that_cannot_hold_are_refused_in_one_line(
+def test_inconsistent_lease_settings_are_refused_in_one_line(
     given: dict[str, float], line: str
 ) -> None:
     with pytest.raises(UsageError) as caught:

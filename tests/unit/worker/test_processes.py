@@ -1,4 +1,4 @@
-"""Handlers in processes: real ones. Whatever happens to a process is one attempt's outcome, and none is left behind."""
+"""Handlers in real processes: the end of a process is the outcome of one attempt, and no process is left."""
 
 import asyncio
 import os
@@ -14,9 +14,10 @@ from skillq.messages import Outcome, TaskResult
 from skillq.runtime.logs import Log
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.handlers import load_handlers
+from tests.support.attempt_runs import run_attempt
+from tests.support.fake_manager import assignment
 from tests.support.virtual_time import advance
-from tests.unit.worker.boss import order, until
-from tests.unit.worker.calls import attempt
+from tests.support.waiting import until_async
 
 pytestmark = pytest.mark.timeout(60)
 
@@ -35,7 +36,7 @@ handlers = Handlers()
 
 
 class Odd(ConnectionError):
-    """Cannot be read again by pickle."""
+    """An exception that cannot be unpickled."""
 
     def __init__(self, first, second):
         super().__init__(f"{first} {second}")
@@ -102,23 +103,23 @@ def unfit() -> object:
 '''
 
 
-class Shop:
-    """Attempts of the handlers above; which processes hang is in files."""
+class ProcessHarness:
+    """Runs attempts of the handlers above. A hanging process writes a file whose name has its pid."""
 
-    def __init__(self, executor: HandlerExecutor, here: Path) -> None:
-        self._executor, self._here = executor, here
+    def __init__(self, executor: HandlerExecutor, folder: Path) -> None:
+        self._executor, self._folder = executor, folder
 
-    def begin(
+    def start(
         self, task_type: str, timeout: float | None = None, **payload: object
     ) -> asyncio.Task[TaskResult]:
-        task = order(task_type=task_type, payload=payload, timeout=timeout)
-        return asyncio.create_task(attempt(self._executor, task))
+        task = assignment(task_type=task_type, payload=payload, timeout=timeout)
+        return asyncio.create_task(run_attempt(self._executor, task))
 
-    async def do(self, task_type: str, **more: object) -> TaskResult:
-        return await self.begin(task_type, **more)  # type: ignore[arg-type]
+    async def run(self, task_type: str, **more: object) -> TaskResult:
+        return await self.start(task_type, **more)  # type: ignore[arg-type]
 
     def hanging(self) -> list[int]:
-        return [int(path.suffix[1:]) for path in self._here.glob("hangs.*")]
+        return [int(path.suffix[1:]) for path in self._folder.glob("hangs.*")]
 
 
 def is_gone(pid: int) -> bool:
@@ -130,7 +131,7 @@ def is_gone(pid: int) -> bool:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "tasks_in_processes.py").write_text(MY_TASKS)
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -138,13 +139,15 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-async def shop(here: Path) -> AsyncIterator[Shop]:
+async def harness(folder: Path) -> AsyncIterator[ProcessHarness]:
     with HandlerExecutor(load_handlers("tasks_in_processes:handlers")) as executor:
-        yield Shop(executor, here)
+        yield ProcessHarness(executor, folder)
 
 
-async def test_it_runs_in_another_process_with_its_payload_and_context(shop: Shop) -> None:
-    result = await shop.do("pid", add=3)
+async def test_a_process_handler_runs_in_another_process_with_its_payload_and_context(
+    harness: ProcessHarness,
+) -> None:
+    result = await harness.run("pid", add=3)
     assert result.outcome is Outcome.SUCCEEDED
     assert isinstance(result.output, dict)
     assert result.output["pid"] != os.getpid()
@@ -152,30 +155,32 @@ async def test_it_runs_in_another_process_with_its_payload_and_context(shop: Sho
 
 
 @pytest.mark.parametrize("stubborn", [False, True])
-async def test_one_that_is_called_off_is_killed_whatever_it_does(
-    shop: Shop, stubborn: bool
+async def test_the_process_of_a_cancelled_attempt_is_killed_even_if_it_ignores_sigterm(
+    harness: ProcessHarness, stubborn: bool
 ) -> None:
-    running = shop.begin("hang", stubborn=stubborn)
-    await until(shop.hanging)
-    (pid,) = shop.hanging()
+    running = harness.start("hang", stubborn=stubborn)
+    await until_async(harness.hanging, "a process should hang")
+    (pid,) = harness.hanging()
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
-    await until(lambda: is_gone(pid))
-    assert (await shop.do("pid")).outcome is Outcome.SUCCEEDED, "and the next one runs"
+    await until_async(lambda: is_gone(pid), "the process should end")
+    assert (await harness.run("pid")).outcome is Outcome.SUCCEEDED, "the next attempt runs"
 
 
-async def test_one_that_takes_too_long_is_killed_and_has_timed_out(shop: Shop) -> None:
-    assert (await shop.do("pid")).outcome is Outcome.SUCCEEDED  # the processes are there
-    running = shop.begin("hang", timeout=60.0)
-    await until(shop.hanging)
-    (pid,) = shop.hanging()
+async def test_a_process_handler_that_takes_too_long_is_killed_and_times_out(
+    harness: ProcessHarness,
+) -> None:
+    assert (await harness.run("pid")).outcome is Outcome.SUCCEEDED  # the processes have started
+    running = harness.start("hang", timeout=60.0)
+    await until_async(harness.hanging, "a process should hang")
+    (pid,) = harness.hanging()
     assert not is_gone(pid)
     advance(60.0)
     result = await running
     assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 60 s")
     assert "TimeoutError" in result.error_types
-    await until(lambda: is_gone(pid))
+    await until_async(lambda: is_gone(pid), "the process should end")
 
 
 @pytest.mark.parametrize(
@@ -189,81 +194,96 @@ async def test_one_that_takes_too_long_is_killed_and_has_timed_out(shop: Shop) -
         ("raise", "Odd: cannot connect", "ConnectionError"),
     ],
 )
-async def test_one_that_dies_is_a_failed_attempt_and_the_next_one_runs(
-    shop: Shop, how: str, error: str, kind: str
+async def test_the_death_of_a_process_fails_its_attempt_and_the_next_attempt_runs(
+    harness: ProcessHarness, how: str, error: str, kind: str
 ) -> None:
-    result = await shop.do("die", how=how)
+    result = await harness.run("die", how=how)
     assert (result.outcome, result.error) == (Outcome.FAILED, error)
     assert kind in result.error_types, "for retry_on"
-    assert (await shop.do("pid")).outcome is Outcome.SUCCEEDED
+    assert (await harness.run("pid")).outcome is Outcome.SUCCEEDED
 
 
-async def test_the_traceback_of_what_it_raises_comes_along(shop: Shop) -> None:
+async def test_the_traceback_of_an_exception_in_a_process_is_logged(
+    harness: ProcessHarness,
+) -> None:
     with structlog.testing.capture_logs() as entries:
-        await shop.do("die", how="raise")
+        await harness.run("die", how="raise")
     (entry,) = entries
     assert entry["event"] == Log.HANDLER_RAISED
     assert 'raise Odd("cannot", "connect")' in entry["exception"]
     assert entry["exception"].endswith("Odd: cannot connect")
 
 
-async def test_one_that_dies_takes_nothing_with_it(shop: Shop) -> None:
-    running = shop.begin("hang")
-    await until(shop.hanging)
-    (pid,) = shop.hanging()
-    assert (await shop.do("die", how="kill")).outcome is Outcome.FAILED
+async def test_the_death_of_a_process_does_not_affect_other_processes(
+    harness: ProcessHarness,
+) -> None:
+    running = harness.start("hang")
+    await until_async(harness.hanging, "a process should hang")
+    (pid,) = harness.hanging()
+    assert (await harness.run("die", how="kill")).outcome is Outcome.FAILED
     assert not running.done()
     assert not is_gone(pid)
     running.cancel()
 
 
-async def test_an_output_that_is_no_json_fails_the_attempt(shop: Shop) -> None:
-    result = await shop.do("unfit")
+async def test_an_output_of_a_process_that_is_not_json_fails_the_attempt(
+    harness: ProcessHarness,
+) -> None:
+    result = await harness.run("unfit")
     assert result.outcome is Outcome.FAILED
     assert result.error is not None
     assert result.error.startswith("the handler returned what cannot be written as JSON")
     assert "OutputError" in result.error_types
 
 
-async def test_leaving_ends_them_all(here: Path) -> None:
+async def test_closing_the_executor_ends_all_processes(folder: Path) -> None:
     with HandlerExecutor(load_handlers("tasks_in_processes:handlers")) as executor:
-        shop = Shop(executor, here)
-        running = [shop.begin("hang"), shop.begin("hang", stubborn=True)]
-        await until(lambda: len(shop.hanging()) == 2)
-        begun = time.monotonic()
-    assert all(map(is_gone, shop.hanging()))
-    assert time.monotonic() - begun < 10
+        harness = ProcessHarness(executor, folder)
+        running = [harness.start("hang"), harness.start("hang", stubborn=True)]
+        await until_async(lambda: len(harness.hanging()) == 2, "two processes should hang")
+        started = time.monotonic()
+    assert all(map(is_gone, harness.hanging()))
+    assert time.monotonic() - started < 10
     await asyncio.gather(*running, return_exceptions=True)
 
 
-async def test_what_it_has_started_itself_ends_with_it(shop: Shop) -> None:
-    running = shop.begin("start_another")
-    await until(lambda: len(shop.hanging()) == 2)
+async def test_child_processes_of_a_handler_process_end_with_it(harness: ProcessHarness) -> None:
+    running = harness.start("start_another")
+    await until_async(lambda: len(harness.hanging()) == 2, "two processes should hang")
     running.cancel()
-    await until(lambda: all(map(is_gone, shop.hanging())))
+    await until_async(lambda: all(map(is_gone, harness.hanging())), "all processes should end")
 
 
-async def test_one_that_dies_is_noticed_though_what_it_has_started_lives_on(shop: Shop) -> None:
-    result = await shop.do("fork_and_die")
+async def test_the_death_of_a_process_is_noticed_even_if_its_child_lives_on(
+    harness: ProcessHarness,
+) -> None:
+    result = await harness.run("fork_and_die")
     assert result.error == "its process ended with exit code 3"
-    await until(lambda: shop.hanging() and all(map(is_gone, shop.hanging())))
+    await until_async(
+        lambda: harness.hanging() and all(map(is_gone, harness.hanging())),
+        "all processes should end",
+    )
 
 
-async def test_ctrl_c_in_the_terminal_is_the_workers_affair(shop: Shop) -> None:
-    result = await shop.do("group")
-    assert result.output != os.getpgid(0), "a terminal interrupts its own group"
+async def test_a_handler_process_is_in_a_process_group_of_its_own(harness: ProcessHarness) -> None:
+    result = await harness.run("group")
+    assert result.output != os.getpgid(0), "Ctrl-C in a terminal interrupts the group of the worker"
 
 
-async def test_a_process_is_used_again_and_one_that_died_while_idle_is_replaced(shop: Shop) -> None:
-    first, second = (await shop.do("pid")).output, (await shop.do("pid")).output
+async def test_an_idle_process_is_reused_and_a_dead_idle_process_is_replaced(
+    harness: ProcessHarness,
+) -> None:
+    first, second = (await harness.run("pid")).output, (await harness.run("pid")).output
     assert isinstance(first, dict)
     assert first == second
     os.kill(int(str(first["pid"])), signal.SIGKILL)
-    third = await shop.do("pid")
+    third = await harness.run("pid")
     assert third.outcome is Outcome.SUCCEEDED
     assert third.output != first
 
 
-async def test_arguments_that_cannot_be_sent_fail_the_attempt_alone(shop: Shop) -> None:
-    assert (await shop.do("lazy", words=["a"])).outcome is Outcome.FAILED
-    assert (await shop.do("pid")).outcome is Outcome.SUCCEEDED
+async def test_arguments_that_cannot_be_pickled_fail_only_their_attempt(
+    harness: ProcessHarness,
+) -> None:
+    assert (await harness.run("lazy", words=["a"])).outcome is Outcome.FAILED
+    assert (await harness.run("pid")).outcome is Outcome.SUCCEEDED

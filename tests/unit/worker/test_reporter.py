@@ -1,4 +1,4 @@
-"""Results go together where that costs nobody time."""
+"""The reporter puts results into one message where nobody waits for them."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -22,13 +22,14 @@ from skillq_worker.execution.executor import CancelJob, Job, run_in_task
 from skillq_worker.reporter import Reporter
 from skillq_worker.results import Result, make_result
 from tests.simulation.loop import VirtualLoop
-from tests.unit.wire import Wire
-from tests.unit.worker.bench import Bench, working
-from tests.unit.worker.boss import Boss, order, until, who
+from tests.support.fake_executor import FakeExecutor
+from tests.support.fake_manager import FakeManager, assignment, running_worker, worker_profile
+from tests.support.fault_injecting_transport import FaultInjectingTransport
+from tests.support.waiting import until_async
 
 
-class OneTurn:
-    """An executor whose attempts take a turn of the loop each."""
+class OneTurnExecutor:
+    """An executor whose attempts take one turn of the loop each."""
 
     types = None
 
@@ -40,31 +41,33 @@ class OneTurn:
         return task.id
 
 
-async def test_what_ends_one_turn_after_the_other_is_told_in_one_message(boss: Boss) -> None:
-    async with working(boss, OneTurn()):
-        await boss.assign(*(order(f"t{n}") for n in range(10)))
-        await boss.has_results(10)
-    assert len(boss.all(TaskResults)) == 1
+async def test_attempts_that_end_in_successive_turns_are_reported_in_one_message(
+    manager: FakeManager,
+) -> None:
+    async with running_worker(manager, OneTurnExecutor()):
+        await manager.assign(*(assignment(f"t{n}") for n in range(10)))
+        await manager.receive_results(10)
+    assert len(manager.received(TaskResults)) == 1
 
 
-async def test_a_worker_tells_when_its_last_attempt_has_a_slot(
-    boss: Boss, bench: Bench, monkeypatch: pytest.MonkeyPatch
+async def test_results_are_reported_when_the_last_attempt_has_a_slot(
+    manager: FakeManager, executor: FakeExecutor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(timings, "RESULT_HOLD_SECONDS", 3600.0)
-    async with working(boss, bench):
-        await boss.assign(order("a"), order("b"), order("c"))
+    async with running_worker(manager, executor):
+        await manager.assign(assignment("a"), assignment("b"), assignment("c"))
         for id in "ab":
-            assert not boss.results
-            await bench.end(id)
-        await boss.has_results(2)
-        await until(lambda: len(bench.begun) == 3)
-        await bench.end("c")
-        await boss.has_results(3)
-    assert len(boss.all(TaskResults)) == 2
+            assert not manager.results
+            await executor.end(id)
+        await manager.receive_results(2)
+        await until_async(lambda: len(executor.started) == 3, "three attempts should start")
+        await executor.end("c")
+        await manager.receive_results(3)
+    assert len(manager.received(TaskResults)) == 2
 
 
-class Heard(MemoryTransport):
-    """A transport that keeps what is published through it."""
+class RecordingTransport(MemoryTransport):
+    """A transport that records what is published."""
 
     def __init__(self) -> None:
         super().__init__(MemoryBroker(), app_id="ada")
@@ -83,8 +86,8 @@ def clock() -> float:
     return START + asyncio.get_running_loop().time()
 
 
-def begun() -> asyncio.Event:
-    """No attempt waits for a slot."""
+def none_waiting() -> asyncio.Event:
+    """Return an event that says: no attempt waits for a slot."""
     event = asyncio.Event()
     event.set()
     return event
@@ -97,104 +100,109 @@ def success(id: str) -> Result:
 Story = Callable[[Reporter, asyncio.Event], Coroutine[Any, Any, None]]
 
 
-def heard_of(story: Story, heard: Heard | None = None) -> list[tuple[float, list[str]]]:
-    """Whose results were told when, to the ms. Attempts wait for a slot until the story sets the event."""
-    heard = heard or Heard()
+def reported_in(
+    story: Story, transport: RecordingTransport | None = None
+) -> list[tuple[float, list[str]]]:
+    """Return when the results of which tasks were reported, rounded to ms.
 
-    async def whole() -> None:
-        all_begun = asyncio.Event()
-        reporter = Reporter(heard, who("ada"), lambda _: None, all_begun, clock)
+    Attempts wait for a slot until the story sets the event.
+    """
+    transport = transport or RecordingTransport()
+
+    async def run_story() -> None:
+        nothing_waits = asyncio.Event()
+        reporter = Reporter(transport, worker_profile("ada"), lambda _: None, nothing_waits, clock)
         running = asyncio.create_task(reporter.run())
-        await story(reporter, all_begun)
+        await story(reporter, nothing_waits)
         await reporter.wait_until_flushed()
         running.cancel()
 
-    VirtualLoop(Random(1)).run_until_complete(whole())  # type: ignore[abstract]
+    VirtualLoop(Random(1)).run_until_complete(run_story())  # type: ignore[abstract]
     return [
         (round(at, 3), [result.id for result in message.results])
-        for at, message in zip(heard.times, heard.messages, strict=True)
+        for at, message in zip(transport.times, transport.messages, strict=True)
         if isinstance(message, TaskResults)
     ]
 
 
 def test_results_wait_10_ms_for_others_while_attempts_wait_for_a_slot() -> None:
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
         for id in "abcdefgh":  # 3 ms each
             await asyncio.sleep(0.003)
             reporter.report_result(success(id))
 
-    assert heard_of(story) == [(0.013, list("abcd")), (0.025, list("efgh"))]
+    assert reported_in(story) == [(0.013, list("abcd")), (0.025, list("efgh"))]
 
 
-def test_they_wait_from_when_they_ended_not_from_when_that_was_heard() -> None:
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+def test_the_10_ms_count_from_the_end_of_the_attempt() -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
         ended = success("a")
         await asyncio.sleep(0.002)
         reporter.report_result(ended)
 
-    assert heard_of(story) == [(0.01, ["a"])]
+    assert reported_in(story) == [(0.01, ["a"])]
 
 
-def test_results_wait_no_longer_than_until_the_last_attempt_has_a_slot() -> None:
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+def test_results_wait_only_until_the_last_attempt_has_a_slot() -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
         reporter.report_result(success("a"))
         await asyncio.sleep(0.001)
-        all_begun.set()
+        nothing_waits.set()
 
-    assert heard_of(story) == [(0.001, ["a"])]
+    assert reported_in(story) == [(0.001, ["a"])]
 
 
-def test_a_result_has_waited_while_the_broker_confirmed_those_before_it() -> None:
-    class Slow(Heard):
+def test_the_wait_of_a_result_includes_the_confirm_of_earlier_results() -> None:
+    class Slow(RecordingTransport):
         async def publish(self, exchange: str, key: str, message: Outgoing) -> None:
             await super().publish(exchange, key, message)
             await asyncio.sleep(0.03)
 
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
         reporter.report_result(success("a"))
         await asyncio.sleep(0.012)
         reporter.report_result(success("b"))
 
-    assert heard_of(story, Slow()) == [(0.01, ["a"]), (0.04, ["b"])]
+    assert reported_in(story, Slow()) == [(0.01, ["a"]), (0.04, ["b"])]
 
 
-def test_what_is_handed_back_does_not_wait() -> None:
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+def test_a_returned_attempt_is_reported_at_once() -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
         reporter.report_result(make_result(("default", "a", 1), Outcome.RETURNED))
 
-    assert heard_of(story) == [(0.0, ["a"])]
+    assert reported_in(story) == [(0.0, ["a"])]
 
 
-def test_a_start_is_told_in_time_while_attempts_wait_for_a_slot() -> None:
-    heard = Heard()
+def test_a_start_is_reported_in_time_while_attempts_wait_for_a_slot() -> None:
+    transport = RecordingTransport()
 
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
         reporter.report_start(("default", "a", 1), clock())
         await asyncio.sleep(0.05)
 
-    heard_of(story, heard)
-    assert [type(message) for message in heard.messages] == [Progress]
-    assert heard.times == [pytest.approx(0.02)]
+    reported_in(story, transport)
+    assert [type(message) for message in transport.messages] == [Progress]
+    assert transport.times == [pytest.approx(0.02)]
 
 
-def test_results_do_not_wait_for_as_long_as_others_end_turn_by_turn() -> None:
-    async def story(reporter: Reporter, all_begun: asyncio.Event) -> None:
-        all_begun.set()
+def test_results_are_reported_even_while_attempts_end_in_every_turn() -> None:
+    async def story(reporter: Reporter, nothing_waits: asyncio.Event) -> None:
+        nothing_waits.set()
         reporter.report_start(("default", "long", 1), clock())
         for n in range(100):
             reporter.report_result(success(f"t{n}"))
             await asyncio.sleep(0)
 
-    (_, first), *others = heard_of(story)
+    (_, first), *others = reported_in(story)
     assert 50 < len(first) < 70
     assert others
 
 
-def test_starts_are_told_only_of_what_goes_on_however_much_else_begins_meanwhile() -> None:
-    heard = Heard()
+def test_only_attempts_that_go_on_have_their_start_reported() -> None:
+    transport = RecordingTransport()
 
     async def story() -> None:
-        reporter = Reporter(heard, who("ada"), lambda _: None, begun(), clock)
+        reporter = Reporter(transport, worker_profile("ada"), lambda _: None, none_waiting(), clock)
         running = asyncio.create_task(reporter.run())
         reporter.report_start(("default", "long", 1), clock())
         for n in range(8):  # 5 ms each
@@ -207,28 +215,28 @@ def test_starts_are_told_only_of_what_goes_on_however_much_else_begins_meanwhile
 
     loop = VirtualLoop(Random(1))  # type: ignore[abstract]
     loop.run_until_complete(story())
-    told = [item for m in heard.messages if isinstance(m, Progress) for item in m.items]
-    assert [(item.id, round(item.at - START, 3)) for item in told] == [
+    started = [item for m in transport.messages if isinstance(m, Progress) for item in m.items]
+    assert [(item.id, round(item.at - START, 3)) for item in started] == [
         ("long", 0.0),
         ("next", 0.04),
     ]
 
 
 @pytest.fixture
-async def published() -> AsyncIterator[tuple[Reporter, list[str]]]:
-    """A reporter that waits for something to say, and the keys of what it has said."""
+async def reporter_and_keys() -> AsyncIterator[tuple[Reporter, list[str]]]:
+    """Yield an idle reporter, and the routing keys of its reports."""
     keys: list[str] = []
     broker = MemoryBroker()
-    wire = Wire(broker)
+    transport = FaultInjectingTransport(broker)
 
-    def note(key: str) -> bool:
+    def record(key: str) -> bool:
         keys.append(key)
         return False
 
-    wire.fails = note
-    async with MemoryTransport(broker) as manager, wire:
+    transport.should_fail = record
+    async with MemoryTransport(broker) as manager, transport:
         await manager.declare(topology.MANAGER)
-        reporter = Reporter(wire, who("ada"), lambda _: None, begun(), clock)
+        reporter = Reporter(transport, worker_profile("ada"), lambda _: None, none_waiting(), clock)
         running = asyncio.create_task(reporter.run())
         await asyncio.sleep(0)
         yield reporter, keys
@@ -236,19 +244,21 @@ async def published() -> AsyncIterator[tuple[Reporter, list[str]]]:
         await asyncio.gather(running, return_exceptions=True)
 
 
-async def test_what_ends_alone_is_told_in_the_next_turn(
-    published: tuple[Reporter, list[str]],
+async def test_a_single_result_is_reported_in_the_next_turn(
+    reporter_and_keys: tuple[Reporter, list[str]],
 ) -> None:
-    reporter, keys = published
+    reporter, keys = reporter_and_keys
     reporter.report_start(("default", "a", 1), clock())
     reporter.report_result(success("a"))
-    await asyncio.sleep(0)  # wakes it
+    await asyncio.sleep(0)  # wakes the reporter
     await asyncio.sleep(0)
     assert keys == ["result.ada"]
 
 
-async def test_what_goes_on_keeps_no_result_back(published: tuple[Reporter, list[str]]) -> None:
-    reporter, keys = published
+async def test_a_running_attempt_does_not_delay_the_result_of_another(
+    reporter_and_keys: tuple[Reporter, list[str]],
+) -> None:
+    reporter, keys = reporter_and_keys
     reporter.report_start(("default", "long", 1), clock())
     reporter.report_start(("default", "a", 1), clock())
     reporter.report_result(success("a"))

@@ -1,4 +1,4 @@
-"""Results are written without models, and say what models would."""
+"""Results are encoded without models and decode as their models."""
 
 import math
 from typing import Any
@@ -8,13 +8,13 @@ from hypothesis import given
 
 from skillq.messages import Outcome, TaskResult, TaskResults, decode, encode
 from skillq_worker.results import make_result, results_message
-from tests.unit.worker.boss import who
+from tests.support.fake_manager import worker_profile
 
 TEXT = st.text()
 MOMENTS = st.none() | st.floats(0, 2e9)
 OUTPUTS = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | TEXT,
-    lambda some: st.lists(some) | st.dictionaries(TEXT, some),
+    lambda values: st.lists(values) | st.dictionaries(TEXT, values),
 )
 RESULTS = st.fixed_dictionaries(
     {
@@ -29,8 +29,8 @@ RESULTS = st.fixed_dictionaries(
 
 
 @given(st.lists(RESULTS))
-def test_a_report_says_what_its_model_would(fields: list[dict[str, Any]]) -> None:
-    worker = who()
+def test_an_encoded_result_message_decodes_as_its_model_does(fields: list[dict[str, Any]]) -> None:
+    worker = worker_profile()
     models = tuple(
         TaskResult.model_construct(run="r", id=f"t{n}", attempt=n, **one)
         for n, one in enumerate(fields)
@@ -44,5 +44,5 @@ def test_a_report_says_what_its_model_would(fields: list[dict[str, Any]]) -> Non
     assert sent.type == ended.type
 
 
-def test_what_is_no_number_is_null() -> None:
+def test_not_a_number_is_encoded_as_null() -> None:
     assert b'"output":null' in make_result(("r", "a", 1), Outcome.SUCCEEDED, output=math.nan).body

@@ -1,4 +1,4 @@
-"""The summary on a service's standard output: for whoever reads it, and no reason to leave for want of a reader."""
+"""The summary of a run on standard output; a manager without reader goes on."""
 
 import asyncio
 import io
@@ -29,7 +29,7 @@ async def store() -> MemoryStore:
     return store
 
 
-async def test_it_is_printed_and_no_terminal_obeys_what_users_wrote(
+async def test_a_summary_is_printed_without_control_characters_of_users(
     store: MemoryStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
     await print_summary(store, "run")
@@ -41,7 +41,7 @@ async def test_it_is_printed_and_no_terminal_obeys_what_users_wrote(
 
 
 @pytest.fixture(params=["its reader has gone", "the disk is full"])
-def nowhere(request: pytest.FixtureRequest) -> Iterator[io.FileIO]:
+def broken_stdout(request: pytest.FixtureRequest) -> Iterator[io.FileIO]:
     if request.param == "the disk is full":
         out = os.open("/dev/full", os.O_WRONLY)
     else:
@@ -51,14 +51,14 @@ def nowhere(request: pytest.FixtureRequest) -> Iterator[io.FileIO]:
         yield file
 
 
-async def test_where_it_cannot_be_written_it_is_logged_and_the_next_one_is_tried(
+async def test_a_summary_that_cannot_be_written_is_logged_and_the_next_one_is_printed(
     store: MemoryStore,
-    nowhere: io.FileIO,
+    broken_stdout: io.FileIO,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     with monkeypatch.context() as patched, structlog.testing.capture_logs() as entries:
-        patched.setattr("sys.stdout", nowhere)
+        patched.setattr("sys.stdout", broken_stdout)
         await print_summary(store, "run")
         await print_summary(store, "run")
     assert [entry["event"] for entry in entries] == ["summary_not_printed"] * 2
@@ -67,7 +67,7 @@ async def test_where_it_cannot_be_written_it_is_logged_and_the_next_one_is_tried
     assert capfd.readouterr().out.startswith("All tasks completed\n")
 
 
-async def test_a_run_that_completes_again_and_again_does_not_hold_up_the_manager(
+async def test_a_run_that_completes_many_times_is_printed_once_and_does_not_delay_the_manager(
     store: MemoryStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with SummaryPrinter(store) as summaries:
@@ -77,7 +77,7 @@ async def test_a_run_that_completes_again_and_again_does_not_hold_up_the_manager
     assert capfd.readouterr().out.count("All tasks completed") == 1
 
 
-async def test_what_completes_at_the_end_is_printed_before_the_manager_leaves(
+async def test_a_run_that_completes_at_the_end_is_printed_before_the_manager_leaves(
     store: MemoryStore, capfd: pytest.CaptureFixture[str]
 ) -> None:
     async with SummaryPrinter(store) as summaries:
@@ -85,7 +85,7 @@ async def test_what_completes_at_the_end_is_printed_before_the_manager_leaves(
     assert capfd.readouterr().out.count("All tasks completed") == 1
 
 
-async def test_of_a_long_run_only_what_did_not_succeed_has_a_line(
+async def test_the_summary_of_a_long_run_lists_only_tasks_that_did_not_succeed(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     store = MemoryStore()

@@ -1,4 +1,4 @@
-"""A worker remembers what it has reported, and not without end."""
+"""A worker remembers a limited number of recent results."""
 
 import pytest
 
@@ -12,7 +12,7 @@ def result(id: str, output: str | None = None) -> Result:
     return results.make_result(("r", id, 1), Outcome.SUCCEEDED, output=output)
 
 
-def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_large_outputs_evict_the_oldest_results(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_results, "_MAX_BYTES", 1200)
     kept = RecentResults()
     for id in "abc":
@@ -24,7 +24,7 @@ def test_large_outputs_make_it_forget_the_oldest(monkeypatch: pytest.MonkeyPatch
     ]
 
 
-def test_the_same_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_adding_a_result_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_results, "_MAX_BYTES", 1200)
     kept = RecentResults()
     kept.add_result(result("a", "x" * 400))
@@ -33,7 +33,7 @@ def test_the_same_again_takes_no_more_room(monkeypatch: pytest.MonkeyPatch) -> N
     assert kept.get(("r", "a", 1)) is not None
 
 
-def test_very_many_small_ones_do_so_too(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_results_evict_the_oldest(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recent_results, "_MAX_RESULTS", 2)
     kept = RecentResults()
     for id in "abc":

@@ -1,4 +1,4 @@
-"""Messages that are written from plain fields say what the models of them would."""
+"""Assignments that are encoded from plain fields decode as their models."""
 
 from typing import Any
 
@@ -27,12 +27,12 @@ outputs = st.dictionaries(st.sampled_from(["a", "b"]), values)
 
 
 @budget(200)
-@given(some=st.lists(st.tuples(fields, outputs, st.integers(1, 9)), min_size=1, max_size=3))
-def test_a_worker_reads_of_an_assignment_all_that_there_is_to_it(
-    some: list[tuple[dict[str, Any], dict[str, Any], int]],
+@given(entries=st.lists(st.tuples(fields, outputs, st.integers(1, 9)), min_size=1, max_size=3))
+def test_an_encoded_assignment_decodes_as_its_model(
+    entries: list[tuple[dict[str, Any], dict[str, Any], int]],
 ) -> None:
     expected, items = [], []
-    for number, (definition, dependencies, attempt) in enumerate(some):
+    for number, (definition, dependencies, attempt) in enumerate(entries):
         task = Task(id=f"t{number}", **definition)
         items.append(assignment(("run", task.id), attempt, Body.from_task(task, dependencies)))
         expected.append(

@@ -1,4 +1,4 @@
-"""Whatever users' code does, it becomes an outcome with one clear line, and its traceback is in the log."""
+"""Failures of users' code: each is an outcome with one clear line, and a traceback in the log."""
 
 import asyncio
 import sys
@@ -18,10 +18,14 @@ from skillq.runtime.logs import Log
 from skillq_worker import Handlers
 from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.execution.failures import TaskFailed
-from tests.unit.worker.boss import order
-from tests.unit.worker.calls import attempt, call, complaint, made, returned
-
-# --- what goes wrong -------------------------------------------------------------------------
+from tests.support.attempt_runs import (
+    handler_error,
+    handler_output,
+    run_attempt,
+    run_handler,
+    run_handlers,
+)
+from tests.support.fake_manager import assignment
 
 
 def raising(error: BaseException, *, sync: bool) -> Callable[[], Any]:
@@ -34,45 +38,45 @@ def raising(error: BaseException, *, sync: bool) -> Callable[[], Any]:
     return work if sync else work_async
 
 
-class Unspeakable(Exception):
+class BadText(Exception):
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
-class Mute(BaseException):
+class BadTextOfBase(BaseException):
     def __str__(self) -> str:
         raise RuntimeError("no words")
 
 
-class Leaving(Exception):
+class ExitingText(Exception):
     def __str__(self) -> str:
         raise SystemExit(3)
 
 
-class Nothing(Exception):
-    """As an `ExceptionGroup` of one's own may be that has a length."""
+class FalseError(Exception):
+    """A false exception, like a subclass of `ExceptionGroup` with a length of 0."""
 
     def __bool__(self) -> bool:
         return False
 
 
-class Endless(str):
+class BadFormat(str):
     def __format__(self, _: str) -> str:
-        raise Babbling
+        raise BadlyFormatted
 
 
-class Babbling(Exception):
+class BadlyFormatted(Exception):
     def __str__(self) -> str:
-        return Endless()
+        return BadFormat()
 
 
-class Secretive(Exception):
+class ExitingNotes(Exception):
     @property
     def __notes__(self) -> list[str]:  # type: ignore[override]
         raise SystemExit(3)
 
 
-ODD_PLACE: Any = ("f.x", 1, "3", "text")  # Python's own traceback fails at it
+INVALID_LOCATION: Any = ("f.x", 1, "3", "text")  # Python's own traceback module fails at it
 
 ERRORS = [
     (ValueError("no such page"), "ValueError: no such page"),
@@ -84,41 +88,41 @@ ERRORS = [
     (StopIteration(1), "StopIteration"),
     (StopAsyncIteration(), "StopAsyncIteration"),
     (asyncio.CancelledError(), "ancelled"),
-    (Unspeakable(), "Unspeakable: what it says cannot be read"),
-    (Mute(), "Mute: what it says cannot be read"),
-    (Leaving(), "Leaving: what it says cannot be read"),
-    (Nothing("at all"), "Nothing: at all"),
-    (Secretive("closed"), "Secretive: closed"),
-    (Babbling(), "what cannot be described"),
-    (SyntaxError("odd", ODD_PLACE), "SyntaxError: odd"),
+    (BadText(), "BadText: what it says cannot be read"),
+    (BadTextOfBase(), "BadTextOfBase: what it says cannot be read"),
+    (ExitingText(), "ExitingText: what it says cannot be read"),
+    (FalseError("at all"), "FalseError: at all"),
+    (ExitingNotes("closed"), "ExitingNotes: closed"),
+    (BadlyFormatted(), "what cannot be described"),
+    (SyntaxError("odd", INVALID_LOCATION), "SyntaxError: odd"),
     (ValueError("half a character: \ud800"), r"ValueError: half a character: \ud800"),
     (ValueError("x" * 1_000_000), "ValueError: xxx"),
 ]
 
 
 @pytest.mark.parametrize("sync", [True, False], ids=["sync", "async"])
-@pytest.mark.parametrize(("error", "said"), ERRORS, ids=[said[:20] for _, said in ERRORS])
-async def test_whatever_a_handler_raises_fails_its_task_and_the_next_one_runs(
-    error: BaseException, said: str, sync: bool
+@pytest.mark.parametrize(("error", "text"), ERRORS, ids=[text[:20] for _, text in ERRORS])
+async def test_any_exception_of_a_handler_fails_its_task_and_the_next_task_runs(
+    error: BaseException, text: str, sync: bool
 ) -> None:
     handlers = Handlers()
     handlers.task("bad")(raising(error, sync=sync))
     handlers.task("good")(lambda: "well")
     with HandlerExecutor(handlers) as executor:
-        failed = await attempt(executor, order(task_type="bad"))
-        well = await attempt(executor, order(task_type="good"))
+        failed = await run_attempt(executor, assignment(task_type="bad"))
+        well = await run_attempt(executor, assignment(task_type="good"))
     assert failed.outcome is Outcome.FAILED
-    assert said in (failed.error or "")
+    assert text in (failed.error or "")
     assert len(failed.error or "") <= 2000
     assert well.outcome is Outcome.SUCCEEDED
 
 
-def stumble() -> None:
+def fail() -> None:
     raise ValueError("no such page")
 
 
-async def stumble_async() -> None:
-    stumble()
+async def fail_async() -> None:
+    fail()
 
 
 def leave() -> None:
@@ -128,60 +132,60 @@ def leave() -> None:
 @pytest.mark.parametrize(
     ("function", "last", "frame"),
     [
-        (stumble, "ValueError: no such page", "in stumble"),
-        (stumble_async, "ValueError: no such page", "in stumble_async"),
+        (fail, "ValueError: no such page", "in fail"),
+        (fail_async, "ValueError: no such page", "in fail_async"),
         (leave, "SystemExit: enough", "in leave"),
     ],
 )
-async def test_what_a_handler_raises_is_logged_once_with_the_traceback(
+async def test_an_exception_of_a_handler_is_logged_once_with_its_traceback(
     function: Callable[..., Any], last: str, frame: str
 ) -> None:
     with structlog.testing.capture_logs() as entries:
-        await call(function)
+        await run_handler(function)
     (entry,) = entries
     assert (entry["event"], entry["log_level"]) == (Log.HANDLER_RAISED, "warning")
     assert (entry["task"], entry["attempt"]) == (("default", "a"), 1)
     assert entry["exception"].splitlines()[-1] == last
     assert frame in entry["exception"]
-    assert "skillq_worker" not in entry["exception"], "users' frames alone"
+    assert "skillq_worker" not in entry["exception"], "only frames of users' code"
 
 
-async def test_what_users_errors_say_is_asked_where_their_code_runs() -> None:
-    """It may take as long as it likes."""
-    asked: list[threading.Thread] = []
+async def test_the_text_of_a_users_exception_is_read_on_the_handlers_thread() -> None:
+    """Making the text may take any time."""
+    threads: list[threading.Thread] = []
 
     class Slow(Exception):
         def __str__(self) -> str:
-            asked.append(threading.current_thread())
+            threads.append(threading.current_thread())
             return "slow"
 
     for sync in (True, False):
-        assert await complaint(raising(Slow(), sync=sync)) == "Slow: slow"
-    assert asked
-    assert threading.current_thread() not in asked
+        assert await handler_error(raising(Slow(), sync=sync)) == "Slow: slow"
+    assert threads
+    assert threading.current_thread() not in threads
 
 
-def needy(path: str) -> None: ...
+def with_parameter(path: str) -> None: ...
 
 
 def refuse() -> None:
     raise TaskFailed("the page is blank")
 
 
-@pytest.mark.parametrize("function", [refuse, needy, object])
-async def test_what_says_all_itself_is_not_logged(function: Callable[..., Any]) -> None:
+@pytest.mark.parametrize("function", [refuse, with_parameter, object])
+async def test_an_error_whose_text_says_all_is_not_logged(function: Callable[..., Any]) -> None:
     with structlog.testing.capture_logs() as entries:
-        await complaint(function)
+        await handler_error(function)
     assert not entries
 
 
-async def test_an_async_handler_that_ends_the_loop_s_tasks_does_not_end_the_others() -> None:
+async def test_an_async_handler_that_raises_system_exit_does_not_end_other_handlers() -> None:
     handlers = Handlers()
-    began = threading.Event()
+    started = threading.Event()
 
     @handlers.task
     async def slow() -> str:
-        began.set()
+        started.set()
         await asyncio.sleep(0.05)
         return "done"
 
@@ -190,13 +194,13 @@ async def test_an_async_handler_that_ends_the_loop_s_tasks_does_not_end_the_othe
         raise SystemExit
 
     with HandlerExecutor(handlers) as executor:
-        other = asyncio.create_task(attempt(executor, order(task_type="slow")))
-        await asyncio.to_thread(began.wait, 5)
-        await attempt(executor, order(task_type="rude"))
+        other = asyncio.create_task(run_attempt(executor, assignment(task_type="slow")))
+        await asyncio.to_thread(started.wait, 5)
+        await run_attempt(executor, assignment(task_type="rude"))
         assert (await other).output == "done"
 
 
-async def test_an_async_handler_that_takes_too_long_is_cancelled_and_timed_out() -> None:
+async def test_an_async_handler_that_takes_too_long_is_cancelled_and_times_out() -> None:
     ended: list[str] = []
 
     async def slow() -> None:
@@ -205,49 +209,49 @@ async def test_an_async_handler_that_takes_too_long_is_cancelled_and_timed_out()
         finally:
             ended.append("cancelled")
 
-    result = await call(slow, timeout=0.05)
+    result = await run_handler(slow, timeout=0.05)
     assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 0.05 s")
     assert ended == ["cancelled"]
 
 
-async def test_a_sync_handler_that_takes_too_long_is_timed_out_at_once() -> None:
-    let_go = threading.Event()
-    began = time.monotonic()
-    result = await call(lambda: let_go.wait(30), timeout=0.05)
+async def test_a_sync_handler_that_takes_too_long_times_out_at_once() -> None:
+    may_end = threading.Event()
+    started = time.monotonic()
+    result = await run_handler(lambda: may_end.wait(30), timeout=0.05)
     assert (result.outcome, result.error) == (Outcome.TIMED_OUT, "took longer than 0.05 s")
-    assert time.monotonic() - began < 5
-    let_go.set()
+    assert time.monotonic() - started < 5
+    may_end.set()
 
 
-async def test_a_handler_s_own_timeout_error_within_the_limit_is_a_failure() -> None:
-    result = await call(raising(TimeoutError("upstream"), sync=False), timeout=30)
+async def test_a_timeout_error_raised_by_a_handler_in_time_is_a_failure() -> None:
+    result = await run_handler(raising(TimeoutError("upstream"), sync=False), timeout=30)
     assert (result.outcome, result.error) == (Outcome.FAILED, "TimeoutError: upstream")
 
 
 async def test_a_type_without_handler_is_refused_and_named() -> None:
     handlers = Handlers()
     handlers.task("ocr")(lambda: 1)
-    result = await made(handlers, order(task_type="speech"))
+    result = await run_handlers(handlers, assignment(task_type="speech"))
     assert (result.outcome, result.error) == (Outcome.REFUSED, "no handler for the type 'speech'")
 
 
-async def test_users_code_never_runs_on_the_worker_s_own_thread() -> None:
-    """Neither the handler, nor the models of its parameters, nor what makes its output."""
-    ours = threading.get_ident()
-    seen: list[int] = []
+async def test_users_code_never_runs_on_the_thread_of_the_worker() -> None:
+    """This holds for handlers, the models of their parameters, and generators of their output."""
+    own_thread = threading.get_ident()
+    used_threads: list[int] = []
 
     class Watched(BaseModel):
         def model_post_init(self, _: object) -> None:
-            seen.append(threading.get_ident())
+            used_threads.append(threading.get_ident())
 
     def sync(model: Watched) -> Iterator[int]:
-        seen.append(threading.get_ident())
+        used_threads.append(threading.get_ident())
         yield 1
 
     async def not_sync(model: Watched) -> Iterator[int]:
         return sync(model)
 
-    assert await returned(sync, model={}) == [1]
-    assert await returned(not_sync, model={}) == [1]
-    assert len(seen) == 4
-    assert ours not in seen
+    assert await handler_output(sync, model={}) == [1]
+    assert await handler_output(not_sync, model={}) == [1]
+    assert len(used_threads) == 4
+    assert own_thread not in used_threads
