@@ -1,4 +1,7 @@
-"""`python -m tests.lanes.nightly [PART]`: what takes too long for each change, in parts of less than an hour."""
+"""Run the checks that take too long for each change: `python -m tests.lanes.nightly [PART]`.
+
+Each part takes less than an hour.
+"""
 
 import os
 import subprocess
@@ -12,7 +15,7 @@ from tests.lanes.processes import ROOT
 _PYTEST = (sys.executable, "-m", "pytest")
 _PARALLEL = ("-n4", "--dist=loadgroup")
 _CRASH_POINTS = (*_PYTEST, "tests/e2e/test_crash_points.py", *_PARALLEL)
-_CHAOS = (*_PYTEST, "-s", "tests/chaos")  # it tells its seed and its faults
+_CHAOS = (*_PYTEST, "-s", "tests/chaos")  # the test prints its seed and its faults
 _ALL_PACKAGES = tuple(
     f"--cov={name}" for name in ("skillq", "skillq_manager", "skillq_worker", "skillq_cli")
 )
@@ -25,27 +28,30 @@ class Step:
     environment: tuple[tuple[str, str], ...] = ()
 
 
-def _on(broker: str, command: tuple[str, ...], minutes: str | None = None) -> Step:
-    chosen = {"SKILLQ_TEST_BROKER": broker}
+def _with_broker(broker: str, command: tuple[str, ...], minutes: str | None = None) -> Step:
+    environment = {"SKILLQ_TEST_BROKER": broker}
     if minutes is not None:
-        chosen["SKILLQ_TEST_CHAOS_MINUTES"] = minutes
-    return Step(command, tuple(chosen.items()))
+        environment["SKILLQ_TEST_CHAOS_MINUTES"] = minutes
+    return Step(command, tuple(environment.items()))
 
 
 PARTS: dict[str, tuple[Step, ...]] = {
     "bench": (Step(("make", "bench")),),
     "simulation": (Step((sys.executable, "-m", "tests.simulation", "3000")),),
-    "chaos-sqlite": (_on("installed", (*_CHAOS, "-k", "sqlite"), "30"),),
-    "chaos-postgresql": (_on("installed", (*_CHAOS, "-k", "postgresql"), "30"),),
+    "chaos-sqlite": (_with_broker("installed", (*_CHAOS, "-k", "sqlite"), "30"),),
+    "chaos-postgresql": (_with_broker("installed", (*_CHAOS, "-k", "postgresql"), "30"),),
     # 3.10 is what Debian installs, 4.x the image of the container.
-    "crash-points": (_on("installed", _CRASH_POINTS), _on("docker", _CRASH_POINTS)),
-    "rabbitmq-4": (
-        _on("docker", (*_PYTEST, "tests/contract", "-m", "rabbitmq", *_PARALLEL)),
-        _on("docker", (*_PYTEST, "tests/e2e/test_outages.py", *_PARALLEL)),
-        _on("docker", (*_PYTEST, "tests/e2e/test_replicas.py", *_PARALLEL)),
-        _on("docker", _CHAOS),
+    "crash-points": (
+        _with_broker("installed", _CRASH_POINTS),
+        _with_broker("docker", _CRASH_POINTS),
     ),
-    # The core alone is measured by `make test`; here, all that a test's own process runs.
+    "rabbitmq-4": (
+        _with_broker("docker", (*_PYTEST, "tests/contract", "-m", "rabbitmq", *_PARALLEL)),
+        _with_broker("docker", (*_PYTEST, "tests/e2e/test_outages.py", *_PARALLEL)),
+        _with_broker("docker", (*_PYTEST, "tests/e2e/test_replicas.py", *_PARALLEL)),
+        _with_broker("docker", _CHAOS),
+    ),
+    # `make test` measures the coverage of the core alone; this part measures all packages.
     "coverage": (
         Step(
             (
@@ -68,21 +74,21 @@ class Outcome:
     seconds: float
 
     def __str__(self) -> str:
-        how = "passed" if self.code == 0 else f"FAILED with exit status {self.code}"
-        return f"nightly {self.part}: {how} in {self.seconds:.0f} s"
+        status = "passed" if self.code == 0 else f"FAILED with exit status {self.code}"
+        return f"nightly {self.part}: {status} in {self.seconds:.0f} s"
 
 
 def run(part: str) -> Outcome:
     """Run the steps of a part, up to the first that fails."""
-    began = time.monotonic()
+    start = time.monotonic()
     code = 0
     for step in PARTS[part]:
-        code = code or _run(step, _LIMIT - (time.monotonic() - began))
-    return Outcome(part, code, time.monotonic() - began)
+        code = code or _run(step, _LIMIT - (time.monotonic() - start))
+    return Outcome(part, code, time.monotonic() - start)
 
 
 def _run(step: Step, seconds: float) -> int:
-    _say(f"$ {' '.join(step.command)}")
+    _print_line(f"$ {' '.join(step.command)}")
     environment = os.environ | dict(step.environment)
     try:
         done = subprocess.run(
@@ -94,12 +100,12 @@ def _run(step: Step, seconds: float) -> int:
             check=False,
         )
     except subprocess.TimeoutExpired:
-        _say("not done within an hour")
+        _print_line("not done within an hour")
         return 124
     return done.returncode
 
 
-def _say(line: str) -> None:
+def _print_line(line: str) -> None:
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -107,12 +113,12 @@ def _say(line: str) -> None:
 def main(arguments: Sequence[str]) -> int:
     unknown = [part for part in arguments if part not in PARTS]
     if unknown:
-        _say(f"nightly: no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
+        _print_line(f"nightly: no part {unknown[0]!r}; there are: {', '.join(PARTS)}")
         return 2
     outcomes = [run(part) for part in arguments or PARTS]
-    _say("")
+    _print_line("")
     for outcome in outcomes:
-        _say(str(outcome))
+        _print_line(str(outcome))
     return max(outcome.code != 0 for outcome in outcomes)
 
 

@@ -1,4 +1,4 @@
-"""What pytest reports of each test, as lines of JSON in a file, for the process that started it."""
+"""Results of tests as JSON lines in a file, written by pytest and read by the lane that started it."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
 class Recorder:
-    """A plugin that writes the ids of collected tests, or each phase of each test that was run."""
+    """A pytest plugin that writes the ids of collected tests, or the outcome of each phase of each test."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file
@@ -32,12 +32,12 @@ class Recorder:
 
     def _write(self, **fields: object) -> None:
         self._file.write(json.dumps(fields) + "\n")
-        self._file.flush()  # a process that crashes has written what it knew
+        self._file.flush()  # so that the lines of a crashed process are kept
 
 
 @dataclass
 class Result:
-    """One test, of all its phases: set-up, call, tear-down."""
+    """The outcome and the seconds of one test over its phases: set-up, call, tear-down."""
 
     outcome: str = PASSED
     seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""Which tests run in which lane, which of them need a server, and which run one after another."""
+"""Choose the lane of each test, the tests that need a server, and the tests that run one after another."""
 
 import re
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ def needs_postgres(item: pytest.Item) -> bool:
 
 
 def _is_unit(item: pytest.Item) -> bool:
-    """Unit tests get no server; what they call a broker is a double."""
+    """Return whether the test is a unit test: it gets no server, and its `broker` is a fake."""
     return _folder(item) == "unit"
 
 
@@ -35,7 +35,7 @@ def _folder(item: pytest.Item) -> str:
 
 
 def lane_of(item: pytest.Item) -> str:
-    """Return the one lane of this test."""
+    """Return the lane of this test."""
     folder = _folder(item)
     if folder == "simulation":
         return SIMULATION
@@ -60,7 +60,7 @@ def timeout_of(item: pytest.Item) -> float:
 
 
 def arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out the tests of other lanes; give groups their marker; put long tests first."""
+    """Deselect the tests of other lanes, mark the groups, and put long tests first."""
     lane = config.option.lane
     if lane is not None:
         others = [item for item in items if lane_of(item) != lane]
@@ -71,12 +71,12 @@ def arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
         if group is not None:
             item.add_marker(pytest.mark.xdist_group(group))
     if is_worker(config):
-        # A test that may take longest is started first, so that none is left alone at the end.
+        # The longest tests start first, so that no long test runs alone at the end.
         items.sort(key=timeout_of, reverse=True)
 
 
 def check_groups(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """Refuse a release of pytest-xdist that ignores groups: tests would restart each other's broker."""
+    """Refuse a release of pytest-xdist that ignores groups: tests would restart brokers of other tests."""
     if is_worker(config) and config.option.loadgroup:
         for item in items:
             group = group_of(item)
@@ -85,12 +85,12 @@ def check_groups(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
 
 
 def is_worker(config: pytest.Config) -> bool:
-    """Whether this process runs tests for a controller of pytest-xdist."""
+    """Return whether this process is a worker of pytest-xdist."""
     return hasattr(config, "workerinput")
 
 
 def may_need_servers(lane: str | None, arguments: Sequence[str]) -> bool:
-    """Tell, before anything is collected, whether a test may need a broker or a database."""
+    """Return whether a test may need a broker or a database; no test is collected yet."""
     if lane is not None:
         return lane == SERVERS
     parts = [PurePath(argument.partition("::")[0]).parts for argument in arguments]

@@ -1,4 +1,4 @@
-"""One table of all lanes and suites, and one line that tells how many tests passed and failed."""
+"""The summary of all lanes: a table of lanes and suites, and a line with the number of passed and failed tests."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ _ROW = "{:<12}{:<14}{:>8}{:>8}{:>9}{:>10}{:>10}"
 
 
 def table(lanes: Sequence[Lane]) -> Iterator[str]:
-    """Give a row for each suite: seconds of its tests; then one for each lane: its own, and of CPU."""
+    """Yield a row for each suite and for each lane, with wall seconds, and CPU seconds of the lane."""
     yield _ROW.format("lane", "suite", "passed", "failed", "skipped", "seconds", "CPU")
     for lane in lanes:
         for suite, results in sorted(by_suite(lane.results).items()):
@@ -23,7 +23,7 @@ def table(lanes: Sequence[Lane]) -> Iterator[str]:
 
 
 def by_suite(results: dict[str, Result]) -> dict[str, list[Result]]:
-    """Sort results by the folder of their tests."""
+    """Group results by the folder of their tests."""
     found = defaultdict(list)
     for id, result in results.items():
         found[id.split("/")[1]].append(result)
@@ -31,13 +31,13 @@ def by_suite(results: dict[str, Result]) -> dict[str, list[Result]]:
 
 
 def outcomes(results: Iterable[Result]) -> tuple[int, int, int]:
-    """Count what passed, failed, and was skipped."""
+    """Return how many tests passed, failed, and were skipped."""
     counts = Counter(result.outcome for result in results)
     return counts[PASSED], counts[FAILED], counts[SKIPPED]
 
 
 def differences(collected: Sequence[str], lanes: Sequence[Lane]) -> list[str]:
-    """Return how the tests that ran differ from those that were collected, each in one lane."""
+    """Return the tests that did not run in exactly one lane, and the tests that were not collected."""
     ran = Counter(id for lane in lanes for id in lane.results)
     found = [f"{id} ran in {times} lanes" for id, times in ran.items() if times > 1]
     found += [f"{id} ran in no lane" for id in collected if id not in ran]
@@ -46,6 +46,6 @@ def differences(collected: Sequence[str], lanes: Sequence[Lane]) -> list[str]:
 
 
 def last_line(lanes: Sequence[Lane]) -> str:
-    """Return the line that CI reads."""
+    """Return the last line of the output, which CI reads."""
     passed, failed, skipped = outcomes(result for lane in lanes for result in lane.results.values())
     return f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else "")

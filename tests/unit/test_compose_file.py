@@ -1,4 +1,4 @@
-"""What docker-compose.yml promises, as far as it can be read off the file; the rest is tests/compose/story.py."""
+"""The promises of docker-compose.yml that the file itself shows; tests/compose/story.py tests the others."""
 
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ OURS = ["manager", *WORKERS, "tutorial", "cli"]
 
 
 @pytest.mark.parametrize("name", OURS)
-def test_a_container_of_ours_writes_to_tmp_and_the_manager_to_its_store_and_has_no_capabilities(
+def test_our_containers_have_no_capabilities_and_write_only_to_tmp_and_the_store(
     name: str,
 ) -> None:
     service = SERVICES[name]
@@ -31,34 +31,34 @@ def test_a_container_of_ours_writes_to_tmp_and_the_manager_to_its_store_and_has_
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_is_called_as_its_kind_and_its_container(name: str) -> None:
+def test_a_worker_is_named_by_its_tier_and_its_container(name: str) -> None:
     environment = SERVICES[name]["environment"]
     assert environment["SKILLQ_NAME"] == f"{name.capitalize()}-{{host}}"
     assert environment["SKILLQ_SKILL"] == WORKERS[name]
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_worker_has_more_time_to_end_than_its_tasks_have(name: str) -> None:
+def test_a_worker_has_more_time_to_stop_than_its_tasks_have(name: str) -> None:
     service = SERVICES[name]
     allowed = int(service["stop_grace_period"].removesuffix("s"))
     assert allowed >= service["environment"]["SKILLQ_GRACE"] + 10
 
 
 @pytest.mark.parametrize("name", ["manager", *WORKERS])
-def test_every_variable_of_a_service_is_a_setting(name: str) -> None:
+def test_every_variable_of_a_service_is_a_known_setting(name: str) -> None:
     settings = ManagerSettings if name == "manager" else WorkerSettings
     known = {f"SKILLQ_{field.upper()}" for field in settings.model_fields}
     assert SERVICES[name]["environment"].keys() <= known
 
 
-def test_what_is_published_is_published_on_the_loopback_only() -> None:
+def test_ports_are_published_on_the_loopback_address_only() -> None:
     ports = [port for service in SERVICES.values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
 
 
-def test_whoever_depends_waits_until_the_other_is_healthy() -> None:
+def test_a_dependent_service_waits_until_the_other_is_healthy() -> None:
     for name, service in SERVICES.items():
-        for other, how in service.get("depends_on", {}).items():
-            assert how == {"condition": "service_healthy"}, name
+        for other, condition in service.get("depends_on", {}).items():
+            assert condition == {"condition": "service_healthy"}, name
             assert "healthcheck" in SERVICES[other], other

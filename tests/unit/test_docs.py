@@ -1,4 +1,4 @@
-"""What is written is so: commands, examples, links, and what the README takes from the code."""
+"""The documents are true: commands, examples, links, and the parts that are generated from the code."""
 
 import re
 import shlex
@@ -31,16 +31,16 @@ def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-async def events(file: str) -> list[TaskEvent]:
-    """What happens when an example is run."""
-    seen: list[TaskEvent] = []
+async def events_of_example(file: str) -> list[TaskEvent]:
+    """Run an example, and return the events of its tasks."""
+    events: list[TaskEvent] = []
     work = read_work_file(ROOT / "examples" / file)
-    await run_embedded(work, BestFit(), TIME_SCALE, seen.append, loop_clock())
-    return seen
+    await run_embedded(work, BestFit(), TIME_SCALE, events.append, loop_clock())
+    return events
 
 
-def run(file: str, folder: Path, exit_code: int = 0) -> str:
-    """What `skillq run` prints, started in a folder."""
+def run_file(file: str, folder: Path, exit_code: int = 0) -> str:
+    """Run `skillq run` in a folder, and return its output."""
     command = [sys.executable, "-m", "skillq_cli", "run", file, "--time-scale", str(TIME_SCALE)]
     done = subprocess.run(
         command, cwd=folder, check=False, capture_output=True, text=True, timeout=50
@@ -49,15 +49,15 @@ def run(file: str, folder: Path, exit_code: int = 0) -> str:
     return done.stdout
 
 
-# --- the README
+# --- generated parts
 
 
 @pytest.mark.parametrize("page", generated.PAGES, ids=name)
-def test_what_a_page_takes_from_the_code_is_as_the_code_has_it(page: Path) -> None:
+def test_generated_parts_of_a_page_are_up_to_date(page: Path) -> None:
     assert generated.filled(page) == page.read_text(), "run python -m docs.generated"
 
 
-def test_a_setting_that_two_classes_have_has_one_default() -> None:
+def test_a_setting_of_two_classes_has_the_same_default_in_both() -> None:
     found: dict[str, set[object]] = {}
     for cls in generated.CLASSES:
         for field, info in cls.model_fields.items():
@@ -73,14 +73,14 @@ def test_the_handlers_in_the_readme_do_what_it_says(tmp_path: Path) -> None:
     assert work
     (tmp_path / "my_tasks.py").write_text(code[1])
     (tmp_path / "work.yaml").write_text(work[1])
-    said = run("work.yaml", tmp_path)
-    assert "Task page-1 assigned to Reader - Success\nSuccess rate: 100.00%\n" in said
+    output = run_file("work.yaml", tmp_path)
+    assert "Task page-1 assigned to Reader - Success\nSuccess rate: 100.00%\n" in output
 
 
-# --- the promise
+# --- the guarantees
 
 
-def test_every_test_that_is_named_as_a_proof_is_there() -> None:
+def test_every_test_that_a_guarantee_names_exists() -> None:
     guarantees = (ROOT / "docs" / "guarantees.md").read_text()
     sources = "".join(path.read_text() for path in (ROOT / "tests").rglob("test_*.py"))
     named = set(re.findall(r"`(test_\w+)`", guarantees))
@@ -92,7 +92,7 @@ def test_every_test_that_is_named_as_a_proof_is_there() -> None:
 
 
 def shown_fields(heading: str) -> dict[str, str]:
-    """The fields in the table under a heading of docs/files.md, with the defaults it says."""
+    """Return the fields and defaults in the table under a heading of docs/files.md."""
     section = (ROOT / "docs" / "files.md").read_text().partition(f"## {heading}\n")[2]
     table = section.partition("\n## ")[0]
     return dict(re.findall(r"^\| `(\w+)` \|.*\| ([^|]*?) \|$", table, re.MULTILINE))
@@ -110,7 +110,7 @@ def default(field: FieldInfo) -> str:
 @pytest.mark.parametrize(
     ("heading", "form"), [("Tasks", TaskForm), ("Workers", WorkerForm)], ids=["tasks", "workers"]
 )
-def test_the_fields_of_a_file_are_as_the_models_have_them(
+def test_the_documented_fields_of_a_file_are_those_of_the_models(
     heading: str, form: type[BaseModel]
 ) -> None:
     fields = {name: default(field) for name, field in form.model_fields.items()}
@@ -122,35 +122,35 @@ def test_the_fields_of_a_file_are_as_the_models_have_them(
 
 @pytest.mark.e2e
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
-def test_an_example_runs_from_the_root(example: Path) -> None:
-    if example.stem == "resilient":  # it shows how tasks fail, too
-        assert run(name(example), ROOT, exit_code=1).endswith("Success rate: 60.00%\n")
+def test_an_example_runs_in_the_root_folder(example: Path) -> None:
+    if example.stem == "resilient":  # the example also shows failing tasks
+        assert run_file(name(example), ROOT, exit_code=1).endswith("Success rate: 60.00%\n")
     else:
-        assert run(name(example), ROOT).endswith("Success rate: 100.00%\n")
+        assert run_file(name(example), ROOT).endswith("Success rate: 100.00%\n")
 
 
-def test_the_examples_are_runs_of_their_own() -> None:
+def test_each_example_has_a_run_of_its_own() -> None:
     runs = [read_work_file(example).run for example in EXAMPLES]
     assert sorted(runs) == ["default", "ocr", "pipeline", "resilient"]
 
 
 @pytest.mark.parametrize("example", EXAMPLES, ids=name)
-def test_an_example_says_how_it_is_run_and_what_to_look_for(example: Path) -> None:
+def test_an_example_explains_how_to_run_it_and_what_to_look_for(example: Path) -> None:
     top = example.read_text().partition("workers:")[0]
     assert f"skillq run {name(example)}" in top
     assert "Look for:" in top
 
 
-async def test_the_tally_of_the_ocr_example_is_made_of_the_pages() -> None:
-    seen = await events("ocr.yaml")
-    outputs = {e.id: e.output for e in seen if e.status is TaskStatus.SUCCEEDED}
+async def test_the_ocr_example_counts_the_words_of_its_pages() -> None:
+    events = await events_of_example("ocr.yaml")
+    outputs = {e.id: e.output for e in events if e.status is TaskStatus.SUCCEEDED}
     assert outputs["page-4"] == {"words": 2, "often": {"the": 1, "end": 1}}
     assert outputs["tally"] == {"title": "On tasks", "pages": 4, "words": 27}
 
 
-async def test_the_pipeline_goes_as_its_comments_say() -> None:
-    seen = await events("pipeline.yaml")
-    assigned = {e.id: e.worker for e in seen if e.status is TaskStatus.ASSIGNED}
+async def test_the_pipeline_example_runs_as_its_comments_say() -> None:
+    events = await events_of_example("pipeline.yaml")
+    assigned = {e.id: e.worker for e in events if e.status is TaskStatus.ASSIGNED}
     order = list(assigned)
     assert order[0] == "page-on-call"
     assert order[-1] == "report"
@@ -161,17 +161,21 @@ async def test_the_pipeline_goes_as_its_comments_say() -> None:
     assert assigned["train-large"] == "GPU box"
 
 
-async def test_the_resilient_example_goes_as_its_comments_say() -> None:
-    seen = await events("resilient.yaml")
-    last = {e.id: e for e in seen}
-    tries = {id: [e.worker for e in assigned(seen, id)] for id in last}
-    assert tries["easy"] == ["Small model"]
-    assert tries["hard"] == ["Small model", "Large model"]
-    assert len(tries["fetch"]) == 2
-    assert len(tries["no-question"]) == 1
-    assert tries["endless"] == tries["everything"] == ["Large model", "Large model"]
-    assert tries["beyond"] == ["Large model"]
-    assert tries["late"] == tries["publish"] == []
+async def test_the_resilient_example_runs_as_its_comments_say() -> None:
+    events = await events_of_example("resilient.yaml")
+    last = {e.id: e for e in events}
+    workers_by_attempt = {id: [e.worker for e in assigned(events, id)] for id in last}
+    assert workers_by_attempt["easy"] == ["Small model"]
+    assert workers_by_attempt["hard"] == ["Small model", "Large model"]
+    assert len(workers_by_attempt["fetch"]) == 2
+    assert len(workers_by_attempt["no-question"]) == 1
+    assert (
+        workers_by_attempt["endless"]
+        == workers_by_attempt["everything"]
+        == ["Large model", "Large model"]
+    )
+    assert workers_by_attempt["beyond"] == ["Large model"]
+    assert workers_by_attempt["late"] == workers_by_attempt["publish"] == []
     assert {id: e.status for id, e in last.items() if e.status is not TaskStatus.SUCCEEDED} == {
         "no-question": TaskStatus.FAILED,
         "endless": TaskStatus.TIMED_OUT,
@@ -183,15 +187,15 @@ async def test_the_resilient_example_goes_as_its_comments_say() -> None:
     assert last["report"].output == ["easy", "fetch", "hard"]
 
 
-def assigned(seen: list[TaskEvent], id: str) -> list[TaskEvent]:
-    return [e for e in seen if e.id == id and e.status is TaskStatus.ASSIGNED]
+def assigned(events: list[TaskEvent], id: str) -> list[TaskEvent]:
+    return [e for e in events if e.id == id and e.status is TaskStatus.ASSIGNED]
 
 
 # --- commands and links
 
 
-def fenced(text: str) -> list[str]:
-    """The lines of all blocks of code."""
+def code_lines(text: str) -> list[str]:
+    """Return the lines of all code blocks."""
     return [
         line
         for part in re.split(r"^```.*$", text, flags=re.MULTILINE)[1::2]
@@ -200,10 +204,10 @@ def fenced(text: str) -> list[str]:
 
 
 def shown_commands(path: Path) -> list[str]:
-    """All `skillq …` in code and in comments, with Compose's name for it, too."""
+    """Return the arguments of all `skillq` commands in code and comments, those through Compose included."""
     text = path.read_text()
     if path.suffix == ".md":
-        lines = fenced(text) + re.findall(r"`(skillq [^`…|]+)`", text)
+        lines = code_lines(text) + re.findall(r"`(skillq [^`…|]+)`", text)
     else:
         lines = [line.lstrip("# ") for line in text.splitlines()]
     found = (
@@ -213,7 +217,7 @@ def shown_commands(path: Path) -> list[str]:
     return [match[1] for match in found if match]
 
 
-SHOWN = sorted(
+SHOWN_COMMANDS = sorted(
     {
         (name(path), command)
         for path in [*PAGES, *EXAMPLES, ROOT / "examples" / "my_tasks.py"]
@@ -222,22 +226,22 @@ SHOWN = sorted(
 )
 
 
-@pytest.mark.parametrize(("where", "command"), SHOWN)
-def test_every_command_that_is_shown_is_understood(where: str, command: str) -> None:
+@pytest.mark.parametrize(("page", "command"), SHOWN_COMMANDS)
+def test_every_documented_command_is_valid(page: str, command: str) -> None:
     first, *arguments = shlex.split(command)
     found = command_line.load(first)
     try:
         found.make_context(first, arguments)
     except click.MissingParameter:
-        pass  # prose may name a command without its file
+        pass  # the text may name a command without its file
     except click.UsageError as error:
-        pytest.fail(f"{where}: skillq {command}: {error.format_message()}")
+        pytest.fail(f"{page}: skillq {command}: {error.format_message()}")
 
 
-def test_commands_are_found_where_they_are_shown() -> None:
-    assert ("README.md", "submit examples/tutorial.yaml --watch") in SHOWN
-    assert ("README.md", "submit examples/pipeline.yaml --watch") in SHOWN
-    assert ("examples/ocr.yaml", "task ocr/tally") in SHOWN
+def test_documented_commands_are_found() -> None:
+    assert ("README.md", "submit examples/tutorial.yaml --watch") in SHOWN_COMMANDS
+    assert ("README.md", "submit examples/pipeline.yaml --watch") in SHOWN_COMMANDS
+    assert ("examples/ocr.yaml", "task ocr/tally") in SHOWN_COMMANDS
 
 
 def anchors(page: Path) -> set[str]:
@@ -246,7 +250,7 @@ def anchors(page: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name)
-def test_every_relative_link_leads_somewhere(page: Path) -> None:
+def test_every_relative_link_has_a_target(page: Path) -> None:
     text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if re.match(r"https?:", link):
@@ -257,7 +261,7 @@ def test_every_relative_link_leads_somewhere(page: Path) -> None:
         assert not anchor or anchor in anchors(file), f"{name(page)}: {link}"
 
 
-def test_every_page_of_docs_is_named_somewhere() -> None:
+def test_every_file_of_docs_is_named_in_a_page() -> None:
     everything = "".join(page.read_text() for page in PAGES)
-    lonely = [p.name for p in (ROOT / "docs").glob("*.*") if p.name not in everything]
-    assert lonely == []
+    unlinked = [p.name for p in (ROOT / "docs").glob("*.*") if p.name not in everything]
+    assert unlinked == []

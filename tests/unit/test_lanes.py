@@ -1,4 +1,4 @@
-"""The runner of the lanes: what fails a lane, what is counted, and that no test is left out."""
+"""The lane runner counts every test once, reports failed lanes, and leaves no test out."""
 
 import subprocess
 import sys
@@ -35,14 +35,14 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Run a lane of one file, without the project's own settings."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     (tmp_path / "pytest.ini").write_text("[pytest]\n")
-    (tmp_path / "here").mkdir()
-    (tmp_path / "here" / "conftest.py").write_text(RECORDING)
-    file = tmp_path / "here" / "test_it.py"
+    (tmp_path / "suite").mkdir()
+    (tmp_path / "suite" / "conftest.py").write_text(RECORDING)
+    file = tmp_path / "suite" / "test_it.py"
 
     def run(code: str, seconds: float = 50.0) -> Lane:
         file.write_text(code)
         call = (str(file), "-c", str(tmp_path / "pytest.ini"), "--import-mode=importlib")
-        lane = Lane(Plan("some", (call,), seconds=seconds), tmp_path)
+        lane = Lane(Plan("example", (call,), seconds=seconds), tmp_path)
         lane.start()
         lane.wait()
         return lane
@@ -51,10 +51,10 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
 
 def lane(tmp_path: Path, *ids: str, outcome: str = PASSED) -> Lane:
-    return Lane(Plan("some", ()), tmp_path, {id: Result(outcome) for id in ids})
+    return Lane(Plan("example", ()), tmp_path, {id: Result(outcome) for id in ids})
 
 
-def test_a_lane_whose_tests_pass_has_no_complaint_and_counts_each_once(run: Run) -> None:
+def test_a_lane_with_passing_tests_has_no_complaint_and_counts_each_test_once(run: Run) -> None:
     lane = run(PASSING)
     assert lane.complaints == [], lane.log.read_text()
     assert last_line([lane]) == "2 passed, 0 failed"
@@ -75,13 +75,15 @@ def test_a_lane_whose_tests_pass_has_no_complaint_and_counts_each_once(run: Run)
     ],
     ids=["a test fails", "no test", "no import", "a crash"],
 )
-def test_a_lane_fails(run: Run, code: str, complaint: str, counted: str) -> None:
+def test_a_lane_with_a_failure_has_a_complaint(
+    run: Run, code: str, complaint: str, counted: str
+) -> None:
     lane = run(code)
     assert any(complaint in one for one in lane.complaints), lane.complaints
     assert last_line([lane]) == counted
 
 
-def test_a_lane_that_takes_too_long_fails_and_leaves_no_process(run: Run, tmp_path: Path) -> None:
+def test_a_lane_over_its_time_limit_fails_and_leaves_no_process(run: Run, tmp_path: Path) -> None:
     pid_file = tmp_path / "pid"
     lane = run(
         "import subprocess, time\n"
@@ -92,11 +94,11 @@ def test_a_lane_that_takes_too_long_fails_and_leaves_no_process(run: Run, tmp_pa
         seconds=4.0,
     )
     assert "not done in 4 s" in lane.complaints
-    until(lambda: is_over(int(pid_file.read_text())), "what the lane has left should end")
+    until(lambda: has_ended(int(pid_file.read_text())), "the process that the lane left should end")
 
 
-def is_over(pid: int) -> bool:
-    """Whether a process has ended, though nobody may have waited for it yet."""
+def has_ended(pid: int) -> bool:
+    """Return whether a process has ended; its parent may not have waited for it yet."""
     state = Path(f"/proc/{pid}/stat")
     return not state.exists() or state.read_text().rpartition(")")[2].split()[0] == "Z"
 
@@ -111,23 +113,23 @@ def test_a_test_that_ran_in_no_lane_or_in_two_is_named(tmp_path: Path) -> None:
     assert differences(["a", "b"], [lane(tmp_path, "a"), lane(tmp_path, "b")]) == []
 
 
-def test_a_test_fails_with_any_of_its_phases_and_is_counted_once(tmp_path: Path) -> None:
+def test_a_test_with_a_failing_phase_fails_and_is_counted_once(tmp_path: Path) -> None:
     phases = [("a", PASSED, 1.0), ("a", PASSED, 2.0), ("a", FAILED, 0.5)]
     phases += [("b", SKIPPED, 0.1), ("b", PASSED, 0.1)]
-    found = merge(phases)
-    assert found["a"] == Result(FAILED, 3.5)
-    assert found["b"].outcome == SKIPPED
+    results = merge(phases)
+    assert results["a"] == Result(FAILED, 3.5)
+    assert results["b"].outcome == SKIPPED
     both = lane(tmp_path)
-    both.results = found
+    both.results = results
     assert last_line([both]) == "0 passed, 1 failed, 1 skipped"
 
 
-def test_the_group_of_a_test_is_no_part_of_its_id() -> None:
+def test_the_id_of_a_test_is_without_its_group() -> None:
     assert plain_id("tests/a.py::test_b[x@y]@serial-e2e") == "tests/a.py::test_b[x@y]"
     assert plain_id("tests/a.py::test_b[x@y]") == "tests/a.py::test_b[x@y]"
 
 
-def test_servers_are_started_for_what_may_need_them() -> None:
+def test_servers_are_started_only_for_tests_that_may_need_them() -> None:
     assert may_need_servers("servers", ["tests"])
     assert not may_need_servers("unit", ["tests"])
     assert may_need_servers(None, ["tests/unit", "tests/e2e/test_system.py::test_one"])
@@ -146,25 +148,25 @@ def test_no_two_processes_get_the_same_port() -> None:
         )
         for _ in range(3)
     ]
-    found = free_ports(20)
-    for other in others:  # they hold their ports until all have some
+    results = free_ports(20)
+    for other in others:  # each process holds its ports until all have theirs
         assert other.stdout is not None
-        found += map(int, other.stdout.readline().split())
+        results += map(int, other.stdout.readline().split())
     for other in others:
         other.communicate("\n", timeout=30)
-    assert len(set(found)) == len(found) == 80
+    assert len(set(results)) == len(results) == 80
 
 
-def test_an_unknown_part_of_the_night_fails_with_the_list_of_parts(
+def test_an_unknown_nightly_part_is_refused_with_the_list_of_parts(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert nightly.main(["chaos"]) == 2
-    told = capsys.readouterr().out
-    assert "'chaos'" in told
-    assert all(part in told for part in nightly.PARTS)
+    output = capsys.readouterr().out
+    assert "'chaos'" in output
+    assert all(part in output for part in nightly.PARTS)
 
 
-def test_a_part_of_the_night_that_fails_is_told_and_the_others_go_on(
+def test_a_failed_nightly_part_is_reported_and_the_other_parts_run(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(
@@ -176,6 +178,6 @@ def test_a_part_of_the_night_that_fails_is_told_and_the_others_go_on(
         },
     )
     assert nightly.main([]) == 1
-    told = capsys.readouterr().out
-    assert "nightly bad: FAILED with exit status 1" in told
-    assert "nightly good: passed" in told
+    output = capsys.readouterr().out
+    assert "nightly bad: FAILED with exit status 1" in output
+    assert "nightly good: passed" in output

@@ -1,4 +1,4 @@
-"""What k8s/ promises, asked of what `kubectl kustomize` makes of it."""
+"""The promises of k8s/, tested on the output of `kubectl kustomize`."""
 
 import os
 import shutil
@@ -25,20 +25,20 @@ Manifest = dict[str, Any]
 
 @pytest.fixture(scope="module")
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    return _built("dev", tmp_path_factory.mktemp("k8s"))
+    return _build("dev", tmp_path_factory.mktemp("k8s"))
 
 
 @pytest.fixture(scope="module")
 def highly_available(tmp_path_factory: pytest.TempPathFactory) -> list[Manifest]:
-    return _built("ha", tmp_path_factory.mktemp("k8s"))
+    return _build("ha", tmp_path_factory.mktemp("k8s"))
 
 
-def _built(name: str, here: Path) -> list[Manifest]:
-    tree = shutil.copytree(ROOT / "k8s", here, dirs_exist_ok=True)
+def _build(name: str, folder: Path) -> list[Manifest]:
+    tree = shutil.copytree(ROOT / "k8s", folder, dirs_exist_ok=True)
     overlay = tree / "overlays" / name
     kubectl = _kubectl()
     if _minor_version(kubectl) < FOLDERS_AS_RESOURCES:
-        _name_as_of_old(overlay / "kustomization.yaml")
+        _use_old_field_names(overlay / "kustomization.yaml")
     return [m for m in yaml.safe_load_all(_output(kubectl, "kustomize", str(overlay))) if m]
 
 
@@ -62,8 +62,8 @@ def _minor_version(kubectl: str) -> int:
     return int(client["minor"].rstrip("+"))
 
 
-def _name_as_of_old(file: Path) -> None:
-    """Debian 12's kubectl 1.20 knows the folder of a base only as `bases`, which is deprecated since, patches by another name."""
+def _use_old_field_names(file: Path) -> None:
+    """Rename fields for kubectl 1.20 of Debian 12: `bases` for folders, `patchesStrategicMerge` for patches."""
     kustomization = yaml.safe_load(file.read_text())
     folders = [r for r in kustomization["resources"] if not r.endswith(".yaml")]
     kustomization["bases"] = folders
@@ -105,7 +105,7 @@ def config(manifests: list[Manifest]) -> dict[str, str]:
 
 
 def environment(manifests: list[Manifest], workload: Manifest) -> dict[str, str]:
-    """As its first container finds it."""
+    """Return the environment of the first container."""
     (main, *_) = pod(workload)["containers"]
     shared = config(manifests) if "envFrom" in main else {}
     return shared | {e["name"]: e.get("value", "from a secret") for e in main.get("env", [])}
@@ -119,7 +119,7 @@ def secret_paths(workload: Manifest) -> Iterator[str]:
             yield f"{mounts[volume['name']]['mountPath']}/{item['path']}"
 
 
-def test_every_object_is_valid_strictly_for_the_newest_kubernetes(
+def test_every_object_is_strictly_valid_for_the_newest_kubernetes(
     manifests: list[Manifest], highly_available: list[Manifest]
 ) -> None:
     newest = kubernetes_validate.latest_version()
@@ -143,7 +143,7 @@ def test_every_pod_passes_the_restricted_pod_security_standard(manifests: list[M
     assert namespace["metadata"]["labels"]["pod-security.kubernetes.io/enforce"] == "restricted"
 
 
-def test_no_pod_may_talk_to_the_kubernetes_api(manifests: list[Manifest]) -> None:
+def test_no_pod_gets_a_token_of_the_kubernetes_api(manifests: list[Manifest]) -> None:
     for name, workload in workloads(manifests).items():
         assert pod(workload)["automountServiceAccountToken"] is False, name
     for name, account in of_kind(manifests, "ServiceAccount").items():
@@ -158,7 +158,9 @@ def test_every_container_has_requests_and_limits(manifests: list[Manifest]) -> N
                 assert amounts.keys() == {"cpu", "memory"}, name
 
 
-def test_manager_and_workers_are_probed_where_they_listen(manifests: list[Manifest]) -> None:
+def test_the_probes_of_manager_and_workers_use_the_ports_they_listen_on(
+    manifests: list[Manifest],
+) -> None:
     for name, workload in services_of_ours(manifests).items():
         (container,) = pod(workload)["containers"]
         (port,) = container["ports"]
@@ -168,13 +170,13 @@ def test_manager_and_workers_are_probed_where_they_listen(manifests: list[Manife
             assert container[probe]["httpGet"] == {"path": path, "port": port["name"]}, name
 
 
-def test_a_pod_has_more_time_to_end_than_its_tasks_have(manifests: list[Manifest]) -> None:
+def test_a_pod_has_more_time_to_stop_than_its_tasks_have(manifests: list[Manifest]) -> None:
     grace = int(config(manifests)["SKILLQ_GRACE"])
     for name, workload in services_of_ours(manifests).items():
         assert pod(workload)["terminationGracePeriodSeconds"] >= grace + 10, name
 
 
-def test_there_is_a_tier_of_workers_for_each_kind_of_the_tutorial(
+def test_there_is_a_tier_of_workers_for_each_skill_of_the_tutorial(
     manifests: list[Manifest],
 ) -> None:
     found = services_of_ours(manifests)
@@ -182,9 +184,9 @@ def test_there_is_a_tier_of_workers_for_each_kind_of_the_tutorial(
     assert skills == TIERS
 
 
-def test_the_tiers_differ_in_name_label_and_skill_alone(manifests: list[Manifest]) -> None:
+def test_the_tiers_differ_only_in_name_label_and_skill(manifests: list[Manifest]) -> None:
     found = services_of_ours(manifests)
-    same = [
+    normalised = [
         yaml.safe_dump(found[name])
         .replace(name, "worker-tier")
         .replace(name.removeprefix("worker-"), "tier")
@@ -192,7 +194,7 @@ def test_the_tiers_differ_in_name_label_and_skill_alone(manifests: list[Manifest
         .replace(f'value: "{skill}"', "value: skill")
         for name, skill in TIERS.items()
     ]
-    assert same[0] == same[1] == same[2]
+    assert normalised[0] == normalised[1] == normalised[2]
 
 
 def test_replicas_of_a_worker_have_names_of_their_own(manifests: list[Manifest]) -> None:
@@ -202,14 +204,14 @@ def test_replicas_of_a_worker_have_names_of_their_own(manifests: list[Manifest])
         assert "hostname" not in pod(worker), name
 
 
-def test_there_is_never_a_second_manager_on_one_file(manifests: list[Manifest]) -> None:
+def test_only_one_manager_at_a_time_uses_the_store_file(manifests: list[Manifest]) -> None:
     manager = services_of_ours(manifests)["manager"]
     assert manager["spec"]["replicas"] == 1
     assert manager["spec"]["strategy"] == {"type": "Recreate"}
 
 
 def store(manager: Manifest) -> Manifest:
-    """Where the manager's file is."""
+    """Return the volume of the manager's store, with its folder in the container."""
     (container,) = pod(manager)["containers"]
     (mount,) = (m for m in container["volumeMounts"] if m["name"] == "store")
     (volume,) = (v for v in pod(manager)["volumes"] if v["name"] == "store")
@@ -217,12 +219,14 @@ def store(manager: Manifest) -> Manifest:
     return found
 
 
-def test_what_the_manager_keeps_in_a_file_outlives_its_pod(manifests: list[Manifest]) -> None:
+def test_the_store_file_of_the_manager_outlives_its_pod(manifests: list[Manifest]) -> None:
     manager = services_of_ours(manifests)["manager"]
-    where = store(manager)
+    store_volume = store(manager)
     file = environment(manifests, manager)["SKILLQ_STORE_URL"].removeprefix("sqlite:///")
-    assert Path(file).parent == Path(where["folder"])
-    claim = of_kind(manifests, "PersistentVolumeClaim")[where["persistentVolumeClaim"]["claimName"]]
+    assert Path(file).parent == Path(store_volume["folder"])
+    claim = of_kind(manifests, "PersistentVolumeClaim")[
+        store_volume["persistentVolumeClaim"]["claimName"]
+    ]
     assert claim["spec"]["accessModes"] == ["ReadWriteOnce"]
 
 
@@ -244,8 +248,8 @@ def test_two_managers_share_a_database_and_no_file(highly_available: list[Manife
 def test_secrets_reach_our_processes_as_files_only(
     manifests: list[Manifest], highly_available: list[Manifest]
 ) -> None:
-    for built in (manifests, highly_available):
-        _check_secrets(built)
+    for overlay in (manifests, highly_available):
+        _check_secrets(overlay)
 
 
 def _check_secrets(manifests: list[Manifest]) -> None:
@@ -259,7 +263,7 @@ def _check_secrets(manifests: list[Manifest]) -> None:
         assert not {"SKILLQ_BROKER_URL", "SKILLQ_API_TOKEN"} & variables.keys(), name
 
 
-def test_every_variable_of_a_service_is_a_setting(manifests: list[Manifest]) -> None:
+def test_every_variable_of_a_service_is_a_known_setting(manifests: list[Manifest]) -> None:
     fields = {*ManagerSettings.model_fields, *WorkerSettings.model_fields}
     settings = {f"SKILLQ_{field.upper()}" for field in fields}
     for name, workload in services_of_ours(manifests).items():
@@ -267,7 +271,7 @@ def test_every_variable_of_a_service_is_a_setting(manifests: list[Manifest]) -> 
         assert used <= settings, name
 
 
-def test_a_service_leads_to_the_pods_of_its_name_and_to_no_others(
+def test_a_service_selects_only_the_pods_of_its_name(
     manifests: list[Manifest],
 ) -> None:
     for name, service in of_kind(manifests, "Service").items():
@@ -280,7 +284,7 @@ def test_a_service_leads_to_the_pods_of_its_name_and_to_no_others(
         assert selected == {name}
 
 
-def test_the_tutorial_waits_until_a_worker_of_each_tier_is_there(manifests: list[Manifest]) -> None:
+def test_the_tutorial_waits_for_a_worker_of_each_tier(manifests: list[Manifest]) -> None:
     assert int(config(manifests)["SKILLQ_EXPECTED_WORKERS"]) == len(TIERS)
     (job,) = of_kind(manifests, "Job").values()
     (submit,) = pod(job)["containers"]

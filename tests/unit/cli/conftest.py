@@ -1,4 +1,4 @@
-"""A folder with the tutorial in it, and the `skillq` command there."""
+"""Fixtures: a folder with the tutorial in it, and the `skillq` command."""
 
 import os
 import sys
@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from skillq_cli import command as command_line
-from tests.unit.cli.shell import Skillq
+from tests.support.cli_runner import RunCli
 
 TUTORIAL = """
 workers:
@@ -22,7 +22,7 @@ tasks:
 
 
 @pytest.fixture
-def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def tutorial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(tmp_path)
     for name in [name for name in os.environ if name.startswith("SKILLQ_")]:
         monkeypatch.delenv(name)
@@ -31,13 +31,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def skillq(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Skillq:
-    """The command in this process: its exit status, standard output and standard error."""
+def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCli:
+    """Run the command in this process; return its exit status, standard output and standard error."""
 
-    def call(*arguments: str) -> tuple[int, str, str]:
+    def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["skillq", *arguments])
-        code = command_line.run()
+        exit_status = command_line.run()
         out, err = capsys.readouterr()
-        return code, out, err
+        return exit_status, out, err
 
-    return call
+    return run

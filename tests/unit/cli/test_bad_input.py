@@ -1,4 +1,4 @@
-"""What is wrong with a file, an option or a broker is said in one clear line."""
+"""An error in a file, an option or the broker is reported in one clear line."""
 
 import os
 import re
@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.shell import Skillq, complaint
+from tests.support.cli_runner import RunCli, error_line
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("tutorial_folder")
 
 
 # --- bad input -------------------------------------------------------------------------------
@@ -56,14 +56,14 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("name", MISTAKES)
-def test_bad_input_is_one_line_with_file_item_and_remedy_and_exit_2(
-    skillq: Skillq, name: str
+def test_an_error_in_a_file_is_one_line_with_file_item_and_remedy_and_exit_status_2(
+    run_cli: RunCli, name: str
 ) -> None:
-    text, said = MISTAKES[name]
+    text, expected = MISTAKES[name]
     Path("bad.yaml").write_text(text)
-    line = complaint(skillq("run", "bad.yaml"))
+    line = error_line(run_cli("run", "bad.yaml"))
     assert line.startswith("skillq: bad.yaml")
-    assert said in line
+    assert expected in line
 
 
 USAGE: dict[str, tuple[list[str], str]] = {
@@ -104,10 +104,10 @@ USAGE: dict[str, tuple[list[str], str]] = {
 
 
 @pytest.mark.parametrize("name", USAGE)
-def test_a_wrong_call_is_one_line_and_exit_2(skillq: Skillq, name: str) -> None:
-    arguments, said = USAGE[name]
-    line = complaint(skillq(*arguments))
-    assert said in line
+def test_a_usage_error_is_one_line_and_exit_status_2(run_cli: RunCli, name: str) -> None:
+    arguments, expected = USAGE[name]
+    line = error_line(run_cli(*arguments))
+    assert expected in line
     assert "secret" not in line
 
 
@@ -120,7 +120,7 @@ def test_a_wrong_call_is_one_line_and_exit_2(skillq: Skillq, name: str) -> None:
         ("skillq_worker", "SKILLQ_BROKER_URL_FILE", "not-there"),
     ],
 )
-def test_the_services_say_what_is_wrong_with_a_variable_in_one_line(
+def test_services_report_an_invalid_variable_in_one_line(
     module: str, name: str, value: str
 ) -> None:
     done = subprocess.run(
@@ -131,16 +131,16 @@ def test_the_services_say_what_is_wrong_with_a_variable_in_one_line(
         timeout=30,
         env=os.environ | {name: value},
     )
-    line = complaint((done.returncode, done.stdout, done.stderr))
+    line = error_line((done.returncode, done.stdout, done.stderr))
     assert line.startswith(f"skillq {module.removeprefix('skillq_')}: ")
 
 
-# --- a broker that is not there --------------------------------------------------------------
+# --- an unreachable broker -------------------------------------------------------------------
 
 
 @pytest.fixture
-def nowhere() -> str:
-    """A broker URL where nobody listens."""
+def closed_broker_url() -> str:
+    """A broker URL with a port on which no process listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"amqp://me:se%23cret@127.0.0.1:{probe.getsockname()[1]}/here"
@@ -151,36 +151,38 @@ def nowhere() -> str:
     [["submit", "tutorial.yaml"], ["submit", "tutorial.yaml", "--watch"], ["worker"], ["manager"]],
     ids=" ".join,
 )
-def test_an_unreachable_broker_is_one_line_with_its_address_and_how_long_we_tried(
-    skillq: Skillq, nowhere: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
+def test_an_unreachable_broker_is_one_line_with_its_address_and_the_time_of_trying(
+    run_cli: RunCli, closed_broker_url: str, arguments: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("SKILLQ_BROKER_URL", nowhere)
+    monkeypatch.setenv("SKILLQ_BROKER_URL", closed_broker_url)
     monkeypatch.setenv("SKILLQ_CONNECT_TIMEOUT", "0.2")
-    line = complaint(skillq(*arguments), code=3)
-    assert nowhere.partition("@")[2] in line
+    line = error_line(run_cli(*arguments), exit_status=3)
+    assert closed_broker_url.partition("@")[2] in line
     assert re.search(r"tried for \d+ s", line)
     assert "cret" not in line
 
 
-def test_a_host_that_has_no_address_is_unreachable(skillq: Skillq) -> None:
+def test_a_host_name_without_an_address_is_unreachable(run_cli: RunCli) -> None:
     url = "amqp://me:secret@no-such-host.invalid"
-    line = complaint(
-        skillq("submit", "tutorial.yaml", "--broker-url", url, *("--connect-timeout", "0")), 3
+    line = error_line(
+        run_cli("submit", "tutorial.yaml", "--broker-url", url, *("--connect-timeout", "0")), 3
     )
     assert "no-such-host.invalid" in line
     assert "secret" not in line
 
 
-def test_what_is_wrong_in_a_csv_that_a_file_names_is_said_of_the_csv(
-    skillq: Skillq, here: Path
+def test_an_error_in_a_csv_file_that_another_file_names_is_reported_for_the_csv_file(
+    run_cli: RunCli, tutorial_folder: Path
 ) -> None:
-    (here / "work.yaml").write_text("workers: [{name: a, skill: 5}]\ntasks: hard.csv\n")
-    (here / "hard.csv").write_text("id,difficulty\n1,44\n")
-    assert complaint(skillq("run", "work.yaml")).startswith("skillq: hard.csv: task 1: difficulty")
+    (tutorial_folder / "work.yaml").write_text("workers: [{name: a, skill: 5}]\ntasks: hard.csv\n")
+    (tutorial_folder / "hard.csv").write_text("id,difficulty\n1,44\n")
+    assert error_line(run_cli("run", "work.yaml")).startswith(
+        "skillq: hard.csv: task 1: difficulty"
+    )
 
 
-def test_a_csv_alone_has_no_workers_and_where_to_name_them_is_said(
-    skillq: Skillq, here: Path
+def test_a_csv_file_without_workers_is_refused_with_a_remedy(
+    run_cli: RunCli, tutorial_folder: Path
 ) -> None:
-    (here / "tasks.csv").write_text("id,difficulty\n1,4\n")
-    assert "name it in a YAML file" in complaint(skillq("run", "tasks.csv"))
+    (tutorial_folder / "tasks.csv").write_text("id,difficulty\n1,4\n")
+    assert "name it in a YAML file" in error_line(run_cli("run", "tasks.csv"))

@@ -1,4 +1,4 @@
-"""The command line as a whole: what it lists, what it imports, and how it bears with its terminal."""
+"""The command line as a whole: its help, its imports, and its streams."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from skillq_cli import queries
 from skillq_cli.command import COMMANDS, cli, load
-from tests.unit.cli.shell import command, quick_demo
+from tests.support.cli_runner import cli_command, quick_demo_command
 
 HEAVY = {
     "fastapi",
@@ -25,8 +25,8 @@ HEAVY = {
 }
 
 
-def imported_by(*arguments: str) -> set[str]:
-    """The packages that a command imports, from its start to its end."""
+def imported_packages(*arguments: str) -> set[str]:
+    """Run a command, and return the packages that it imports from start to end."""
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "skillq_cli", *arguments],
         capture_output=True,
@@ -37,7 +37,7 @@ def imported_by(*arguments: str) -> set[str]:
     return {found[1] for found in re.finditer(r"\| +(\w+)", done.stderr)}
 
 
-# --- what there is ---------------------------------------------------------------------------
+# --- help ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"]], ids=str)
@@ -45,87 +45,87 @@ def test_help_lists_every_command_with_what_it_does(arguments: list[str]) -> Non
     done = CliRunner().invoke(cli, arguments)
     assert (done.exit_code, done.stderr) == (0, "")
     assert done.stdout.startswith("Usage: ")
-    for name, place in COMMANDS.items():
-        assert re.search(rf"^  {name} +{re.escape(place.help[:30])}", done.stdout, re.MULTILINE)
+    for name, entry in COMMANDS.items():
+        assert re.search(rf"^  {name} +{re.escape(entry.help[:30])}", done.stdout, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_what_is_listed_is_what_the_command_says_of_itself(name: str) -> None:
+def test_the_help_in_the_list_is_the_first_line_of_the_command_s_own_help(name: str) -> None:
     loaded = load(name)
     assert loaded.name == name
     assert (loaded.help or "").startswith(COMMANDS[name].help.removesuffix("."))
 
 
-def test_every_command_that_asks_is_listed() -> None:
+def test_every_command_of_the_module_queries_is_listed() -> None:
     assert {one.name for one in queries.COMMANDS} == {
-        name for name, place in COMMANDS.items() if place.module == "queries"
+        name for name, entry in COMMANDS.items() if entry.module == "queries"
     }
 
 
-# --- what it costs ---------------------------------------------------------------------------
+# --- imports ---------------------------------------------------------------------------------
 
 
-def test_the_demo_does_not_wait_for_what_only_services_need() -> None:
-    assert imported_by("demo") & HEAVY == set()
+def test_the_demo_imports_no_package_that_only_services_need() -> None:
+    assert imported_packages("demo") & HEAVY == set()
 
 
-def test_help_waits_for_no_command() -> None:
-    assert imported_by("--help") & (HEAVY | {"pydantic", "rich", "yaml", "asyncio"}) == set()
+def test_help_imports_no_command() -> None:
+    assert imported_packages("--help") & (HEAVY | {"pydantic", "rich", "yaml", "asyncio"}) == set()
 
 
-def test_a_command_that_asks_imports_no_server() -> None:
-    assert imported_by("status", "--help") & (HEAVY - {"httpx"}) == set()
+def test_a_query_command_imports_no_server() -> None:
+    assert imported_packages("status", "--help") & (HEAVY - {"httpx"}) == set()
 
 
 # --- Ctrl-C ----------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("at", ["click.core", "pydantic.main", "structlog"])
-def test_ctrl_c_during_imports_is_one_line_and_130(at: str) -> None:
-    timed = [sys.executable, "-X", "importtime", "-m", "skillq_cli", "demo"]
+@pytest.mark.parametrize("module", ["click.core", "pydantic.main", "structlog"])
+def test_ctrl_c_during_imports_ends_with_one_line_and_exit_status_130(module: str) -> None:
+    command = [sys.executable, "-X", "importtime", "-m", "skillq_cli", "demo"]
     with subprocess.Popen(
-        timed, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     ) as running:
         assert running.stderr is not None
-        while not running.stderr.readline().endswith(f" {at}\n"):
+        while not running.stderr.readline().endswith(f" {module}\n"):
             assert running.poll() is None
         running.send_signal(signal.SIGINT)
         _, err = running.communicate(timeout=10)
-    said = [line for line in err.splitlines() if not line.startswith("import time:")]
-    assert (running.returncode, said) == (130, ["skillq: interrupted"])
+    error = [line for line in err.splitlines() if not line.startswith("import time:")]
+    assert (running.returncode, error) == (130, ["skillq: interrupted"])
 
 
 # --- streams ---------------------------------------------------------------------------------
 
-FULL = "skillq: cannot go on: No space left on device\n"
+DISK_FULL = "skillq: cannot go on: No space left on device\n"
 
 
 @pytest.mark.parametrize("unbuffered", ["", "1"])
 @pytest.mark.parametrize(
-    ("shell", "code", "said"),
+    ("redirections", "exit_status", "error"),
     [
         (">&-", 0, ""),
         ("2>&-", 0, ""),
         ("<&-", 0, ""),
         ("<&- >&- 2>&-", 0, ""),
-        (">/dev/full", 3, FULL),
+        (">/dev/full", 3, DISK_FULL),
         (">/dev/full 2>&-", 3, ""),
     ],
 )
-@pytest.mark.parametrize("words", ["demo", "demo --json", "--help"])
-def test_a_stream_that_is_closed_or_full_is_no_reason_for_a_traceback(
-    words: str, shell: str, code: int, said: str, unbuffered: str
+@pytest.mark.parametrize("arguments", ["demo", "demo --json", "--help"])
+def test_a_closed_or_full_stream_causes_no_traceback(
+    arguments: str, redirections: str, exit_status: int, error: str, unbuffered: str
 ) -> None:
-    name, *more = words.split()
-    program = quick_demo(*more) if name == "demo" else command(name)
+    name, *more = arguments.split()
+    program = quick_demo_command(*more) if name == "demo" else cli_command(name)
     done = subprocess.run(
-        ["bash", "-c", f'"$0" "$@" {shell}', *program],
+        ["bash", "-c", f'"$0" "$@" {redirections}', *program],
         capture_output=True,
         text=True,
         check=False,
         timeout=30,
         env=os.environ | {"PYTHONUNBUFFERED": unbuffered},
     )
-    assert (done.returncode, done.stderr) == (code, said)
-    if words == "demo" and ">&-" not in shell.replace("2>&-", "") and code == 0:
+    assert (done.returncode, done.stderr) == (exit_status, error)
+    if arguments == "demo" and ">&-" not in redirections.replace("2>&-", "") and exit_status == 0:
         assert done.stdout.endswith("\nSuccess rate: 100.00%\n")

@@ -1,12 +1,12 @@
-"""Tasks in a CSV file."""
+"""Tasks are read from CSV files."""
 
 from pathlib import Path
 
 import pytest
 
-from tests.unit.cli.papers import read
+from tests.support.work_files import write_and_read
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("tutorial_folder")
 
 CSV = """id,description,difficulty,type,priority,requires,depends_on,payload,timeout
 1,Simple calculation,2,,,,,,
@@ -17,7 +17,7 @@ and wide",5, ocr ,3,gpu;lab,,"{""pages"": [1]}",30s
 
 
 def test_a_csv_file_holds_tasks() -> None:
-    one, two, three = read("tasks.csv", CSV).tasks
+    one, two, three = write_and_read("tasks.csv", CSV).tasks
     assert (one.description, one.difficulty, one.type, one.priority) == (
         "Simple calculation",
         2,
@@ -30,22 +30,25 @@ def test_a_csv_file_holds_tasks() -> None:
     assert (three.requires, three.depends_on) == (("gpu", "lab"), ("1", "2"))
 
 
-def test_a_spreadsheet_s_empty_lines_and_columns_are_passed_over() -> None:
-    work = read("tasks.csv", "\n id , difficulty,,\n\n1,2,,\n\n2,3\n\n")
+def test_empty_lines_and_columns_of_a_spreadsheet_are_ignored() -> None:
+    work = write_and_read("tasks.csv", "\n id , difficulty,,\n\n1,2,,\n\n2,3\n\n")
     assert [(task.id, task.difficulty) for task in work.tasks] == [("1", 2), ("2", 3)]
 
 
-def test_line_ends_of_windows_are_line_ends() -> None:
-    assert [t.id for t in read("tasks.csv", "id,difficulty\r\n1,2\r\n2,3\r\n").tasks] == ["1", "2"]
+def test_windows_line_endings_are_accepted() -> None:
+    assert [t.id for t in write_and_read("tasks.csv", "id,difficulty\r\n1,2\r\n2,3\r\n").tasks] == [
+        "1",
+        "2",
+    ]
 
 
-def test_characters_that_only_some_take_for_line_ends_are_text() -> None:
-    work = read("tasks.csv", "id,difficulty,description\n1,2,a\u2028b\x85c\n2,3,\n")
+def test_unicode_line_separators_are_part_of_the_text() -> None:
+    work = write_and_read("tasks.csv", "id,difficulty,description\n1,2,a\u2028b\x85c\n2,3,\n")
     assert [task.description for task in work.tasks] == ["a\u2028b\x85c", ""]
 
 
-def test_a_file_of_workers_may_name_a_csv_file_of_tasks_beside_it(here: Path) -> None:
-    (here / "work").mkdir()
-    (here / "work" / "tasks.csv").write_text(CSV)
-    work = read("work/fleet.yaml", "workers: [{name: a, skill: 9}]\ntasks: tasks.csv")
+def test_a_yaml_file_may_name_a_csv_file_of_tasks_in_the_same_folder(tutorial_folder: Path) -> None:
+    (tutorial_folder / "work").mkdir()
+    (tutorial_folder / "work" / "tasks.csv").write_text(CSV)
+    work = write_and_read("work/fleet.yaml", "workers: [{name: a, skill: 9}]\ntasks: tasks.csv")
     assert (len(work.workers), len(work.tasks)) == (1, 3)

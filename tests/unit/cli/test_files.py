@@ -1,4 +1,4 @@
-"""What users write: YAML, JSON and CSV, and for each mistake one line with file, item and remedy."""
+"""Work files in YAML, JSON and CSV are read strictly; an error is one line with file, item and remedy."""
 
 import json
 from pathlib import Path
@@ -7,17 +7,17 @@ import pytest
 
 from skillq.errors import UsageError
 from skillq_cli.files import read_work_file
-from tests.unit.cli.papers import read
+from tests.support.work_files import write_and_read
 
-pytestmark = pytest.mark.usefixtures("here")
+pytestmark = pytest.mark.usefixtures("tutorial_folder")
 
 
-def complaint(name: str, text: str | bytes) -> str:
+def file_error(name: str, text: str | bytes) -> str:
     with pytest.raises(UsageError) as caught:
-        read(name, text)
+        write_and_read(name, text)
     line = str(caught.value)
-    assert line.startswith(name), "it names the file"
-    assert line.isprintable(), "it is one line, and a terminal obeys none of it"
+    assert line.startswith(name), "the line names the file"
+    assert line.isprintable(), "the text is one line without control characters"
     assert len(line) < 600
     return line
 
@@ -34,9 +34,9 @@ tasks:
 """
 
 
-def test_yaml_and_json_say_the_same() -> None:
-    in_yaml = read("work.yaml", YAML)
-    in_json = read("work.json", json.dumps(in_yaml.model_dump(mode="json")))
+def test_yaml_and_json_files_with_the_same_content_are_equal() -> None:
+    in_yaml = write_and_read("work.yaml", YAML)
+    in_json = write_and_read("work.json", json.dumps(in_yaml.model_dump(mode="json")))
     assert in_json == in_yaml
     first, second = in_yaml.tasks
     assert (first.id, first.type, first.priority, first.payload) == ("1", "task", 1, {})
@@ -48,48 +48,54 @@ def test_yaml_and_json_say_the_same() -> None:
 
 
 @pytest.mark.parametrize("name", ["work.yml", "WORK.YAML", "w.ork.yaml"])
-def test_the_ending_says_what_a_file_is(name: str) -> None:
-    assert len(read(name, YAML).tasks) == 2
+def test_the_file_extension_decides_the_format(name: str) -> None:
+    assert len(write_and_read(name, YAML).tasks) == 2
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text() -> None:
-    assert read("work.yaml", b"\xef\xbb\xbf" + YAML.encode()) == read("plain.yaml", YAML)
-    assert read("work.csv", b"\xef\xbb\xbfid,difficulty\n1,2\n").tasks[0].id == "1"
+def test_a_byte_order_mark_is_ignored() -> None:
+    assert write_and_read("work.yaml", b"\xef\xbb\xbf" + YAML.encode()) == write_and_read(
+        "plain.yaml", YAML
+    )
+    assert write_and_read("work.csv", b"\xef\xbb\xbfid,difficulty\n1,2\n").tasks[0].id == "1"
 
 
 @pytest.mark.parametrize(
     ("written", "seconds"), [("30", 30), ("1.5", 1.5), ("250ms", 0.25), ("5m", 300), ("2h", 7200)]
 )
 def test_a_timeout_may_have_a_unit(written: str, seconds: float) -> None:
-    work = read("work.yaml", f"tasks: [{{id: 1, difficulty: 1, timeout: {written}}}]")
+    work = write_and_read("work.yaml", f"tasks: [{{id: 1, difficulty: 1, timeout: {written}}}]")
     assert work.tasks[0].timeout == seconds
 
 
 @pytest.mark.parametrize(
     "id", ["12:30", "1:30:05", "010", "0o17", "0x1F", "0b11", "1_000", "2026-01-01", "a"]
 )
-def test_an_id_in_yaml_stays_what_was_written(id: str) -> None:
-    work = read("work.yaml", f"tasks: [{{id: {id}, difficulty: 1}}]")
+def test_an_id_in_yaml_stays_as_it_was_written(id: str) -> None:
+    work = write_and_read("work.yaml", f"tasks: [{{id: {id}, difficulty: 1}}]")
     assert work.tasks[0].id == id
 
 
 @pytest.mark.parametrize(
     "written", ["0", "-7", "12", "1.5", "-0.25", "1e3", "1E-3", "2.5e+10", "true", "null", '"a"']
 )
-def test_what_is_json_is_the_same_in_yaml(written: str) -> None:
-    work = read("work.yaml", f"tasks: [{{id: 1, difficulty: 1, payload: {{x: {written}}}}}]")
+def test_a_json_value_is_the_same_in_yaml(written: str) -> None:
+    work = write_and_read(
+        "work.yaml", f"tasks: [{{id: 1, difficulty: 1, payload: {{x: {written}}}}}]"
+    )
     value = json.loads(written)
     assert work.tasks[0].payload == {"x": value}
     assert type(work.tasks[0].payload["x"]) is type(value)
 
 
 @pytest.mark.parametrize("written", ["12:30", "2026-01-01", "+4930123", "007", "1_000", "="])
-def test_a_time_a_date_and_a_code_in_a_payload_are_text(written: str) -> None:
-    work = read("work.yaml", f"tasks: [{{id: 1, difficulty: 1, payload: {{x: {written}}}}}]")
+def test_times_dates_and_codes_in_a_payload_stay_text(written: str) -> None:
+    work = write_and_read(
+        "work.yaml", f"tasks: [{{id: 1, difficulty: 1, payload: {{x: {written}}}}}]"
+    )
     assert work.tasks[0].payload == {"x": written}
 
 
-# --- mistakes --------------------------------------------------------------------------------
+# --- errors ----------------------------------------------------------------------------------
 
 
 def with_task(**fields: object) -> str:
@@ -109,7 +115,7 @@ def with_worker(**fields: object) -> str:
 
 @pytest.mark.parametrize("level", [0, 11, -1, 10**30])
 def test_a_difficulty_outside_1_to_10_is_refused(level: int) -> None:
-    line = complaint("work.json", with_task(difficulty=level))
+    line = file_error("work.json", with_task(difficulty=level))
     assert line.startswith("work.json: task t1: difficulty: ")
     assert "should be at least 1, not " in line or "should be at most 10, not " in line
     assert line.endswith(str(level))
@@ -117,7 +123,7 @@ def test_a_difficulty_outside_1_to_10_is_refused(level: int) -> None:
 
 @pytest.mark.parametrize("level", [0, 11])
 def test_a_skill_outside_1_to_10_is_refused(level: int) -> None:
-    line = complaint("work.json", with_worker(skill=level))
+    line = file_error("work.json", with_worker(skill=level))
     assert line.startswith("work.json: worker Bob: skill: ")
     assert str(level) in line
 
@@ -146,25 +152,25 @@ TASKS: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("name", TASKS)
-def test_a_mistake_in_a_task_is_named_with_the_task(name: str) -> None:
-    fields, said = TASKS[name]
-    line = complaint("work.json", with_task(**fields))
+def test_an_error_in_a_task_names_the_task(name: str) -> None:
+    fields, expected = TASKS[name]
+    line = file_error("work.json", with_task(**fields))
     assert line.startswith("work.json: task t1: ")
-    assert said in line
+    assert expected in line
 
 
 @pytest.mark.parametrize("id", ["", "a b", "-x", "a/b", None, True, 1.5, [1], "x" * 129, "é"])
-def test_an_id_that_cannot_be_one_is_refused(id: object) -> None:
-    line = complaint("work.json", with_task(id=id))
+def test_an_invalid_id_is_refused(id: object) -> None:
+    line = file_error("work.json", with_task(id=id))
     assert line.startswith("work.json: task ")
     assert "id: " in line
 
 
 def test_a_missing_field_is_named() -> None:
-    assert complaint("work.yaml", "tasks: [{id: 1}]") == (
+    assert file_error("work.yaml", "tasks: [{id: 1}]") == (
         "work.yaml: task 1: difficulty is missing"
     )
-    assert complaint("work.yaml", "tasks: [{difficulty: 1}]") == (
+    assert file_error("work.yaml", "tasks: [{difficulty: 1}]") == (
         "work.yaml: task number 1: id is missing"
     )
 
@@ -180,32 +186,32 @@ WORKERS: dict[str, tuple[dict[str, object], str]] = {
 
 
 @pytest.mark.parametrize("name", WORKERS)
-def test_a_mistake_in_a_worker_is_named_with_the_worker(name: str) -> None:
-    fields, said = WORKERS[name]
-    line = complaint("work.json", with_worker(**fields))
+def test_an_error_in_a_worker_names_the_worker(name: str) -> None:
+    fields, expected = WORKERS[name]
+    line = file_error("work.json", with_worker(**fields))
     assert line.startswith("work.json: worker ")
-    assert said in line
+    assert expected in line
 
 
-def test_two_workers_of_one_name_are_refused() -> None:
-    assert complaint("work.json", with_worker(name="Ada")) == (
+def test_two_workers_with_one_name_are_refused() -> None:
+    assert file_error("work.json", with_worker(name="Ada")) == (
         "work.json: worker Ada: two workers have this name; give each its own"
     )
 
 
-def test_two_workers_whose_names_fall_together_on_the_wire_are_refused() -> None:
-    assert complaint("work.json", with_worker(name="ADA!")) == (
+def test_two_workers_whose_titles_make_the_same_name_are_refused() -> None:
+    assert file_error("work.json", with_worker(name="ADA!")) == (
         "work.json: worker ADA!: would be ada on the wire, as Ada is; give it another name"
     )
 
 
 def test_two_tasks_with_one_id_are_refused() -> None:
-    line = complaint("work.yaml", "tasks: [{id: 1, difficulty: 1}, {id: '1', difficulty: 2}]")
+    line = file_error("work.yaml", "tasks: [{id: 1, difficulty: 1}, {id: '1', difficulty: 2}]")
     assert line == "work.yaml: task 1: two tasks have this id; give each its own"
 
 
 def test_a_cycle_is_refused_and_shown() -> None:
-    line = complaint(
+    line = file_error(
         "work.yaml",
         "tasks: [{id: a, difficulty: 1, depends_on: [c]}, {id: b, difficulty: 1, depends_on: [a]},"
         " {id: c, difficulty: 1, depends_on: [b]}]",
@@ -216,17 +222,17 @@ def test_a_cycle_is_refused_and_shown() -> None:
 
 
 def test_a_task_that_depends_on_itself_is_a_cycle() -> None:
-    line = complaint("work.yaml", "tasks: [{id: a, difficulty: 1, depends_on: [a]}]")
+    line = file_error("work.yaml", "tasks: [{id: a, difficulty: 1, depends_on: [a]}]")
     assert line == "work.yaml: task a: depends on itself (a → a); break the cycle"
 
 
-def test_of_many_mistakes_one_is_told_and_the_others_are_counted() -> None:
-    line = complaint("work.yaml", "tasks: [{id: 1, difficulty: 0}, {id: 2, difficulty: 11}]")
+def test_of_several_errors_the_first_is_shown_and_the_others_are_counted() -> None:
+    line = file_error("work.yaml", "tasks: [{id: 1, difficulty: 0}, {id: 2, difficulty: 11}]")
     assert line.startswith("work.yaml: task 1: ")
     assert line.endswith("(and 1 more)")
 
 
-NO_FILES = {
+INVALID_FILES = {
     "empty.yaml": (b"", "is empty; write tasks into it, as tasks: [{id: 1, difficulty: 2}]"),
     "blank.yml": (b"\n# nothing\n", "is empty; write tasks into it, as tasks: ["),
     "blank.json": (
@@ -297,14 +303,14 @@ NO_FILES = {
 }
 
 
-@pytest.mark.parametrize("name", NO_FILES)
-def test_a_file_that_cannot_be_read_as_work_is_explained(name: str) -> None:
-    text, said = NO_FILES[name]
-    assert said in complaint(name, text)
+@pytest.mark.parametrize("name", INVALID_FILES)
+def test_an_invalid_file_is_refused_with_the_reason(name: str) -> None:
+    text, expected = INVALID_FILES[name]
+    assert expected in file_error(name, text)
 
 
-def laughs(levels: int, first: str, repeat: str) -> str:
-    """A few lines of YAML that name nine times what was before, again and again."""
+def nested_aliases(levels: int, first: str, repeat: str) -> str:
+    """Return YAML in which each level names the level before it nine times."""
     lines = [f"a0: &a0 {first}"]
     lines += [
         f"a{n}: &a{n} " + repeat.format(", ".join([f"*a{n - 1}"] * 9)) for n in range(1, levels)
@@ -316,41 +322,41 @@ def laughs(levels: int, first: str, repeat: str) -> str:
     ("first", "repeat"),
     [("[x]", "[{}]"), ("{x: y}", "[{}]"), ("{x: y}", "{{<<: [{}]}}"), ("[x]", "{{k: [{}]}}")],
 )
-def test_aliases_that_would_fill_the_memory_are_refused_at_once(first: str, repeat: str) -> None:
-    line = complaint("work.yaml", laughs(40, first, repeat))
+def test_aliases_that_would_fill_the_memory_are_refused_quickly(first: str, repeat: str) -> None:
+    line = file_error("work.yaml", nested_aliases(40, first, repeat))
     assert line.startswith("work.yaml: holds what no message can carry: its aliases repeat ")
 
 
-def test_aliases_that_stay_within_reason_are_what_they_stand_for() -> None:
+def test_a_reasonable_number_of_aliases_is_expanded() -> None:
     text = "x" * 1000
     tasks = ", ".join(f"{{id: {n}, difficulty: 1, payload: *p}}" for n in range(1000))
-    work = read(
+    work = write_and_read(
         "work.yaml", f"tasks: [{{id: a, difficulty: 1, payload: &p {{x: {text}}}}}, {tasks}]"
     )
     assert {task.payload["x"] for task in work.tasks} == {text}
     assert len(work.tasks) == 1001
 
 
-def test_a_mapping_of_many_keys_is_read_in_one_go() -> None:
+def test_a_mapping_with_many_keys_is_read_quickly() -> None:
     keys = ", ".join(f"k{n}: 1" for n in range(10_000))
-    work = read("work.yaml", f"tasks: [{{id: a, difficulty: 1, payload: {{{keys}}}}}]")
+    work = write_and_read("work.yaml", f"tasks: [{{id: a, difficulty: 1, payload: {{{keys}}}}}]")
     assert len(work.tasks[0].payload) == 10_000
 
 
-def test_a_file_that_is_not_there_is_named() -> None:
+def test_a_missing_file_is_refused() -> None:
     for name in ("none.yaml", "none.json", "none.csv", "no/where.yaml"):
         with pytest.raises(UsageError, match="there is no such file"):
             read_work_file(Path(name))
 
 
-def test_a_folder_is_no_file(here: Path) -> None:
-    (here / "folder.yaml").mkdir()
+def test_a_folder_instead_of_a_file_is_refused(tutorial_folder: Path) -> None:
+    (tutorial_folder / "folder.yaml").mkdir()
     with pytest.raises(UsageError, match=r"folder.yaml: cannot be read: Is a directory"):
         read_work_file(Path("folder.yaml"))
 
 
 @pytest.mark.parametrize("name", ["none.csv", "a\0b.csv", "\ud800.csv", "x" * 300 + ".csv"])
-def test_a_csv_file_that_is_named_and_not_there_is_explained(name: str) -> None:
+def test_a_missing_csv_file_that_a_file_names_is_refused_in_one_line(name: str) -> None:
     Path("fleet.json").write_text(json.dumps({"tasks": name}))
     with pytest.raises(UsageError) as caught:
         read_work_file(Path("fleet.json"))

@@ -1,4 +1,4 @@
-"""Each setting is an option of the command line, with its variable in the help."""
+"""Each setting has an option on the command line, and the help names its variable."""
 
 import click
 import pytest
@@ -34,39 +34,39 @@ def test_submit_has_the_settings_that_it_uses() -> None:
     assert "--log-level" not in text
 
 
-def given(*arguments: str) -> dict[str, object]:
-    seen: dict[str, object] = {}
+def parse(*arguments: str) -> dict[str, object]:
+    received: dict[str, object] = {}
 
     @click.command()
     @settings_options(WorkerSettings, "handlers", *Settings.model_fields)
     def command(**options: object) -> None:
-        seen.update(options)
+        received.update(options)
 
     result = CliRunner().invoke(command, list(arguments))
     assert result.exit_code == 0, result.output
-    return seen
+    return received
 
 
-def test_what_is_not_given_is_left_to_the_environment() -> None:
-    options = given()
+def test_an_option_that_is_not_given_is_left_to_the_environment() -> None:
+    options = parse()
     assert options.pop("specialty") == ()
     assert set(options.values()) == {None}
 
 
-def test_values_are_handed_on_as_they_were_written() -> None:
-    options = given("--skill", "eleven", "--specialty", "ocr", "--specialty", "gpu")
+def test_values_of_options_are_passed_on_as_text() -> None:
+    options = parse("--skill", "eleven", "--specialty", "ocr", "--specialty", "gpu")
     assert options["skill"] == "eleven"
     assert options["specialty"] == ("ocr", "gpu")
 
 
-def test_a_flag_that_is_not_given_does_not_say_no(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: list[object] = []
+def test_a_flag_that_is_not_given_is_none_and_not_false(monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[object] = []
 
     @click.command()
     @settings_options(ManagerSettings)
     def command(stop_when_done: bool | None, **_: object) -> None:
-        seen.append(stop_when_done)
+        received.append(stop_when_done)
 
     CliRunner().invoke(command, [])
     CliRunner().invoke(command, ["--stop-when-done"])
-    assert seen == [None, True]
+    assert received == [None, True]

@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on."""
+"""The progress display during a run."""
 
 import io
 import re
@@ -16,7 +16,7 @@ def event(id: str, status: str, **more: object) -> TaskEvent:
     return TaskEvent.model_validate(fields | more)
 
 
-def test_off_a_terminal_each_assignment_and_each_end_is_a_line(
+def test_without_a_terminal_each_assignment_and_each_end_is_one_line(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     with progress(3, quiet=False) as display:
@@ -37,7 +37,9 @@ def test_off_a_terminal_each_assignment_and_each_end_is_a_line(
     ]
 
 
-def test_of_many_tasks_a_line_is_told_for_each_tenth(capsys: pytest.CaptureFixture[str]) -> None:
+def test_for_many_tasks_a_line_is_printed_for_each_tenth_of_them(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     with progress(1000, quiet=False) as display:
         for n in range(1000):
             display.on_event(event(str(n), "assigned", worker="Ada"))
@@ -47,13 +49,13 @@ def test_of_many_tasks_a_line_is_told_for_each_tenth(capsys: pytest.CaptureFixtu
     assert lines[-1] == "1000 of 1000 tasks have ended"
 
 
-def test_when_asked_to_be_quiet_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_quiet_mode_no_progress_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     with progress(1, quiet=True) as display:
         display.on_event(event("1", "succeeded", worker="Ada"))
     assert capsys.readouterr() == ("", "")
 
 
-def test_on_a_terminal_it_is_seen_who_does_what_and_how_many_have_ended(
+def test_on_a_terminal_the_display_shows_workers_tasks_and_counts(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     screen = io.StringIO()

@@ -1,4 +1,4 @@
-"""What users write: read strictly, and refused in one line that names the item as they know it."""
+"""The forms of tasks and workers are validated strictly, and an error is one line that names the item."""
 
 from typing import Any
 
@@ -19,18 +19,18 @@ from skillq.messages import Submission, Task, decode, encode
 TASK: dict[str, Any] = {"id": 1, "difficulty": 2}
 
 
-def complaint(data: object, form: type[BaseModel] = WorkFile) -> str:
+def form_error(data: object, form: type[BaseModel] = WorkFile) -> str:
     with pytest.raises(ValidationError) as caught:
         form.model_validate(data)
     return explain_form(caught.value, data)
 
 
-def of_task(**fields: object) -> str:
-    return complaint({"tasks": [TASK | fields]})
+def task_error(**fields: object) -> str:
+    return form_error({"tasks": [TASK | fields]})
 
 
-def of_workers(*workers: object) -> str:
-    return complaint({"tasks": [TASK], "workers": workers})
+def worker_error(*workers: object) -> str:
+    return form_error({"tasks": [TASK], "workers": workers})
 
 
 @pytest.mark.parametrize(
@@ -53,10 +53,10 @@ def of_workers(*workers: object) -> str:
         ),
     ],
 )
-def test_what_is_wrong_with_a_task_is_one_line_with_its_id_field_and_value(
+def test_an_error_in_a_task_is_one_line_with_its_id_field_and_value(
     fields: dict[str, object], line: str
 ) -> None:
-    assert of_task(**fields) == f"task 1: {line}"
+    assert task_error(**fields) == f"task 1: {line}"
 
 
 @pytest.mark.parametrize(
@@ -76,8 +76,8 @@ def test_what_is_wrong_with_a_task_is_one_line_with_its_id_field_and_value(
         ),
     ],
 )
-def test_what_is_wrong_with_a_worker_is_one_line_with_its_name(worker: object, line: str) -> None:
-    assert of_workers(worker) == line
+def test_an_error_in_a_worker_is_one_line_with_its_name(worker: object, line: str) -> None:
+    assert worker_error(worker) == line
 
 
 @pytest.mark.parametrize("value", [True, False])
@@ -85,13 +85,13 @@ def test_what_is_wrong_with_a_worker_is_one_line_with_its_name(worker: object, l
     ("form", "field"),
     [(form, field) for form in (TaskForm, WorkerForm) for field in form.model_fields],
 )
-def test_no_field_takes_a_yes_or_a_no_for_something_else(
+def test_no_field_takes_true_or_false_as_another_type(
     form: type[BaseModel], field: str, value: bool
 ) -> None:
     with pytest.raises(ValidationError) as caught:
         form.model_validate({"id": 1, "difficulty": 1, "name": "Ada", "skill": 1} | {field: value})
-    complaints = {error["loc"][0]: error["msg"] for error in caught.value.errors()}
-    assert field in complaints
+    errors = {error["loc"][0]: error["msg"] for error in caught.value.errors()}
+    assert field in errors
     numbers = {
         "difficulty",
         "priority",
@@ -105,19 +105,19 @@ def test_no_field_takes_a_yes_or_a_no_for_something_else(
         "deadline",
         "unroutable_after",
     }
-    assert ("should be a number, not " in complaints[field]) == (field in numbers)
+    assert ("should be a number, not " in errors[field]) == (field in numbers)
 
 
-def test_a_name_that_stands_twice_in_an_object_is_refused() -> None:
+def test_a_duplicate_name_in_a_json_object_is_refused() -> None:
     assert reject_duplicate_names([("a", 1), ("b", 2)]) == {"a": 1, "b": 2}
     with pytest.raises(ValueError, match="'b' stands twice in one object"):
         reject_duplicate_names([("a", 1), ("b", 2), ("b", 3), ("c", 4)])
 
 
-def test_two_workers_of_one_name_are_refused_however_it_is_written() -> None:
+def test_two_workers_with_the_same_name_in_any_case_are_refused() -> None:
     ada = {"name": "Ada", "skill": 3}
-    assert of_workers(ada, ada) == "worker Ada: two workers have this name; give each its own"
-    assert of_workers(ada, ada | {"name": "ADA"}) == (
+    assert worker_error(ada, ada) == "worker Ada: two workers have this name; give each its own"
+    assert worker_error(ada, ada | {"name": "ADA"}) == (
         "worker ADA: would be ada on the wire, as Ada is; give it another name"
     )
 
@@ -138,28 +138,28 @@ def test_two_workers_of_one_name_are_refused_however_it_is_written() -> None:
         ),
     ],
 )
-def test_what_is_wrong_with_the_whole_is_told_as_such(data: object, line: str) -> None:
-    assert complaint(data) == line
+def test_an_error_of_the_whole_file_is_named_without_an_item(data: object, line: str) -> None:
+    assert form_error(data) == line
 
 
-def test_a_submission_has_no_workers_and_says_what_it_has() -> None:
-    line = complaint({"tasks": [TASK], "workers": []}, SubmissionForm)
+def test_a_submission_with_workers_is_refused_and_the_known_fields_are_named() -> None:
+    line = form_error({"tasks": [TASK], "workers": []}, SubmissionForm)
     assert line == "unknown field 'workers' (known are run, tasks)"
 
 
-def test_other_complaints_are_counted_but_not_those_that_go_with_the_first() -> None:
-    assert of_task(difficulty=0, priority=0).endswith(", not 0 (and 1 more)")
-    assert complaint({"tasks": ["a"]}).endswith("not 'a'")
+def test_further_errors_are_counted_except_those_that_follow_from_the_first() -> None:
+    assert task_error(difficulty=0, priority=0).endswith(", not 0 (and 1 more)")
+    assert form_error({"tasks": ["a"]}).endswith("not 'a'")
 
 
-def test_what_users_wrote_cannot_break_the_line_or_steer_a_terminal() -> None:
-    line = of_task(id="a\x1b[31m\nb", **{"zz\r": 1})
+def test_user_text_in_an_error_cannot_break_the_line_or_control_a_terminal() -> None:
+    line = task_error(id="a\x1b[31m\nb", **{"zz\r": 1})
     assert line.isprintable()
     assert line.startswith(r"task a\x1b[31m\nb: unknown field 'zz\r'")
     assert one_line("größe \ud800 🦀\x9b") == r"größe \ud800 🦀\x9b"
 
 
-def test_a_task_of_a_form_is_on_the_wire_what_the_same_task_is() -> None:
+def test_a_task_form_is_encoded_as_the_same_task() -> None:
     form, task = TaskForm(id="a", difficulty=3), Task(id="a", difficulty=3)
     assert form.fingerprint() == task.fingerprint()
     sent = Submission(submission_id="s", run="r", run_title="r", tasks=(form,))
@@ -168,7 +168,7 @@ def test_a_task_of_a_form_is_on_the_wire_what_the_same_task_is() -> None:
     assert received.tasks == (task,)
 
 
-def test_a_file_is_read_with_its_defaults() -> None:
+def test_a_file_is_read_with_default_values() -> None:
     worker = {"name": 1, "skill": 3, "handlers": "my.tasks:work.handlers"}
     file = WorkFile.model_validate({"tasks": [TASK | {"timeout": "2m"}], "workers": [worker]})
     assert (file.run, file.tasks[0].id, file.tasks[0].timeout) == ("default", "1", 120.0)

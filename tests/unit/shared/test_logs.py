@@ -1,4 +1,4 @@
-"""Logs: events with fields, for people on a terminal, for machines elsewhere."""
+"""Log events have fields; they are text on a terminal and JSON elsewhere."""
 
 import io
 import json
@@ -13,7 +13,7 @@ from skillq.runtime import logs
 
 
 @pytest.fixture(autouse=True)
-def as_before() -> Iterator[None]:
+def restore_logging() -> Iterator[None]:
     levels = {name: logging.getLogger(name).level for name in ("aio_pika", "aiormq", "asyncio")}
     yield
     structlog.reset_defaults()
@@ -35,7 +35,7 @@ def test_off_a_terminal_an_event_is_one_line_of_json_on_standard_error(
     assert entry["timestamp"].endswith("Z")
 
 
-def test_what_is_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
+def test_events_below_the_level_are_not_logged(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("warning", "json")
     structlog.get_logger().info(logs.Log.STARTED)
     structlog.get_logger().warning(logs.Log.STOPPED)
@@ -44,7 +44,7 @@ def test_what_is_below_the_level_is_not_logged(capsys: pytest.CaptureFixture[str
     ]
 
 
-def test_for_people_an_event_is_a_line_to_read(capsys: pytest.CaptureFixture[str]) -> None:
+def test_in_console_format_an_event_is_a_readable_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("info", "console")
     structlog.get_logger().info(logs.Log.STARTED, worker="Ada")
     line = capsys.readouterr().err
@@ -53,13 +53,13 @@ def test_for_people_an_event_is_a_line_to_read(capsys: pytest.CaptureFixture[str
     assert "{" not in line
 
 
-def test_the_driver_s_own_noise_is_not_heard(capsys: pytest.CaptureFixture[str]) -> None:
+def test_log_records_of_the_driver_are_dropped(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("debug", "json")
     logging.getLogger("aiormq.connection").error("a traceback")
     assert not capsys.readouterr().err
 
 
-def test_a_log_that_nobody_can_read_stops_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unwritable_log_does_not_stop_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
     reading, writing = os.pipe()
     os.close(reading)
     for descriptor in (writing, os.open("/dev/full", os.O_WRONLY)):

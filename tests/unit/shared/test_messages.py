@@ -1,4 +1,4 @@
-"""What crosses a process boundary arrives as it was sent, or is refused in one clear line."""
+"""Messages are decoded unchanged, or refused in one clear line."""
 
 import json
 from typing import Any, get_args
@@ -66,8 +66,8 @@ events = st.builds(
 common = {"worker": names, "incarnation": incarnations}
 
 
-def some(what: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
-    return st.lists(what, max_size=2).map(tuple)
+def some(items: st.SearchStrategy[Any]) -> st.SearchStrategy[tuple[Any, ...]]:
+    return st.lists(items, max_size=2).map(tuple)
 
 
 unique_tasks = st.lists(tasks, min_size=1, max_size=3, unique_by=lambda t: t.id).map(tuple)
@@ -96,13 +96,13 @@ ANY: dict[type, st.SearchStrategy[m.Message]] = {
 }  # fmt: skip
 
 
-def test_every_message_is_tried() -> None:
+def test_every_message_type_is_generated() -> None:
     assert set(ANY) == set(get_args(m.Message))
 
 
 @given(message=st.one_of(*ANY.values()))
 @budget(300)
-def test_a_message_arrives_as_it_was_sent(message: m.Message) -> None:
+def test_a_message_is_decoded_as_it_was_encoded(message: m.Message) -> None:
     assert m.decode(m.encode(message)) == message
 
 
@@ -117,77 +117,81 @@ def test_fields_of_a_later_release_are_ignored(message: m.Message, more: dict[st
 
 @given(body=st.binary(max_size=200) | json_values.map(json.dumps).map(str.encode))
 @budget(200)
-def test_any_other_bytes_are_refused_and_nothing_else_is_raised(body: bytes) -> None:
+def test_any_other_bytes_raise_malformed_message_and_no_other_error(body: bytes) -> None:
     with pytest.raises(MalformedMessage) as caught:
         m.decode(body)
     assert "\n" not in str(caught.value)
 
 
-# --- what is refused, and how that is said ---------------------------------------------------
+# --- refused messages ------------------------------------------------------------------------
 
 
-def refusal(body: bytes | dict[str, Any]) -> str:
+def decode_error(body: bytes | dict[str, Any]) -> str:
     with pytest.raises(MalformedMessage) as caught:
         m.decode(json.dumps(body).encode() if isinstance(body, dict) else body)
     return str(caught.value)
 
 
-def sent(message: m.Message, **more: Any) -> dict[str, Any]:
+def message_fields(message: m.Message, **more: Any) -> dict[str, Any]:
     raw: dict[str, Any] = json.loads(m.encode(message))
     return raw | more
 
 
 def test_an_unknown_version_is_named() -> None:
     line = "schema_version 2 is unknown; this release reads 1"
-    assert refusal(sent(m.Probe(), schema_version=2)) == line
+    assert decode_error(message_fields(m.Probe(), schema_version=2)) == line
 
 
-def test_a_version_that_is_not_named_is_the_first() -> None:
+def test_a_message_without_a_version_has_the_first() -> None:
     assert m.decode(b'{"type": "probe"}') == m.Probe()
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff", b"[" * 100_000, b'"text"'])
-def test_what_is_no_object_is_called_that(body: bytes) -> None:
-    assert refusal(body) == "not a JSON object"
+def test_a_body_that_is_no_json_object_is_refused(body: bytes) -> None:
+    assert decode_error(body) == "not a JSON object"
 
 
 def test_an_unknown_type_is_named() -> None:
-    assert "'telegram'" in refusal({"type": "telegram"})
+    assert "'telegram'" in decode_error({"type": "telegram"})
 
 
 def test_a_missing_field_is_named() -> None:
-    raw = sent(connect())
+    raw = message_fields(connect())
     del raw["worker"]["skill"]
-    assert refusal(raw) == "connect.worker.skill is missing"
+    assert decode_error(raw) == "connect.worker.skill is missing"
 
 
-def test_a_wrong_value_is_named_with_its_place_and_how_many_more() -> None:
-    raw = sent(connect())
+def test_a_wrong_value_is_named_with_its_path_and_the_number_of_further_errors() -> None:
+    raw = message_fields(connect())
     raw["worker"] |= {"skill": 11, "slots": 0}
     line = "connect.worker.skill: should be at most 10, not 11 (and 1 more)"
-    assert refusal(raw) == line
+    assert decode_error(raw) == line
 
 
 def test_a_long_wrong_value_is_cut() -> None:
-    raw = sent(connect())
+    raw = message_fields(connect())
     raw["worker"]["skill"] = "x" * 10_000
-    assert len(refusal(raw)) < 200
+    assert len(decode_error(raw)) < 200
 
 
-def test_a_message_that_is_too_large_is_refused_before_it_is_read() -> None:
+def test_a_message_that_is_too_large_is_refused_before_it_is_parsed() -> None:
     body = b" " * (m.MAX_MESSAGE_BYTES + 1)
-    assert refusal(body) == "a message of 1048577 bytes; at most 1048576 are allowed"
+    assert decode_error(body) == "a message of 1048577 bytes; at most 1048576 are allowed"
     assert m.decode(m.encode(m.Probe()).ljust(m.MAX_MESSAGE_BYTES)) == m.Probe()
 
 
-def test_a_submission_of_tasks_that_cannot_be_done_is_refused() -> None:
-    raw = sent(submission(task("a")))
+def test_a_submission_with_duplicate_tasks_is_refused() -> None:
+    raw = message_fields(submission(task("a")))
     raw["tasks"] *= 2
-    assert refusal(raw).startswith("submission: task a: two tasks have this id; give each its own")
+    assert decode_error(raw).startswith(
+        "submission: task a: two tasks have this id; give each its own"
+    )
 
 
 def test_an_empty_submission_is_refused() -> None:
-    assert refusal(sent(submission(task("a")), tasks=[])).startswith("submission.tasks: ")
+    assert decode_error(message_fields(submission(task("a")), tasks=[])).startswith(
+        "submission.tasks: "
+    )
 
 
 def result(**fields: object) -> dict[str, Any]:
@@ -203,50 +207,52 @@ def result(**fields: object) -> dict[str, Any]:
     ],
     ids=str,
 )
-def test_a_result_that_no_store_could_keep_is_refused(body: dict[str, Any]) -> None:
+def test_a_result_that_cannot_be_stored_is_refused(body: dict[str, Any]) -> None:
     with pytest.raises(MalformedMessage):
         m.decode(json.dumps(body).encode())
 
 
 @pytest.mark.parametrize("field", ["started_at", "finished_at"])
 @pytest.mark.parametrize("moment", [-1, 1e300, float("nan"), float("inf")])
-def test_a_broken_clock_costs_a_time_and_not_the_result(field: str, moment: float) -> None:
+def test_an_impossible_time_in_a_result_is_dropped_and_the_result_is_kept(
+    field: str, moment: float
+) -> None:
     read = m.decode(json.dumps(result(**{field: moment})).encode())
     assert isinstance(read, m.TaskResults)
     assert getattr(read.results[0], field) is None
 
 
 @pytest.mark.parametrize(
-    ("body", "said"),
+    ("body", "reason"),
     [(b'{"type": "nope"}', "unknown type 'nope'"), (b"{}", "type is missing")],
 )
-def test_a_message_of_no_known_type_is_refused_in_plain_words(body: bytes, said: str) -> None:
-    with pytest.raises(MalformedMessage) as refused:
+def test_a_message_of_unknown_type_is_refused_with_a_clear_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(MalformedMessage) as caught:
         m.decode(body)
-    assert str(refused.value) == said
+    assert str(caught.value) == reason
 
 
-# --- what is in them -------------------------------------------------------------------------
+# --- contents of messages --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("wrong", [1, 1.5, True, None, [1], "a b"])
-def test_on_the_wire_an_id_is_text(wrong: object) -> None:
+def test_an_id_in_a_message_must_be_text(wrong: object) -> None:
     tasks = [{"id": wrong, "difficulty": 1}]
-    assert "tasks.0.id" in refusal(sent(submission(task("a")), tasks=tasks))
+    assert "tasks.0.id" in decode_error(message_fields(submission(task("a")), tasks=tasks))
 
 
-def test_a_task_is_sent_without_what_is_as_by_default() -> None:
+def test_a_task_is_encoded_without_default_values() -> None:
     made = [task("a"), task("b", 3, payload={"x": 1}, priority=2)]
     short = [
         {"id": "a", "difficulty": 1},
         {"id": "b", "difficulty": 3, "payload": {"x": 1}, "priority": 2},
     ]
-    assert sent(submission(*made))["tasks"] == short
+    assert message_fields(submission(*made))["tasks"] == short
     assert read(short) == read([one.model_dump(mode="json") for one in made]) == made
 
 
 def read(tasks: list[dict[str, Any]]) -> list[m.Task]:
-    raw = sent(submission(task("x")), tasks=tasks)
+    raw = message_fields(submission(task("x")), tasks=tasks)
     return tasks_in(json.dumps(raw).encode())
 
 
@@ -258,19 +264,19 @@ def tasks_in(body: bytes) -> list[m.Task]:
 
 @given(made=tasks)
 @budget(100)
-def test_a_fingerprint_survives_the_wire(made: m.Task) -> None:
+def test_a_fingerprint_is_the_same_after_encoding_and_decoding(made: m.Task) -> None:
     (arrived,) = tasks_in(m.encode(submission(made)))
     assert arrived.fingerprint() == made.fingerprint()
 
 
-def test_an_output_has_a_limit_in_bytes_not_characters() -> None:
+def test_the_size_limit_of_an_output_is_in_bytes_not_characters() -> None:
     with pytest.raises(ValidationError, match="are allowed: pass a reference instead"):
         m.TaskResult(run="r", id="a", attempt=1, outcome=m.Outcome.SUCCEEDED, output="ä" * 140_000)
 
 
 @pytest.mark.parametrize("number", [1e-05, 1e-07, 1e16, 0.1])
-def test_what_a_handler_may_return_its_manager_can_read(number: float) -> None:
-    """However long the one writes a number and the other."""
+def test_an_output_that_a_worker_accepts_can_be_decoded_by_the_manager(number: float) -> None:
+    """Worker and manager may write a number in different lengths."""
     most = m.MAX_PAYLOAD_BYTES // (len(repr(number)) + 1) - 1
     output = to_output([number] * most)
     ended = m.TaskResult.model_construct(
@@ -281,7 +287,7 @@ def test_what_a_handler_may_return_its_manager_can_read(number: float) -> None:
     assert arrived.results[0].output == output
 
 
-def test_a_worker_is_reserved_for_levels_that_there_are() -> None:
+def test_a_reserve_level_is_at_most_10() -> None:
     facts = {"name": "a", "title": "a", "incarnation": "1", "skill": 5}
     assert m.WorkerProfile.model_validate(facts).reserve == 0
     with pytest.raises(ValidationError, match="reserve"):

@@ -1,4 +1,4 @@
-"""What users may say of a task, and that the rest is refused."""
+"""Tasks are validated: ids, levels, payloads, dependencies and the terms of their attempts."""
 
 from itertools import pairwise
 from typing import Any
@@ -12,7 +12,7 @@ from tests.support.factories import task
 
 
 @pytest.mark.parametrize("field", ["type", "requires", "retry_on", "no_retry_on"])
-def test_a_label_that_no_store_could_keep_is_refused(field: str) -> None:
+def test_a_label_with_a_nul_character_is_refused(field: str) -> None:
     label: Any = "qu\0ick" if field == "type" else ["qu\0ick"]
     with pytest.raises(ValidationError, match="has the character NUL; leave it out"):
         m.Task.model_validate({"id": "a", "difficulty": 1, field: label})
@@ -25,17 +25,17 @@ def test_a_difficulty_is_a_whole_number_from_1_to_10(difficulty: object) -> None
 
 
 @pytest.mark.parametrize("id", ["", " ", "a b", "-a", ".a", "ä", "a/b", "x" * 129, 1.5, None, True])
-def test_an_id_that_would_not_do_in_a_path_is_refused(id: object) -> None:
+def test_an_id_that_does_not_fit_into_a_path_is_refused(id: object) -> None:
     with pytest.raises(ValidationError):
         m.Task.model_validate({"id": id, "difficulty": 1})
 
 
 def test_an_id_may_be_written_as_a_number() -> None:
-    made = m.Task.model_validate({"id": 1, "difficulty": 2, "depends_on": [2, 2, "3"]})
-    assert (made.id, made.depends_on) == ("1", ("2", "3"))
+    parsed = m.Task.model_validate({"id": 1, "difficulty": 2, "depends_on": [2, 2, "3"]})
+    assert (parsed.id, parsed.depends_on) == ("1", ("2", "3"))
 
 
-def test_a_payload_has_a_limit_that_is_named() -> None:
+def test_a_payload_over_the_size_limit_is_refused_and_the_limit_is_named() -> None:
     fitting = "x" * (m.MAX_PAYLOAD_BYTES - len('{"a":""}'))
     task(payload={"a": fitting})
     with pytest.raises(
@@ -44,12 +44,12 @@ def test_a_payload_has_a_limit_that_is_named() -> None:
         task(payload={"a": fitting + "x"})
 
 
-def test_a_payload_is_measured_as_it_arrives() -> None:
+def test_the_size_of_a_payload_is_that_of_its_json() -> None:
     with pytest.raises(ValidationError, match="is 325007 bytes"):
         task(payload={"x": [float("nan")] * 65_000})
 
 
-def test_a_fingerprint_stands_for_the_definition() -> None:
+def test_tasks_with_different_definitions_have_different_fingerprints() -> None:
     a: dict[str, Any] = {"description": "Do it", "payload": {"x": 1}, "depends_on": ("b",)}
     others: list[dict[str, Any]] = [
         {"difficulty": 2}, {"payload": {"x": 2}}, {"payload": {}}, {"description": "Do"},
@@ -61,32 +61,32 @@ def test_a_fingerprint_stands_for_the_definition() -> None:
     assert all(0 <= number < 2**63 for number in prints)
 
 
-def test_an_id_is_no_part_of_a_fingerprint_and_those_of_one_shape_have_the_same() -> None:
+def test_tasks_that_differ_only_in_their_ids_have_the_same_fingerprint() -> None:
     assert task("a").fingerprint() == task("b").fingerprint()
     assert task("a").definition() is task("b").definition()
     assert task("a", depends_on=("c",)).definition() != task("a").definition()
 
 
-def test_nothing_is_said_against_tasks_that_can_be_done() -> None:
+def test_tasks_that_can_be_done_are_accepted() -> None:
     m.check_tasks(
         [task("c", depends_on=("a", "elsewhere")), task("a"), task("b", depends_on=("a",))]
     )
 
 
 @pytest.mark.parametrize(
-    ("several", "line"),
+    ("tasks", "line"),
     [
         ([task("a"), task("a")], "task a: two tasks have this id; give each its own"),
         ([task("a", depends_on=("a",))], "task a: depends on itself (a → a); break the cycle"),
     ],
 )
-def test_tasks_that_can_never_all_be_done_are_named(several: list[m.Task], line: str) -> None:
+def test_duplicate_or_cyclic_tasks_are_refused_and_named(tasks: list[m.Task], line: str) -> None:
     with pytest.raises(UsageError) as caught:
-        m.check_tasks(several)
+        m.check_tasks(tasks)
     assert str(caught.value) == line
 
 
-def test_a_circle_is_shown_in_the_direction_of_depends_on() -> None:
+def test_a_cycle_is_shown_in_the_direction_of_depends_on() -> None:
     after = {"a": "b", "b": "c", "c": "a"}
     with pytest.raises(UsageError) as caught:
         m.check_tasks([task(id, depends_on=(other,)) for id, other in after.items()])
@@ -97,29 +97,38 @@ def test_a_circle_is_shown_in_the_direction_of_depends_on() -> None:
     assert len(shown) == 4
 
 
-def test_a_chain_of_ten_thousand_is_no_circle() -> None:
+def test_a_chain_of_ten_thousand_tasks_is_no_cycle() -> None:
     m.check_tasks(task(str(i), depends_on=(str(i - 1),)) for i in range(1, 10_000))
 
 
-# --- what a task says of its attempts
+# --- the terms of attempts
 
 
-def test_a_task_that_says_nothing_of_them_has_one_and_waits_for_whoever_can_do_it() -> None:
-    plain = m.Task(id="a", difficulty=1)
-    assert (plain.max_attempts, plain.timeout, plain.deadline, plain.escalate_by) == (
+def test_by_default_a_task_has_one_attempt_and_waits_for_a_worker_that_can_do_it() -> None:
+    default_task = m.Task(id="a", difficulty=1)
+    assert (
+        default_task.max_attempts,
+        default_task.timeout,
+        default_task.deadline,
+        default_task.escalate_by,
+    ) == (
         1,
         None,
         None,
         0,
     )
-    assert (plain.retry_on, plain.no_retry_on, plain.on_failed_dependency) == ((), (), "fail")
-    assert (plain.unroutable, plain.unroutable_after) == ("wait", 60.0)
+    assert (default_task.retry_on, default_task.no_retry_on, default_task.on_failed_dependency) == (
+        (),
+        (),
+        "fail",
+    )
+    assert (default_task.unroutable, default_task.unroutable_after) == ("wait", 60.0)
 
 
 @pytest.mark.parametrize("field", ["timeout", "deadline", "unroutable_after"])
-def test_lengths_of_time_may_have_a_unit_and_are_never_nothing_or_endless(field: str) -> None:
-    made = m.Task.model_validate({"id": "a", "difficulty": 1, field: "1.5m"})
-    assert getattr(made, field) == 90.0
+def test_durations_may_have_a_unit_and_must_be_positive_and_finite(field: str) -> None:
+    parsed = m.Task.model_validate({"id": "a", "difficulty": 1, field: "1.5m"})
+    assert getattr(parsed, field) == 90.0
     for wrong in (0, -1, "soon", float("inf"), float("nan")):
         with pytest.raises(ValidationError, match=field):
             m.Task.model_validate({"id": "a", "difficulty": 1, field: wrong})
@@ -137,12 +146,12 @@ def test_lengths_of_time_may_have_a_unit_and_are_never_nothing_or_endless(field:
         ("retry_on", [""]),
     ],
 )
-def test_what_makes_no_sense_of_them_is_refused(field: str, wrong: object) -> None:
+def test_invalid_terms_are_refused(field: str, wrong: object) -> None:
     with pytest.raises(ValidationError, match=field):
         m.Task.model_validate({"id": "a", "difficulty": 1, field: wrong})
 
 
-def test_what_is_said_of_attempts_is_part_of_the_definition_and_its_defaults_are_not() -> None:
-    plain = m.Task(id="a", difficulty=1)
-    assert plain.fingerprint() == m.Task(id="a", difficulty=1, escalate_by=0).fingerprint()
-    assert plain.fingerprint() != m.Task(id="a", difficulty=1, escalate_by=1).fingerprint()
+def test_terms_are_part_of_the_fingerprint_unless_they_are_the_defaults() -> None:
+    default_task = m.Task(id="a", difficulty=1)
+    assert default_task.fingerprint() == m.Task(id="a", difficulty=1, escalate_by=0).fingerprint()
+    assert default_task.fingerprint() != m.Task(id="a", difficulty=1, escalate_by=1).fingerprint()

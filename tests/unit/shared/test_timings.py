@@ -1,4 +1,4 @@
-"""Durations that depend on each other, at the real values and as the tests of whole processes scale them."""
+"""Durations that depend on each other keep their order, at the real values and at the scale of tests."""
 
 import runpy
 import subprocess
@@ -13,7 +13,7 @@ VARIABLE = "SKILLQ_TEST_TIME_SCALE"
 NAMES = [name for name in vars(timings) if name.endswith("_SECONDS")]
 
 
-def at_scale(scale: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+def durations_at_scale(scale: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
     monkeypatch.setenv(VARIABLE, scale)
     return {
         name: value
@@ -23,12 +23,14 @@ def at_scale(scale: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
 
 
 @pytest.fixture(params=["1", "0.2", "0.1"])
-def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mapping[str, float]:
-    return at_scale(request.param, monkeypatch)
+def durations(
+    request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Mapping[str, float]:
+    return durations_at_scale(request.param, monkeypatch)
 
 
 @pytest.mark.parametrize(
-    ("shorter", "longer", "times"),
+    ("shorter", "longer", "factor"),
     [
         ("HEARTBEAT_SECONDS", "SUSPECT_AFTER_SECONDS", 3),
         ("SUSPECT_AFTER_SECONDS", "DEAD_AFTER_SECONDS", 1.5),
@@ -36,17 +38,17 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         ("DEAD_AFTER_SECONDS", "MAX_LEASE_SECONDS", 1),
         ("LEASE_CHECK_SECONDS", "HEARTBEAT_SECONDS", 2),
         ("SWEEP_SECONDS", "HEARTBEAT_SECONDS", 2),
-        # A heartbeat may be on its way when the assignment comes.
+        # A heartbeat may be in flight when the assignment arrives.
         ("HEARTBEAT_SECONDS", "RESEND_AFTER_SECONDS", 2),
         # The broker keeps one heartbeat at least, and none that would make a suspect worker look alive.
         ("HEARTBEAT_SECONDS", "HEARTBEAT_TTL_SECONDS", 1),
         ("HEARTBEAT_TTL_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
-        # Before it judges a worker, a manager knows whether it can receive at all.
+        # A manager knows whether it receives heartbeats at all before it suspects a worker.
         ("PROBE_SECONDS", "HEARTBEATS_LOST_SECONDS", 2),
         ("HEARTBEATS_LOST_SECONDS", "SUSPECT_AFTER_SECONDS", 1),
         ("HEARTBEATS_LOST_SECONDS", "MIN_DEAD_AFTER_SECONDS", 1),
         ("HEARTBEATS_LOST_SECONDS", "READY_WITHIN_SECONDS", 1),
-        # A leader that goes on renews in time, and one that is cut off steps down before its lease ends.
+        # A working leader renews its lease in time; a disconnected one steps down before its lease ends.
         ("RENEW_SECONDS", "LEADER_LEASE_SECONDS", 3),
         ("BROKER_LOST_SECONDS", "LEADER_LEASE_SECONDS", 1),
         ("RENEW_SECONDS", "BROKER_LOST_SECONDS", 2),
@@ -69,26 +71,26 @@ def at(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Mappi
         ("API_SECONDS", "API_LONG_SECONDS", 1),
     ],
 )
-def test_a_duration_is_longer_than_those_that_must_fit_into_it(
-    at: Mapping[str, float], shorter: str, longer: str, times: float
+def test_a_duration_is_longer_than_the_durations_that_must_fit_into_it(
+    durations: Mapping[str, float], shorter: str, longer: str, factor: float
 ) -> None:
-    assert at[shorter] * times <= at[longer]
-    assert at[shorter] < at[longer]
+    assert durations[shorter] * factor <= durations[longer]
+    assert durations[shorter] < durations[longer]
 
 
-def test_a_publish_that_fails_costs_a_worker_no_lease() -> None:
+def test_a_failed_publish_does_not_make_a_worker_suspect() -> None:
     assert timings.HEARTBEAT_SECONDS + timings.RPC_SECONDS <= timings.SUSPECT_AFTER_SECONDS
     assert timings.RPC_SECONDS < timings.CONNECTION_DEAD_SECONDS
 
 
-def test_a_command_waits_longer_for_many_decisions_than_the_manager_does_for_one() -> None:
+def test_a_cli_command_waits_longer_than_the_manager_waits_for_one_decision() -> None:
     assert timings.DECISION_SECONDS < timings.API_LONG_SECONDS
 
 
-def test_a_scale_shortens_the_waits_of_the_protocol_and_no_bound_on_real_work(
+def test_a_scale_shortens_waits_of_the_protocol_and_no_limit_of_real_work(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    real, fifth = at_scale("1", monkeypatch), at_scale("0.2", monkeypatch)
+    real, fifth = durations_at_scale("1", monkeypatch), durations_at_scale("0.2", monkeypatch)
     assert real == {name: getattr(timings, name) for name in NAMES}
     scaled = {name for name in NAMES if fifth[name] != real[name]}
     assert {name: fifth[name] for name in scaled} == pytest.approx(
@@ -103,19 +105,19 @@ def test_a_scale_shortens_the_waits_of_the_protocol_and_no_bound_on_real_work(
 def test_amqp_heartbeats_are_whole_seconds_at_any_scale(
     scale: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    heartbeat = at_scale(scale, monkeypatch)["AMQP_HEARTBEAT_SECONDS"]
+    heartbeat = durations_at_scale(scale, monkeypatch)["AMQP_HEARTBEAT_SECONDS"]
     assert isinstance(heartbeat, int)
     assert heartbeat >= 1
 
 
 @pytest.mark.parametrize("scale", ["", "fast", "0", "-1", "nan", "inf"])
-def test_a_scale_that_is_no_positive_number_ends_a_process_with_one_line(scale: str) -> None:
-    done = subprocess.run(
+def test_an_invalid_scale_ends_the_process_with_one_line(scale: str) -> None:
+    process = subprocess.run(
         [sys.executable, "-c", "from skillq import timings"],
         env={VARIABLE: scale, "PYTHONPATH": ":".join(sys.path)},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert done.returncode == 1
-    assert done.stderr == f"{VARIABLE}: {scale!r} is no positive number; it is for tests only\n"
+    assert process.returncode == 1
+    assert process.stderr == f"{VARIABLE}: {scale!r} is no positive number; it is for tests only\n"

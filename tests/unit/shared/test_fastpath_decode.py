@@ -1,4 +1,4 @@
-"""Whatever bytes come as properties or as a routing key: a delivery, and a complaint of what is wrong."""
+"""Any bytes as properties or routing key become a delivery, with an error text if they are invalid."""
 
 import os
 import struct
@@ -19,7 +19,7 @@ GET_OK = struct.pack(">I", commands.Basic.GetOk.index)
 short = st.binary(max_size=255).map(lambda one: bytes([len(one)]) + one)
 
 
-def delivered(
+def decode_delivery(
     properties: bytes = b"\0\0", start: bytes = DELIVER, address: bytes = b"\1x\1k"
 ) -> Delivery:
     method = start + struct.pack(">Q?", 2**40, True) + address
@@ -31,7 +31,7 @@ def delivered(
     return delivery
 
 
-def as_the_driver_reads(
+def read_by_driver(
     into: Frame | header.ContentHeader, data: bytes
 ) -> Frame | header.ContentHeader | None:
     with suppress(Exception):
@@ -40,7 +40,7 @@ def as_the_driver_reads(
     return None
 
 
-# Some property, and something for it: bytes at random would hardly ever be a message.
+# Flags of properties and plausible values: random bytes would hardly ever be a message.
 FLAGS = st.integers(0, 2**14 - 1).map(lambda bits: struct.pack(">H", bits << 2))
 TABLES = st.sampled_from([b"\0\0\0\0", b"\0\0\0\4\1at\1", b"\0\0\0\3\1\xfft"])
 
@@ -48,47 +48,49 @@ TABLES = st.sampled_from([b"\0\0\0\0", b"\0\0\0\4\1at\1", b"\0\0\0\3\1\xfft"])
 @given(FLAGS, st.lists(short | TABLES | st.binary(max_size=12), max_size=8).map(b"".join))
 @example(b"\0\0", b"")
 @example(struct.pack(">H", 1 << 6), struct.pack(">Q", 2**63))
-def test_any_properties_are_read_as_the_driver_reads_them_or_complained_of(
+def test_any_properties_are_decoded_as_by_the_driver_or_marked_unreadable(
     flags: bytes, rest: bytes
 ) -> None:
-    got = delivered(flags + rest)
-    read = as_the_driver_reads(header.ContentHeader(), bytes(12) + flags + rest)
+    got = decode_delivery(flags + rest)
+    read = read_by_driver(header.ContentHeader(), bytes(12) + flags + rest)
     assert (not got.unreadable) is (read is not None)
     if isinstance(read, header.ContentHeader):
-        said = read.properties
-        assert (got.type, got.app_id) == (said.message_type or "", said.app_id or "")
-        assert (got.message_id, got.headers) == (said.message_id or "", said.headers or {})
+        expected = read.properties
+        assert (got.type, got.app_id) == (expected.message_type or "", expected.app_id or "")
+        assert (got.message_id, got.headers) == (expected.message_id or "", expected.headers or {})
 
 
 @given(st.binary(max_size=400))
 @example(b"\0\x80\xff" + b"\xc3" * 255)  # a message id
-def test_any_bytes_at_all_become_a_delivery_that_can_be_parked(properties: bytes) -> None:
-    got = delivered(properties)
+def test_any_bytes_become_a_delivery_that_fits_into_the_dead_letter_queue(
+    properties: bytes,
+) -> None:
+    got = decode_delivery(properties)
     assert all(len(text.encode()) <= 255 for text in (got.type, got.message_id, got.app_id))
     if got.unreadable:
         assert all(isinstance(value, str | int) for value in got.headers.values())
 
 
-def test_more_flags_than_there_are_properties_are_complained_of() -> None:
+def test_more_flags_than_properties_make_a_delivery_unreadable() -> None:
     more = struct.pack(">HH", 1 << 5 | 1, 0)
-    assert "more than there are" in delivered(more + b"\4note").unreadable
+    assert "more than there are" in decode_delivery(more + b"\4note").unreadable
 
 
-def test_after_a_fork_each_process_has_names_of_its_own() -> None:
+def test_after_a_fork_each_process_makes_message_ids_of_its_own() -> None:
     read, write = os.pipe()
     if not (child := os.fork()):
         os.write(write, Outgoing(b"", "note").message_id.encode())
         os._exit(0)
     os.waitpid(child, 0)
-    theirs, ours = os.read(read, 100).decode(), Outgoing(b"", "note").message_id
-    assert theirs.partition("-")[0] != ours.partition("-")[0]
+    child_id, own_id = os.read(read, 100).decode(), Outgoing(b"", "note").message_id
+    assert child_id.partition("-")[0] != own_id.partition("-")[0]
 
 
 @given(short, short, st.booleans())
-def test_any_routing_key_is_read_as_the_driver_reads_it_or_complained_of(
-    exchange: bytes, key: bytes, asked: bool
+def test_any_routing_key_is_decoded_as_by_the_driver_or_marked_unreadable(
+    exchange: bytes, key: bytes, is_get_ok: bool
 ) -> None:
-    got = delivered(start=GET_OK if asked else DELIVER, address=exchange + key)
+    got = decode_delivery(start=GET_OK if is_get_ok else DELIVER, address=exchange + key)
     try:
         texts = (exchange[1:].decode(), key[1:].decode())
     except UnicodeDecodeError:
@@ -98,12 +100,12 @@ def test_any_routing_key_is_read_as_the_driver_reads_it_or_complained_of(
         assert (got.exchange, got.routing_key, got.unreadable) == (*texts, "")
 
 
-def test_what_we_publish_is_read_as_it_was_sent_and_its_headers_are_its_own() -> None:
+def test_an_encoded_message_is_decoded_unchanged_with_headers_of_its_own() -> None:
     frames = Encoder("app", "user").publish(
         1, 100, "x", "k", Outgoing(b"", "note", message_id="7"), mandatory=True
     )
     properties = frames[frames.index(b"\xce") + 1 + 7 + 12 : -1]
-    first, second = delivered(properties), delivered(properties)
+    first, second = decode_delivery(properties), decode_delivery(properties)
     assert (first.type, first.message_id, first.app_id) == ("note", "7", "app")
     assert first.headers == {"schema_version": SCHEMA_VERSION}
     assert first.headers is not second.headers

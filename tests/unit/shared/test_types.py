@@ -1,4 +1,4 @@
-"""Names on the wire, lengths of time, labels: what may be written, and what is made of it."""
+"""Names, durations and labels: which values are accepted, and how they are normalised."""
 
 import hypothesis.strategies as st
 import pytest
@@ -20,7 +20,7 @@ from tests.support.factories import budget, profile
         ("x" * 63, "x" * 63),
     ],
 )
-def test_a_name_on_the_wire_is_made_from_what_was_written(written: str, name: str) -> None:
+def test_a_name_is_made_from_a_title(written: str, name: str) -> None:
     assert m.slug(written) == name
 
 
@@ -32,13 +32,13 @@ def test_a_name_on_the_wire_is_made_from_what_was_written(written: str, name: st
         ("x" * 64, f"{'x' * 64!r} is longer than 63 characters"),
     ],
 )
-def test_a_name_that_cannot_be_made_is_refused_with_the_reason(written: str, line: str) -> None:
+def test_a_title_that_makes_no_name_is_refused_with_the_reason(written: str, line: str) -> None:
     with pytest.raises(ValueError) as caught:
         m.slug(written)
     assert str(caught.value) == line
 
 
-def test_only_a_worker_may_not_be_called_all() -> None:
+def test_the_name_all_is_reserved_for_workers_only() -> None:
     m.Task(id="all", difficulty=1, type="all", requires=("all",))
     m.Submission(
         submission_id="s", run="all", run_title="All", tasks=(m.Task(id="a", difficulty=1),)
@@ -51,7 +51,7 @@ def test_only_a_worker_may_not_be_called_all() -> None:
 
 @given(written=st.text(max_size=80))
 @budget(300)
-def test_a_name_is_one_word_of_a_routing_key_and_its_own_name(written: str) -> None:
+def test_a_name_is_one_word_of_a_routing_key_and_makes_itself(written: str) -> None:
     try:
         name = m.slug(written)
     except ValueError:
@@ -64,9 +64,7 @@ def test_a_name_is_one_word_of_a_routing_key_and_its_own_name(written: str) -> N
     ("written", "seconds"),
     [(30, 30.0), (0.5, 0.5), ("40", 40.0), ("30s", 30.0), (" 1.5 m ", 90.0), ("2h", 7200.0), ("1d", 86400.0), ("250ms", 0.25)],
 )  # fmt: skip
-def test_a_length_of_time_is_a_number_with_or_without_a_unit(
-    written: object, seconds: float
-) -> None:
+def test_a_duration_is_a_number_with_or_without_a_unit(written: object, seconds: float) -> None:
     assert TypeAdapter(m.Seconds).validate_python(written) == seconds
 
 
@@ -74,10 +72,10 @@ def test_a_length_of_time_is_a_number_with_or_without_a_unit(
     "written",
     [0, -1, "0s", "-1s", "soon", "1w", "infinity", float("nan"), float("-inf"), "1 2s", None],
 )
-def test_any_other_length_of_time_is_refused(written: object) -> None:
+def test_any_other_duration_is_refused(written: object) -> None:
     with pytest.raises(ValidationError):
         TypeAdapter(m.Seconds).validate_python(written)
 
 
-def test_labels_are_named_once_each() -> None:
+def test_duplicate_labels_are_removed() -> None:
     assert profile(specialties=("ocr", "gpu", "ocr")).specialties == ("ocr", "gpu")

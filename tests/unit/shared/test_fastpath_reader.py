@@ -1,4 +1,4 @@
-"""What of the bytes that come is for the lanes, and what is the driver's."""
+"""The frame reader gives messages to the channel handlers and all other bytes to the driver."""
 
 import asyncio
 import gc
@@ -15,12 +15,12 @@ from pamqp.frame import FrameTypes
 from skillq.transport.rabbitmq.fastpath import reader
 from skillq.transport.rabbitmq.fastpath.reader import ChannelHandler, FrameReader
 
-OURS, OTHER = 7, 8
+HANDLED, OTHER = 7, 8
 PROPERTIES = commands.Basic.Properties(message_type="note")
 
 
-class Kept(ChannelHandler):
-    """Keeps the bodies of what came."""
+class RecordingHandler(ChannelHandler):
+    """Records the bodies of messages and the indexes of methods."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class Kept(ChannelHandler):
         return index == reader.method_index(commands.Basic.Ack)
 
 
-def message(text: bytes, *parts: bytes, channel: int = OURS) -> bytes:
+def message(text: bytes, *parts: bytes, channel: int = HANDLED) -> bytes:
     whole = text + b"".join(parts)
     frames: list[FrameTypes] = [
         commands.Basic.Deliver("t", 1, False, "x", "k"),
@@ -45,16 +45,16 @@ def message(text: bytes, *parts: bytes, channel: int = OURS) -> bytes:
     return b"".join(frame.marshal(one, channel) for one in frames)
 
 
-def method(one: Frame, channel: int = OURS) -> bytes:
+def method(one: Frame, channel: int = HANDLED) -> bytes:
     return frame.marshal(one, channel)
 
 
-def read(lane: Kept, *chunks: bytes) -> bytes:
-    """What the driver reads of it."""
+def read_by_driver(handler: RecordingHandler, *chunks: bytes) -> bytes:
+    """Feed these bytes to a reader with one handler, and return the bytes that the driver reads."""
 
     async def run() -> bytes:
         reader = FrameReader()
-        reader.handlers[OURS] = lane
+        reader.handlers[HANDLED] = handler
         for chunk in chunks:
             reader.feed_data(chunk)
         reader.feed_eof()
@@ -73,48 +73,48 @@ ITEMS = {
     "heartbeat": frame.marshal(heartbeat.Heartbeat(), 0),
 }
 BODIES = {"whole": b"one", "in parts": b"twoandmore", "empty": b""}
-DRIVERS = ("answer", "other", "heartbeat")
+FOR_DRIVER = ("answer", "other", "heartbeat")
 
 
 @given(st.lists(st.sampled_from(sorted(ITEMS))), st.lists(st.integers(0, 400)))
-def test_however_the_bytes_are_cut_each_gets_what_is_its_own_in_order(
+def test_handler_and_driver_get_their_frames_in_order_however_the_bytes_are_split(
     names: list[str], cuts: list[int]
 ) -> None:
     data = b"".join(ITEMS[name] for name in names)
     ends = [*sorted(cuts), len(data)]
     chunks = [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
-    lane = Kept()
-    left = read(lane, *chunks)
-    assert left == b"".join(ITEMS[name] for name in names if name in DRIVERS)
-    assert lane.bodies == [BODIES[name] for name in names if name in BODIES]
+    handler = RecordingHandler()
+    rest = read_by_driver(handler, *chunks)
+    assert rest == b"".join(ITEMS[name] for name in names if name in FOR_DRIVER)
+    assert handler.bodies == [BODIES[name] for name in names if name in BODIES]
 
 
 @pytest.mark.parametrize(
     "last", [commands.Channel.Close(404, "no", 60, 40), commands.Channel.CloseOk()]
 )
-def test_once_a_channel_is_closed_its_lane_has_ended_and_its_number_is_the_drivers(
+def test_after_a_channel_is_closed_its_handler_has_ended_and_frames_go_to_the_driver(
     last: Frame,
 ) -> None:
-    lane = Kept()
+    handler = RecordingHandler()
     after = message(b"of another channel")
-    left = read(lane, message(b"before") + method(last) + after)
-    assert left == method(last) + after
-    assert (lane.bodies, lane.ended) == ([b"before"], True)
+    rest = read_by_driver(handler, message(b"before") + method(last) + after)
+    assert rest == method(last) + after
+    assert (handler.bodies, handler.ended) == ([b"before"], True)
 
 
-def test_a_broker_that_sends_nothing_but_messages_is_not_taken_for_dead(
+def test_a_broker_that_sends_only_messages_is_not_considered_dead(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seconds = iter([100.0, 100.5, 101.5, 102.0, 103.0, 103.5])
     clock = SimpleNamespace(monotonic=lambda: next(seconds))
     monkeypatch.setattr("skillq.transport.rabbitmq.fastpath.reader.time", clock)
     beat = frame.marshal(heartbeat.Heartbeat(), 0)
-    lane = Kept()
-    assert read(lane, *[message(b"one")] * 5) == beat * 2
-    assert len(lane.bodies) == 5
+    handler = RecordingHandler()
+    assert read_by_driver(handler, *[message(b"one")] * 5) == beat * 2
+    assert len(handler.bodies) == 5
 
 
-def test_before_any_channel_is_open_the_driver_is_told_nothing_that_did_not_come() -> None:
+def test_an_incomplete_frame_at_the_end_of_the_stream_gives_the_driver_no_bytes() -> None:
     async def run() -> bytes:
         reader = FrameReader()
         reader.feed_data(b"\1\0\0")
@@ -124,8 +124,8 @@ def test_before_any_channel_is_open_the_driver_is_told_nothing_that_did_not_come
     assert asyncio.run(run()) == b""
 
 
-async def test_where_the_connection_ends_in_a_frame_the_driver_is_told_so() -> None:
-    """It asks first whether there is more, and where there is none ends without a reason."""
+async def test_the_driver_gets_an_incomplete_read_error_when_the_connection_ends() -> None:
+    """The driver first asks `at_eof`; if it is true, the driver ends without a reason."""
     reader = FrameReader()
     reader.feed_data(frame.marshal(heartbeat.Heartbeat(), 0))
     reader.feed_eof()
@@ -135,19 +135,19 @@ async def test_where_the_connection_ends_in_a_frame_the_driver_is_told_so() -> N
         await reader.readexactly(1)
 
 
-def test_a_lane_keeps_no_message_that_it_has_handed_over() -> None:
-    lane = Kept()
-    read(lane, message(b"one"))
-    assert b"one" not in gc.get_referents(lane._parts)
+def test_a_handler_keeps_no_reference_to_a_handled_message() -> None:
+    handler = RecordingHandler()
+    read_by_driver(handler, message(b"one"))
+    assert b"one" not in gc.get_referents(handler._parts)
 
 
-def test_a_frame_that_does_not_end_as_frames_do_is_for_the_driver_to_complain_of() -> None:
+def test_a_frame_without_a_valid_end_goes_to_the_driver() -> None:
     broken = message(b"one")[:-1] + b"\0"
-    lane = Kept()
-    assert read(lane, broken).endswith(b"one\0")
-    assert not lane.bodies
+    handler = RecordingHandler()
+    assert read_by_driver(handler, broken).endswith(b"one\0")
+    assert not handler.bodies
 
 
-def test_what_a_broker_of_another_version_says_reaches_the_driver_as_it_is() -> None:
-    said = b"AMQP" + struct.pack(">BBBB", 0, 0, 9, 1)
-    assert read(Kept(), said) == said
+def test_a_protocol_header_of_another_version_goes_to_the_driver_unchanged() -> None:
+    reply = b"AMQP" + struct.pack(">BBBB", 0, 0, 9, 1)
+    assert read_by_driver(RecordingHandler(), reply) == reply

@@ -1,4 +1,4 @@
-"""What is wrong with a value, in words of those who wrote it."""
+"""Validation errors are worded for the user who wrote the value."""
 
 from typing import Annotated, Any, Literal
 
@@ -28,11 +28,11 @@ class Model(BaseModel):
     pair: Annotated[list[int], Field(min_length=2)] = [1, 2]
 
 
-def said(field: str, value: object) -> str:
+def error_text(field: str, value: object) -> str:
     with pytest.raises(ValidationError) as caught:
         Model.model_validate({field: value})
-    (complaint,) = caught.value.errors(include_url=False)
-    return with_value(complaint, complaint["input"])
+    (error,) = caught.value.errors(include_url=False)
+    return with_value(error, error["input"])
 
 
 @pytest.mark.parametrize(
@@ -68,20 +68,20 @@ def said(field: str, value: object) -> str:
         ("anything", {1}, "should be what JSON has, not {1}"),
     ],
 )
-def test_a_value_is_refused_in_plain_words_and_named_once(
+def test_a_refused_value_is_explained_in_plain_words_and_named_once(
     field: str, value: object, line: str
 ) -> None:
-    assert said(field, value) == line
+    assert error_text(field, value) == line
 
 
-def test_what_is_missing_or_unknown_is_told_without_a_value() -> None:
+def test_a_missing_field_is_reported_without_a_value() -> None:
     with pytest.raises(ValidationError) as caught:
         WorkerProfile.model_validate({"name": "ada", "title": "Ada", "skill": 3})
-    (complaint,) = caught.value.errors()
-    assert with_value(complaint, complaint["input"]) == "is missing"
+    (error,) = caught.value.errors()
+    assert with_value(error, error["input"]) == "is missing"
 
 
-def test_users_own_validators_say_it_as_they_want_it() -> None:
+def test_the_text_of_a_user_s_validator_is_kept() -> None:
     def refuse(value: Any) -> Any:
         raise ValueError("too odd")
 
@@ -90,23 +90,23 @@ def test_users_own_validators_say_it_as_they_want_it() -> None:
 
     with pytest.raises(ValidationError) as caught:
         Odd.model_validate({"width": 3})
-    (complaint,) = caught.value.errors()
-    assert (plain_error(complaint), with_value(complaint, 3)) == ("too odd", "too odd, not 3")
+    (error,) = caught.value.errors()
+    assert (plain_error(error), with_value(error, 3)) == ("too odd", "too odd, not 3")
 
 
-@pytest.mark.parametrize("kind", ["enum", "too_short", "greater_than"])
-def test_an_error_of_users_that_is_named_as_one_of_pydantic_is_told_all_the_same(kind: str) -> None:
+@pytest.mark.parametrize("error_type", ["enum", "too_short", "greater_than"])
+def test_a_user_s_error_with_the_type_of_a_pydantic_error_keeps_its_text(error_type: str) -> None:
     def refuse(value: Any) -> Any:
-        raise PydanticCustomError(kind, "too odd")
+        raise PydanticCustomError(error_type, "too odd")
 
     class Odd(BaseModel):
         width: Annotated[int, BeforeValidator(refuse)]
 
     with pytest.raises(ValidationError) as caught:
         Odd.model_validate({"width": 3})
-    (complaint,) = caught.value.errors()
-    assert with_value(complaint, 3).startswith("too odd")
+    (error,) = caught.value.errors()
+    assert with_value(error, 3).startswith("too odd")
 
 
-def test_a_long_text_is_cut_to_its_width() -> None:
+def test_a_long_text_is_shortened_to_the_width() -> None:
     assert (shorten("abc", 3), shorten("abcd", 3)) == ("abc", "ab…")

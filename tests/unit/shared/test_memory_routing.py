@@ -1,4 +1,4 @@
-"""Where the memory broker sends a message: as RabbitMQ does, and at a price that does not grow with the fleet."""
+"""The memory broker routes messages as RabbitMQ does, at a cost that does not grow with the number of workers."""
 
 import random
 from collections import Counter
@@ -10,17 +10,17 @@ from skillq.topology import Binding, Queue, Topology, key_matches
 from skillq.transport.memory import MemoryBroker
 from skillq.transport.memory import broker as broker_module
 
-FLEET = 300
+WORKERS = 300
 WORDS, PATTERNS = ("a", "b"), ("a", "b", "*", "#")
 
 
-def sent_to(broker: MemoryBroker, exchange: str, key: str) -> list[str]:
+def route(broker: MemoryBroker, exchange: str, key: str) -> list[str]:
     return [queue.name for queue in broker._route(exchange, key)]
 
 
 @pytest.fixture
-def compared(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
-    """How often a key was held against a pattern."""
+def comparisons(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how often a key is comparisons with each pattern."""
     count: Counter[str] = Counter()
 
     def counting(pattern: str, key: str) -> bool:
@@ -31,34 +31,34 @@ def compared(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     return count
 
 
-async def test_a_message_to_one_worker_is_not_held_against_the_keys_of_all(
-    compared: Counter[str],
+async def test_a_message_to_one_worker_is_not_compared_with_the_keys_of_all(
+    comparisons: Counter[str],
 ) -> None:
     broker = MemoryBroker()
     broker.declare(topology.MANAGER)
-    for n in range(FLEET):
+    for n in range(WORKERS):
         broker.declare(topology.worker_topology(f"w{n}"))
         for key in (f"assignment.w{n}", f"stop.w{n}"):
-            assert sent_to(broker, topology.COMMANDS, key) == [topology.worker_queue(f"w{n}")]
-    assert len(sent_to(broker, topology.COMMANDS, "stop.all")) == FLEET
-    assert compared.total() == 0
+            assert route(broker, topology.COMMANDS, key) == [topology.worker_queue(f"w{n}")]
+    assert len(route(broker, topology.COMMANDS, "stop.all")) == WORKERS
+    assert comparisons.total() == 0
 
 
-async def test_a_worker_that_is_declared_again_costs_the_others_nothing(
-    compared: Counter[str],
+async def test_declaring_a_worker_queue_does_not_slow_other_routing_keys(
+    comparisons: Counter[str],
 ) -> None:
     broker = MemoryBroker()
     broker.declare(topology.MANAGER)
-    sent_to(broker, topology.REPORTS, "connect.w1")
-    before = compared.total()
-    for n in range(FLEET):
+    route(broker, topology.REPORTS, "connect.w1")
+    before = comparisons.total()
+    for n in range(WORKERS):
         broker.declare(topology.worker_topology(f"w{n}"))
-        sent_to(broker, topology.REPORTS, "connect.w1")
-    assert compared.total() == before
+        route(broker, topology.REPORTS, "connect.w1")
+    assert comparisons.total() == before
 
 
 @pytest.mark.parametrize("seed", range(20))
-async def test_whatever_is_bound_and_deleted_each_key_goes_where_its_bindings_say(
+async def test_after_any_binds_and_deletes_each_key_goes_to_the_queues_bound_to_it(
     seed: int,
 ) -> None:
     rng, broker = random.Random(seed), MemoryBroker()
@@ -73,6 +73,6 @@ async def test_whatever_is_bound_and_deleted_each_key_goes_where_its_bindings_sa
             broker.declare(Topology(("x",), (Queue(queue, {}),), (Binding("x", key, queue),)))
             bound.setdefault(queue, set()).add(key)
         for key in ("a", "b.a", ".".join(rng.choices(WORDS, k=rng.randint(1, 3)))):
-            wanted = {q for q, keys in bound.items() if any(key_matches(k, key) for k in keys)}
-            found = sent_to(broker, "x", key) if bound else []
-            assert sorted(found) == sorted(wanted)
+            expected = {q for q, keys in bound.items() if any(key_matches(k, key) for k in keys)}
+            found = route(broker, "x", key) if bound else []
+            assert sorted(found) == sorted(expected)

@@ -1,4 +1,4 @@
-"""The other end of a connection, as far as messages go past the driver."""
+"""The broker's end of one AMQP connection, for tests of the fast path."""
 
 import asyncio
 from types import SimpleNamespace
@@ -14,45 +14,47 @@ from skillq.transport.rabbitmq.fastpath.reader import FrameReader
 CHANNEL = 3
 
 
-class FarEnd:
-    """The other end of a connection, and the driver's channel on it."""
+class FakeBroker:
+    """The broker's end of a connection, with the reader, the writer and the driver's channel of our end."""
 
     def __init__(self, frame_max: int = 0) -> None:
         self.reader = FrameReader()
         self.writes: list[bytes] = []
-        self.gone = False
+        self.is_gone = False
         self.unread = 0  # bytes
-        self._reads = asyncio.Event()
-        writer = SimpleNamespace(
+        self._has_read = asyncio.Event()
+        stream = SimpleNamespace(
             write=self.writes.append,
-            is_closing=lambda: self.gone,
-            drain=self._reads.wait,
+            is_closing=lambda: self.is_gone,
+            drain=self._has_read.wait,
             transport=SimpleNamespace(get_write_buffer_size=lambda: self.unread),
         )
-        self.wire = FrameWriter(self.reader, cast(asyncio.StreamWriter, writer))
+        self.writer = FrameWriter(self.reader, cast(asyncio.StreamWriter, stream))
         self.closing: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         tune = SimpleNamespace(frame_max=frame_max)  # 0: no limit
         connection = SimpleNamespace(connection_tune=tune)
         channel = SimpleNamespace(number=CHANNEL, closing=self.closing, connection=connection)
         self.channel = cast(AbstractChannel, channel)
 
-    def read(self) -> None:
+    def read_all(self) -> None:
+        """Read the bytes in the write buffer, so that a waiting writer goes on."""
         self.unread = 0
-        self._reads.set()
+        self._has_read.set()
 
-    def says(self, *said: FrameTypes) -> None:
-        self.reader.feed_data(b"".join(frame.marshal(one, CHANNEL) for one in said))
+    def send(self, *frames: FrameTypes) -> None:
+        self.reader.feed_data(b"".join(frame.marshal(one, CHANNEL) for one in frames))
 
-    def returns(self, message_id: str, key: str = "k") -> None:
+    def return_message(self, message_id: str, key: str = "k") -> None:
+        """Return a message as unroutable."""
         properties = commands.Basic.Properties(message_id=message_id)
-        self.says(
+        self.send(
             commands.Basic.Return(312, "NO_ROUTE", "x", key),
             header.ContentHeader(0, 0, properties),
         )
 
     @property
-    def frames(self) -> list[tuple[int, FrameTypes]]:
-        """Those that were written, with their sizes."""
+    def received(self) -> list[tuple[int, FrameTypes]]:
+        """The size in bytes and the content of each frame that our end has written."""
         found, data = [], b"".join(self.writes)
         while data:
             size, _, one = frame.unmarshal(data)
@@ -61,10 +63,5 @@ class FarEnd:
         return found
 
     @property
-    def heard(self) -> list[str]:
-        return [one.name for _, one in self.frames]
-
-
-async def turns() -> None:
-    for _ in range(5):
-        await asyncio.sleep(0)
+    def received_names(self) -> list[str]:
+        return [one.name for _, one in self.received]

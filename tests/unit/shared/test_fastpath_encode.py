@@ -1,4 +1,4 @@
-"""What we write ourselves is to the byte what the driver would write."""
+"""The encoder of the fast path writes the same bytes as the driver."""
 
 from datetime import UTC, datetime
 from types import SimpleNamespace
@@ -14,11 +14,11 @@ from skillq.transport import Outgoing
 from skillq.transport.rabbitmq.fastpath.encode import Encoder
 
 NOW = 1_764_259_200.9
-ROOM = 100
+FRAME_BYTES = 100
 words = st.text(max_size=60)
 messages = st.builds(
     Outgoing,
-    body=st.binary(max_size=3 * ROOM),
+    body=st.binary(max_size=3 * FRAME_BYTES),
     type=words,
     headers=st.dictionaries(words, words | st.integers(-(2**63), 2**63 - 1), max_size=3)
     | st.just({"schema_version": 1}),
@@ -27,7 +27,7 @@ messages = st.builds(
 )
 
 
-def by_the_driver(message: Outgoing, key: str, *, mandatory: bool, **sender: Any) -> bytes:
+def encode_by_driver(message: Outgoing, key: str, *, mandatory: bool, **sender: Any) -> bytes:
     properties = commands.Basic.Properties(
         content_type="application/json",
         delivery_mode=2 if message.persistent else 1,
@@ -38,7 +38,7 @@ def by_the_driver(message: Outgoing, key: str, *, mandatory: bool, **sender: Any
         **sender,
     )
     whole = message.body
-    parts = [whole[at : at + ROOM] for at in range(0, len(whole), ROOM)]
+    parts = [whole[at : at + FRAME_BYTES] for at in range(0, len(whole), FRAME_BYTES)]
     written: list[FrameTypes] = [
         commands.Basic.Publish(exchange="x.y", routing_key=key, mandatory=mandatory),
         header.ContentHeader(0, len(whole), properties),
@@ -48,18 +48,20 @@ def by_the_driver(message: Outgoing, key: str, *, mandatory: bool, **sender: Any
 
 
 @given(messages, words, st.booleans(), words | st.none(), words)
-def test_a_message_is_published_in_the_very_bytes_of_the_driver(
+def test_a_message_is_encoded_to_the_same_bytes_as_by_the_driver(
     message: Outgoing, key: str, mandatory: bool, user: str | None, app: str
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
             "skillq.transport.rabbitmq.fastpath.encode.time", SimpleNamespace(time=lambda: NOW)
         )
-        ours = Encoder(app, user).publish(5, ROOM, "x.y", key, message, mandatory=mandatory)
-    assert ours == by_the_driver(message, key, mandatory=mandatory, user_id=user, app_id=app)
+        encoded = Encoder(app, user).publish(
+            5, FRAME_BYTES, "x.y", key, message, mandatory=mandatory
+        )
+    assert encoded == encode_by_driver(message, key, mandatory=mandatory, user_id=user, app_id=app)
 
 
 @pytest.mark.parametrize("key", ["k" * 256, "ä" * 128])
-def test_a_key_that_is_too_long_is_refused(key: str) -> None:
+def test_a_routing_key_that_is_too_long_is_refused(key: str) -> None:
     with pytest.raises(ValueError, match="256"):
-        Encoder("app", None).publish(5, ROOM, "x", key, Outgoing(b"", "x"), mandatory=True)
+        Encoder("app", None).publish(5, FRAME_BYTES, "x", key, Outgoing(b"", "x"), mandatory=True)
