@@ -304,7 +304,7 @@ async def test_an_exception_while_events_are_handled_is_raised_for_the_caller(
 
     waiting = asyncio.create_task(run.result(task("a")))
     await manager.receive_submission()
-    monkeypatch.setattr(run, "on_event", fail)
+    monkeypatch.setattr(run, "handle_event", fail)
     await manager.end_tasks("nightly-1", "a")
     with pytest.raises(KeyError):
         await waiting
