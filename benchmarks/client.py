@@ -1,7 +1,7 @@
-"""A contender's client, in a process of its own: does what it reads from its input, and says what came of it.
+"""Run a contender's client in a process of its own: read commands from standard input, write JSON replies.
 
-many 5000    hand in so many tasks at once, await all results
-one 300      so many times: hand in one, await its result
+many 5000    submit 5,000 tasks at once, and wait for all results
+one 300      300 times: submit one task, and wait for its result
 """
 
 import asyncio
@@ -31,36 +31,36 @@ Connect = Callable[[], AbstractAsyncContextManager[AsyncClient]]
 
 class Stopwatch:
     def __init__(self) -> None:
-        self._began = time.perf_counter()
+        self._start = time.perf_counter()
 
     def lap(self) -> float:
-        began, self._began = self._began, time.perf_counter()
-        return self._began - began
+        start, self._start = self._start, time.perf_counter()
+        return self._start - start
 
 
-def serve(client: Client, say: Callable[[Any], None]) -> None:
-    say("ready")
+def serve(client: Client, write_reply: Callable[[Any], None]) -> None:
+    write_reply("ready")
     for line in sys.stdin:
-        word, number = line.split()
+        command, number = line.split()
         watch = Stopwatch()
-        if word == "many":
+        if command == "many":
             results = client.many(int(number))
-            say({"seconds": watch.lap(), "results": results})
+            write_reply({"seconds": watch.lap(), "results": results})
         else:
             laps = []
             for _ in range(int(number)):
                 client.one()
                 laps.append(watch.lap())
-            say({"laps": laps})
+            write_reply({"laps": laps})
 
 
-async def serve_async(connect: Connect, say: Callable[[Any], None]) -> None:
+async def serve_async(connect: Connect, write_reply: Callable[[Any], None]) -> None:
     async with connect() as client:
-        say("ready")
-        # The loop goes on meanwhile: connections want their heartbeats.
+        write_reply("ready")
+        # Standard input is read in a thread: the loop must go on to send heartbeats.
         while line := await asyncio.to_thread(sys.stdin.readline):
-            word, number = line.split()
-            say(await (_many if word == "many" else _one)(client, int(number)))
+            command, number = line.split()
+            write_reply(await (_many if command == "many" else _one)(client, int(number)))
 
 
 async def _many(client: AsyncClient, count: int) -> Any:
@@ -82,14 +82,14 @@ def main() -> None:
     module = import_module(sys.argv[1])
     out, sys.stdout = sys.stdout, sys.stderr  # a library may print
 
-    def say(answer: Any) -> None:
-        print(json.dumps(answer), file=out, flush=True)
+    def write_reply(reply: Any) -> None:
+        print(json.dumps(reply), file=out, flush=True)
 
     if hasattr(module, "connect"):
         run = getattr(module, "run", asyncio.run)
-        run(serve_async(module.connect, say))
+        run(serve_async(module.connect, write_reply))
     else:
-        serve(module.Client(), say)
+        serve(module.Client(), write_reply)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""skillq beside its neighbours, as a whole: client, broker, workers, and what manager and store it has.
+"""Compare skillq with other task queues, each as a whole: client, broker, workers, manager and store.
 
     python -m benchmarks.compare [--short] [--only NAME …] [--rounds 3] [--json FILE] [--plots FOLDER]
 
-5,000 no-op tasks, from the submission of the first to the result of the last at the client; then some one at a
-time. Two worker processes each, a vhost for each contender and round, rounds interleaved. Medians; the range of
-the rounds is in the JSON.
+A client submits 5,000 no-op tasks; the time ends with the last result at the client. Then it submits some tasks one
+at a time. Each contender has two worker processes, and a vhost of its own in each round. Rounds of contenders
+alternate. The figures are medians; the JSON has the range over the rounds.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contenders import CONTENDERS, Contender
-from benchmarks.report import keep, table
+from benchmarks.report import table, write_json
 from benchmarks.running import Failed, running
 from tests.support.broker import Broker, find_broker
 from tests.support.postgres import Postgres, find_postgres
@@ -40,7 +40,7 @@ SHORT = Size(500, 30, 1)
 @dataclass
 class Round:
     tasks: int
-    results: int  # that came back
+    results: int  # that the client received
     tasks_per_second: float
     p50_ms: float
     p99_ms: float
@@ -81,24 +81,24 @@ def _summary(values: list[float]) -> dict[str, float]:
     }
 
 
-def measure(contender: Contender, size: Size, broker: Broker, more: dict[str, str]) -> Round:
-    with running(contender, broker, more) as system:
+def measure(contender: Contender, size: Size, broker: Broker, environment: dict[str, str]) -> Round:
+    with running(contender, broker, environment) as system:
         if contender.database:
-            system.watch_database(more["SKILLQ_STORE_URL"])
-        system.ask(f"many {WARM_UP}")
+            system.watch_database(environment["SKILLQ_STORE_URL"])
+        system.request(f"many {WARM_UP}")
         before = system.cpu()
-        many = system.ask(f"many {size.tasks}")
+        many = system.request(f"many {size.tasks}")
         after = system.cpu()
-        laps = [1000 * lap for lap in system.ask(f"one {size.singles}")["laps"]]
+        laps = [1000 * lap for lap in system.request(f"one {size.singles}")["laps"]]
         if many["results"] != size.tasks:
             raise Failed(f"{contender.title}: {many['results']} of {size.tasks} results came back")
         percentiles = quantiles(laps, n=100, method="inclusive")
 
-        def each(who: str) -> float | None:
-            began, ended = before[who], after[who]
-            if began is None or ended is None:
+        def cpu_ms_per_task(name: str) -> float | None:
+            start, end = before[name], after[name]
+            if start is None or end is None:
                 return None
-            return round(1000 * (ended - began) / size.tasks, 3)
+            return round(1000 * (end - start) / size.tasks, 3)
 
         return Round(
             size.tasks,
@@ -106,9 +106,9 @@ def measure(contender: Contender, size: Size, broker: Broker, more: dict[str, st
             round(size.tasks / many["seconds"], 1),
             round(percentiles[49], 2),
             round(percentiles[98], 2),
-            each("app") or 0.0,
-            each("broker"),
-            each("database"),
+            cpu_ms_per_task("app") or 0.0,
+            cpu_ms_per_task("broker"),
+            cpu_ms_per_task("database"),
             round(system.peak_mib(), 1),
         )
 
@@ -124,20 +124,22 @@ def compare(contenders: list[Contender], size: Size) -> list[Measured]:
         all_measured = [Measured(contender) for contender in contenders]
         for number in range(1, size.rounds + 1):
             for measured in all_measured:
-                with ExitStack() as its:
-                    more = {}
+                with ExitStack() as system_stack:
+                    environment = {}
                     if measured.contender.database and postgres is not None:
-                        more["SKILLQ_STORE_URL"] = its.enter_context(postgres.database_sync())
-                    one = measure(measured.contender, size, broker, more)
+                        environment["SKILLQ_STORE_URL"] = system_stack.enter_context(
+                            postgres.database_sync()
+                        )
+                    one = measure(measured.contender, size, broker, environment)
                 measured.rounds.append(one)
-                _say(
+                _print_progress(
                     f"round {number}: {measured.contender.title}: {one.tasks_per_second:,.0f} tasks/s,"
                     f" p50 {one.p50_ms} ms, p99 {one.p99_ms} ms"
                 )
         return all_measured
 
 
-def _say(line: str) -> None:
+def _print_progress(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 
 
@@ -147,26 +149,26 @@ def main() -> int:
     parser.add_argument(
         "--only", nargs="*", default=[""], help="contenders whose title contains one of these"
     )
-    parser.add_argument("--rounds", type=int, help="how many")
+    parser.add_argument("--rounds", type=int, help="number of rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     size = Size(size.tasks, size.singles, options.rounds or size.rounds)
-    chosen = [c for c in CONTENDERS if any(o.lower() in c.title.lower() for o in options.only)]
-    if not chosen:
+    contenders = [c for c in CONTENDERS if any(o.lower() in c.title.lower() for o in options.only)]
+    if not contenders:
         parser.error(f"no contender's title contains {' or '.join(options.only)}")
     about = {**machine.describe(), **asdict(size)}
     try:
-        results = [one.report() for one in compare(chosen, size)]
+        results = [one.report() for one in compare(contenders, size)]
     except Failed as error:
-        _say(f"benchmark: {error}")
+        _print_progress(f"benchmark: {error}")
         return 1
     report = {"about": about, "results": results}
     print(table(report))
-    keep(report, options.json)
+    write_json(report, options.json)
     if options.plots:
-        # Its libraries are needed for nothing else.
+        # Imported here: no other code needs the plotting libraries.
         from benchmarks.plots import draw_comparison  # noqa: PLC0415
 
         draw_comparison(report, options.plots)

@@ -1,8 +1,8 @@
-"""How many decisions the manager's core makes in a second: `python benchmarks/core.py [--json]`.
+"""Measure how many decisions the manager's core makes per second: `python -m benchmarks.core [--json]`.
 
-One decision is a finish and the assignment that follows from it, with all that `State.handle` does
-between events and commands. Making the events is not counted, nor is any I/O: there is none.
-What waits is topped up between the turns, off the clock, so that its number stays what it says.
+One decision is the end of a task and the assignment that follows, with everything that `State.handle` does
+between events and commands. The time to make the events does not count, and there is no I/O.
+Between rounds, and outside the measured time, new tasks replace those that were assigned.
 """
 
 import argparse
@@ -36,20 +36,20 @@ from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
 
 WAITING, WORKERS, DECISIONS = 100_000, 1_000, 20_000
-PACE = 50_000  # decisions a second, by which the state's clock goes
+PACE = 50_000  # decisions per second of the state's clock
 CHUNK = 1_000  # tasks in one submission
 
 Make = Callable[[int, random.Random], dict[str, Any]]
 
 
 def mixed_tasks(_: int, rng: random.Random) -> dict[str, Any]:
-    kind = rng.choice(("task", "ocr", "gpu", "lab", "mail"))
-    return {"difficulty": rng.randint(1, 10), "priority": rng.randint(1, 5), "type": kind}
+    task_type = rng.choice(("task", "ocr", "gpu", "lab", "mail"))
+    return {"difficulty": rng.randint(1, 10), "priority": rng.randint(1, 5), "type": task_type}
 
 
 def mixed_workers(i: int, rng: random.Random) -> dict[str, Any]:
-    special = rng.sample(("ocr", "gpu", "lab"), rng.randint(0, 1))
-    return {"skill": 10 if i % 10 == 0 else rng.randint(1, 10), "specialties": special}
+    specialties = rng.sample(("ocr", "gpu", "lab"), rng.randint(0, 1))
+    return {"skill": 10 if i % 10 == 0 else rng.randint(1, 10), "specialties": specialties}
 
 
 @dataclass(frozen=True)
@@ -58,18 +58,18 @@ class Shape:
     task: Make = mixed_tasks
     worker: Make = mixed_workers
     policy: Callable[[], Policy] = BestFit
-    open: int = WAITING + WORKERS  # tasks that wait or are held by a worker
-    stuck: int = 0  # tasks beside those, urgent, that nobody can do
+    open: int = WAITING + WORKERS  # tasks that wait or are assigned
+    stuck: int = 0  # further tasks, urgent ones, that no worker can do
     batch: int = 1_000
     decisions: int = DECISIONS
     seconds: float | None = (
-        None  # how long attempts take; None: nobody says, and nothing is given ahead
+        None  # duration of attempts; None: not reported, so that nothing is prefetched
     )
-    failing: float = 0.0  # the share of attempts that fail, and are made again by others
+    failing: float = 0.0  # share of attempts that fail and are retried by other workers
 
     @property
     def flows(self) -> bool:
-        """Nothing waits but what is stuck: a submission is part of the decision, and on the clock."""
+        """Whether only stuck tasks wait; then a decision includes a submission, in the measured time."""
         return self.open < WORKERS
 
     @property
@@ -88,13 +88,13 @@ class Measured:
 
 
 @dataclass
-class Rig:
-    """A state with its workers and tasks, and the results that those workers could send."""
+class CoreHarness:
+    """A state with its workers and tasks, and the assignments for which results can be sent."""
 
     shape: Shape
     now: float = 0.0
-    beaten: float = 0.0
-    held: deque[c.Assign] = field(default_factory=deque)
+    last_heartbeat: float = 0.0
+    assigned: deque[c.Assign] = field(default_factory=deque)
     profiles: list[WorkerProfile] = field(default_factory=list)
     ids: Iterator[int] = field(default_factory=lambda: count(1))
     rng: random.Random = field(default_factory=lambda: random.Random(7))
@@ -126,65 +126,67 @@ class Rig:
     def submit(self, tasks: list[Task]) -> None:
         for first in range(0, len(tasks), CHUNK):
             part = tuple(tasks[first : first + CHUNK])
-            made = Submission(submission_id="s", run="r", run_title="r", tasks=part)
-            known = self._known(made)
-            self._handle([e.SubmissionReceived(made, known, None)])
+            submission = Submission(submission_id="s", run="r", run_title="r", tasks=part)
+            known = self._known(submission)
+            self._handle([e.SubmissionReceived(submission, known, None)])
 
-    def _known(self, made: Submission) -> dict[tuple[str, str], e.StoredStatus]:
-        """Dependencies on earlier submissions, which may have ended since."""
-        before = {d for t in made.tasks for d in t.depends_on} - {t.id for t in made.tasks}
+    def _known(self, submission: Submission) -> dict[tuple[str, str], e.StoredStatus]:
+        """Return the statuses of dependencies in earlier submissions: succeeded."""
+        before = {d for t in submission.tasks for d in t.depends_on} - {
+            t.id for t in submission.tasks
+        }
         return {("r", id): e.StoredStatus(TaskStatus.SUCCEEDED, 0) for id in before}
 
     def top_up(self) -> None:
-        """What waits, up to its number again."""
-        there = len(self.state.tasks.live) - self.shape.stuck
-        self.submit([self.task() for _ in range(self.shape.open - there)])
+        """Submit tasks until the wanted number is open again."""
+        live = len(self.state.tasks.live) - self.shape.stuck
+        self.submit([self.task() for _ in range(self.shape.open - live)])
 
     def finish(self) -> int:
-        """Some workers say that they are done; returns how many."""
-        size = min(self.shape.batch, len(self.held))
-        events: list[e.Event] = [self._done(self.held.popleft()) for _ in range(size)]
+        """Handle the results of one batch of assigned tasks, and return its size."""
+        size = min(self.shape.batch, len(self.assigned))
+        events: list[e.Event] = [self._result_of(self.assigned.popleft()) for _ in range(size)]
         self.now += size / PACE
-        if self.now - self.beaten >= 5.0:
-            self.beaten = self.now
+        if self.now - self.last_heartbeat >= 5.0:
+            self.last_heartbeat = self.now
             events += [Heartbeat(worker=profile) for profile in self.profiles]
         self._handle(events)
         return size
 
     def _handle(self, events: list[e.Event]) -> None:
-        begin = process_time()
+        start = process_time()
         out = self.state.handle(events, self.now)
-        self.spent += process_time() - begin
-        self.held.extend(command for command in out if isinstance(command, c.Assign))
+        self.spent += process_time() - start
+        self.assigned.extend(command for command in out if isinstance(command, c.Assign))
         refused = [x.reason for x in out if isinstance(x, c.AnswerSubmission) and x.reason]
         if refused:
             raise RuntimeError(refused[0])
 
-    def _done(self, of: c.Assign) -> TaskResults:
+    def _result_of(self, assignment: c.Assign) -> TaskResults:
         fails = self.shape.failing and self.rng.random() < self.shape.failing
         outcome = Outcome.FAILED if fails else Outcome.SUCCEEDED
         result = TaskResult(
-            run=of.key[0],
-            id=of.key[1],
-            attempt=of.attempt,
+            run=assignment.key[0],
+            id=assignment.key[1],
+            attempt=assignment.attempt,
             outcome=outcome,
             started_at=None if self.shape.seconds is None else 0.0,
             finished_at=self.shape.seconds,
         )
-        return TaskResults(worker=of.worker.name, incarnation="1", results=(result,))
+        return TaskResults(worker=assignment.worker.name, incarnation="1", results=(result,))
 
 
 def bytes_per_waiting_task() -> int:
-    """What the state needs for each, with all its indexes; payloads stay in the store."""
+    """Return the memory of the state per waiting task, with all indexes; payloads stay in the store."""
     shape = Shape("memory", open=0)
-    rig = Rig(shape)
+    harness = CoreHarness(shape)
     gc.collect()
     tracemalloc.start()
-    rig.submit([rig.task() for _ in range(WORKERS)])  # all workers have one
+    harness.submit([harness.task() for _ in range(WORKERS)])  # one for each worker
     before = tracemalloc.get_traced_memory()[0]
     for _ in range(WAITING // CHUNK):
-        rig.submit([rig.task() for _ in range(CHUNK)])
-    rig.state.handle([], 1.0)
+        harness.submit([harness.task() for _ in range(CHUNK)])
+    harness.state.handle([], 1.0)
     gc.collect()
     after = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
@@ -193,15 +195,15 @@ def bytes_per_waiting_task() -> int:
 
 def measure(shape: Shape) -> Measured:
     gc.collect()
-    rig = Rig(shape)
-    filling, done, spent = rig.spent, 0, 0.0
+    harness = CoreHarness(shape)
+    filling, done, spent = harness.spent, 0, 0.0
     while done < shape.decisions:
-        rig.spent = 0.0
-        done += rig.finish()
+        harness.spent = 0.0
+        done += harness.finish()
         if shape.flows:
-            rig.top_up()
-        spent += rig.spent
-        rig.top_up()
+            harness.top_up()
+        spent += harness.spent
+        harness.top_up()
     return Measured(
         shape.name,
         shape.waiting,
@@ -212,7 +214,7 @@ def measure(shape: Shape) -> Measured:
     )
 
 
-# --- what is measured ------------------------------------------------------------------------
+# --- shapes ----------------------------------------------------------------------------------
 
 
 def easy_tasks(i: int, rng: random.Random) -> dict[str, Any]:
@@ -247,7 +249,7 @@ def reserved(i: int, rng: random.Random) -> dict[str, Any]:
 
 
 def chained(i: int, rng: random.Random) -> dict[str, Any]:
-    """Ten in a row, each after the one before."""
+    """Make chains of ten tasks; each task depends on the one before."""
     return {**mixed_tasks(i, rng), "depends_on": (str(i - 1),) if i % 10 else ()}
 
 
@@ -301,18 +303,18 @@ def main() -> None:
     if not shapes:
         names = ", ".join(dict.fromkeys(shape.name for shape in (*BATCHES, *SIZES, *SHAPES)))
         parser.error(f"no shape has {options.only!r} in its name; there are: {names}")
-    say = (lambda _: None) if options.json else print
-    say(f"{WORKERS:,} workers; {machine()}\n\n{HEAD}")
+    print_line = (lambda _: None) if options.json else print
+    print_line(f"{WORKERS:,} workers; {machine()}\n\n{HEAD}")
     results = []
     for shape in shapes:
         results.append(measure(shape))
-        say(row(results[-1]))
+        print_line(row(results[-1]))
     sizes = [r.microseconds for r in results if r.shape == "size"]
     growth = round(sizes[-1] / sizes[0], 2) if sizes else None
     size = bytes_per_waiting_task()
-    say(f"\n{size} bytes for each task that waits")
+    print_line(f"\n{size} bytes for each task that waits")
     if growth:
-        say(f"a hundred times as many waiting: one decision costs {growth} times as much")
+        print_line(f"a hundred times as many waiting: one decision costs {growth} times as much")
     if options.json:
         report = {
             "machine": machine(),

@@ -1,4 +1,4 @@
-"""How throughput grows with workers, and what a backlog costs: tasks/s, the manager's memory and its start.
+"""Measure how throughput grows with workers, and the cost of a backlog: tasks/s, memory and start of the manager.
 
     python -m benchmarks.growth [--short] [--full] [--huge] [--rounds 3] [--json FILE] [--plots FOLDER]
 
@@ -23,7 +23,7 @@ from typing import Any
 
 from benchmarks import machine
 from benchmarks.contenders import HERE, SLOTS, Contender
-from benchmarks.report import keep
+from benchmarks.report import write_json
 from benchmarks.running import Failed, Running, running
 from benchmarks.store import fill
 from skillq.runtime.clock import steady_clock
@@ -37,8 +37,8 @@ FILE = "skillq.db"
 class Size:
     tasks: int
     fleets: tuple[int, ...]
-    backlogs: tuple[int, ...]  # past which tasks flow
-    drained: tuple[int, ...]  # that are worked off
+    backlogs: tuple[int, ...]  # of tasks that no worker can do
+    drained: tuple[int, ...]  # of tasks that the workers do
 
 
 FULL = Size(5_000, (1, 4, 16, 64, 256), (0, 1_000, 10_000, 100_000), (1_000, 10_000, 100_000))
@@ -57,56 +57,60 @@ class Point:
 
 
 def system(workers: int) -> Contender:
-    """A manager, and so many workers in at most eight processes."""
+    """Return a system of a manager and this number of workers, in at most eight processes."""
     count = min(workers, PROCESSES)
     shares = [workers // count + (n < workers % count) for n in range(count)]
-    crews = tuple(
-        ("benchmarks.crew", f"p{number}", str(share), str(SLOTS))
+    groups = tuple(
+        ("benchmarks.worker_group", f"p{number}", str(share), str(SLOTS))
         for number, share in enumerate(shares)
     )
     manager = ("skillq_cli", "manager", "--http-port", "0")
     return Contender(
-        "skillq", f"{workers} workers", f"{HERE}.skillq", "", (), (manager, *crews), 3 + workers
+        "skillq", f"{workers} workers", f"{HERE}.skillq", "", (), (manager, *groups), 3 + workers
     )
 
 
-def of_fleet(broker: Broker, workers: int, tasks: int) -> Point:
-    with running(system(workers), broker) as up:
-        up.ask(f"many {max(200, 4 * workers)}")
-        return Point(_speed(up, tasks), machine.peak_mib(up.pids[:1]), workers=workers)
+def measure_fleet(broker: Broker, workers: int, tasks: int) -> Point:
+    with running(system(workers), broker) as system_run:
+        system_run.request(f"many {max(200, 4 * workers)}")
+        return Point(
+            _speed(system_run, tasks), machine.peak_mib(system_run.pids[:1]), workers=workers
+        )
 
 
 @contextmanager
-def filled(backlog: int, folders: Path, **more: Any) -> Iterator[Path]:
-    """A folder with a store in which so many tasks wait; it is filled once, and copied for each round."""
-    name = f"{backlog}, " + ", ".join(f"{key} {value}" for key, value in more.items())
+def filled_store(backlog: int, folders: Path, **fields: Any) -> Iterator[Path]:
+    """Yield a folder with a store in which `backlog` tasks wait; it is filled once and copied for each round."""
+    name = f"{backlog}, " + ", ".join(f"{key} {value}" for key, value in fields.items())
     if not (original := folders / name).exists():
         original.mkdir()
-        asyncio.run(fill(f"sqlite:///{original}/{FILE}", backlog, **more))
+        asyncio.run(fill(f"sqlite:///{original}/{FILE}", backlog, **fields))
     with tempfile.TemporaryDirectory(prefix="copy-", dir=folders) as folder:
         shutil.copy(original / FILE, folder)
-        os.sync()  # or the disk is busy with it while commits are measured
+        os.sync()  # else the disk writes the copy while commits are measured
         yield Path(folder)
 
 
-def of_backlog(broker: Broker, backlog: int, tasks: int, folders: Path) -> Point:
-    """What waits is there before the manager is: tasks of another run, that need more skill than anybody has."""
-    with filled(backlog, folders, difficulty=10) as folder:
-        began = time.monotonic()
-        with running(system(2), broker, _store(folder)) as up:
-            up.ask("many 1")
-            started = time.monotonic() - began
-            up.ask("many 200")
-            speed = _speed(up, tasks)
-            return Point(speed, machine.peak_mib(up.pids[:1]), round(started, 2), backlog=backlog)
+def measure_backlog(broker: Broker, backlog: int, tasks: int, folders: Path) -> Point:
+    """Measure with a backlog in the store from the start: tasks of another run that no worker can do."""
+    with filled_store(backlog, folders, difficulty=10) as folder:
+        start = time.monotonic()
+        with running(system(2), broker, _store(folder)) as system_run:
+            system_run.request("many 1")
+            started = time.monotonic() - start
+            system_run.request("many 200")
+            speed = _speed(system_run, tasks)
+            return Point(
+                speed, machine.peak_mib(system_run.pids[:1]), round(started, 2), backlog=backlog
+            )
 
 
-def of_drained(broker: Broker, backlog: int, folders: Path) -> Point:
+def measure_drained(broker: Broker, backlog: int, folders: Path) -> Point:
     """What waits is what the workers do: results per second, by their clocks, until all is done or for a while."""
-    with filled(backlog, folders, difficulty=1, type="noop", payload={}) as folder:
-        began = steady_clock()()
+    with filled_store(backlog, folders, difficulty=1, type="noop", payload={}) as folder:
+        start = steady_clock()()
         with (
-            running(system(2), broker, _store(folder)) as up,
+            running(system(2), broker, _store(folder)) as system_run,
             closing(sqlite3.connect(folder / FILE)) as file,
         ):
             give_up_at = time.monotonic() + DRAINED_SECONDS
@@ -116,8 +120,8 @@ def of_drained(broker: Broker, backlog: int, folders: Path) -> Point:
             if not count:
                 raise Failed(f"of a backlog of {backlog} nothing was done")
             speed = round(count / (last - first), 1)
-            peak = machine.peak_mib(up.pids[:1])
-            return Point(speed, peak, round(first - began, 2), backlog=backlog)
+            peak = machine.peak_mib(system_run.pids[:1])
+            return Point(speed, peak, round(first - start, 2), backlog=backlog)
 
 
 def _store(folder: Path) -> dict[str, str]:
@@ -132,8 +136,8 @@ def _done(file: sqlite3.Connection) -> int:
     return count or 0
 
 
-def _speed(up: Running, tasks: int) -> float:
-    return round(tasks / float(up.ask(f"many {tasks}")["seconds"]), 1)
+def _speed(system_run: Running, tasks: int) -> float:
+    return round(tasks / float(system_run.request(f"many {tasks}")["seconds"]), 1)
 
 
 def measure(size: Size, rounds: int) -> dict[str, list[dict[str, Any]]]:
@@ -146,26 +150,28 @@ def measure(size: Size, rounds: int) -> dict[str, list[dict[str, Any]]]:
             columns = f"{'tasks/s':>24} {'manager, MiB':>13} {'first result after, s':>22}"
             print(f"\n{title:>30} {columns}", flush=True)
             points = [[of(one) for one in sizes] for _ in range(rounds)]
-            return [_told(one, [of_all[n] for of_all in points]) for n, one in enumerate(sizes)]
+            return [
+                _summarise(one, [of_all[n] for of_all in points]) for n, one in enumerate(sizes)
+            ]
 
         return {
             "fleets": table(
-                "workers", size.fleets, lambda workers: of_fleet(broker, workers, size.tasks)
+                "workers", size.fleets, lambda workers: measure_fleet(broker, workers, size.tasks)
             ),
             "backlogs": table(
                 "past a backlog of",
                 size.backlogs,
-                lambda backlog: of_backlog(broker, backlog, size.tasks, folders),
+                lambda backlog: measure_backlog(broker, backlog, size.tasks, folders),
             ),
             "drained": table(
                 "a backlog worked off, of",
                 size.drained,
-                lambda backlog: of_drained(broker, backlog, folders),
+                lambda backlog: measure_drained(broker, backlog, folders),
             ),
         }
 
 
-def _told(size: int, points: Sequence[Point]) -> dict[str, Any]:
+def _summarise(size: int, points: Sequence[Point]) -> dict[str, Any]:
     speeds = sorted(point.tasks_per_second for point in points)
     middle = Point(
         median(speeds),
@@ -183,7 +189,7 @@ def _told(size: int, points: Sequence[Point]) -> dict[str, Any]:
 
 
 def draw(report: dict[str, Any], folder: Path) -> None:
-    # Its libraries are needed for nothing else.
+    # Imported here: no other code needs the plotting libraries.
     from benchmarks.plots import draw_lines  # noqa: PLC0415
 
     fleets = [(one["workers"], one["tasks_per_second"]) for one in report["fleets"]]
@@ -205,7 +211,7 @@ def draw(report: dict[str, Any], folder: Path) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="few tasks, few workers")
-    parser.add_argument("--full", action="store_true", help="backlogs of 1,000,000, too")
+    parser.add_argument("--full", action="store_true", help="also backlogs of 1,000,000")
     parser.add_argument(
         "--huge",
         action="store_true",
@@ -213,7 +219,7 @@ def main() -> None:
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
-    parser.add_argument("--rounds", type=int, default=3, help="of each, interleaved")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds, which alternate")
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     if options.full:
@@ -227,7 +233,7 @@ def main() -> None:
         "rounds": options.rounds,
         **measure(size, options.rounds),
     }
-    keep(report, options.json)
+    write_json(report, options.json)
     if options.plots:
         draw(report, options.plots)
 

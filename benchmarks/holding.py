@@ -1,4 +1,4 @@
-"""Who holds which tasks when, and how long slots stand idle while tasks wait elsewhere."""
+"""Compute how long slots are idle while tasks wait at other workers."""
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Hold:
-    """A worker has a task, waiting or running."""
+    """The time in which a worker holds a task, waiting or running; seconds."""
 
     worker: str
     began: float
@@ -14,22 +14,22 @@ class Hold:
 
 
 def stranded(holds: Iterable[Hold], workers: Collection[str], slots: int) -> float:
-    """Slot-seconds that stood idle while other workers held more tasks than they have slots.
+    """Return the slot-seconds that were idle while other workers held more tasks than slots.
 
-    As many slots count as there are such tasks.
+    At any time at most as many slots count as there are such excess tasks.
     """
     changes = sorted(
         change
         for one in holds
         for change in ((one.began, 1, one.worker), (one.ended, -1, one.worker))
     )
-    held = dict.fromkeys(workers, 0)
+    held_tasks = dict.fromkeys(workers, 0)
     total = 0.0
     before = changes[0][0] if changes else 0.0
-    for at, by, worker in changes:
-        idle = sum(max(0, slots - count) for count in held.values())
-        waiting = sum(max(0, count - slots) for count in held.values())
-        total += (at - before) * min(idle, waiting)
-        held[worker] += by
-        before = at
+    for time, change, worker in changes:
+        idle = sum(max(0, slots - count) for count in held_tasks.values())
+        waiting = sum(max(0, count - slots) for count in held_tasks.values())
+        total += (time - before) * min(idle, waiting)
+        held_tasks[worker] += change
+        before = time
     return total

@@ -1,10 +1,10 @@
-"""How long a task takes while others are done: latency at a part of the highest throughput.
+"""Measure the latency of tasks at 30, 50 and 70 % of the highest throughput.
 
     python -m benchmarks.load [--short] [--json FILE] [--plots FOLDER]
 
-skillq on SQLite, two workers, no-op tasks, handed in by one client in submissions of so many. First the highest
-throughput, many submissions at once. Then submissions come at random (Poisson), at a steady rate, whether or not those
-before them are done. A task's time is from when its submission was due to its result at the client.
+skillq on SQLite, two workers, no-op tasks, one client, submissions of a fixed size. First many submissions at once
+give the highest throughput. Then submissions come at random (Poisson) with a constant mean rate, even if earlier ones
+have not ended. The time of a task runs from the moment when its submission was due to its result at the client.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from statistics import median, quantiles
 
 from benchmarks import machine
 from benchmarks.contenders import CONTENDERS
-from benchmarks.report import keep
+from benchmarks.report import write_json
 from benchmarks.running import Running, running
 from skillq.client import Client, OpenRun
 from skillq.messages import Task
@@ -54,15 +54,15 @@ class Load:
     batch: int
     highest: float  # tasks per second
     share: float
-    tasks_per_second: float  # handed in
+    tasks_per_second: float  # submitted
     p50_ms: float
     p99_ms: float
     max_ms: float
-    cpus: float  # busy with it, the client's and the broker's share included
+    cpus: float  # busy CPUs, those of client and broker included
 
 
-class Source:
-    """Hands in submissions of `batch` tasks, and notes how long each task took."""
+class LoadGenerator:
+    """Submits `batch` tasks at a time, and records the time of each task."""
 
     def __init__(self, run: OpenRun, batch: int) -> None:
         self._run = run
@@ -72,66 +72,68 @@ class Source:
         self.laps: list[float] = []
 
     async def burst(self, submissions: int) -> float:
-        """Tasks per second, all handed in at once."""
-        began = self._clock()
+        """Submit all at once, and return the tasks per second."""
+        start = self._clock()
         async with asyncio.TaskGroup() as group:
             for _ in range(submissions):
-                group.create_task(self._hand_in(began))
-        return submissions * self.batch / (self._clock() - began)
+                group.create_task(self._submit(start))
+        return submissions * self.batch / (self._clock() - start)
 
     async def flow(self, rate: float, seconds: float, random: Random) -> None:
-        """So many tasks per second, and wait for the last of them."""
+        """Submit `rate` tasks per second, and wait for the last result."""
         due = self._clock()
         end = due + seconds
         async with asyncio.TaskGroup() as group:
             while (due := due + random.expovariate(rate / self.batch)) < end:
                 await asyncio.sleep(due - self._clock())
-                group.create_task(self._hand_in(due))
+                group.create_task(self._submit(due))
 
-    async def _hand_in(self, due: float) -> None:
+    async def _submit(self, due: float) -> None:
         ids = (f"{self.batch}-{next(self._ids)}" for _ in range(self.batch))
         results = await self._run.submit([Task(id=id, type="noop", difficulty=1) for id in ids])
         self.laps += [self._clock() - due async for _ in results]
 
 
 @asynccontextmanager
-async def opened(url: str, batch: int) -> AsyncIterator[Source]:
+async def open_generator(url: str, batch: int) -> AsyncIterator[LoadGenerator]:
     async with (
         RabbitTransport(url, app_id="bench", connection_name="bench") as transport,
         Client(transport).open(f"by-{batch}") as run,
     ):
-        yield Source(run, batch)
+        yield LoadGenerator(run, batch)
 
 
-async def measure(up: Running, batch: int, size: Size) -> list[Load]:
-    async with opened(up.url, batch) as source:
+async def measure(system: Running, batch: int, size: Size) -> list[Load]:
+    async with open_generator(system.url, batch) as generator:
         submissions = min(size.submissions, size.tasks // batch)
-        await source.burst(submissions // 5)
-        highest = median([await source.burst(submissions) for _ in range(BURSTS)])
-        return [await _load(up, source, highest, share, size.seconds) for share in SHARES]
+        await generator.burst(submissions // 5)
+        highest = median([await generator.burst(submissions) for _ in range(BURSTS)])
+        return [await _load(system, generator, highest, share, size.seconds) for share in SHARES]
 
 
-async def _load(up: Running, source: Source, highest: float, share: float, seconds: float) -> Load:
-    source.laps.clear()
-    before = _cpu(up)
-    await source.flow(share * highest, seconds, Random(source.batch))
-    cpus = (_cpu(up) - before) / seconds
-    percentiles = quantiles(source.laps, n=100, method="inclusive")
+async def _load(
+    system: Running, generator: LoadGenerator, highest: float, share: float, seconds: float
+) -> Load:
+    generator.laps.clear()
+    before = _cpu(system)
+    await generator.flow(share * highest, seconds, Random(generator.batch))
+    cpus = (_cpu(system) - before) / seconds
+    percentiles = quantiles(generator.laps, n=100, method="inclusive")
     return Load(
-        source.batch,
+        generator.batch,
         round(highest, 1),
         share,
-        round(len(source.laps) / seconds, 1),
+        round(len(generator.laps) / seconds, 1),
         round(1000 * percentiles[49], 2),
         round(1000 * percentiles[98], 2),
-        round(1000 * max(source.laps), 2),
+        round(1000 * max(generator.laps), 2),
         round(cpus, 2),
     )
 
 
-def _cpu(up: Running) -> float:
-    """Seconds, of all that has to do with it: this process is the client."""
-    used = up.cpu()
+def _cpu(system: Running) -> float:
+    """Return the CPU seconds of all processes; this process is the client."""
+    used = system.cpu()
     return time.process_time() + (used["app"] or 0.0) + (used["broker"] or 0.0)
 
 
@@ -143,7 +145,7 @@ def _row(one: Load) -> str:
 
 
 def draw(loads: list[Load], folder: Path) -> None:
-    # Its libraries are needed for nothing else.
+    # Imported here: no other code needs the plotting libraries.
     from benchmarks.plots import draw_bars  # noqa: PLC0415
 
     names = [f"{one.share:.0%} of {one.highest:,.0f} tasks/s, {one.batch} at once" for one in loads]
@@ -160,18 +162,18 @@ def main() -> None:
     options = parser.parse_args()
     size = SHORT if options.short else FULL
     about = {**machine.describe(), "seconds": size.seconds}
-    gc_tuning.collect_rarely()  # as the services do: its pauses are not theirs
+    gc_tuning.collect_rarely()  # as the services do
     loads: list[Load] = []
     print(HEAD, flush=True)
     with ExitStack() as stack:
         broker = find_broker()
         stack.callback(broker.stop)
         for batch in BATCHES:
-            with running(SYSTEM, broker) as up:
-                for one in asyncio.run(measure(up, batch, size)):
+            with running(SYSTEM, broker) as system:
+                for one in asyncio.run(measure(system, batch, size)):
                     loads.append(one)
                     print(_row(one), flush=True)
-    keep({"about": about, "loads": [asdict(one) for one in loads]}, options.json)
+    write_json({"about": about, "loads": [asdict(one) for one in loads]}, options.json)
     if options.plots:
         draw(loads, options.plots)
 

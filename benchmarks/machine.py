@@ -1,4 +1,4 @@
-"""What processes use, read from /proc: CPU seconds and peak memory of a process and all that it started."""
+"""Read CPU seconds and peak memory of processes and their children from /proc."""
 
 import os
 import platform
@@ -15,11 +15,11 @@ _LISTENS = "0A"
 @dataclass(frozen=True)
 class _Process:
     parent: int
-    seconds: float  # its own, and those of its children that have ended
+    seconds: float  # CPU seconds, those of ended children included
 
 
 def tree(roots: Iterable[int]) -> set[int]:
-    """The processes, and all that came from them."""
+    """Return the processes and all their descendants."""
     parents = {pid: process.parent for pid, process in _processes()}
     found = {pid for pid in roots if pid in parents}
     while more := {pid for pid, parent in parents.items() if parent in found} - found:
@@ -33,12 +33,12 @@ def cpu_seconds(roots: Iterable[int]) -> float:
 
 
 def peak_mib(roots: Iterable[int]) -> float:
-    """The largest resident size each of them ever had, in sum."""
+    """Return the sum of the peak resident sizes of the processes, in MiB."""
     return sum(_peak_kib(pid) for pid in tree(roots)) / 1024
 
 
 def listener(port: int) -> int | None:
-    """Who listens on a port of this machine; None where that is not for us to see."""
+    """Return the process that listens on a port of this machine, or None if it is not visible."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:

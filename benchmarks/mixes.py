@@ -1,4 +1,4 @@
-"""Tasks of known length, drawn by a seed: what is handed in to each policy alike."""
+"""Draw tasks of known length by a seed; each policy gets the same tasks."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -27,23 +27,23 @@ class Mix:
 
 
 def mixes(longest: float, share: float) -> tuple[Mix, ...]:
-    """`share` of the usual number of tasks."""
+    """Return the mixes, with `share` of the usual number of tasks."""
 
     def of_one_type(random: Random, count: int) -> list[Sleep]:
-        return [_any(random, "any", SHORTEST, longest) for _ in range(count)]
+        return [_draw_sleep(random, "any", SHORTEST, longest) for _ in range(count)]
 
     def of_two_types(random: Random, count: int) -> list[Sleep]:
         sleeps = [
-            _any(random, "short", SHORTEST, SHORT)
+            _draw_sleep(random, "short", SHORTEST, SHORT)
             if number % 10
-            else _any(random, "long", longest / 20, longest)
+            else _draw_sleep(random, "long", longest / 20, longest)
             for number in range(count)
         ]
         random.shuffle(sleeps)
         return sleeps
 
-    def of_short_ones(random: Random, count: int) -> list[Sleep]:
-        return [_any(random, "short", SHORTEST, SHORT) for _ in range(count)]
+    def of_short_tasks(random: Random, count: int) -> list[Sleep]:
+        return [_draw_sleep(random, "short", SHORTEST, SHORT) for _ in range(count)]
 
     return (
         Mix("one-type", f"one type, 1 ms to {longest:g} s", of_one_type, round(400 * share)),
@@ -53,19 +53,19 @@ def mixes(longest: float, share: float) -> tuple[Mix, ...]:
             of_two_types,
             round(1000 * share),
         ),
-        Mix("all-short", "one type, 1 to 5 ms", of_short_ones, round(3000 * share)),
+        Mix("all-short", "one type, 1 to 5 ms", of_short_tasks, round(3000 * share)),
     )
 
 
-def _any(random: Random, type: str, least: float, most: float) -> Sleep:
-    """As many of each magnitude."""
+def _draw_sleep(random: Random, type: str, least: float, most: float) -> Sleep:
+    """Draw a length so that each order of magnitude is equally likely."""
     return Sleep(type, round(math.exp(random.uniform(math.log(least), math.log(most))), 6))
 
 
 def in_one_queue(sleeps: Sequence[Sleep], slots: int) -> float:
-    """The makespan where each slot takes the next one as soon as it is free, and nothing takes time but the tasks.
+    """Return the makespan if each slot takes the next task as soon as it is free, without any overhead.
 
-    Who does not know how long a task will take cannot hope for less, but by luck.
+    A policy that does not know the lengths of tasks can be faster only by luck.
     """
     free_at = [0.0] * slots
     heapify(free_at)

@@ -1,4 +1,4 @@
-"""The figures as plots: SVG, light, with text that stays text."""
+"""Draw the figures as SVG files in which text stays text."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -26,19 +26,21 @@ mpl.rcParams.update(
     }
 )
 
-Panels = Mapping[str, tuple[Sequence[float], str]]  # by title: a value for each name, and its form
+Panels = Mapping[
+    str, tuple[Sequence[float], str]
+]  # by title: a value for each name, and the format of the values
 
 
 def draw_comparison(report: dict[str, Any], folder: Path) -> None:
     results = report["results"]
     names = [f"{one['name']}, {one['variant']}" for one in results]
     cpu = [
-        _mid(one, "app_cpu_ms") + _mid(one, "broker_cpu_ms") + _mid(one, "database_cpu_ms")
+        _median(one, "app_cpu_ms") + _median(one, "broker_cpu_ms") + _median(one, "database_cpu_ms")
         for one in results
     ]
     panels: Panels = {
-        "tasks per second": ([_mid(one, "tasks_per_second") for one in results], "{:,.0f}"),
-        "ms for one at a time, median": ([_mid(one, "p50_ms") for one in results], "{:.1f}"),
+        "tasks per second": ([_median(one, "tasks_per_second") for one in results], "{:,.0f}"),
+        "ms for one at a time, median": ([_median(one, "p50_ms") for one in results], "{:.1f}"),
         "CPU ms per task, all together": (cpu, "{:.2f}"),
     }
     draw_bars(names, panels, folder / "comparison.svg")
@@ -49,8 +51,8 @@ def draw_bars(names: Sequence[str], panels: Panels, file: Path) -> None:
     figure, axes = plt.subplots(
         1, len(panels), figsize=(11, 0.34 * len(names) + 1.1), sharey=True, squeeze=False
     )
-    for axis, (title, (values, form)) in zip(axes[0], panels.items(), strict=True):
-        _bars(axis, names, values, colours, form)
+    for axis, (title, (values, number_format)) in zip(axes[0], panels.items(), strict=True):
+        _bars(axis, names, values, colours, number_format)
         axis.set_title(title, fontsize=10)
     _save(figure, file)
 
@@ -61,7 +63,7 @@ def draw_lines(
     labels: tuple[str, str],
     file: Path,
 ) -> None:
-    """How something grows; both from nothing, what grows by factors."""
+    """Draw one line: x on a logarithmic scale, y from 0."""
     figure, axis = plt.subplots(figsize=(5.5, 3.2))
     axis.plot(*zip(*points, strict=True), color=OURS, marker="o")
     axis.set_xscale("log", base=10 if points[-1][0] > 1000 else 2)
@@ -77,7 +79,7 @@ def draw_lines(
 def draw_ranked(
     series: Mapping[str, Sequence[float]], ours: str, labels: tuple[str, str], file: Path
 ) -> None:
-    """Each series in its own order, from the smallest value to the largest."""
+    """Draw each series sorted by its values."""
     figure, axis = plt.subplots(figsize=(6.5, 3.6))
     for name, values in series.items():
         share = [100 * (i + 1) / len(values) for i in range(len(values))]
@@ -90,7 +92,7 @@ def draw_ranked(
     _save(figure, file)
 
 
-def _mid(one: dict[str, Any], name: str) -> float:
+def _median(one: dict[str, Any], name: str) -> float:
     return float(one[name]["median"]) if name in one else 0.0
 
 
@@ -99,10 +101,10 @@ def _bars(
     names: Sequence[str],
     values: Sequence[float],
     colours: Sequence[str],
-    form: str,
+    number_format: str,
 ) -> None:
     bars = axis.barh(names, values, color=colours, height=0.7)
-    axis.bar_label(bars, [form.format(value) for value in values], padding=3, fontsize=8)
+    axis.bar_label(bars, [number_format.format(value) for value in values], padding=3, fontsize=8)
     axis.margins(x=0.18)
     axis.invert_yaxis() if axis.get_subplotspec().is_first_col() else None
     axis.tick_params(left=False, bottom=False, labelbottom=False)

@@ -1,9 +1,9 @@
-"""How long until what died is made good: seconds from `kill -9` to the next assignment.
+"""Measure how long skillq takes to recover from a dead process: seconds from `kill -9` to the next assignment.
 
     python -m benchmarks.recovery [--rounds 3] [--json FILE]
 
-A worker that stays away is noticed by its lease; one that is started again under its name says so itself. A manager's
-place is taken by its replica, on PostgreSQL.
+The manager notices a dead worker when its lease ends, or at once when a worker of the same name connects. A dead
+manager is replaced by its replica, on PostgreSQL.
 """
 
 import argparse
@@ -36,7 +36,7 @@ _MANAGER = ("skillq_cli", "manager", "--http-port", "0")
 
 @handlers.task
 async def hold() -> None:
-    """Goes on for longer than anybody waits."""
+    """Run for longer than the benchmark waits."""
     await asyncio.sleep(3600)
 
 
@@ -54,8 +54,8 @@ SYSTEM = Contender(
 )
 
 
-class Watch:
-    """Sees what is assigned, and hands tasks in."""
+class EventWatcher:
+    """Submits tasks, and receives their events."""
 
     def __init__(self, transport: RabbitTransport, events: Consumer) -> None:
         self._client = Client(transport)
@@ -76,54 +76,54 @@ class Watch:
 
 
 @asynccontextmanager
-async def watching(url: str) -> AsyncIterator[Watch]:
+async def watching(url: str) -> AsyncIterator[EventWatcher]:
     async with RabbitTransport(url, app_id="bench", connection_name="bench") as transport:
         keys = ["task.recovery.*.*"]
-        yield Watch(transport, await transport.subscribe(topology.EVENTS, keys))
+        yield EventWatcher(transport, await transport.subscribe(topology.EVENTS, keys))
 
 
-async def worker_dies(up: Running, *, comes_back: bool) -> float:
-    async with watching(up.url) as watch:
-        await watch.submit("a")
-        began = await watch.until("a", TaskStatus.RUNNING, 1)
+async def worker_dies(system: Running, *, restarts: bool) -> float:
+    async with watching(system.url) as watcher:
+        await watcher.submit("a")
+        started = await watcher.until("a", TaskStatus.RUNNING, 1)
         died = time.monotonic()
-        _of(up, began.worker or "").kill()
-        if comes_back:
-            up.start(*_worker(began.worker or ""))
-        await watch.until("a", TaskStatus.ASSIGNED, 2)
+        _process_of(system, started.worker or "").kill()
+        if restarts:
+            system.start(*_worker(started.worker or ""))
+        await watcher.until("a", TaskStatus.ASSIGNED, 2)
         return time.monotonic() - died
 
 
-async def manager_dies(up: Running) -> float:
-    async with watching(up.url) as watch:
-        await watch.submit("a")
-        await watch.until("a", TaskStatus.RUNNING, 1)
-        up.start(*_MANAGER)
+async def manager_dies(system: Running) -> float:
+    async with watching(system.url) as watcher:
+        await watcher.submit("a")
+        await watcher.until("a", TaskStatus.RUNNING, 1)
+        system.start(*_MANAGER)
         await asyncio.to_thread(
-            until, lambda: _managers(up) == 2, "the replica should start", 120.0
+            until, lambda: _managers(system) == 2, "the replica should start", 120.0
         )
         died = time.monotonic()
-        up.services[0].kill()
-        await watch.submit("b")
-        await watch.until("b", TaskStatus.ASSIGNED, 1)
+        system.services[0].kill()
+        await watcher.submit("b")
+        await watcher.until("b", TaskStatus.ASSIGNED, 1)
         return time.monotonic() - died
 
 
-def _managers(up: Running) -> int:
-    names = up.broker.connections(up.url).values()
+def _managers(system: Running) -> int:
+    names = system.broker.connections(system.url).values()
     return sum(name == "skillq manager (consume)" for name in names)
 
 
-def _of(up: Running, worker: str) -> Process:
-    return next(one for one in up.services if one.name.endswith(f"--name {worker}"))
+def _process_of(system: Running, worker: str) -> Process:
+    return next(one for one in system.services if one.name.endswith(f"--name {worker}"))
 
 
 Case = tuple[
     str, bool, Callable[[Running], Coroutine[Any, Any, float]]
-]  # and whether its store is shared
+]  # the second: whether the managers share a store
 CASES: tuple[Case, ...] = (
-    ("worker dies and stays away", False, lambda up: worker_dies(up, comes_back=False)),
-    ("worker dies and is started again", False, lambda up: worker_dies(up, comes_back=True)),
+    ("worker dies and stays away", False, lambda system: worker_dies(system, restarts=False)),
+    ("worker dies and is started again", False, lambda system: worker_dies(system, restarts=True)),
     ("manager dies, its replica takes over", True, manager_dies),
 )
 
@@ -136,12 +136,14 @@ def measure(rounds: int) -> dict[str, list[float]]:
         stack.callback(postgres.stop)
         for _ in range(rounds):
             for name, is_shared, case in CASES:
-                with ExitStack() as its:
-                    more = {}
+                with ExitStack() as case_stack:
+                    environment = {}
                     if is_shared:
-                        more["SKILLQ_STORE_URL"] = its.enter_context(postgres.database_sync())
-                    up = its.enter_context(running(SYSTEM, broker, more))
-                    seconds[name].append(round(asyncio.run(case(up)), 2))
+                        environment["SKILLQ_STORE_URL"] = case_stack.enter_context(
+                            postgres.database_sync()
+                        )
+                    system = case_stack.enter_context(running(SYSTEM, broker, environment))
+                    seconds[name].append(round(asyncio.run(case(system)), 2))
                 print(f"{name}: {seconds[name][-1]} s", flush=True)
     return seconds
 

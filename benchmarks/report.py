@@ -1,4 +1,4 @@
-"""What was measured: the comparison as a table in Markdown, and all of it as JSON."""
+"""Write the figures: the comparison as a Markdown table, and everything as JSON."""
 
 import json
 from pathlib import Path
@@ -10,8 +10,8 @@ HEAD = (
 )
 
 
-def keep(report: dict[str, Any], file: Path | None) -> None:
-    """Write all figures there, if there is a there."""
+def write_json(report: dict[str, Any], file: Path | None) -> None:
+    """Write all figures to the file, unless it is None."""
     if file is not None:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(json.dumps(report, indent=2) + "\n")
@@ -22,20 +22,20 @@ def table(report: dict[str, Any]) -> str:
 
 
 def _row(one: dict[str, Any]) -> str:
-    def mid(name: str, form: str) -> str:
+    def median(name: str, form: str) -> str:
         return format(one[name]["median"], form) if name in one else "-"
 
     speed = one["tasks_per_second"]
-    app = mid("app_cpu_ms", ".2f")
+    app = median("app_cpu_ms", ".2f")
     if "database_cpu_ms" in one:
-        app += f" + {mid('database_cpu_ms', '.2f')} database"
+        app += f" + {median('database_cpu_ms', '.2f')} database"
     cells = [
         f"{one['name']}, {one['variant']}",
         f"{speed['median']:,.0f} ({speed['min']:,.0f} to {speed['max']:,.0f})",
-        f"{mid('p50_ms', '.1f')} / {mid('p99_ms', '.1f')}",
+        f"{median('p50_ms', '.1f')} / {median('p99_ms', '.1f')}",
         app,
-        mid("broker_cpu_ms", ".2f"),
-        mid("peak_mib", ".0f"),
+        median("broker_cpu_ms", ".2f"),
+        median("peak_mib", ".0f"),
         f"{sum(r['results'] for r in one['rounds']):,} of {sum(r['tasks'] for r in one['rounds']):,}",
     ]
     return f"| {' | '.join(cells)} |"

@@ -1,4 +1,4 @@
-"""One contender at a time: its services and its client as processes, on a vhost of its own."""
+"""Run one contender: its services and its client as processes, on a vhost of its own."""
 
 import json
 import os
@@ -22,21 +22,23 @@ from tests.support.broker import Broker
 
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 60.0
-ANSWER_SECONDS = 300.0
+REPLY_SECONDS = 300.0
 
 
 class Failed(Exception):
-    """Raised when a contender does not do what it should; it says which, and the end of its log."""
+    """Raised when a contender does not do what it should; the message has the end of its log."""
 
 
 class Process:
-    def __init__(self, arguments: tuple[str, ...], here: Path, environment: dict[str, str]) -> None:
+    def __init__(
+        self, arguments: tuple[str, ...], folder: Path, environment: dict[str, str]
+    ) -> None:
         self.name = " ".join(arguments)
-        self._log = here / f"{uuid4().hex}.log"
+        self._log = folder / f"{uuid4().hex}.log"
         with self._log.open("wb") as log:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", *arguments],
-                cwd=here,
+                cwd=folder,
                 env=environment,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if arguments[0] == "benchmarks.client" else log,
@@ -54,37 +56,37 @@ class Process:
     def log(self) -> str:
         return self._log.read_text(errors="replace")[-3000:]
 
-    def ask(self, question: str = "", seconds: float = ANSWER_SECONDS) -> Any:
-        """One line to its input, one from its output."""
-        into, out = self._process.stdin, self._process.stdout
-        if into is None or out is None:
-            raise TypeError(f"{self.name} is nobody to ask")
-        if question:
-            into.write(question + "\n")
-            into.flush()
-        # It may hang for ever; its end ends our wait.
+    def request(self, command: str = "", seconds: float = REPLY_SECONDS) -> Any:
+        """Write a command to its input, and return the reply from its output."""
+        stdin, stdout = self._process.stdin, self._process.stdout
+        if stdin is None or stdout is None:
+            raise TypeError(f"{self.name} has no input and output")
+        if command:
+            stdin.write(command + "\n")
+            stdin.flush()
+        # The process may hang for ever; then its end ends this wait.
         guard = threading.Timer(seconds, self.kill)
         guard.start()
         try:
-            answer = out.readline()
+            reply = stdout.readline()
         finally:
             guard.cancel()
-        if not answer:
-            raise Failed(f"{self.name} gave no answer to {question!r}:\n{self.log}")
-        return json.loads(answer)
+        if not reply:
+            raise Failed(f"{self.name} gave no answer to {command!r}:\n{self.log}")
+        return json.loads(reply)
 
     def send(self, number: signal.Signals) -> None:
         self._process.send_signal(number)
 
     def kill(self) -> None:
-        """With all that it started; what there was to measure has been."""
+        """Kill the process and its children; all measurements are done."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
 
 
 class Running:
-    """A contender that is up. `ask` puts its client to work."""
+    """A running contender; `request` sends a command to its client."""
 
     def __init__(
         self,
@@ -96,7 +98,7 @@ class Running:
     ) -> None:
         self.url = url
         self.broker = broker
-        self.start = start  # another process, with these arguments
+        self.start = start  # starts another process with these arguments
         self.services = services
         self._client = client
         self._broker_pid = machine.listener(broker.port)
@@ -110,14 +112,14 @@ class Running:
     def pids(self) -> list[int]:
         return [process.pid for process in (*self.services, self._client)]
 
-    def ask(self, question: str) -> Any:
-        answer = self._client.ask(question)
+    def request(self, command: str) -> Any:
+        reply = self._client.request(command)
         for process in self.services:
             process.check()
-        return answer
+        return reply
 
     def cpu(self) -> dict[str, float | None]:
-        """CPU seconds up to now: of the contender's processes, of the broker, of the database."""
+        """Return the CPU seconds so far of the contender, the broker and the database."""
         broker, database = self._broker_pid, self._database_pid
         return {
             "app": machine.cpu_seconds(self.pids),
@@ -131,30 +133,33 @@ class Running:
 
 @contextmanager
 def running(
-    contender: Contender, broker: Broker, more: dict[str, str] | None = None
+    contender: Contender, broker: Broker, more_environment: dict[str, str] | None = None
 ) -> Iterator[Running]:
-    """Start it; go on when its workers consume. `more` is environment for all its processes."""
+    """Start a contender, wait until its workers consume, and yield it.
+
+    `more_environment` has further environment variables for all processes of the contender.
+    """
     with ExitStack() as stack:
         url = stack.enter_context(broker.vhost())
-        here = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillq-bench-")))
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="skillq-bench-")))
         environment = os.environ | {
             URL_VARIABLE: url,
             VARIANT_VARIABLE: contender.variant,
             "SKILLQ_BROKER_URL": url,
-            "SKILLQ_STORE_URL": f"sqlite:///{here}/skillq.db",
+            "SKILLQ_STORE_URL": f"sqlite:///{folder}/skillq.db",
             "SKILLQ_LOG_LEVEL": "warning",
             "PYTHONPATH": str(ROOT),
-            **(more or {}),
+            **(more_environment or {}),
         }
 
         def start(*arguments: str) -> Process:
-            process = Process(arguments, here, environment)
+            process = Process(arguments, folder, environment)
             stack.callback(process.kill)
             return process
 
         services = [start(*arguments) for arguments in contender.services]
         client = start("benchmarks.client", contender.module)
-        client.ask(seconds=START_SECONDS)
+        client.request(seconds=START_SECONDS)
         _wait_for_consumers(broker, url, contender, services)
         yield Running(broker, url, start, services, client)
 

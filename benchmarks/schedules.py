@@ -1,12 +1,12 @@
-"""How long schedules take: `python -m benchmarks.schedules [--instances N] [--json FILE] [--plot FILE]`.
+"""Compare the makespans of dispatch rules: `python -m benchmarks.schedules [--instances N] [--json FILE] [--plot FILE]`.
 
-Random fleets and task sets, all tasks there from the start, each rule applied by the manager's own index with a
-virtual clock. The makespan is compared with a lower bound: what could be reached if tasks could be cut and
-moved at will, or the longest task. Nothing is timed here, and nothing depends on the machine.
+Fleets and task sets are random; all tasks are ready from the start. The manager's own index applies each rule on a
+virtual clock. The makespan is compared with a lower bound: the optimum for tasks that may be split and moved, or
+the longest task. No real time is measured, so nothing depends on the machine.
 
-No rule knows how long a task takes. In half of the instances that is its difficulty, as in the simulation of work; in
-the others it has nothing to do with it, and what is compared is the mean of several draws: which rule happens
-to begin the longest task early is luck.
+No rule knows the length of a task. In half of the instances the length is the difficulty, as in simulated work. In
+the others the length is random, and the mean over several draws is compared: it is luck which rule starts the
+longest task early.
 """
 
 import argparse
@@ -33,13 +33,13 @@ from skillq_manager.core.rules.matching import BestFit, Order, Policy, is_able
 
 TYPES = ("mail", "ocr", "gpu", "lab")
 SKEWS = (0.5, 1.0, 2.0)
-DRAWN = 40_000  # tasks, over the draws of one instance: small ones depend more on luck
+DRAWN = 40_000  # tasks over all draws of one instance: small instances depend more on luck
 
 Match = tuple[TaskEntry, WorkerEntry]
 
 
 class Fifo(BestFit):
-    """The oldest task that the worker can do; of the workers, the one that has been free for longest."""
+    """Choose the oldest task that the worker can do, and the worker that has been free for longest."""
 
     def task_rank(self, task: TaskEntry) -> Order:
         return (task.seq,)
@@ -52,11 +52,11 @@ class Fifo(BestFit):
 
 
 class InOrder(Fifo):
-    """Arrival pairing: no task begins before those submitted earlier."""
+    """Arrival pairing: no task starts before the tasks that were submitted earlier."""
 
 
 class RandomEligible(Fifo):
-    """Any task that the worker can do, any worker that can do it."""
+    """Choose any task that the worker can do, and any worker that can do it."""
 
     def __init__(self) -> None:
         self._rng = random.Random(7)
@@ -69,7 +69,7 @@ class RandomEligible(Fifo):
 
 
 class HardestFirst(Fifo):
-    """The hardest task that the worker can do; of the workers, the most skilled."""
+    """Choose the most difficult task that the worker can do, and the most skilled worker."""
 
     def task_rank(self, task: TaskEntry) -> Order:
         return (-task.need.difficulty, task.seq)
@@ -91,7 +91,7 @@ OURS = next(iter(RULES))
 @dataclass(frozen=True)
 class Instance:
     specialties: bool
-    by_difficulty: bool  # how long a task takes
+    by_difficulty: bool  # whether the length of a task is its difficulty
     workers: Sequence[WorkerProfile]
     tasks: Sequence[Task]
     draws: Sequence[Sequence[float]]  # the seconds that each task takes
@@ -99,7 +99,7 @@ class Instance:
 
 @dataclass(frozen=True)
 class Scored:
-    """Makespans as multiples of the lower bound, means over the draws."""
+    """Makespans as multiples of the lower bound, as means over the draws."""
 
     seed: int
     specialties: bool
@@ -109,12 +109,12 @@ class Scored:
     ratios: dict[str, float]
 
     @property
-    def behind(self) -> float:
-        """Ours as a multiple of the best of the others."""
+    def ratio_to_best_other(self) -> float:
+        """The makespan of our rule as a multiple of the best other rule."""
         return self.ratios[OURS] / min(r for name, r in self.ratios.items() if name != OURS)
 
 
-def instance(seed: int) -> Instance:
+def make_instance(seed: int) -> Instance:
     rng = random.Random(seed)
     skill_skew, task_skew = rng.choice(SKEWS), rng.choice(SKEWS)
     specialties = rng.random() < 0.5
@@ -127,41 +127,41 @@ def instance(seed: int) -> Instance:
             skill=10 if i == 0 else level(rng, skill_skew),
             specialties=tuple(rng.sample(TYPES, rng.randint(0, 2))) if specialties else (),
         )
-        for i in range(spread(rng, 5, 100))
+        for i in range(log_uniform(rng, 5, 100))
     ]
     tasks = [
         Task(id=str(i), type=rng.choice(TYPES), difficulty=level(rng, task_skew))
-        for i in range(spread(rng, 100, 10_000))
+        for i in range(log_uniform(rng, 100, 10_000))
     ]
     if by_difficulty:
         draws = [[float(task.difficulty) for task in tasks]]
     else:
-        often = min(60, max(5, DRAWN // len(tasks)))
-        draws = [[rng.uniform(1, 10) for _ in tasks] for _ in range(often)]
+        draw_count = min(60, max(5, DRAWN // len(tasks)))
+        draws = [[rng.uniform(1, 10) for _ in tasks] for _ in range(draw_count)]
     return Instance(specialties, by_difficulty, workers, tasks, draws)
 
 
 def level(rng: random.Random, skew: float) -> int:
-    """1 to 10; a `skew` over 1 makes small numbers likely, under 1 large ones."""
+    """Return a level from 1 to 10; a `skew` over 1 makes small levels likely, under 1 large ones."""
     return 1 + int(10 * rng.random() ** skew)
 
 
-def spread(rng: random.Random, least: int, most: int) -> int:
-    """Each order of magnitude is as likely as the others."""
+def log_uniform(rng: random.Random, least: int, most: int) -> int:
+    """Return a number between two limits; each order of magnitude is equally likely."""
     return round(math.exp(rng.uniform(math.log(least), math.log(most))))
 
 
-def makespan(policy: Policy, given: Instance, seconds: Sequence[float]) -> float:
-    """Seconds until the last task has ended."""
+def makespan(policy: Policy, instance: Instance, seconds: Sequence[float]) -> float:
+    """Return the seconds until the last task has ended."""
     board = Board(policy, Lookahead(LookaheadPolicy(max_prefetched=0)))
-    for i, profile in enumerate(given.workers):
+    for i, profile in enumerate(instance.workers):
         board.add_worker(WorkerEntry(profile, i, 0.0))
-    waiting = deque(entries(given.tasks))
-    offered = 1 if isinstance(policy, InOrder) else len(waiting)
+    waiting = deque(entries(instance.tasks))
+    board_size = 1 if isinstance(policy, InOrder) else len(waiting)
     running: list[tuple[float, int, TaskEntry, WorkerEntry]] = []
     now = 0.0
     while True:
-        for task, worker in matches(board, waiting, offered):
+        for task, worker in matches(board, waiting, board_size):
             worker.attempts[task.key] = task
             board.worker_changed(worker)
             heappush(running, (now + seconds[task.seq], task.seq, task, worker))
@@ -179,10 +179,10 @@ def entries(tasks: Sequence[Task]) -> Iterator[TaskEntry]:
         yield TaskEntry(("", task.id), i, Need.from_task(task), 1, terms, 0, 0.0, TaskStatus.READY)
 
 
-def matches(board: Board, waiting: deque[TaskEntry], offered: int) -> Iterator[Match]:
-    """All that can begin now, where so many of the tasks that wait are on the board at a time."""
+def matches(board: Board, waiting: deque[TaskEntry], board_size: int) -> Iterator[Match]:
+    """Yield all matches that are possible now, with `board_size` waiting tasks on the board at a time."""
     while True:
-        while waiting and board.ready_count < offered:
+        while waiting and board.ready_count < board_size:
             board.add_task(waiting.popleft())
         match = board.next_match()
         if match is None:
@@ -190,33 +190,36 @@ def matches(board: Board, waiting: deque[TaskEntry], offered: int) -> Iterator[M
         yield match
 
 
-def lower_bound(given: Instance, seconds: Sequence[float]) -> float:
-    """The optimum with tasks cut and moved at will (a linear program over kinds of tasks and workers), or the longest."""
+def lower_bound(instance: Instance, seconds: Sequence[float]) -> float:
+    """Return the optimum for tasks that may be split and moved (a linear program), or the longest task."""
     work: defaultdict[Need, float] = defaultdict(float)
-    for task, length in zip(given.tasks, seconds, strict=True):
+    for task, length in zip(instance.tasks, seconds, strict=True):
         work[Need.from_task(task)] += length
-    kinds = Counter(Skills.from_profile(profile) for profile in given.workers)
+    skill_counts = Counter(Skills.from_profile(profile) for profile in instance.workers)
     pairs = np.array(
         [
             (n, k)
             for n, need in enumerate(work)
-            for k, kind in enumerate(kinds)
-            if is_able(kind, need)
+            for k, skills in enumerate(skill_counts)
+            if is_able(skills, need)
         ]
     )
     size, each = len(pairs), np.arange(len(pairs))
     done = coo_array((np.ones(size), (pairs[:, 0], each)), (len(work), size + 1))
     spare = coo_array(
         (
-            np.r_[np.ones(size), -np.array([*kinds.values()], float)],
-            (np.r_[pairs[:, 1], np.arange(len(kinds))], np.r_[each, np.full(len(kinds), size)]),
+            np.r_[np.ones(size), -np.array([*skill_counts.values()], float)],
+            (
+                np.r_[pairs[:, 1], np.arange(len(skill_counts))],
+                np.r_[each, np.full(len(skill_counts), size)],
+            ),
         ),
-        (len(kinds), size + 1),
+        (len(skill_counts), size + 1),
     )
     found = linprog(
         np.r_[np.zeros(size), 1.0],
         A_ub=spare.tocsr(),
-        b_ub=np.zeros(len(kinds)),
+        b_ub=np.zeros(len(skill_counts)),
         A_eq=done.tocsr(),
         b_eq=np.array([*work.values()]),
         method="highs",
@@ -225,17 +228,22 @@ def lower_bound(given: Instance, seconds: Sequence[float]) -> float:
 
 
 def score(seed: int) -> Scored:
-    given = instance(seed)
-    bounds = [lower_bound(given, draw) for draw in given.draws]
+    instance = make_instance(seed)
+    bounds = [lower_bound(instance, draw) for draw in instance.draws]
     ratios = {
         name: statistics.fmean(
-            makespan(rule(), given, draw) / bound
-            for draw, bound in zip(given.draws, bounds, strict=True)
+            makespan(rule(), instance, draw) / bound
+            for draw, bound in zip(instance.draws, bounds, strict=True)
         )
         for name, rule in RULES.items()
     }
     return Scored(
-        seed, given.specialties, given.by_difficulty, len(given.workers), len(given.tasks), ratios
+        seed,
+        instance.specialties,
+        instance.by_difficulty,
+        len(instance.workers),
+        len(instance.tasks),
+        ratios,
     )
 
 
@@ -256,14 +264,14 @@ def table(scored: Sequence[Scored]) -> str:
         ]
         for name in RULES:
             ratios = sorted(s.ratios[name] for s in group)
-            tenth = ratios[min(len(ratios) - 1, int(0.9 * len(ratios)))]
+            ninth_decile = ratios[min(len(ratios) - 1, int(0.9 * len(ratios)))]
             lines.append(
-                f"| {name} | {statistics.median(ratios):.3f} | {statistics.fmean(ratios):.3f} | {tenth:.3f} | {ratios[-1]:.3f} |"
+                f"| {name} | {statistics.median(ratios):.3f} | {statistics.fmean(ratios):.3f} | {ninth_decile:.3f} | {ratios[-1]:.3f} |"
             )
-        behind = sorted((s.behind, s.seed) for s in group)
+        ratio_to_best_other = sorted((s.ratio_to_best_other, s.seed) for s in group)
         lines.append(
-            f"ours against the best of the others: median {statistics.median(b for b, _ in behind):.3f}, "
-            f"worst {behind[-1][0]:.3f} (seed {behind[-1][1]})\n"
+            f"ours against the best of the others: median {statistics.median(b for b, _ in ratio_to_best_other):.3f}, "
+            f"worst {ratio_to_best_other[-1][0]:.3f} (seed {ratio_to_best_other[-1][1]})\n"
         )
     return "\n".join(lines)
 
@@ -273,14 +281,14 @@ def main() -> None:
     parser.add_argument("--instances", type=int, default=120)
     parser.add_argument("--json", type=Path)
     parser.add_argument("--plot", type=Path)
-    given = parser.parse_args()
-    scored = [score(seed) for seed in range(given.instances)]
+    options = parser.parse_args()
+    scored = [score(seed) for seed in range(options.instances)]
     print(table(scored))
-    if given.json:
-        given.json.write_text(json.dumps([asdict(s) for s in scored], indent=1) + "\n")
-    if given.plot:
+    if options.json:
+        options.json.write_text(json.dumps([asdict(s) for s in scored], indent=1) + "\n")
+    if options.plot:
         series = {name: [s.ratios[name] for s in scored] for name in RULES}
-        draw_ranked(series, OURS, ("% of instances", "makespan / lower bound"), given.plot)
+        draw_ranked(series, OURS, ("% of instances", "makespan / lower bound"), options.plot)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""What the store costs: µs per task and step in batches, the start from a backlog, memory per waiting task.
+"""Measure the store alone: µs per task and step in batches, the start from a backlog, memory per waiting task.
 
 Run: python -m benchmarks.store [--tasks 20000] [--backlogs 100000 1000000] [--postgresql URL]
 
-Plain `sqlite3` (one table, one index, `executemany`, the same durability) runs beside it, round by round: the
-ratio says what is ours, whatever the disk is doing. PostgreSQL is measured in a new database of the server named.
+Plain `sqlite3` (one table, one index, `executemany`, the same durability) alternates with it, round by round: the
+ratio shows the cost of the store, whatever else the disk does. PostgreSQL is measured in a new
+database of the given server.
 """
 
 import argparse
@@ -85,8 +86,8 @@ def _end(run: str, id: str) -> c.EndAttempt:
     return c.EndAttempt((run, id), "task", 1, ADA, *ended)
 
 
-def parts(of: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
-    return (of[n : n + size] for n in range(0, len(of), size))
+def parts(items: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (items[n : n + size] for n in range(0, len(items), size))
 
 
 # --- batches
@@ -189,7 +190,7 @@ async def on_postgresql(url: str, tasks: int) -> None:
 
 @asynccontextmanager
 async def database(url: str) -> AsyncIterator[str]:
-    """A new one on this server; it goes afterwards."""
+    """Create a database on this server, yield its URL, and drop it afterwards."""
     name = f"bench_{uuid4().hex[:8]}"
     server: Any = await asyncpg.connect(url)
     await server.execute(f"CREATE DATABASE {name}")
@@ -204,23 +205,23 @@ async def database(url: str) -> AsyncIterator[str]:
 
 
 async def fill(url: str, backlog: int, **more: Any) -> None:
-    """As a manager would have left it: what is far behind is on shelves."""
-    here: Counter[Need] = Counter()
+    """Fill a store as a manager would leave it: tasks far behind are in the backlog."""
+    counts: Counter[Need] = Counter()
     async with SqlStore(url) as store:
         await store.acquire()
         for first in range(1, backlog + 1, 5000):
             added = adds(first, min(5000, backlog + 1 - first), **more)
-            await store.commit([_behind(one, here) for one in added])
+            await store.commit([_into_backlog(one, counts) for one in added])
 
 
-def _behind(one: c.AddTask, here: Counter[Need]) -> c.AddTask:
+def _into_backlog(one: c.AddTask, counts: Counter[Need]) -> c.AddTask:
     need = Need.from_task(one.task)
-    here[need] += 1
-    return one if here[need] <= BACKLOG_KEEP else replace(one, backlog=need)
+    counts[need] += 1
+    return one if counts[need] <= BACKLOG_KEEP else replace(one, backlog=need)
 
 
-async def look(url: str) -> float:
-    """Milliseconds for the counts of all runs."""
+async def time_of_counts(url: str) -> float:
+    """Return the milliseconds that the counts of all runs take."""
     async with SqlStore(url) as store:
         await store.runs()
         started = time.perf_counter()
@@ -229,31 +230,34 @@ async def look(url: str) -> float:
 
 
 async def start(url: str, restore: bool) -> None:
-    """In a process of its own: load, and print seconds and bytes per waiting task."""
+    """Load a store, and print the seconds, the bytes per waiting task and the peak memory in MiB.
+
+    This function runs in a process of its own.
+    """
     async with SqlStore(url) as store:
         state = State(BestFit(), chance=random.random, backlog_keep=BACKLOG_KEEP)
-        before, started = rss(), time.perf_counter()
+        before, started = resident_bytes(), time.perf_counter()
         count = 0
         state.begin_restore([], await store.last_seq(), 1000.0)
         async for page in store.load(include_backlog=not restore):
             count += len(page)
             if restore:
                 state.restore(page)
-        shelf = await store.backlog_summary()
-        state.end_restore(shelf)
-        count = max(count, sum(shelf.ready.values()))
+        backlog = await store.backlog_summary()
+        state.end_restore(backlog)
+        count = max(count, sum(backlog.ready.values()))
         took = time.perf_counter() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(took, (rss() - before) / count, peak / 2**20)
+    print(took, (resident_bytes() - before) / count, peak / 2**20)
 
 
-def rss() -> int:
+def resident_bytes() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def in_a_process(url: str, what: str) -> list[float]:
-    command = [sys.executable, "-m", "benchmarks.store", what, url]
+def run_in_process(url: str, option: str) -> list[float]:
+    command = [sys.executable, "-m", "benchmarks.store", option, url]
     done = subprocess.run(command, check=True, capture_output=True, text=True)
     return [float(word) for word in done.stdout.split()]
 
@@ -263,13 +267,13 @@ async def backlogs(folder: Path, sizes: Sequence[int]) -> None:
     for backlog in sizes:
         url = f"sqlite:///{folder}/{backlog}.db"
         await fill(url, backlog)
-        for what, words in (("--load", "rows only"), ("--restore", "rows into the core")):
-            took, each, peak = in_a_process(url, what)
+        for option, words in (("--load", "rows only"), ("--restore", "rows into the core")):
+            took, each, peak = run_in_process(url, option)
             print(
                 f"  {backlog:8,} tasks, {words:18}: {took:6.2f} s,"
                 f" {each:6.0f} bytes more per task, peak {peak:5.0f} MiB"
             )
-        print(f"  {backlog:8,} tasks, counts of all runs: {await look(url):.1f} ms")
+        print(f"  {backlog:8,} tasks, counts of all runs: {await time_of_counts(url):.1f} ms")
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
-"""Tasks of very different length: what waits at workers by skillq's lookahead, by one task a slot, by fixed prefetch.
+"""Measure tasks of very different lengths: skillq's lookahead, one task per slot, and a fixed prefetch.
 
     python -m benchmarks.uneven [--short] [--rounds 2] [--longest 2] [--json FILE] [--plots FOLDER]
 
 Four worker processes with four slots each, over RabbitMQ; skillq with SQLite. A task is a sleep, so that CPU is not
-what is short. Three mixes, drawn by seed, the same for all policies, handed in at once and in one order.
+the bottleneck. Three mixes are drawn by seed; all policies get the same tasks, submitted at once and in one order.
 """
 
 import argparse
@@ -24,7 +24,7 @@ from benchmarks import machine
 from benchmarks.contenders import DURABLE, HERE, Contender, prefetch
 from benchmarks.holding import Hold, stranded
 from benchmarks.mixes import Mix, Sleep, in_one_queue, mixes
-from benchmarks.report import keep
+from benchmarks.report import write_json
 from benchmarks.running import running
 from skillq import topology
 from skillq.client import Client
@@ -37,7 +37,7 @@ from tests.support.broker import Broker, find_broker
 WORKERS = ("ada", "bob", "cyn", "dan")
 SLOTS = 4
 PREFETCHES = (1, 4, 64)  # for each slot
-WARM_UP = 0.1  # of as many tasks as are measured, drawn anew
+WARM_UP = 0.1  # the share of further tasks that are drawn for the warm-up
 
 handlers = Handlers()
 
@@ -51,21 +51,21 @@ async def pause(seconds: float) -> None:
 
 # --- policies
 
-HandIn = Callable[[str, list[Sleep], str], Coroutine[Any, Any, tuple[float, list[Hold]]]]
+Submit = Callable[[str, list[Sleep], str], Coroutine[Any, Any, tuple[float, list[Hold]]]]
 
 
 @dataclass(frozen=True)
 class Policy:
     system: Contender
-    hand_in: HandIn
+    submit: Submit
 
     @property
     def name(self) -> str:
         return self.system.name
 
 
-async def to_skillq(url: str, sleeps: list[Sleep], run: str) -> tuple[float, list[Hold]]:
-    """By the manager's clock, a task is held from its assignment on, until its end or until it is handed back."""
+async def submit_to_skillq(url: str, sleeps: list[Sleep], run: str) -> tuple[float, list[Hold]]:
+    """Submit to skillq. By the manager's clock, a worker holds a task from its assignment to its end or return."""
     tasks = [
         Task(id=str(n), type=one.type, difficulty=1, payload={"seconds": one.seconds})
         for n, one in enumerate(sleeps)
@@ -77,9 +77,9 @@ async def to_skillq(url: str, sleeps: list[Sleep], run: str) -> tuple[float, lis
     ):
         events = await watching.subscribe(topology.EVENTS, [f"task.{run}.*.*"])
         watch = asyncio.create_task(watch_holds(events, len(tasks)))
-        began = time.perf_counter()
+        start = time.perf_counter()
         ends = [ended.status async for ended in opened.map(tasks)]
-        seconds = time.perf_counter() - began
+        seconds = time.perf_counter() - start
         if ends.count(TaskStatus.SUCCEEDED) != len(tasks):
             raise RuntimeError(
                 f"{run}: {len(tasks) - ends.count(TaskStatus.SUCCEEDED)} have failed"
@@ -105,8 +105,10 @@ async def watch_holds(events: Consumer, tasks: int) -> list[Hold]:
     return holds
 
 
-async def to_prefetchers(url: str, sleeps: list[Sleep], run: str) -> tuple[float, list[Hold]]:
-    return await prefetch.hand_in(url, [one.seconds for one in sleeps])
+async def submit_to_prefetchers(
+    url: str, sleeps: list[Sleep], run: str
+) -> tuple[float, list[Hold]]:
+    return await prefetch.submit(url, [one.seconds for one in sleeps])
 
 
 def skillq(name: str, *more: str) -> Policy:
@@ -126,7 +128,7 @@ def skillq(name: str, *more: str) -> Policy:
     system = Contender(
         name, "SQLite", f"{HERE}.skillq", "", (), (manager, *workers), 3 + len(WORKERS)
     )
-    return Policy(system, to_skillq)
+    return Policy(system, submit_to_skillq)
 
 
 def prefetching(each: int) -> Policy:
@@ -137,12 +139,12 @@ def prefetching(each: int) -> Policy:
     system = Contender(
         f"prefetch {each}", DURABLE, f"{HERE}.aio_pika", "", (), workers, 1 + len(WORKERS)
     )
-    return Policy(system, to_prefetchers)
+    return Policy(system, submit_to_prefetchers)
 
 
 POLICIES = (
     skillq("skillq"),
-    # With skills that are alike, its pairing is best fit's, with nothing ahead.
+    # With equal skills, the arrival policy pairs as best fit does, without lookahead.
     skillq("skillq, nothing ahead", "--policy", "arrival"),
     *map(prefetching, PREFETCHES),
 )
@@ -153,24 +155,24 @@ POLICIES = (
 
 @dataclass(frozen=True)
 class Round:
-    seconds: float  # from the submission of the first to the result of the last
+    seconds: float  # from the first submission to the last result
     tasks_per_second: float
     utilisation: float  # of all slots, up to the last result
-    to_one_queue: float  # how many times what an ideal queue would take
-    stranded: float  # slot-seconds idle while others held what waited
+    to_one_queue: float  # multiple of the time of an ideal queue
+    stranded: float  # slot-seconds that were idle while tasks waited at other workers
 
 
-def measure(broker: Broker, policy: Policy, chosen: Sequence[Mix], seed: int) -> list[Round]:
-    with running(policy.system, broker) as up:
-        return [_measure(up.url, policy, mix, seed) for mix in chosen]
+def measure(broker: Broker, policy: Policy, chosen_mixes: Sequence[Mix], seed: int) -> list[Round]:
+    with running(policy.system, broker) as system:
+        return [_measure(system.url, policy, mix, seed) for mix in chosen_mixes]
 
 
 def _measure(url: str, policy: Policy, mix: Mix, seed: int) -> Round:
-    # Others than those that count: what is learned of them is what a manager knows that runs for long.
+    # Other tasks than the measured ones: a manager that runs for long has learned the lengths of types.
     warm_up = mix.draw(Random(-seed), math.ceil(WARM_UP * mix.tasks))
-    asyncio.run(policy.hand_in(url, warm_up, f"warm-{mix.name}"))
+    asyncio.run(policy.submit(url, warm_up, f"warm-{mix.name}"))
     sleeps = mix.draw(Random(seed), mix.tasks)
-    seconds, holds = asyncio.run(policy.hand_in(url, sleeps, mix.name))
+    seconds, holds = asyncio.run(policy.submit(url, sleeps, mix.name))
     slots = len(WORKERS) * SLOTS
     return Round(
         round(seconds, 3),
@@ -181,19 +183,26 @@ def _measure(url: str, policy: Policy, mix: Mix, seed: int) -> Round:
     )
 
 
-def compare(chosen: Sequence[Mix], rounds: int) -> list[dict[str, Any]]:
+def compare(chosen_mixes: Sequence[Mix], rounds: int) -> list[dict[str, Any]]:
     found: dict[tuple[str, str], list[Round]] = defaultdict(list)
     with ExitStack() as stack:
         broker = find_broker()
         stack.callback(broker.stop)
         for number in range(1, rounds + 1):
             for policy in POLICIES:
-                for mix, one in zip(chosen, measure(broker, policy, chosen, number), strict=True):
+                for mix, one in zip(
+                    chosen_mixes, measure(broker, policy, chosen_mixes, number), strict=True
+                ):
                     found[mix.name, policy.name].append(one)
                     print(f"round {number}: {policy.name}: {mix.name}: {one}", file=sys.stderr)
     return [
-        {"mix": mix, "policy": policy, **_medians(of_it), "rounds": [asdict(one) for one in of_it]}
-        for (mix, policy), of_it in found.items()
+        {
+            "mix": mix,
+            "policy": policy,
+            **_medians(rounds_of_mix),
+            "rounds": [asdict(one) for one in rounds_of_mix],
+        }
+        for (mix, policy), rounds_of_mix in found.items()
     ]
 
 
@@ -202,7 +211,7 @@ def _medians(rounds: Sequence[Round]) -> dict[str, float]:
     return {name: round(median(one[name] for one in measures), 4) for name in measures[0]}
 
 
-# --- telling
+# --- reports
 
 HEAD = (
     "| | seconds | tasks/s | slots in use | to an ideal queue | idle while others wait, slot-s |\n"
@@ -222,7 +231,7 @@ def _row(one: dict[str, Any]) -> str:
 
 
 def draw(report: dict[str, Any], folder: Path) -> None:
-    # Its libraries are needed for nothing else.
+    # Imported here: no other code needs the plotting libraries.
     from benchmarks.plots import draw_bars  # noqa: PLC0415
 
     draw_bars(
@@ -245,23 +254,25 @@ def _of(results: Sequence[dict[str, Any]], mix: str) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--short", action="store_true", help="few tasks, one round")
-    parser.add_argument("--rounds", type=int, default=2, help="how many, each with other tasks")
-    parser.add_argument("--longest", type=float, default=2.0, help="task, in seconds")
+    parser.add_argument(
+        "--rounds", type=int, default=2, help="number of rounds, each with other tasks"
+    )
+    parser.add_argument("--longest", type=float, default=2.0, help="longest task in seconds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures there")
     parser.add_argument("--plots", type=Path, metavar="FOLDER", help="draw there")
     options = parser.parse_args()
-    chosen = mixes(options.longest, 0.1 if options.short else 1.0)
+    chosen_mixes = mixes(options.longest, 0.1 if options.short else 1.0)
     about = {
         **machine.describe(),
         "workers": len(WORKERS),
         "slots": SLOTS,
-        "tasks": {mix.name: mix.tasks for mix in chosen},
+        "tasks": {mix.name: mix.tasks for mix in chosen_mixes},
     }
-    results = compare(chosen, 1 if options.short else options.rounds)
-    report = {"about": about, "mixes": {m.name: m.title for m in chosen}, "results": results}
-    for mix in chosen:
+    results = compare(chosen_mixes, 1 if options.short else options.rounds)
+    report = {"about": about, "mixes": {m.name: m.title for m in chosen_mixes}, "results": results}
+    for mix in chosen_mixes:
         print(f"\n{mix.tasks:,} tasks, {mix.title}:\n\n{table(_of(results, mix.name))}")
-    keep(report, options.json)
+    write_json(report, options.json)
     if options.plots:
         draw(report, options.plots)
 

@@ -1,8 +1,9 @@
-"""Where the time of a task goes in skillq's processes: µs of CPU per task and step, by sampling them with py-spy.
+"""Measure where skillq's processes spend their time: µs of CPU per task and step, sampled with py-spy.
 
     python -m benchmarks.where [--tasks 20000] [--only NAME] [--stacks FOLDER]
 
-A step's share of a process's samples, times what /proc says the process used. Waiting is left out.
+The CPU time of a process, read from /proc, is split over the steps by their share of the samples. Waiting does not
+count.
 """
 
 import argparse
@@ -30,59 +31,62 @@ IDLE = re.compile(
     r"(select \(selectors\.py|_worker \(concurrent/futures/thread\.py|wait \(threading\.py|serve_async|"
     r"_WorkItem\.run \(concurrent/futures/thread\.py|get \(queue\.py)[^;]*$"
 )
-FSYNC = "__exit__ (contextlib.py"  # of the store's transaction: it waits for the disk
-# The first that occurs in a stack, from the outside, says which step it is.
+FSYNC = "__exit__ (contextlib.py"  # the end of the store's transaction, which waits for the disk
+# The first of these frames that occurs in a stack decides the step. docs/performance.md shows the steps.
 STEPS = {
     "manager": {
-        "pump (skillq_manager/inbox": "parse: read messages",
-        "_with_known (skillq_manager": "parse: look up what is known",
+        "Inbox.receive_from": "parse, look up known tasks",
+        "Triage._with_known_tasks": "parse, look up known tasks",
         "State.handle": "decide",
-        "Batch.__init__": "commit: make rows",
+        "WriteBatch.__init__": "commit: rows and the rest",
         "Statement.run": "commit: SQL",
-        "SqlStore.commit": "commit: around it",
-        "_transaction (skillq_manager": "commit: around it",
-        "Sqlite.read": "read: bodies, runs",
-        "SqlStore.bodies": "read: bodies, runs",
-        "_send_assignments": "assignments: make and dump",
-        "Outbox.news": "events: make and dump",
-        "_tell_all (skillq": "events: send",
-        "_complete_event": "events: make and dump",
-        "RabbitTransport.publish": "publish, confirm",
-        "_send_following (skillq": "publish, confirm",
-        "feed_data (skillq": "receive",
-        "KeptConsumer.ack": "ack",
-        "_tell (skillq_manager/manager": "tell: log, count",
-        "Sorter.sort": "parse: around it",
+        "SqlStore.commit": "commit: rows and the rest",
+        "_transaction (skillq_manager": "commit: rows and the rest",
+        "Sqlite.read": "read back: payloads, runs",
+        "SqlStore.bodies": "read back: payloads, runs",
+        "Outbox._send_assignments": "assignments: make and encode",
+        "Outbox.event_messages": "events: make, encode, send",
+        "Outbox._publish_unsent_events": "events: make, encode, send",
+        "_complete_event (skillq_manager": "events: make, encode, send",
+        "RabbitTransport.publish": "publish, receive, ack",
+        "FrameWriter._send_buffered": "publish, receive, ack",
+        "FrameReader.feed_data": "publish, receive, ack",
+        "ReconnectingConsumer.ack": "publish, receive, ack",
+        "log_decisions (skillq_manager": "log and count",
+        "Counters.count_decisions": "log and count",
+        "Triage.sort": "parse, look up known tasks",
     },
     "worker": {
-        "message_in": "parse: read messages",
-        "_accept (skillq_worker": "accept",
-        "_run_loop (skillq_worker": "run: the handlers' loop",
-        "result (skillq_worker/results": "run: write the result",
-        "_fill (skillq_worker/slots": "run: begin",
-        "_begin (skillq_worker/slots": "run: begin",
-        "_over (skillq_worker/worker": "run: slot, log, report",
-        "take (skillq_worker/loops": "run: there and back",
-        "call_off (skillq_worker/loops": "run: there and back",
-        "_forget (skillq_worker": "report: forget",
+        "read_message (skillq": "parse, accept",
+        "Worker._accept_assignment": "parse, accept",
+        "HandlerLoop._run_loop": "run: handler loop",
+        "make_result (skillq_worker": "run: result, timeout",
+        "AttemptSlots._fill": "run: result, timeout",
+        "AttemptSlots._start": "run: result, timeout",
+        "Worker._on_attempt_ended": "run: slot, log, report",
+        "_CrossLoopQueue.receive_all": "run: change threads",
+        "HandlerLoop._wake_handlers": "run: change threads",
+        "HandlerLoop.cancel_call": "run: change threads",
+        "Worker._on_results_confirmed": "report",
         "RabbitTransport.publish": "publish, confirm",
-        "Reporter": "report: make and dump",
-        "_send_following (skillq": "publish, confirm",
-        "feed_data (skillq": "receive",
-        "KeptConsumer.ack": "ack",
+        "Reporter.": "report",
+        "FrameWriter._send_buffered": "publish, confirm",
+        "FrameReader.feed_data": "receive, ack",
+        "ReconnectingConsumer.ack": "receive, ack",
     },
     "client": {
         "_task (contenders/skillq": "make the task",
-        "write (skillq/handed": "hand in: check and write",
-        "messages (skillq/handed": "hand in: put together",
+        "encode_tasks (skillq": "submit",
+        "to_messages (skillq": "submit",
         "RabbitTransport.publish": "publish, confirm",
-        "_hand_in (skillq": "hand in: around it",
-        "decode (skillq": "hear: read messages",
-        "hear (skillq": "hear: who waits for it",
-        "__anext__ (skillq": "give results out",
-        "_send_following (skillq": "publish, confirm",
-        "feed_data (skillq": "receive",
-        "ack (skillq": "ack",
+        "OpenRun._submit_call": "submit",
+        "OpenRun._publish_calls": "submit",
+        "decode (skillq": "receive: read messages",
+        "OpenRun.on_event": "receive: find the caller",
+        "Results.__anext__": "receive: find the caller",
+        "FrameWriter._send_buffered": "publish, confirm",
+        "FrameReader.feed_data": "receive, ack",
+        "ReconnectingConsumer.ack": "receive, ack",
     },
 }
 
@@ -114,7 +118,7 @@ def sampled(pid: int, file: Path) -> Iterator[None]:
 
 
 def steps_of(file: Path, steps: dict[str, str]) -> tuple[Counter[str], int]:
-    """Samples by step, and those that waited for the disk."""
+    """Return the samples per step, and the samples that waited for the disk."""
     found: Counter[str] = Counter()
     fsyncs = 0
     for line in file.read_text().splitlines():
@@ -129,7 +133,7 @@ def steps_of(file: Path, steps: dict[str, str]) -> tuple[Counter[str], int]:
 
 
 def _step(stack: str, steps: dict[str, str]) -> str:
-    return next((step for word, step in steps.items() if word in stack), "event loop, rest")
+    return next((step for frame, step in steps.items() if frame in stack), "event loop, rest")
 
 
 def profile(contender: Contender, tasks: int, folder: Path) -> None:
@@ -137,15 +141,15 @@ def profile(contender: Contender, tasks: int, folder: Path) -> None:
         broker = find_broker()
         stack.callback(broker.stop)
         system = stack.enter_context(running(contender, broker))
-        system.ask(f"many {WARM_UP}")
+        system.request(f"many {WARM_UP}")
         manager, first, second, client = system.pids
         whole = {"manager": [manager], "worker": [first, second], "client": [client]}
         with ExitStack() as sampling:
             for name, pids in whole.items():
                 sampling.enter_context(sampled(pids[0], folder / f"{name}.txt"))
-            time.sleep(1.0)  # py-spy reads their symbols
+            time.sleep(1.0)  # py-spy reads the symbols of the processes
             before = {name: machine.cpu_seconds(pids) for name, pids in whole.items()}
-            many = system.ask(f"many {tasks}")
+            many = system.request(f"many {tasks}")
             after = {name: machine.cpu_seconds(pids) for name, pids in whole.items()}
         print(
             f"{contender.title}: {tasks:,} tasks, {tasks / many['seconds']:,.0f} tasks/s while sampled\n"

@@ -1,9 +1,9 @@
-"""What one message costs in Python: published, confirmed, delivered and acknowledged, by one process.
+"""Measure the cost of one message in Python: published, confirmed, delivered and acknowledged, in one process.
 
     python -m benchmarks.wire [--messages 5000] [--rounds 3]
 
 Messages of 300 bytes, by skillq's transport in each of the ways that a task takes, and by aio-pika as one would write it,
-in turns. CPU is this process's, the broker's left out; a lone message is timed until it is there.
+in turns. The CPU time is that of this process, without the broker; a single message is timed until it arrives.
 """
 
 import argparse
@@ -23,11 +23,11 @@ from tests.support.broker import find_broker
 
 BODY = b"x" * 300
 IN_FLIGHT = 100
-LONE = 300
+SINGLE_MESSAGES = 300
 
 Publish = Callable[[], Awaitable[object]]
-Arrived = Callable[[], None]
-Way = Callable[[str, Arrived], AbstractAsyncContextManager[Publish]]
+OnArrival = Callable[[], None]
+Route = Callable[[str, OnArrival], AbstractAsyncContextManager[Publish]]
 
 
 async def submission(transport: RabbitTransport) -> tuple[Consumer, Publish]:
@@ -52,29 +52,29 @@ async def event(transport: RabbitTransport) -> tuple[Consumer, Publish]:
     )
 
 
-def skillq(begin: Callable[[RabbitTransport], Awaitable[tuple[Consumer, Publish]]]) -> Way:
+def skillq(begin: Callable[[RabbitTransport], Awaitable[tuple[Consumer, Publish]]]) -> Route:
     @asynccontextmanager
-    async def way(url: str, arrived: Arrived) -> AsyncIterator[Publish]:
+    async def route(url: str, on_arrival: OnArrival) -> AsyncIterator[Publish]:
         async with RabbitTransport(url, app_id="bench", connection_name="bench") as transport:
             await transport.declare(topology.MANAGER)
             consumer, publish = await begin(transport)
 
-            async def take() -> None:
+            async def consume_all() -> None:
                 while True:
                     deliveries = await consumer.batch()
                     await consumer.ack(deliveries)
                     for _ in deliveries:
-                        arrived()
+                        on_arrival()
 
-            taking = asyncio.create_task(take())
+            consuming = asyncio.create_task(consume_all())
             yield publish
-            taking.cancel()
+            consuming.cancel()
 
-    return way
+    return route
 
 
 @asynccontextmanager
-async def plain(url: str, arrived: Arrived) -> AsyncIterator[Publish]:
+async def plain(url: str, on_arrival: OnArrival) -> AsyncIterator[Publish]:
     async with await aio_pika.connect_robust(url) as connection:
         channel = await connection.channel(publisher_confirms=True)
         await channel.set_qos(IN_FLIGHT)
@@ -82,47 +82,47 @@ async def plain(url: str, arrived: Arrived) -> AsyncIterator[Publish]:
             "bench", durable=True, arguments={"x-queue-type": "quorum"}
         )
 
-        async def take(message: AbstractIncomingMessage) -> None:
+        async def on_message(message: AbstractIncomingMessage) -> None:
             await message.ack()
-            arrived()
+            on_arrival()
 
-        await queue.consume(take)
+        await queue.consume(on_message)
         yield lambda: channel.default_exchange.publish(
             aio_pika.Message(BODY, delivery_mode=aio_pika.DeliveryMode.PERSISTENT), "bench"
         )
 
 
-async def measure(way: Way, url: str, messages: int) -> tuple[float, float]:
-    """µs of CPU for each of many, and ms until a lone one is there."""
-    there = asyncio.Semaphore(0)
-    async with way(url, there.release) as publish:
-        await _many(publish, there, IN_FLIGHT)
+async def measure(route: Route, url: str, messages: int) -> tuple[float, float]:
+    """Return the µs of CPU per message for many messages, and the ms until a single message arrives."""
+    arrivals = asyncio.Semaphore(0)
+    async with route(url, arrivals.release) as publish:
+        await _many(publish, arrivals, IN_FLIGHT)
         before = time.process_time()
-        await _many(publish, there, messages)
+        await _many(publish, arrivals, messages)
         used = time.process_time() - before
-        laps = [await _one(publish, there) for _ in range(LONE)]
+        laps = [await _one(publish, arrivals) for _ in range(SINGLE_MESSAGES)]
     return used / messages * 1e6, median(laps) * 1e3
 
 
-async def _many(publish: Publish, there: asyncio.Semaphore, count: int) -> None:
-    room = asyncio.Semaphore(IN_FLIGHT)
+async def _many(publish: Publish, arrivals: asyncio.Semaphore, count: int) -> None:
+    in_flight = asyncio.Semaphore(IN_FLIGHT)
 
     async def one() -> None:
-        async with room:
+        async with in_flight:
             await publish()
 
     async with asyncio.TaskGroup() as group:
         for _ in range(count):
             group.create_task(one())
     for _ in range(count):
-        await there.acquire()
+        await arrivals.acquire()
 
 
-async def _one(publish: Publish, there: asyncio.Semaphore) -> float:
-    began = time.perf_counter()
+async def _one(publish: Publish, arrivals: asyncio.Semaphore) -> float:
+    start = time.perf_counter()
     publishing = asyncio.ensure_future(publish())
-    await there.acquire()
-    lap = time.perf_counter() - began
+    await arrivals.acquire()
+    lap = time.perf_counter() - start
     await publishing
     return lap
 
@@ -132,19 +132,19 @@ def main() -> None:
     parser.add_argument("--messages", type=int, default=5_000)
     parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
-    ways: dict[str, Way] = {
+    routes: dict[str, Route] = {
         "skillq: a submission or a result, by a quorum queue": skillq(submission),
         "skillq: an assignment, by a worker's queue": skillq(assignment),
         "skillq: an event, without a confirm": skillq(event),
         "aio-pika, by a quorum queue": plain,
     }
-    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
+    figures: dict[str, list[tuple[float, float]]] = {name: [] for name in routes}
     broker = find_broker()
     try:
         for _ in range(options.rounds):
-            for name, way in ways.items():
+            for name, route in routes.items():
                 with broker.vhost() as url:
-                    figures[name].append(asyncio.run(measure(way, url, options.messages)))
+                    figures[name].append(asyncio.run(measure(route, url, options.messages)))
     finally:
         broker.stop()
     print("| | µs of CPU, 100 in flight | ms, alone |\n|---|--:|--:|")

@@ -1,6 +1,6 @@
-"""What is measured side by side: each contender does the same no-op tasks over RabbitMQ, as its users would set it up.
+"""The contenders: each does the same no-op tasks over RabbitMQ, set up as its users would do it.
 
-A module per contender holds the app its workers run, and the client (`Client`, or `connect` where it is async).
+Each contender has a module with the app of its workers and the client (`Client`, or `connect` if it is async).
 """
 
 from dataclasses import dataclass
@@ -16,9 +16,9 @@ class Contender:
     variant: str
     module: str
     settings: str
-    packages: tuple[str, ...] = ()  # whose versions are told
+    packages: tuple[str, ...] = ()  # whose versions the report names
     services: tuple[tuple[str, ...], ...] = ()  # python -m …
-    consumers: int = 0  # that the broker must see before work can begin
+    consumers: int = 0  # that must be on the broker before the start
     database: bool = False
 
     @property

@@ -1,4 +1,4 @@
-"""Request and reply as one would write it with aio-pika alone: no tasks, no retries, no types."""
+"""Request and reply with aio-pika alone: no tasks, no retries, no types."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -44,28 +44,28 @@ class Client:
     def __init__(self, channel: AbstractChannel, queue: str) -> None:
         self._channel = channel
         self._queue = queue
-        self._awaited: dict[str, asyncio.Future[bytes]] = {}
+        self._pending: dict[str, asyncio.Future[bytes]] = {}
 
-    async def take(self, message: AbstractIncomingMessage) -> None:
+    async def on_reply(self, message: AbstractIncomingMessage) -> None:
         if DURABLE:
             await message.ack()
-        self._awaited.pop(message.correlation_id or "").set_result(message.body)
+        self._pending.pop(message.correlation_id or "").set_result(message.body)
 
     async def many(self, count: int) -> int:
         async with asyncio.timeout(PATIENCE):
-            bodies = await asyncio.gather(*(self.ask() for _ in range(count)))
+            bodies = await asyncio.gather(*(self.call() for _ in range(count)))
         return bodies.count(b"ok")
 
     async def one(self) -> None:
-        await self.ask()
+        await self.call()
 
-    async def ask(self) -> bytes:
+    async def call(self) -> bytes:
         id = uuid4().hex
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._awaited[id] = answer
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending[id] = reply
         message = aio_pika.Message(b"go", correlation_id=id, reply_to=REPLIES, delivery_mode=_MODE)
         await self._channel.default_exchange.publish(message, self._queue)
-        return await answer
+        return await reply
 
 
 @asynccontextmanager
@@ -74,7 +74,7 @@ async def connect() -> AsyncIterator[Client]:
         client = Client(channel, TASKS)
         await channel.declare_queue(TASKS, durable=DURABLE)
         replies = await channel.declare_queue(REPLIES, durable=DURABLE)
-        await replies.consume(client.take, no_ack=not DURABLE)
+        await replies.consume(client.on_reply, no_ack=not DURABLE)
         yield client
 
 

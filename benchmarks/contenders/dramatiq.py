@@ -45,12 +45,12 @@ class Client:
         channel = pika.BlockingConnection(pika.URLParameters(URL)).channel()
         channel.queue_declare(REPLIES, durable=DURABLE)
 
-        def take(channel: Any, method: Any, properties: Any, body: bytes) -> None:
+        def on_reply(channel: Any, method: Any, properties: Any, body: bytes) -> None:
             if DURABLE:
                 channel.basic_ack(method.delivery_tag)
             self._ended.put(body.decode())
 
-        channel.basic_consume(REPLIES, take, auto_ack=not DURABLE)
+        channel.basic_consume(REPLIES, on_reply, auto_ack=not DURABLE)
         is_ready.set()
         channel.start_consuming()
 

@@ -1,4 +1,4 @@
-"""skillq in one process, on the memory transport and store: what `skillq run` does, kept running."""
+"""skillq in one process on the memory transport and store: as `skillq run`, but it keeps running."""
 
 import asyncio
 import random
@@ -29,10 +29,10 @@ run = uvloop.run  # as `skillq run` does
 @asynccontextmanager
 async def connect() -> AsyncIterator[Client]:
     logs.configure("warning", "console")  # as `skillq run` does
-    gc_tuning.collect_rarely()  # likewise
+    gc_tuning.collect_rarely()  # as `skillq run` does
     broker, store, clock = MemoryBroker(), MemoryStore(), steady_clock()
 
-    async def quiet(run: str) -> None: ...
+    async def ignore_completion(run: str) -> None: ...
 
     async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
 
@@ -43,7 +43,11 @@ async def connect() -> AsyncIterator[Client]:
             return State(BestFit(), chance=random.random, store=store.id)
 
         manager = Manager(
-            await open_transport("manager"), store, new_state, clock=clock, on_complete=quiet
+            await open_transport("manager"),
+            store,
+            new_state,
+            clock=clock,
+            on_complete=ignore_completion,
         )
         running = [group.create_task(manager.run())]
         executor = stack.enter_context(HandlerExecutor(handlers))

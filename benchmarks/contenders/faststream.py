@@ -1,4 +1,4 @@
-"""FastStream over RabbitMQ: its replies go to a queue of the client's (`request` makes one at a time)."""
+"""FastStream over RabbitMQ: replies go to a queue of the client, because `request` allows one at a time."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -23,29 +23,29 @@ async def noop(task: str) -> Any:
 class Client:
     def __init__(self, broker: RabbitBroker) -> None:
         self._broker = broker
-        self._awaited: dict[str, asyncio.Future[bytes]] = {}
+        self._pending: dict[str, asyncio.Future[bytes]] = {}
         self._next = 0
 
-    def take(self, message: RabbitMessage) -> None:
-        self._awaited.pop(message.correlation_id).set_result(message.body)
+    def on_reply(self, message: RabbitMessage) -> None:
+        self._pending.pop(message.correlation_id).set_result(message.body)
 
     async def many(self, count: int) -> int:
         async with asyncio.timeout(PATIENCE):
-            bodies = await asyncio.gather(*(self.ask() for _ in range(count)))
+            bodies = await asyncio.gather(*(self.call() for _ in range(count)))
         return bodies.count(b"ok")
 
     async def one(self) -> None:
-        await self.ask()
+        await self.call()
 
-    async def ask(self) -> bytes:
+    async def call(self) -> bytes:
         self._next += 1
         id = str(self._next)
-        answer: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
-        self._awaited[id] = answer
+        reply: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._pending[id] = reply
         await self._broker.publish(
             "go", TASKS, persist=DURABLE, reply_to=REPLIES, correlation_id=id
         )
-        return await answer
+        return await reply
 
 
 @asynccontextmanager
@@ -54,8 +54,8 @@ async def connect() -> AsyncIterator[Client]:
     client = Client(own)
 
     @own.subscriber(RabbitQueue(REPLIES, durable=DURABLE))
-    async def take(body: str, message: RabbitMessage) -> None:
-        client.take(message)
+    async def on_reply(body: str, message: RabbitMessage) -> None:
+        client.on_reply(message)
 
     async with own:
         await own.start()

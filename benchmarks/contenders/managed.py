@@ -1,6 +1,7 @@
-"""The four messages and two commits of a skillq task, and nothing else: aio-pika, a process between client and workers.
+"""The four messages and two commits of a skillq task and nothing else, with aio-pika and a manager process.
 
-One at a time, it is what a plain way through a manager takes. Of many it says less: it commits for each by itself.
+One task at a time, this is the cost of a simple way through a manager. For many tasks it is less comparable: it
+commits each task alone.
 """
 
 import asyncio
@@ -20,16 +21,16 @@ from benchmarks.contenders.setting import REPLIES
 
 SUBMISSIONS, RESULTS = "bench.submissions", "bench.results"
 WORKERS = ("one", "two")
-SAFE: dict[str, Any] = {"x-queue-type": "quorum"}
+QUORUM: dict[str, Any] = {"x-queue-type": "quorum"}
 
-Take = Callable[[AbstractIncomingMessage], Awaitable[object]]
+OnMessage = Callable[[AbstractIncomingMessage], Awaitable[object]]
 
 
-async def consume(channel: AbstractChannel, name: str, take: Take) -> None:
-    """From the manager's queues, quorum queues as skillq's, or a worker's, or the client's."""
-    safe = SAFE if name in {SUBMISSIONS, RESULTS} else None
-    queue = await channel.declare_queue(name, durable=True, arguments=safe)
-    await queue.consume(take)
+async def consume(channel: AbstractChannel, name: str, on_message: OnMessage) -> None:
+    """Consume a queue: quorum queues for the manager, as in skillq, classic queues for workers and client."""
+    arguments = QUORUM if name in {SUBMISSIONS, RESULTS} else None
+    queue = await channel.declare_queue(name, durable=True, arguments=arguments)
+    await queue.consume(on_message)
 
 
 async def send(
@@ -52,11 +53,11 @@ def open_store() -> sqlite3.Connection:
 
 async def manage() -> None:
     store = open_store()
-    turns = cycle(WORKERS)
+    workers = cycle(WORKERS)
     async with plain.open_channel() as channel:
 
         async def assign(message: AbstractIncomingMessage) -> None:
-            worker = next(turns)
+            worker = next(workers)
             with store:
                 store.execute(
                     "INSERT INTO tasks VALUES (?, ?, NULL)", (message.correlation_id, worker)
@@ -90,8 +91,8 @@ async def work(name: str) -> None:
 async def connect() -> AsyncIterator[plain.Client]:
     async with plain.open_channel() as channel:
         client = plain.Client(channel, SUBMISSIONS)
-        await channel.declare_queue(SUBMISSIONS, durable=True, arguments=SAFE)
-        await consume(channel, REPLIES, client.take)
+        await channel.declare_queue(SUBMISSIONS, durable=True, arguments=QUORUM)
+        await consume(channel, REPLIES, client.on_reply)
         yield client
 
 

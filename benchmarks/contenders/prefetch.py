@@ -1,4 +1,4 @@
-"""Tasks that sleep, handed out by the broker alone: what waits at a worker is a fixed prefetch, as with Celery.
+"""Sleeping tasks that the broker delivers directly to workers with a fixed prefetch, as with Celery.
 
     python -m benchmarks.contenders.prefetch NAME SLOTS PREFETCH
 
@@ -45,7 +45,7 @@ def _message(body: object, id: str | None, reply_to: str | None = None) -> aio_p
 
 
 async def work(name: str, slots: int, prefetch: int) -> None:
-    free = asyncio.Semaphore(slots)  # first come, first served
+    free = asyncio.Semaphore(slots)  # in order of arrival
     async with _opened(URL, prefetch) as channel:
 
         async def pause(message: AbstractIncomingMessage) -> None:
@@ -61,12 +61,12 @@ async def work(name: str, slots: int, prefetch: int) -> None:
         await asyncio.Future()
 
 
-async def hand_in(url: str, seconds: Sequence[float]) -> tuple[float, list[Hold]]:
-    """How long it took until all replies were there, and who held what."""
+async def submit(url: str, seconds: Sequence[float]) -> tuple[float, list[Hold]]:
+    """Publish the tasks; return the seconds until the last reply, and the holds of the workers."""
     holds: dict[str, Hold] = {}
     done = asyncio.Event()
 
-    async def take(message: AbstractIncomingMessage) -> None:
+    async def on_reply(message: AbstractIncomingMessage) -> None:
         await message.ack()
         holds[message.correlation_id or ""] = Hold(*json.loads(message.body))
         if len(holds) == len(seconds):
@@ -75,15 +75,15 @@ async def hand_in(url: str, seconds: Sequence[float]) -> tuple[float, list[Hold]
     async with _opened(url, CLIENT_PREFETCH) as channel, asyncio.timeout(PATIENCE):
         await _declare(channel)
         replies = await channel.declare_queue(f"uneven.{uuid4().hex}", durable=True)
-        await replies.consume(take)
+        await replies.consume(on_reply)
         exchange = channel.default_exchange
-        began = time.perf_counter()
+        start = time.perf_counter()
         async with asyncio.TaskGroup() as group:
             for number, one in enumerate(seconds):
                 message = _message(one, str(number), replies.name)
                 group.create_task(_publish(exchange, message))
         await done.wait()
-        return time.perf_counter() - began, list(holds.values())
+        return time.perf_counter() - start, list(holds.values())
 
 
 async def _publish(exchange: aio_pika.abc.AbstractExchange, message: aio_pika.Message) -> None:

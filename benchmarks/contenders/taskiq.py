@@ -17,7 +17,7 @@ _MODE = aio_pika.DeliveryMode.PERSISTENT if DURABLE else aio_pika.DeliveryMode.N
 class Replies(AsyncResultBackend[Any]):
     def __init__(self) -> None:
         self._early: dict[str, bytes] = {}
-        self._awaited: dict[str, asyncio.Future[bytes]] = {}
+        self._pending: dict[str, asyncio.Future[bytes]] = {}
 
     async def startup(self) -> None:
         self._connection = await aio_pika.connect_robust(URL)
@@ -33,13 +33,13 @@ class Replies(AsyncResultBackend[Any]):
         await self._channel.default_exchange.publish(message, REPLIES)
 
     async def listen(self) -> None:
-        await self._queue.consume(self._take, no_ack=not DURABLE)
+        await self._queue.consume(self._on_reply, no_ack=not DURABLE)
 
-    async def _take(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
+    async def _on_reply(self, message: aio_pika.abc.AbstractIncomingMessage) -> None:
         if DURABLE:
             await message.ack()
         id = message.correlation_id or ""
-        if (waiting := self._awaited.pop(id, None)) is not None:
+        if (waiting := self._pending.pop(id, None)) is not None:
             waiting.set_result(message.body)
         else:
             self._early[id] = message.body
@@ -50,8 +50,8 @@ class Replies(AsyncResultBackend[Any]):
     async def get_result(self, task_id: str, with_logs: bool = False) -> TaskiqResult[Any]:
         body = self._early.pop(task_id, None)
         if body is None:
-            self._awaited[task_id] = asyncio.get_running_loop().create_future()
-            body = await asyncio.wait_for(self._awaited[task_id], PATIENCE)
+            self._pending[task_id] = asyncio.get_running_loop().create_future()
+            body = await asyncio.wait_for(self._pending[task_id], PATIENCE)
         return TaskiqResult[Any].model_validate_json(body)
 
 

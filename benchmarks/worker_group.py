@@ -1,4 +1,4 @@
-"""Several workers in one process, over RabbitMQ: python -m benchmarks.crew NAME COUNT SLOTS."""
+"""Run several workers in one process, over RabbitMQ: python -m benchmarks.worker_group NAME COUNT SLOTS."""
 
 import asyncio
 import sys
@@ -17,13 +17,13 @@ from skillq_worker.execution.executor import HandlerExecutor
 from skillq_worker.worker import Worker
 
 
-async def serve(crew: str, count: int, slots: int) -> None:
+async def serve(group: str, count: int, slots: int) -> None:
     logs.configure("warning", "console")
     gc_tuning.collect_rarely()
-    async with AsyncExitStack() as stack, asyncio.TaskGroup() as group:
+    async with AsyncExitStack() as stack, asyncio.TaskGroup() as tasks:
         executor = stack.enter_context(HandlerExecutor(handlers))
         for number in range(count):
-            name = f"{crew}-{number}"
+            name = f"{group}-{number}"
             transport = RabbitTransport(URL, app_id=f"worker {name}", connection_name=name)
             await stack.enter_async_context(transport)
             profile = WorkerProfile(
@@ -35,7 +35,7 @@ async def serve(crew: str, count: int, slots: int) -> None:
                 types=executor.types,
             )
             worker = Worker(transport, profile, executor, clock=steady_clock(), grace=0.0)
-            group.create_task(worker.run())
+            tasks.create_task(worker.run())
 
 
 if __name__ == "__main__":
