@@ -23,7 +23,8 @@ from tests.support.waiting import until_async
 class FakeWorker:
     """A connected worker that does nothing by itself and sends the reports that a test wants.
 
-    Each method returns when the manager has processed the report; `has_settled` tells that. Tasks are of the run `default`.
+    All tasks are of the run `default`. Each method returns when the manager has processed the report.
+    `has_settled` returns whether the manager has processed all reports.
     """
 
     def __init__(

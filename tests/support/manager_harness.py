@@ -80,8 +80,8 @@ class WorkerHarness:
 class ManagerHarness:
     """A manager that runs between enter and exit, with real clients, and real or fake workers.
 
-    `manager_transport` is the manager's; `transport` is the test's own. `unreadable` has the messages that the manager or a
-    worker has dead-lettered.
+    `manager_transport` belongs to the manager, `transport` to the test. `unreadable` has the messages
+    that the manager or a worker has dead-lettered.
     """
 
     _consumes_dead_letters = True

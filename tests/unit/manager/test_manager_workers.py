@@ -132,7 +132,7 @@ async def test_the_attempts_of_a_draining_worker_are_given_to_another() -> None:
 
 
 async def test_a_draining_worker_does_not_get_its_returned_tasks_again() -> None:
-    """A draining worker has free slots and returns attempts at once; the manager must not assign them again and again."""
+    """A draining worker has free slots and returns attempts at once; this must not become a loop."""
     async with ManagerHarness(lease=Lease()) as harness:
         executor = FakeExecutor(hold=True)
         leaving = await harness.connect_worker("Leaving", 3, executor, slots=3)

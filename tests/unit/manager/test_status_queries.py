@@ -201,7 +201,7 @@ async def test_a_status_query_during_a_store_failure_is_dropped_and_the_next_is_
 async def test_the_leadership_is_renewed_before_a_large_round_is_decided(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The manager does nothing else while it decides. Without the renewal another manager could take the lead meanwhile."""
+    """The manager renews nothing while it decides; another manager could take the lead meanwhile."""
     monkeypatch.setattr("skillq_manager.inbound.triage._LARGE_ROUND_TASKS", 5)
     monkeypatch.setattr(timings, "RENEW_SECONDS", 60.0)
     async with ManagerHarness() as harness:

@@ -247,7 +247,7 @@ async def test_a_draining_worker_sends_a_heartbeat_at_once(executor: FakeExecuto
 async def test_a_worker_that_started_before_its_manager_connects_soon_after_the_manager_starts(
     manager: FakeManager, executor: FakeExecutor
 ) -> None:
-    """The pauses of the worker grow, but the worker looks for its queue at once when a manager has read its connect message."""
+    """The pauses grow, but the worker looks for its queue at once when a manager reads its message."""
     async with MemoryTransport(MemoryBroker()) as transport:
         manager_transport = MemoryTransport(transport._broker)
         worker = Worker(transport, manager.worker, executor, clock=loop_clock(), grace=0)
