@@ -1,9 +1,15 @@
-"""Bugs that a test can switch on. The simulation must find each of them."""
+# mypy: enable-error-code="explicit-override"
+"""Bugs that a test can switch on. The simulation must find each of them.
+
+`override` lets the type checker refuse a bug whose method has another name in the product: it would plant nothing.
+"""
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from unittest.mock import patch
+
+from typing_extensions import override
 
 from skillq.messages import (
     TaskAssignment,
@@ -27,12 +33,15 @@ from tests.simulation.components import Components
 from tests.simulation.run import simulate
 from tests.simulation.storage import SimulatedStore
 
-_Settled = Sequence[tuple[Consumer, Sequence[Delivery]]]
+_Deliveries = Sequence[tuple[Consumer, Sequence[Delivery]]]
 
 
 class AcksBeforeCommit(Manager):
-    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
-        for consumer, deliveries in settled:
+    @override
+    async def _carry_out(
+        self, commands: Sequence[c.Command], to_acknowledge: _Deliveries = ()
+    ) -> None:
+        for consumer, deliveries in to_acknowledge:
             await consumer.ack(deliveries)
         await super()._carry_out(commands)
 
@@ -40,7 +49,10 @@ class AcksBeforeCommit(Manager):
 class PublishesBeforeCommit(Manager):
     """Publish assignments before the commit, and never resend them: see `_no_resend`."""
 
-    async def _carry_out(self, commands: Sequence[c.Command], settled: _Settled = ()) -> None:
+    @override
+    async def _carry_out(
+        self, commands: Sequence[c.Command], to_acknowledge: _Deliveries = ()
+    ) -> None:
         added = {command.key for command in commands if isinstance(command, c.AddTask)}
         early = [o for o in commands if isinstance(o, c.Assign) and o.key not in added]
         if early:
@@ -49,7 +61,7 @@ class PublishesBeforeCommit(Manager):
         if commands:
             await self.store.commit(commands)
             await self._send(others)
-        for consumer, deliveries in settled:
+        for consumer, deliveries in to_acknowledge:
             await consumer.ack(deliveries)
         await self._notify_requesters(c.Decisions(commands))
 
@@ -69,15 +81,17 @@ def _no_recall(self: Recalls, worker: WorkerEntry, idle: object) -> None:
 class AcceptsAnyAttempt(State):
     """Accept a result from the worker of the current attempt, whatever the number of the result."""
 
-    def _reported(self, ref: Any, speaker: WorkerEntry | None) -> TaskEntry | None:
+    @override
+    def _current_task(self, ref: Any, worker: WorkerEntry | None) -> TaskEntry | None:
         task = self.tasks.live.get((ref.run, ref.id))
-        return task if task is not None and task.worker is speaker is not None else None
+        return task if task is not None and task.worker is worker is not None else None
 
 
 class CountsResultOfDeadLease(State):
     """Count a result after its lease has ended, if the task is not assigned again."""
 
-    def _results(self, event: TaskResults) -> None:
+    @override
+    def _on_results(self, event: TaskResults) -> None:
         for result in event.results:
             task = self.tasks.live.get((result.run, result.id))
             if (
@@ -105,6 +119,7 @@ class CountsResultOfDeadLease(State):
 class ForgetsAckedAssignment(Worker):
     """Acknowledge some assignments and never run them."""
 
+    @override
     def _accept_assignment(self, task: TaskAssignment) -> None:
         super()._accept_assignment(task)
         if self._slots.running:
@@ -114,6 +129,7 @@ class ForgetsAckedAssignment(Worker):
 class LosesLastCommit(SimulatedStore):
     """Lose the last commit of a manager that died, as a disk without fsync does."""
 
+    @override
     async def acquire(self) -> bool:
         before = self._disk.holder
         acquired = await super().acquire()
