@@ -82,7 +82,7 @@ STEPS = {
         "OpenRun._submit_call": "submit",
         "OpenRun._publish_calls": "submit",
         "decode (skillq": "receive: read messages",
-        "OpenRun.on_event": "receive: find the caller",
+        "OpenRun.handle_event": "receive: find the caller",
         "Results.__anext__": "receive: find the caller",
         "FrameWriter._send_buffered": "publish, confirm",
         "FrameReader.feed_data": "receive, ack",

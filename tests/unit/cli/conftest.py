@@ -1,8 +1,10 @@
-"""Fixtures: a folder with the tutorial in it, and the `skillq` command."""
+"""Fixtures: a folder with the tutorial in it, and the `skillq` command, and a server that stops fast."""
 
+import asyncio
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -41,3 +43,19 @@ def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
         return exit_status, out, err
 
     return run
+
+
+class _AsyncioWithShortSleeps:
+    """The module asyncio with sleeps of at most 2 ms."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(asyncio, name)
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(min(seconds, 0.002))
+
+
+@pytest.fixture
+def fast_server_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an HTTP server notice a stop within 2 ms instead of 100 ms."""
+    monkeypatch.setattr("uvicorn.server.asyncio", _AsyncioWithShortSleeps())

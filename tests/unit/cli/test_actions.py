@@ -55,16 +55,16 @@ class CommandRunner:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[ApiHarness]:
+async def api() -> AsyncIterator[ApiHarness]:
     logs.configure("error", "json")
-    async with ApiHarness() as desk:
-        yield desk
+    async with ApiHarness() as api:
+        yield api
     structlog.reset_defaults()
 
 
 @pytest.fixture
-async def runner(desk: ApiHarness, hasty_server: None) -> AsyncIterator[CommandRunner]:
-    async with serve(desk.app, "127.0.0.1", 0) as (host, port):
+async def runner(api: ApiHarness, fast_server_stop: None) -> AsyncIterator[CommandRunner]:
+    async with serve(api.app, "127.0.0.1", 0) as (host, port):
         yield CommandRunner(f"http://{host}:{port}")
 
 
@@ -77,31 +77,31 @@ def test_every_command_of_the_module_actions_is_listed() -> None:
 
 
 async def test_tasks_are_cancelled_by_any_form_of_their_names(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
-    await desk.submit({"id": "x", "difficulty": 1}, run="Night Shift")
+    await api.submit(*TASKS)
+    await api.submit({"id": "x", "difficulty": 1}, run="Night Shift")
     done = await runner("cancel", "2", "Night Shift/x", "--reason", "not wanted")
     assert (done.exit_status, done.out, done.err) == (0, "2 tasks cancelled\n", "")
     assert (await runner("cancel", "3", "--run", "Default")).out == "1 task cancelled\n"
-    page = await desk.get("/api/tasks/night-shift/x")
+    page = await api.get("/api/tasks/night-shift/x")
     assert (page["status"], page["reason"]) == ("cancelled", "not wanted")
-    assert desk.task_row("1").status == "ready"
+    assert api.task_row("1").status == "ready"
 
 
-async def test_a_run_is_cancelled_as_a_whole(desk: ApiHarness, runner: CommandRunner) -> None:
-    await desk.submit(*TASKS, run="Night Shift")
-    await desk.submit(TASKS[0])
+async def test_a_run_is_cancelled_as_a_whole(api: ApiHarness, runner: CommandRunner) -> None:
+    await api.submit(*TASKS, run="Night Shift")
+    await api.submit(TASKS[0])
     done = await runner("cancel", "--run", "Night Shift", "--all", "--json")
     assert (done.exit_status, done.json) == (0, {"cancelled": 3, "refused": []})
-    assert desk.task_row("1").status == "ready"
+    assert api.task_row("1").status == "ready"
 
 
 async def test_each_task_that_cannot_be_cancelled_is_one_line_and_the_others_are_cancelled(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
-    junior = await desk.connect_fake_worker("Junior", 3)
+    await api.submit(*TASKS)
+    junior = await api.connect_fake_worker("Junior", 3)
     await junior.end_attempt("1", "succeeded")
     done = await runner("cancel", "9", "1", "2")
     assert (done.exit_status, done.out) == (1, "1 task cancelled\n")
@@ -109,13 +109,13 @@ async def test_each_task_that_cannot_be_cancelled_is_one_line_and_the_others_are
         "skillq: default/9: there is no task '9' in run 'default'",
         "skillq: default/1: task 1 in run default has ended already: succeeded",
     ]
-    assert desk.task_row("2").status == "cancelled"
+    assert api.task_row("2").status == "cancelled"
 
 
 async def test_json_output_names_the_tasks_that_were_refused(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
+    await api.submit(*TASKS)
     done = await runner("cancel", "2", "nope/1", "--json")
     assert (done.exit_status, done.err) == (1, "")
     assert done.json == {
@@ -128,33 +128,33 @@ async def test_json_output_names_the_tasks_that_were_refused(
 
 
 async def test_tasks_are_retried_together_with_their_dependencies(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(TASKS[0], TASKS[2])
-    await desk.dead_letter_tasks("1")
+    await api.submit(TASKS[0], TASKS[2])
+    await api.dead_letter_tasks("1")
     done = await runner("retry", "3", "default/1")
     assert (done.exit_status, done.out) == (0, "2 tasks retried\n")
-    assert (desk.task_row("1").status, desk.task_row("3").status) == ("ready", "blocked")
+    assert (api.task_row("1").status, api.task_row("3").status) == ("ready", "blocked")
 
 
 async def test_retry_all_retries_every_dead_lettered_task(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
-    await desk.dead_letter_tasks("1", "2")
+    await api.submit(*TASKS)
+    await api.dead_letter_tasks("1", "2")
     one = await runner("retry", "--all", "--type", "analysis", "--run", "Default", "--json")
     assert (one.exit_status, one.json) == (0, {"retried": 1, "refused": []})
     assert (await runner("retry", "--all")).out == "1 task retried\n"
     assert (await runner("retry", "--all")).out == "0 tasks retried\n"
     assert (await runner("retry", "--all", "--status", "failed")).out == "1 task retried\n"
-    assert {desk.task_row(id).status for id in "123"} == {"ready", "blocked"}
+    assert {api.task_row(id).status for id in "123"} == {"ready", "blocked"}
 
 
 async def test_each_task_that_cannot_be_retried_is_one_line(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(TASKS[0], TASKS[2])
-    await desk.dead_letter_tasks("1")
+    await api.submit(TASKS[0], TASKS[2])
+    await api.dead_letter_tasks("1")
     done = await runner("retry", "3", "9")
     assert (done.exit_status, done.out) == (1, "0 tasks retried\n")
     third, ninth = done.err.splitlines()
@@ -163,11 +163,11 @@ async def test_each_task_that_cannot_be_retried_is_one_line(
 
 
 async def test_many_tasks_are_retried_in_several_requests(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(actions, "_MAX_TASKS_PER_REQUEST", 2)
-    await desk.submit(*({"id": n, "difficulty": 1} for n in range(5)))
-    await desk.post("/api/runs/default/cancel")
+    await api.submit(*({"id": n, "difficulty": 1} for n in range(5)))
+    await api.post("/api/runs/default/cancel")
     assert (await runner("retry", *map(str, range(5)))).out == "5 tasks retried\n"
 
 
@@ -175,10 +175,10 @@ async def test_many_tasks_are_retried_in_several_requests(
 
 
 async def test_dead_lists_dead_lettered_tasks_and_their_reasons(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
-    await desk.dead_letter_tasks("1", "2")
+    await api.submit(*TASKS)
+    await api.dead_letter_tasks("1", "2")
     head, first, second = (await runner("dead")).out.splitlines()
     assert head.split()[:5] == ["run", "id", "type", "status", "attempts"]
     assert first.split()[:6] == ["default", "1", "task", "dead_lettered", "3", "lost"]
@@ -187,34 +187,34 @@ async def test_dead_lists_dead_lettered_tasks_and_their_reasons(
     assert len((await runner("dead", "--failed", "--all")).out.splitlines()) == 1 + 3
     assert len((await runner("dead", "--type", "analysis")).out.splitlines()) == 1 + 1
     answer = (await runner("dead", "--run", "Default", "--json")).json
-    assert answer == await desk.get("/api/dead")
+    assert answer == await api.get("/api/dead")
 
 
 async def test_explain_gives_a_reason_for_each_worker(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit({"id": "hard", "difficulty": 8}, run="Night Shift")
-    await desk.connect_fake_worker("Junior", 3)
-    await desk.connect_fake_worker("GPU box 1", 5)
+    await api.submit({"id": "hard", "difficulty": 8}, run="Night Shift")
+    await api.connect_fake_worker("Junior", 3)
+    await api.connect_fake_worker("GPU box 1", 5)
     lines = (await runner("explain", "Night Shift/hard")).out.splitlines()
     assert lines[0].split() == ["task", "night-shift/hard"]
     assert lines[2] == "reason  no worker can do it: it needs skill 8, the best has 5"
     assert lines[4].split() == ["worker", "verdict"]
     assert [line.split("  ")[0] for line in lines[5:]] == ["GPU box 1", "Junior"]
     answer = (await runner("explain", "hard", "--run", "Night Shift", "--json")).json
-    assert answer == await desk.get("/api/tasks/night-shift/hard/explain")
+    assert answer == await api.get("/api/tasks/night-shift/hard/explain")
 
 
 async def test_task_shows_its_present_need_and_how_its_attempts_ended(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(
+    await api.submit(
         {"id": "1", "difficulty": 2, "max_attempts": 2, "escalate_by": 3},
         {"id": "busy", "difficulty": 9},
     )
-    await desk.connect_fake_worker("Ada", 4)
-    await desk.connect_fake_worker("Senior", 9)
-    ada = await desk.connect_fake_worker("Ada", 4, incarnation="Ada-2")
+    await api.connect_fake_worker("Ada", 4)
+    await api.connect_fake_worker("Senior", 9)
+    ada = await api.connect_fake_worker("Ada", 4, incarnation="Ada-2")
     await ada.end_attempt("1", "failed", attempt=2, error="no")
     shown = dict(
         line.split("  ", 1) for line in (await runner("task", "1")).out.splitlines() if "  " in line
@@ -225,10 +225,10 @@ async def test_task_shows_its_present_need_and_how_its_attempts_ended(
 
 
 async def test_workers_shows_reserve_levels_and_refused_types(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit({"id": "1", "difficulty": 9, "type": "ocr"})
-    ada = await desk.connect_fake_worker("Ada", 9, reserve=7)
+    await api.submit({"id": "1", "difficulty": 9, "type": "ocr"})
+    ada = await api.connect_fake_worker("Ada", 9, reserve=7)
     await ada.end_attempt("1", "refused")
     _, line = (await runner("workers")).out.splitlines()
     assert "any, but not ocr" in line
@@ -239,31 +239,31 @@ async def test_workers_shows_reserve_levels_and_refused_types(
 
 
 async def test_unreadable_messages_are_listed_published_again_and_deleted(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    one, other = await desk.send_unreadable("a"), await desk.send_unreadable("b")
+    one, other = await api.send_unreadable("a"), await api.send_unreadable("b")
     head, first, _ = (await runner("dead", "--parked")).out.splitlines()
     assert head.startswith("message id")
     assert first.split()[0] == one
-    assert (await runner("dead", "--parked", "--json")).json == await desk.get("/api/parked")
+    assert (await runner("dead", "--parked", "--json")).json == await api.get("/api/parked")
     assert (await runner("retry", "--parked", one)).out == "1 message published again\n"
     await until_async(
-        lambda: desk.manager.counters.unreadable == 3, "the messages should be unreadable again"
+        lambda: api.manager.counters.unreadable == 3, "the messages should be unreadable again"
     )
     assert (await runner("retry", "--parked", "--all")).out == "2 messages published again\n"
     await until_async(
-        lambda: desk.manager.counters.unreadable == 5, "the messages should be unreadable again"
+        lambda: api.manager.counters.unreadable == 5, "the messages should be unreadable again"
     )
     done = await runner("cancel", "--parked", one, "nope", other)
     assert (done.exit_status, done.out) == (1, "2 messages thrown away\n")
     assert done.err == "skillq: nope: there is no unreadable message 'nope'\n"
-    assert (await desk.get("/api/parked"))["items"] == []
+    assert (await api.get("/api/parked"))["items"] == []
 
 
 async def test_control_characters_in_unreadable_messages_are_escaped(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.send_unreadable(CONTROL_TEXT)
+    await api.send_unreadable(CONTROL_TEXT)
     for more in ((), ("--json",)):
         shown = (await runner("dead", "--parked", *more)).out
         assert "[red]Ünïcode[/red] :smile:" in shown
@@ -309,10 +309,10 @@ async def test_without_a_manager_a_command_raises_unreachable(arguments: list[st
 
 
 async def test_a_standby_manager_refuses_actions_with_a_clear_line(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await desk.submit(*TASKS)
-    monkeypatch.setattr(desk.manager, "_leading", False)
+    await api.submit(*TASKS)
+    monkeypatch.setattr(api.manager, "_leading", False)
     for arguments in (["cancel", "1"], ["retry", "--all"]):
         line = await runner.error_of(Unreachable, *arguments)
         assert line.endswith("this manager does not lead now; ask again in a moment")

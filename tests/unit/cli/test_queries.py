@@ -47,16 +47,16 @@ class CommandRunner:
 
 
 @pytest.fixture
-async def desk() -> AsyncIterator[ApiHarness]:
+async def api() -> AsyncIterator[ApiHarness]:
     logs.configure("error", "json")
-    async with ApiHarness() as desk:
-        yield desk
+    async with ApiHarness() as api:
+        yield api
     structlog.reset_defaults()
 
 
 @pytest.fixture
-async def runner(desk: ApiHarness, hasty_server: None) -> AsyncIterator[CommandRunner]:
-    async with serve(desk.app, "127.0.0.1", 0) as (host, port):
+async def runner(api: ApiHarness, fast_server_stop: None) -> AsyncIterator[CommandRunner]:
+    async with serve(api.app, "127.0.0.1", 0) as (host, port):
         yield CommandRunner(f"http://{host}:{port}")
 
 
@@ -82,10 +82,10 @@ def script_watch(
 
 
 async def test_status_shows_tasks_workers_slots_and_runs(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
-    junior = await desk.connect_fake_worker("Junior", 3, slots=2)
+    await api.submit(*TASKS)
+    junior = await api.connect_fake_worker("Junior", 3, slots=2)
     await junior.end_attempt("1", "succeeded")
     shown = (await runner.output_of("status")).splitlines()
     assert [line.split(maxsplit=1) for line in shown if not line.startswith("success")] == [
@@ -97,11 +97,11 @@ async def test_status_shows_tasks_workers_slots_and_runs(
     assert "success rate  100.00%" in shown
 
 
-async def test_lists_show_a_line_for_each(desk: ApiHarness, runner: CommandRunner) -> None:
-    await desk.submit(*TASKS, run="Night Shift")
-    await desk.connect_fake_worker("GPU box 1", 9, specialties=("ocr", "gpu"))
+async def test_lists_show_a_line_for_each(api: ApiHarness, runner: CommandRunner) -> None:
+    await api.submit(*TASKS, run="Night Shift")
+    await api.connect_fake_worker("GPU box 1", 9, specialties=("ocr", "gpu"))
     await until_async(
-        lambda: desk.manager.state.workers.workers["gpu-box-1"].attempts,
+        lambda: api.manager.state.workers.workers["gpu-box-1"].attempts,
         "a task should be assigned",
     )
     head, run = (await runner.output_of("runs")).splitlines()
@@ -132,10 +132,10 @@ async def test_an_empty_manager_shows_empty_tables(runner: CommandRunner) -> Non
 
 
 async def test_a_task_shows_its_definition_output_and_attempts(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
-    junior = await desk.connect_fake_worker("Junior", 3)
+    await api.submit(*TASKS)
+    junior = await api.connect_fake_worker("Junior", 3)
     await junior.start_attempt("1", at=1_800_000_000)
     await junior.end_attempt("1", "succeeded", output={"größe": 3}, finished_at=1_800_000_001)
     shown = await runner.output_of("task", "1", TZ="UTC")
@@ -151,9 +151,9 @@ async def test_a_task_shows_its_definition_output_and_attempts(
 
 
 async def test_a_task_is_found_by_any_form_of_its_run_and_id(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit({"id": "a.b:c@d", "difficulty": 1}, run="Night Shift / 2")
+    await api.submit({"id": "a.b:c@d", "difficulty": 1}, run="Night Shift / 2")
     for arguments in (
         ("night-shift-2/a.b:c@d",),
         ("Night Shift / 2/a.b:c@d",),
@@ -162,11 +162,11 @@ async def test_a_task_is_found_by_any_form_of_its_run_and_id(
         assert "night-shift-2/a.b:c@d" in await runner.output_of("task", *arguments)
 
 
-async def test_filters_narrow_the_list_of_tasks(desk: ApiHarness, runner: CommandRunner) -> None:
-    await desk.submit(*TASKS)
-    await desk.submit({"id": "x", "difficulty": 1}, run="Night Shift")
-    await desk.connect_fake_worker("Junior", 3)
-    await until_async(lambda: desk.task_row("1").worker, "task 1 should be assigned")
+async def test_filters_narrow_the_list_of_tasks(api: ApiHarness, runner: CommandRunner) -> None:
+    await api.submit(*TASKS)
+    await api.submit({"id": "x", "difficulty": 1}, run="Night Shift")
+    await api.connect_fake_worker("Junior", 3)
+    await until_async(lambda: api.task_row("1").worker, "task 1 should be assigned")
 
     async def ids(*arguments: str) -> list[str]:
         return [
@@ -181,10 +181,10 @@ async def test_filters_narrow_the_list_of_tasks(desk: ApiHarness, runner: Comman
 
 
 async def test_a_shortened_list_says_so_and_the_option_all_shows_everything(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("skillq_cli.api._MAX_PAGE", 4)
-    await desk.submit(*({"id": n, "difficulty": 1} for n in range(10)))
+    await api.submit(*({"id": n, "difficulty": 1} for n in range(10)))
     short = await runner("tasks", "--limit", "3")
     assert len(short.stdout.splitlines()) == 1 + 3
     assert "--all" in short.stderr
@@ -196,11 +196,9 @@ async def test_a_shortened_list_says_so_and_the_option_all_shows_everything(
     assert answer["next_cursor"] is None
 
 
-async def test_json_output_is_the_answer_of_the_api(
-    desk: ApiHarness, runner: CommandRunner
-) -> None:
-    await desk.submit(*TASKS)
-    await desk.connect_fake_worker("Junior", 3)
+async def test_json_output_is_the_answer_of_the_api(api: ApiHarness, runner: CommandRunner) -> None:
+    await api.submit(*TASKS)
+    await api.connect_fake_worker("Junior", 3)
     for arguments, path in (
         (("status",), "summary"),
         (("runs",), "runs"),
@@ -208,7 +206,7 @@ async def test_json_output_is_the_answer_of_the_api(
         (("task", "2"), "tasks/default/2"),
         (("workers",), "workers"),
     ):
-        assert json.loads(await runner.output_of(*arguments, "--json")) == await desk.get(
+        assert json.loads(await runner.output_of(*arguments, "--json")) == await api.get(
             f"/api/{path}"
         )
 
@@ -218,9 +216,9 @@ async def test_json_output_is_the_answer_of_the_api(
 
 @pytest.mark.parametrize("variables", [{}, {"FORCE_COLOR": "1", "TERM": "xterm"}])
 async def test_control_characters_and_markup_of_users_are_escaped(
-    desk: ApiHarness, runner: CommandRunner, variables: dict[str, str]
+    api: ApiHarness, runner: CommandRunner, variables: dict[str, str]
 ) -> None:
-    await desk.submit(
+    await api.submit(
         {
             "id": "a",
             "difficulty": 1,
@@ -229,8 +227,8 @@ async def test_control_characters_and_markup_of_users_are_escaped(
         },
         run=CONTROL_TEXT,
     )
-    worker = await desk.connect_fake_worker(CONTROL_TEXT, 3)
-    run = desk.manager.state.workers.workers[worker.profile.name].attempts
+    worker = await api.connect_fake_worker(CONTROL_TEXT, 3)
+    run = api.manager.state.workers.workers[worker.profile.name].attempts
     await until_async(lambda: run, "a task should be assigned")
     wide = {"COLUMNS": "300"} | variables
     for arguments in (
@@ -249,10 +247,10 @@ async def test_control_characters_and_markup_of_users_are_escaped(
 
 
 async def test_escaped_json_output_decodes_to_the_original_text(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
     text = CONTROL_TEXT + "\u202e\U000e0001🦀"
-    await desk.submit({"id": "a", "difficulty": 1, "description": text})
+    await api.submit({"id": "a", "difficulty": 1, "description": text})
     shown = await runner.output_of("tasks", "--json")
     assert "🦀" in shown
     assert "\u202e" not in shown
@@ -261,10 +259,10 @@ async def test_escaped_json_output_decodes_to_the_original_text(
 
 @pytest.mark.parametrize("columns", ["40", "60", "80", "100", "200"])
 async def test_on_a_narrow_terminal_no_text_is_cut_off(
-    desk: ApiHarness, runner: CommandRunner, columns: str
+    api: ApiHarness, runner: CommandRunner, columns: str
 ) -> None:
-    await desk.submit({"id": "Z" * 128, "difficulty": 1, "description": "Q" * 60})
-    await desk.submit({"id": "a", "difficulty": 1, "type": "X" * 40})
+    await api.submit({"id": "Z" * 128, "difficulty": 1, "description": "Q" * 60})
+    await api.submit({"id": "a", "difficulty": 1, "type": "X" * 40})
     shown = await runner.output_of("tasks", FORCE_COLOR="1", NO_COLOR="1", COLUMNS=columns)
     assert [shown.count(letter) for letter in "ZQX"] == [128, 60, 40]
     for letter in "wkc":  # the letters of the reason "no worker is connected"
@@ -272,9 +270,9 @@ async def test_on_a_narrow_terminal_no_text_is_cut_off(
 
 
 async def test_without_a_terminal_a_task_is_one_line(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit({"id": "z" * 128, "difficulty": 1, "description": "d" * 60})
+    await api.submit({"id": "z" * 128, "difficulty": 1, "description": "d" * 60})
     (_, line) = (await runner.output_of("tasks")).splitlines()
     assert ("z" * 128 in line, "d" * 60 in line) == (True, True)
 
@@ -283,9 +281,9 @@ async def test_without_a_terminal_a_task_is_one_line(
 
 
 async def test_unknown_tasks_runs_and_workers_are_named(
-    desk: ApiHarness, runner: CommandRunner
+    api: ApiHarness, runner: CommandRunner
 ) -> None:
-    await desk.submit(*TASKS)
+    await api.submit(*TASKS)
     error_of = runner.error_of
     assert await error_of(UsageError, "task", "9") == "there is no task '9' in run 'default'"
     assert await error_of(UsageError, "task", "nope/1") == "there is no run 'nope'"
@@ -306,8 +304,8 @@ async def test_an_option_overrides_the_environment_and_a_token_may_be_in_a_file(
     secret = tmp_path / "token"
     secret.write_text("s3cret\n")
     async with (
-        ApiHarness(token="s3cret") as desk,
-        serve(desk.app, "127.0.0.1", 0) as (host, port),
+        ApiHarness(token="s3cret") as api,
+        serve(api.app, "127.0.0.1", 0) as (host, port),
     ):
         runner = CommandRunner("http://127.0.0.1:1")
         url = ("--api-url", f"http://{host}:{port}/")
@@ -350,12 +348,12 @@ async def test_a_server_that_is_no_skillq_manager_is_recognised(answer: bytes) -
 
 
 async def test_an_error_of_the_manager_is_shown_with_its_text(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail() -> NoReturn:
         raise RuntimeError("secret")
 
-    monkeypatch.setattr(desk.store, "runs", fail)
+    monkeypatch.setattr(api.store, "runs", fail)
     line = await runner.error_of(Unreachable, "runs")
     assert line.endswith("cannot answer: the manager failed to answer; its log says why")
 
@@ -363,21 +361,21 @@ async def test_an_error_of_the_manager_is_shown_with_its_text(
 # --- watching --------------------------------------------------------------------------------
 
 
-def submit_from_thread(desk: ApiHarness, *tasks: Any) -> Callable[[], object]:
+def submit_from_thread(api: ApiHarness, *tasks: Any) -> Callable[[], object]:
     loop = asyncio.get_running_loop()
-    return lambda: asyncio.run_coroutine_threadsafe(desk.submit(*tasks), loop).result()
+    return lambda: asyncio.run_coroutine_threadsafe(api.submit(*tasks), loop).result()
 
 
 def do_nothing() -> None: ...
 
 
 async def test_a_watch_prints_one_json_line_per_change_until_it_is_interrupted(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script_watch(
         monkeypatch,
         do_nothing,
-        submit_from_thread(desk, TASKS[0]),
+        submit_from_thread(api, TASKS[0]),
         do_nothing,
         finally_raise=KeyboardInterrupt,
     )
@@ -386,19 +384,19 @@ async def test_a_watch_prints_one_json_line_per_change_until_it_is_interrupted(
 
 
 async def test_a_watch_without_a_terminal_prints_a_table_per_change(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     script_watch(
-        monkeypatch, do_nothing, submit_from_thread(desk, TASKS[0]), finally_raise=KeyboardInterrupt
+        monkeypatch, do_nothing, submit_from_thread(api, TASKS[0]), finally_raise=KeyboardInterrupt
     )
     shown = await runner.output_of("runs", "--watch")
     assert shown.count("submitted") == 2
 
 
 async def test_a_watch_on_a_terminal_redraws_the_screen(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    script_watch(monkeypatch, submit_from_thread(desk, TASKS[0]), finally_raise=KeyboardInterrupt)
+    script_watch(monkeypatch, submit_from_thread(api, TASKS[0]), finally_raise=KeyboardInterrupt)
     shown = await runner.output_of("status", "--watch", FORCE_COLOR="1", TERM="xterm")
     assert "1 (1 ready)" in shown
     assert shown.count("\x1b[?1049h") == shown.count("\x1b[?1049l") == 1
@@ -406,18 +404,18 @@ async def test_a_watch_on_a_terminal_redraws_the_screen(
 
 @pytest.mark.parametrize("flags", [(), ("--json",)])
 async def test_a_watch_goes_on_after_the_manager_was_restarted(
-    desk: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
+    api: ApiHarness, runner: CommandRunner, monkeypatch: pytest.MonkeyPatch, flags: tuple[str, ...]
 ) -> None:
-    runs = desk.store.runs
+    runs = api.store.runs
 
     async def fail() -> NoReturn:
         raise RuntimeError("gone")
 
     script_watch(
         monkeypatch,
-        lambda: setattr(desk.store, "runs", fail),
+        lambda: setattr(api.store, "runs", fail),
         do_nothing,
-        lambda: setattr(desk.store, "runs", runs),
+        lambda: setattr(api.store, "runs", runs),
         finally_raise=KeyboardInterrupt,
     )
     result = await runner("status", "--watch", *flags)
