@@ -1,4 +1,4 @@
-"""Run a contender's client in a process of its own: read commands from standard input, write JSON replies.
+"""Run a contender's client: read commands from standard input, write JSON replies.
 
 many 5000    submit 5,000 tasks at once, and wait for all results
 one 300      300 times: submit one task, and wait for its result

@@ -1,4 +1,4 @@
-"""Compare skillq with other task queues, each as a whole: client, broker, workers, manager and store.
+"""Compare skillq with other task queues, each as a whole.
 
     python -m benchmarks.compare [--short] [--only NAME …] [--rounds 3] [--json FILE] [--plots FOLDER]
 

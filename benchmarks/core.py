@@ -1,4 +1,4 @@
-"""Measure how many decisions the manager's core makes per second: `python -m benchmarks.core [--json]`.
+"""Measure the decisions per second of the core: `python -m benchmarks.core [--json]`.
 
 One decision is the end of a task and the assignment that follows, with everything that `State.handle` does
 between events and commands. The time to make the events does not count, and there is no I/O.
@@ -69,7 +69,7 @@ class Shape:
 
     @property
     def flows(self) -> bool:
-        """Whether only stuck tasks wait; then a decision includes a submission, in the measured time."""
+        """Whether only stuck tasks wait; then a decision includes a submission."""
         return self.open < WORKERS
 
     @property
@@ -177,7 +177,7 @@ class CoreHarness:
 
 
 def bytes_per_waiting_task() -> int:
-    """Return the memory of the state per waiting task, with all indexes; payloads stay in the store."""
+    """Return the memory of the state per waiting task, with all indexes but no payload."""
     shape = Shape("memory", open=0)
     harness = CoreHarness(shape)
     gc.collect()

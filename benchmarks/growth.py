@@ -1,4 +1,4 @@
-"""Measure how throughput grows with workers, and the cost of a backlog: tasks/s, memory and start of the manager.
+"""Measure how throughput grows with workers, and what a backlog costs.
 
     python -m benchmarks.growth [--short] [--full] [--huge] [--rounds 3] [--json FILE] [--plots FOLDER]
 
@@ -80,7 +80,7 @@ def measure_fleet(broker: Broker, workers: int, tasks: int) -> Point:
 
 @contextmanager
 def filled_store(backlog: int, folders: Path, **fields: Any) -> Iterator[Path]:
-    """Yield a folder with a store in which `backlog` tasks wait; it is filled once and copied for each round."""
+    """Yield a folder with a copy of a store in which `backlog` tasks wait."""
     name = f"{backlog}, " + ", ".join(f"{key} {value}" for key, value in fields.items())
     if not (original := folders / name).exists():
         original.mkdir()
@@ -92,7 +92,7 @@ def filled_store(backlog: int, folders: Path, **fields: Any) -> Iterator[Path]:
 
 
 def measure_backlog(broker: Broker, backlog: int, tasks: int, folders: Path) -> Point:
-    """Measure with a backlog in the store from the start: tasks of another run that no worker can do."""
+    """Measure with a backlog of another run's tasks that no worker can do."""
     with filled_store(backlog, folders, difficulty=10) as folder:
         start = time.monotonic()
         with running(system(2), broker, _store(folder)) as system_run:
@@ -106,7 +106,7 @@ def measure_backlog(broker: Broker, backlog: int, tasks: int, folders: Path) -> 
 
 
 def measure_drained(broker: Broker, backlog: int, folders: Path) -> Point:
-    """What waits is what the workers do: results per second, by their clocks, until all is done or for a while."""
+    """Measure how fast workers do a backlog: results per second by the workers' clocks."""
     with filled_store(backlog, folders, difficulty=1, type="noop", payload={}) as folder:
         start = steady_clock()()
         with (

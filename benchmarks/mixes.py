@@ -63,7 +63,7 @@ def _draw_sleep(random: Random, type: str, least: float, most: float) -> Sleep:
 
 
 def in_one_queue(sleeps: Sequence[Sleep], slots: int) -> float:
-    """Return the makespan if each slot takes the next task as soon as it is free, without any overhead.
+    """Return the makespan if each free slot takes the next task at once, without overhead.
 
     A policy that does not know the lengths of tasks can be faster only by luck.
     """

@@ -1,4 +1,4 @@
-"""Measure how long skillq takes to recover from a dead process: seconds from `kill -9` to the next assignment.
+"""Measure the recovery from a dead process: seconds from `kill -9` to an assignment.
 
     python -m benchmarks.recovery [--rounds 3] [--json FILE]
 

@@ -1,4 +1,6 @@
-"""Compare the makespans of dispatch rules: `python -m benchmarks.schedules [--instances N] [--json FILE] [--plot FILE]`.
+"""Compare the makespans of dispatch rules on random fleets and task sets.
+
+    python -m benchmarks.schedules [--instances N] [--json FILE] [--plot FILE]
 
 Fleets and task sets are random; all tasks are ready from the start. The manager's own index applies each rule on a
 virtual clock. The makespan is compared with a lower bound: the optimum for tasks that may be split and moved, or
@@ -39,7 +41,7 @@ Match = tuple[TaskEntry, WorkerEntry]
 
 
 class Fifo(BestFit):
-    """Choose the oldest task that the worker can do, and the worker that has been free for longest."""
+    """Choose the oldest task of those a worker can do, and the worker free for longest."""
 
     def task_rank(self, task: TaskEntry) -> Order:
         return (task.seq,)
@@ -142,7 +144,7 @@ def make_instance(seed: int) -> Instance:
 
 
 def level(rng: random.Random, skew: float) -> int:
-    """Return a level from 1 to 10; a `skew` over 1 makes small levels likely, under 1 large ones."""
+    """Return a level from 1 to 10; a `skew` over 1 favours small levels."""
     return 1 + int(10 * rng.random() ** skew)
 
 
@@ -180,7 +182,7 @@ def entries(tasks: Sequence[Task]) -> Iterator[TaskEntry]:
 
 
 def matches(board: Board, waiting: deque[TaskEntry], board_size: int) -> Iterator[Match]:
-    """Yield all matches that are possible now, with `board_size` waiting tasks on the board at a time."""
+    """Yield all possible matches, with `board_size` waiting tasks on the board at a time."""
     while True:
         while waiting and board.ready_count < board_size:
             board.add_task(waiting.popleft())
@@ -191,7 +193,7 @@ def matches(board: Board, waiting: deque[TaskEntry], board_size: int) -> Iterato
 
 
 def lower_bound(instance: Instance, seconds: Sequence[float]) -> float:
-    """Return the optimum for tasks that may be split and moved (a linear program), or the longest task."""
+    """Return the optimum for divisible tasks (a linear program), or the longest task."""
     work: defaultdict[Need, float] = defaultdict(float)
     for task, length in zip(instance.tasks, seconds, strict=True):
         work[Need.from_task(task)] += length

@@ -1,4 +1,4 @@
-"""Measure the store alone: µs per task and step in batches, the start from a backlog, memory per waiting task.
+"""Measure the store alone: steps in batches, start from a backlog, memory per task.
 
 Run: python -m benchmarks.store [--tasks 20000] [--backlogs 100000 1000000] [--postgresql URL]
 
@@ -230,7 +230,7 @@ async def time_of_counts(url: str) -> float:
 
 
 async def start(url: str, restore: bool) -> None:
-    """Load a store, and print the seconds, the bytes per waiting task and the peak memory in MiB.
+    """Load a store; print the seconds, the bytes per waiting task and the peak in MiB.
 
     This function runs in a process of its own.
     """

@@ -1,4 +1,4 @@
-"""Measure tasks of very different lengths: skillq's lookahead, one task per slot, and a fixed prefetch.
+"""Measure tasks of very different lengths with lookahead and with fixed prefetch.
 
     python -m benchmarks.uneven [--short] [--rounds 2] [--longest 2] [--json FILE] [--plots FOLDER]
 
@@ -65,7 +65,7 @@ class Policy:
 
 
 async def submit_to_skillq(url: str, sleeps: list[Sleep], run: str) -> tuple[float, list[Hold]]:
-    """Submit to skillq. By the manager's clock, a worker holds a task from its assignment to its end or return."""
+    """Submit to skillq; a hold lasts from the assignment of a task to its end or return."""
     tasks = [
         Task(id=str(n), type=one.type, difficulty=1, payload={"seconds": one.seconds})
         for n, one in enumerate(sleeps)

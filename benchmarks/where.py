@@ -1,4 +1,4 @@
-"""Measure where skillq's processes spend their time: µs of CPU per task and step, sampled with py-spy.
+"""Measure the CPU time of skillq's processes per task and step, with py-spy.
 
     python -m benchmarks.where [--tasks 20000] [--only NAME] [--stacks FOLDER]
 

@@ -1,4 +1,4 @@
-"""Measure the cost of one message in Python: published, confirmed, delivered and acknowledged, in one process.
+"""Measure the cost of one message in Python, from publish to acknowledgement.
 
     python -m benchmarks.wire [--messages 5000] [--rounds 3]
 
@@ -93,7 +93,7 @@ async def plain(url: str, on_arrival: OnArrival) -> AsyncIterator[Publish]:
 
 
 async def measure(route: Route, url: str, messages: int) -> tuple[float, float]:
-    """Return the µs of CPU per message for many messages, and the ms until a single message arrives."""
+    """Return the µs of CPU per message of many, and the ms until a single one arrives."""
     arrivals = asyncio.Semaphore(0)
     async with route(url, arrivals.release) as publish:
         await _many(publish, arrivals, IN_FLIGHT)

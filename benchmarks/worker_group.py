@@ -1,4 +1,4 @@
-"""Run several workers in one process, over RabbitMQ: python -m benchmarks.worker_group NAME COUNT SLOTS."""
+"""Run workers in one process: `python -m benchmarks.worker_group NAME COUNT SLOTS`."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""The contenders: each does the same no-op tasks over RabbitMQ, set up as its users would do it.
+"""The contenders do the same no-op tasks over RabbitMQ, set up as users would do it.
 
 Each contender has a module with the app of its workers and the client (`Client`, or `connect` if it is async).
 """

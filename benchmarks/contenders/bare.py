@@ -1,4 +1,4 @@
-"""The four messages and two commits of a skillq task with the least possible code: blocking sockets, no event loop.
+"""The messages and commits of a skillq task with the least code: blocking sockets.
 
 A message is an id. Its frames are prepared, only the body of a received message is read, and confirms are not waited
 for. One task at a time, this is the time of broker, disk and four context switches.

@@ -1,4 +1,4 @@
-"""Dramatiq over RabbitMQ. Its results need Redis or Memcached; here a middleware sends them to a queue."""
+"""Dramatiq over RabbitMQ; a middleware sends results to a queue, instead of Redis."""
 
 import threading
 from queue import SimpleQueue

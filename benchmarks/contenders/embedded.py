@@ -1,4 +1,4 @@
-"""skillq in one process on the memory transport and store: as `skillq run`, but it keeps running."""
+"""skillq in one process in memory: as `skillq run`, but it keeps running."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""FastStream over RabbitMQ: replies go to a queue of the client, because `request` allows one at a time."""
+"""FastStream over RabbitMQ; replies go to a queue of the client, not through `request`."""
 
 import asyncio
 from collections.abc import AsyncIterator

@@ -1,4 +1,4 @@
-"""The four messages and two commits of a skillq task and nothing else, with aio-pika and a manager process.
+"""The messages and commits of a skillq task and nothing else, with aio-pika.
 
 One task at a time, this is the cost of a simple way through a manager. For many tasks it is less comparable: it
 commits each task alone.
@@ -27,7 +27,7 @@ OnMessage = Callable[[AbstractIncomingMessage], Awaitable[object]]
 
 
 async def consume(channel: AbstractChannel, name: str, on_message: OnMessage) -> None:
-    """Consume a queue: quorum queues for the manager, as in skillq, classic queues for workers and client."""
+    """Consume a queue: a quorum queue of the manager, or a classic queue."""
     arguments = QUORUM if name in {SUBMISSIONS, RESULTS} else None
     queue = await channel.declare_queue(name, durable=True, arguments=arguments)
     await queue.consume(on_message)

@@ -1,4 +1,4 @@
-"""Sleeping tasks that the broker delivers directly to workers with a fixed prefetch, as with Celery.
+"""Sleeping tasks, delivered by the broker to workers with a fixed prefetch.
 
     python -m benchmarks.contenders.prefetch NAME SLOTS PREFETCH
 
@@ -62,7 +62,7 @@ async def work(name: str, slots: int, prefetch: int) -> None:
 
 
 async def submit(url: str, seconds: Sequence[float]) -> tuple[float, list[Hold]]:
-    """Publish the tasks; return the seconds until the last reply, and the holds of the workers."""
+    """Publish the tasks; return the seconds until the last reply, and the workers' holds."""
     holds: dict[str, Hold] = {}
     done = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""Settings that the benchmark passes to the processes of a contender in environment variables."""
+"""Settings of the processes of a contender, passed in environment variables."""
 
 import os
 

@@ -1,4 +1,4 @@
-"""skillq over RabbitMQ: `skillq manager`, two `skillq worker`, and a client through the SDK."""
+"""skillq over RabbitMQ: `skillq manager`, two `skillq worker`, and a client by the SDK."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager

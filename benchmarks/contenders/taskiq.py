@@ -1,4 +1,4 @@
-"""Taskiq over RabbitMQ. Its results need another store; here a result backend sends them to a queue."""
+"""Taskiq over RabbitMQ; a result backend sends results to a queue."""
 
 import asyncio
 from collections.abc import AsyncIterator

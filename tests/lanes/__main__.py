@@ -61,7 +61,7 @@ def collect_ids() -> list[str]:
 
 
 def run_all(lanes: Sequence[Lane]) -> list[str]:
-    """Run the lanes at the same time until all have ended; return the ids of all collected tests."""
+    """Run all lanes at the same time to their end; return the ids of collected tests."""
     ids: list[str] = []
     for lane in lanes:
         lane.start()

@@ -1,4 +1,4 @@
-"""Run the checks that take too long for each change: `python -m tests.lanes.nightly [PART]`.
+"""Run the nightly checks: `python -m tests.lanes.nightly [PART]`.
 
 Each part takes less than an hour.
 """

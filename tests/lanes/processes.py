@@ -130,7 +130,7 @@ class Lane:
 
 
 def kill_marked(mark: str) -> None:
-    """Kill the processes that an interrupted lane has left, for example servers of a killed worker."""
+    """Kill processes that an interrupted lane has left, as servers of a killed worker."""
     wanted = f"{MARK_VARIABLE}={mark}".encode()
     for process in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):  # the process has ended or belongs to another user

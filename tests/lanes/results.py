@@ -1,4 +1,4 @@
-"""Results of tests as JSON lines in a file, written by pytest and read by the lane that started it."""
+"""Results of tests as JSON lines in a file, from pytest to the lane that started it."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,7 +14,7 @@ PASSED, FAILED, SKIPPED = "passed", "failed", "skipped"
 
 
 class Recorder:
-    """A pytest plugin that writes the ids of collected tests, or the outcome of each phase of each test."""
+    """A pytest plugin that writes the ids of collected tests, or the outcome of each phase."""
 
     def __init__(self, file: TextIO) -> None:
         self._file = file

@@ -1,4 +1,4 @@
-"""Choose the lane of each test, the tests that need a server, and the tests that run one after another."""
+"""Choose the lane of each test, and find the tests that need a server or run alone."""
 
 import re
 from collections.abc import Sequence
@@ -76,7 +76,7 @@ def arrange(config: pytest.Config, items: list[pytest.Item]) -> None:
 
 
 def check_groups(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
-    """Refuse a release of pytest-xdist that ignores groups: tests would restart brokers of other tests."""
+    """Refuse a pytest-xdist that ignores groups: tests would restart others' brokers."""
     if is_worker(config) and config.option.loadgroup:
         for item in items:
             group = group_of(item)

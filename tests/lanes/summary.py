@@ -1,4 +1,4 @@
-"""The summary of all lanes: a table of lanes and suites, and a line with the number of passed and failed tests."""
+"""The summary of all lanes: a table, and a line with the numbers of passed and failed."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -10,7 +10,7 @@ _ROW = "{:<12}{:<14}{:>8}{:>8}{:>9}{:>10}{:>10}"
 
 
 def table(lanes: Sequence[Lane]) -> Iterator[str]:
-    """Yield a row for each suite and for each lane, with wall seconds, and CPU seconds of the lane."""
+    """Yield a row for each suite with its seconds, and for each lane also its CPU seconds."""
     yield _ROW.format("lane", "suite", "passed", "failed", "skipped", "seconds", "CPU")
     for lane in lanes:
         for suite, results in sorted(by_suite(lane.results).items()):
@@ -37,7 +37,7 @@ def outcomes(results: Iterable[Result]) -> tuple[int, int, int]:
 
 
 def differences(collected: Sequence[str], lanes: Sequence[Lane]) -> list[str]:
-    """Return the tests that did not run in exactly one lane, and the tests that were not collected."""
+    """Return the tests that did not run in exactly one lane, or were not collected."""
     ran = Counter(id for lane in lanes for id in lane.results)
     found = [f"{id} ran in {times} lanes" for id, times in ran.items() if times > 1]
     found += [f"{id} ran in no lane" for id in collected if id not in ran]

@@ -12,7 +12,7 @@ RunCli = Callable[..., tuple[int, str, str]]
 
 
 def error_line(result: tuple[int, str, str], exit_status: int = 2) -> str:
-    """Return the one line on standard error; fail if the command printed or returned anything else."""
+    """Return the only line on standard error; fail if the command did anything else."""
     assert result[0] == exit_status
     assert not result[1]
     assert result[2].count("\n") == 1

@@ -4,6 +4,6 @@ import asyncio
 
 
 async def run_ready_tasks() -> None:
-    """Give the loop ten turns: enough for the tasks of a test to go as far as they can without waiting."""
+    """Give the loop ten turns, so that tasks go as far as they can without waiting."""
     for _ in range(10):
         await asyncio.sleep(0)

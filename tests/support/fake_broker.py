@@ -15,7 +15,7 @@ CHANNEL = 3
 
 
 class FakeBroker:
-    """The broker's end of a connection, with the reader, the writer and the driver's channel of our end."""
+    """The broker's end of a connection, with reader, writer and driver's channel of our end."""
 
     def __init__(self, frame_max: int = 0) -> None:
         self.reader = FrameReader()

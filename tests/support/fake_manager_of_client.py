@@ -1,4 +1,4 @@
-"""The manager's side of the messages between a client and a manager, for tests of the client."""
+"""The manager's side of messages between client and manager, for tests of the client."""
 
 import asyncio
 from collections.abc import Iterable

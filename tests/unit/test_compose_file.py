@@ -1,4 +1,4 @@
-"""The promises of docker-compose.yml that the file itself shows; tests/compose/story.py tests the others."""
+"""The promises of docker-compose.yml that the file itself shows."""
 
 from pathlib import Path
 from typing import Any

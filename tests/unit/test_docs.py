@@ -1,4 +1,4 @@
-"""The documents are true: commands, examples, links, and the parts that are generated from the code."""
+"""The documents are true: commands, examples, links, and generated parts."""
 
 import re
 import shlex
@@ -204,7 +204,7 @@ def code_lines(text: str) -> list[str]:
 
 
 def shown_commands(path: Path) -> list[str]:
-    """Return the arguments of all `skillq` commands in code and comments, those through Compose included."""
+    """Return the arguments of all `skillq` commands in code and comments, also by Compose."""
     text = path.read_text()
     if path.suffix == ".md":
         lines = code_lines(text) + re.findall(r"`(skillq [^`…|]+)`", text)

@@ -63,7 +63,7 @@ def _minor_version(kubectl: str) -> int:
 
 
 def _use_old_field_names(file: Path) -> None:
-    """Rename fields for kubectl 1.20 of Debian 12: `bases` for folders, `patchesStrategicMerge` for patches."""
+    """Rename fields for kubectl 1.20 of Debian 12: `bases`, `patchesStrategicMerge`."""
     kustomization = yaml.safe_load(file.read_text())
     folders = [r for r in kustomization["resources"] if not r.endswith(".yaml")]
     kustomization["bases"] = folders

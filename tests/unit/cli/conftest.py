@@ -1,4 +1,4 @@
-"""Fixtures: a folder with the tutorial in it, and the `skillq` command, and a server that stops fast."""
+"""Fixtures: a folder with the tutorial, the `skillq` command, a server that stops fast."""
 
 import asyncio
 import os
@@ -34,7 +34,7 @@ def tutorial_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run_cli(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> RunCli:
-    """Run the command in this process; return its exit status, standard output and standard error."""
+    """Run the command in this process; return its exit status, output and error output."""
 
     def run(*arguments: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["skillq", *arguments])

@@ -1,4 +1,4 @@
-"""Commands that change something (cancel, retry, dead, explain), against a running manager."""
+"""Action commands (cancel, retry, dead, explain) against a running manager."""
 
 import asyncio
 import json

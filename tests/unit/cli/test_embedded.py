@@ -1,4 +1,4 @@
-"""Embedded runs: manager and workers in one process do each task of a file once, with the right worker."""
+"""An embedded run does each task of a file once, with the right worker."""
 
 import asyncio
 import random

@@ -1,4 +1,4 @@
-"""Work files in YAML, JSON and CSV are read strictly; an error is one line with file, item and remedy."""
+"""Work files in YAML, JSON and CSV are read strictly; an error is one line."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Commands that show something (status, runs, tasks, task, workers), against a running manager."""
+"""Query commands (status, runs, tasks, task, workers) against a running manager."""
 
 import asyncio
 import json
@@ -65,7 +65,7 @@ def script_watch(
     *actions: Callable[[], object],
     finally_raise: type[BaseException],
 ) -> None:
-    """In each pause of a watch, run the next of `actions`; after the last, raise `finally_raise`."""
+    """In each pause of a watch, run the next action; after the last, raise the exception."""
     steps = iter(actions)
 
     def pause(seconds: float) -> None:

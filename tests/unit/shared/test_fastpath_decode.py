@@ -1,4 +1,4 @@
-"""Any bytes as properties or routing key become a delivery, with an error text if they are invalid."""
+"""Any properties and routing keys become a delivery, marked unreadable if invalid."""
 
 import os
 import struct

@@ -1,4 +1,4 @@
-"""The publisher and the browser of the fast path: the frames that they write, and the outcome of each wait."""
+"""The publisher and the browser of the fast path: written frames, and outcomes of waits."""
 
 import asyncio
 from collections.abc import Callable
@@ -94,7 +94,7 @@ async def test_a_returned_message_is_unroutable_whatever_its_confirm_says(
 async def test_of_two_messages_with_one_id_the_returned_one_is_found_by_its_key(
     broker: FakeBroker, publisher: Publisher
 ) -> None:
-    """An unreadable message keeps the id that its sender gave it; two messages may have the same one."""
+    """An unreadable message keeps its sender's id, so two messages may have one id."""
     outgoing = Outgoing(b"body", "note", message_id="a")
     taken, returned = (publisher.publish("x", key, outgoing) for key in ("k", "l"))
     broker.return_message("a", "l")

@@ -1,4 +1,4 @@
-"""The frame reader gives messages to the channel handlers and all other bytes to the driver."""
+"""The frame reader gives messages to channel handlers, and all other bytes to the driver."""
 
 import asyncio
 import gc
@@ -50,7 +50,7 @@ def method(one: Frame, channel: int = HANDLED) -> bytes:
 
 
 def read_by_driver(handler: RecordingHandler, *chunks: bytes) -> bytes:
-    """Feed these bytes to a reader with one handler, and return the bytes that the driver reads."""
+    """Feed bytes to a reader with one handler; return the bytes that the driver reads."""
 
     async def run() -> bytes:
         reader = FrameReader()

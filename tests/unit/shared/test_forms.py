@@ -1,4 +1,4 @@
-"""The forms of tasks and workers are validated strictly, and an error is one line that names the item."""
+"""Forms of tasks and workers are validated strictly; an error is one line."""
 
 from typing import Any
 

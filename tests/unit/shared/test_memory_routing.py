@@ -1,4 +1,4 @@
-"""The memory broker routes messages as RabbitMQ does, at a cost that does not grow with the number of workers."""
+"""The memory broker routes as RabbitMQ does, at a cost independent of the fleet's size."""
 
 import random
 from collections import Counter

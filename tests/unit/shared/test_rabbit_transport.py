@@ -22,7 +22,7 @@ async def broker() -> FakeBroker:
 
 
 class FakeConnection:
-    """A connection that may_open its channel when a test sets `may_open`, and counts the requests for one."""
+    """Opens a channel after a test has set `may_open`; counts the requests for channels."""
 
     connected = True
 

@@ -1,4 +1,4 @@
-"""A reconnecting consumer outlives its channels: it reopens them, waits, or ends with an error."""
+"""A reconnecting consumer reopens lost channels, waits, or ends with an error."""
 
 import asyncio
 from collections.abc import AsyncIterator

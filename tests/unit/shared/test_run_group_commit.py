@@ -23,7 +23,7 @@ def gate(
 
 
 class PublishGate:
-    """The way of the client's messages: while the gate is closed, a message waits in front of it."""
+    """Holds back the client's messages while it is closed; `fails` makes publishes fail."""
 
     def __init__(self, client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
         self.fails = False
@@ -188,7 +188,7 @@ async def test_callers_whose_group_is_not_sent_yet_get_an_error_when_the_run_is_
 async def test_after_a_refusal_only_tasks_that_have_not_ended_are_submitted_again_alone(
     manager: FakeManagerOfClient, run: OpenRun
 ) -> None:
-    """The end of a task with the same id and another definition may be published before the refusal."""
+    """A task with the same id and another definition may end before the refusal."""
     waiting = [asyncio.create_task(run.result(task(id))) for id in "abc"]
     id = (await manager.receive_submission()).submission_id
     await manager.end_tasks("nightly-1", "b")

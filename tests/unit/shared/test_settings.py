@@ -1,4 +1,4 @@
-"""Settings come from options, variables, secret files and defaults, in this order; an error is one line."""
+"""Settings come from options, variables, secret files and defaults, in this order."""
 
 from pathlib import Path
 

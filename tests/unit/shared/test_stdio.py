@@ -11,7 +11,7 @@ from skillq.runtime import stdio
 
 
 def run_python(code: str, shell: str = "") -> str:
-    """Run code with the shell's redirections, and return the text that it writes into the file `report`."""
+    """Run code with these redirections; return the text that it writes into `report`."""
     subprocess.run(
         ["bash", "-c", f'exec "$0" -c "$1" {shell}', sys.executable, code], check=True, timeout=30
     )

@@ -1,4 +1,4 @@
-"""Tasks are validated: ids, levels, payloads, dependencies and the terms of their attempts."""
+"""Tasks are validated: ids, levels, payloads, dependencies and terms."""
 
 from itertools import pairwise
 from typing import Any

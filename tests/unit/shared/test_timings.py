@@ -1,4 +1,4 @@
-"""Durations that depend on each other keep their order, at the real values and at the scale of tests."""
+"""Durations that depend on each other keep their order at the real and the test scale."""
 
 import runpy
 import subprocess

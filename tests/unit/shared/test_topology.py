@@ -1,4 +1,4 @@
-"""The exchanges, queues and bindings on the broker, and the routing keys that a binding matches."""
+"""The exchanges, queues and bindings on the broker, and matching of routing keys."""
 
 import re
 
