@@ -21,35 +21,33 @@ from tests.factories import (
     submission,
     task,
 )
-from tests.unit.core.ada import ADA, HEIR, Kind, S, news
+from tests.support.worker_events import ADA, HEIR, Kind, S, news
 
 # --- what heartbeats compare
 
 
-def test_an_attempt_that_is_not_the_workers_own_is_aborted(do: Driver, held: c.Assign) -> None:
+def test_an_attempt_that_is_not_the_workers_own_is_cancelled(do: Driver, held: c.Assign) -> None:
     do(results(held))
     abort = one(do(heartbeat(ADA, ref(held))), c.CancelAttempts)
     assert (abort.worker, abort.attempts) == (ADA, (ref(held),))
 
 
-def test_an_older_attempt_of_the_same_task_is_aborted(do: Driver, held: c.Assign) -> None:
+def test_an_older_attempt_of_the_same_task_is_cancelled(do: Driver, held: c.Assign) -> None:
     old = ref(held).model_copy(update={"attempt": 0})
     assert one(do(heartbeat(ADA, ref(held), old)), c.CancelAttempts).attempts == (old,)
 
 
-def test_an_assignment_that_the_worker_does_not_know_of_is_sent_again(
-    do: Driver, held: c.Assign
-) -> None:
+def test_an_assignment_that_heartbeats_do_not_name_is_resent(do: Driver, held: c.Assign) -> None:
     assert do(heartbeat(ADA), after=9.0) == []
     assert one(do(heartbeat(ADA), after=1.0), c.Resend) == c.Resend(held.key, 1, ADA)
     assert do(heartbeat(ADA), after=9.0) == []
 
 
-def test_an_attempt_that_the_worker_holds_is_not_sent_again(do: Driver, held: c.Assign) -> None:
+def test_an_attempt_that_the_heartbeat_names_is_not_resent(do: Driver, held: c.Assign) -> None:
     assert do(heartbeat(ADA, ref(held)), after=10.0) == []
 
 
-def test_a_heartbeat_in_parts_misses_only_what_its_parts_would_name(do: Driver) -> None:
+def test_a_part_of_a_heartbeat_shows_as_missing_only_attempts_in_its_range(do: Driver) -> None:
     out = do(connect(slots=9), submission(*(task(id) for id in "abcd")))
     a, b, c_, d = sorted(pick(out, c.Assign), key=lambda one: one.key)
     who = profile(slots=9)
@@ -72,7 +70,7 @@ def test_a_heartbeat_in_parts_misses_only_what_its_parts_would_name(do: Driver) 
     assert missing(part(a, b, c_, d)) == []
 
 
-def test_of_a_heartbeat_in_parts_each_attempt_that_is_a_stranger_s_is_called_off(
+def test_an_unknown_attempt_in_any_part_of_a_heartbeat_is_cancelled(
     do: Driver, held: c.Assign
 ) -> None:
     stranger = ref(held).model_copy(update={"id": "z"})
@@ -96,12 +94,14 @@ def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign
     assert pairs(out) == [("a", "bob")]
 
 
-def test_its_worker_gets_nothing_until_it_is_heard_of_again(do: Driver, held: c.Assign) -> None:
+def test_a_worker_with_a_returned_assignment_gets_nothing_until_its_next_heartbeat(
+    do: Driver, held: c.Assign
+) -> None:
     assert not pairs(do(returned(held)))
     assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
 
 
-def test_an_attempt_that_has_begun_goes_on_when_its_assignment_was_sent_again_and_came_back(
+def test_a_started_attempt_continues_when_its_resent_assignment_comes_back(
     do: Driver, held: c.Assign
 ) -> None:
     do(progress(held))
@@ -109,14 +109,16 @@ def test_an_attempt_that_has_begun_goes_on_when_its_assignment_was_sent_again_an
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
-def test_what_came_back_late_changes_nothing(do: Driver, held: c.Assign) -> None:
+def test_an_assignment_returned_after_its_result_changes_nothing(
+    do: Driver, held: c.Assign
+) -> None:
     do(results(held))
     assert not pick(do(returned(held)), c.EndAttempt)
     ghost = replace(held, worker=HEIR)
     assert do(returned(ghost)) == []
 
 
-def test_an_attempt_that_another_store_had_numbered_is_called_off_and_not_taken_for_ours(
+def test_an_attempt_of_another_store_is_cancelled_and_not_taken_for_a_current_one(
     do: Driver, held: c.Assign
 ) -> None:
     old = heartbeat(ADA, ref(held)).model_copy(update={"store": "lost"})
@@ -129,7 +131,7 @@ def test_an_attempt_that_another_store_had_numbered_is_called_off_and_not_taken_
 
 
 @pytest.mark.parametrize("outcome", [Outcome.RETURNED, Outcome.CANCELLED])
-def test_a_worker_that_hands_back_gets_nothing_until_it_says_that_it_stays(
+def test_a_worker_that_returns_an_attempt_gets_nothing_until_its_next_heartbeat(
     do: Driver, held: c.Assign, outcome: Outcome
 ) -> None:
     out = do(results(held, outcome))
@@ -140,7 +142,9 @@ def test_a_worker_that_hands_back_gets_nothing_until_it_says_that_it_stays(
     assert pairs(do(heartbeat(ADA))) == [("a", "ada")]
 
 
-def test_results_that_come_with_the_loss_of_their_worker_count(do: Driver, held: c.Assign) -> None:
+def test_results_that_arrive_in_the_round_of_the_workers_loss_count(
+    do: Driver, held: c.Assign
+) -> None:
     out = do(results(held), connect(incarnation="2"))
     assert one(out, c.EndAttempt).status is S.SUCCEEDED
     do(submission(task("b")))

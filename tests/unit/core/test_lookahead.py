@@ -28,34 +28,34 @@ from tests.factories import (
     submission,
     task,
 )
-from tests.unit.core.busy import LONG, MANY, ROOM, given, lasted, many, teach
+from tests.support.lookahead_builders import LONG, MANY, ROOM, given, lasted, many, teach
 
 # --- how much --------------------------------------------------------------------------------
 
 
-def test_of_a_type_of_which_nothing_is_known_nothing_waits_at_a_worker(do: Driver) -> None:
+def test_tasks_of_a_type_with_unknown_duration_are_not_prefetched(do: Driver) -> None:
     out = do(connect(slots=3), many())
     assert given(out) == MANY[:3]
 
 
-def test_after_the_first_result_a_worker_has_a_tenth_of_a_second_of_work(do: Driver) -> None:
+def test_after_the_first_result_a_worker_gets_a_tenth_of_a_second_of_work(do: Driver) -> None:
     first = pick(do(connect(), many()), c.Assign)[0]
     assert given(do(lasted(first))) == MANY[1 : 1 + ROOM]
 
 
-def test_with_every_result_it_gets_one_more(do: Driver) -> None:
+def test_with_every_result_a_worker_gets_one_more_task(do: Driver) -> None:
     teach(do)
     held = pick(do(connect(), many()), c.Assign)
     assert len(held) == ROOM
     assert given(do(lasted(held[0]), lasted(held[1]))) == MANY[ROOM : ROOM + 2]
 
 
-def test_a_worker_with_many_slots_has_more_waiting(do: Driver) -> None:
+def test_a_worker_with_more_slots_gets_more_prefetched_tasks(do: Driver) -> None:
     teach(do)
     assert len(given(do(connect(slots=4), many()))) == 52
 
 
-def test_long_tasks_do_not_wait_at_workers(do: Driver) -> None:
+def test_long_tasks_are_not_prefetched(do: Driver) -> None:
     teach(do, LONG)
     assert given(do(connect(slots=2), many())) == MANY[:2]
 
@@ -67,7 +67,7 @@ def test_a_long_task_takes_a_slot_and_short_ones_wait_for_the_others(do: Driver)
     assert len(given(do(connect(slots=2), film, many()))) == 1 + ROOM
 
 
-def test_a_long_task_that_waits_has_none_behind_it(do: Driver) -> None:
+def test_no_task_is_prefetched_behind_a_waiting_long_task(do: Driver) -> None:
     teach(do, LONG, "film")
     teach(do)
     do(connect(), many(3, priority=9))
@@ -76,20 +76,20 @@ def test_a_long_task_that_waits_has_none_behind_it(do: Driver) -> None:
     assert not given(do(submission(task("next"), run="other")))
 
 
-def test_however_short_no_more_wait_than_the_policy_says() -> None:
+def test_a_worker_prefetches_at_most_as_many_tasks_as_the_policy_allows() -> None:
     do = Driver(lookahead=LookaheadPolicy(max_prefetched=5))
     teach(do, 0.0)
     assert given(do(connect(slots=2), many())) == MANY[:7]
 
 
-def test_no_task_is_taken_to_be_shorter_than_the_shortest() -> None:
+def test_the_estimate_of_a_task_has_a_lower_limit() -> None:
     do = Driver(lookahead=LookaheadPolicy(max_seconds=0.00995))
     teach(do, 0.0)
     assert len(given(do(connect(), many()))) == 100
 
 
 @pytest.mark.parametrize(("began", "ended"), [(None, 7.0), (7.0, None), (7.0, 6.0)])
-def test_what_no_clock_can_have_shown_teaches_nothing(
+def test_impossible_durations_are_ignored(
     do: Driver, began: float | None, ended: float | None
 ) -> None:
     first = pick(do(connect(), many()), c.Assign)[0]
@@ -97,14 +97,14 @@ def test_what_no_clock_can_have_shown_teaches_nothing(
     assert given(do(said)) == MANY[1:2]
 
 
-def test_how_long_tasks_take_is_learned_anew_with_every_result(do: Driver) -> None:
+def test_the_duration_of_a_type_is_updated_with_every_result(do: Driver) -> None:
     teach(do)
     held = pick(do(connect(), many()), c.Assign)
     assert given(do(*(lasted(a, LONG) for a in held[:3]))) == MANY[ROOM : ROOM + 1]
     assert given(do(*(lasted(a, LONG) for a in held[3:]))) == []
 
 
-def test_of_too_many_types_the_durations_are_learned_anew(do: Driver) -> None:
+def test_beyond_the_limit_of_types_durations_are_forgotten(do: Driver) -> None:
     with patch.object(lookahead, "_MAX_TYPES", 2):
         for type in ("a", "b", "task"):
             teach(do, type=type)
@@ -115,32 +115,32 @@ def test_of_too_many_types_the_durations_are_learned_anew(do: Driver) -> None:
 # --- to whom ---------------------------------------------------------------------------------
 
 
-def test_all_free_slots_are_taken_before_anything_waits(do: Driver) -> None:
+def test_all_free_slots_are_used_before_any_task_is_prefetched(do: Driver) -> None:
     teach(do)
     out = do(connect("ada", 3), connect("bob", 9), many(3))
     assert pairs(out) == [(MANY[0], "ada"), (MANY[1], "bob"), (MANY[2], "ada")]
 
 
-def test_what_waits_at_equal_workers_is_shared_out(do: Driver) -> None:
+def test_prefetched_tasks_are_shared_equally_between_equal_workers(do: Driver) -> None:
     teach(do)
     out = do(connect("ada"), connect("bob"), many(8))
     assert len(given(out)) == len(given(out, "bob")) == 4
 
 
-def test_urgent_and_hard_tasks_wait_in_front(do: Driver) -> None:
+def test_urgent_and_difficult_tasks_are_prefetched_first(do: Driver) -> None:
     teach(do)
     do(connect(skill=5), submission(task("now")))
     later = submission(task("easy"), task("hard", 5), task("urgent", priority=2), run="other")
     assert given(do(later)) == ["urgent", "hard", "easy"]
 
 
-def test_a_worker_is_given_ahead_only_what_it_can_do(do: Driver) -> None:
+def test_a_worker_prefetches_only_tasks_that_it_can_do(do: Driver) -> None:
     teach(do)
     do(connect("ada", 3), submission(task("now")))
     assert given(do(submission(task("hard", 4), task("easy", 3), run="other"))) == ["easy"]
 
 
-def test_a_task_that_was_lost_with_its_worker_does_not_wait_and_none_waits_behind_it(
+def test_a_task_with_a_lost_attempt_is_not_prefetched_and_has_none_behind_it(
     do: Driver,
 ) -> None:
     teach(do)
@@ -150,14 +150,14 @@ def test_a_task_that_was_lost_with_its_worker_does_not_wait_and_none_waits_behin
     assert given(do(submission(*(task(id) for id in MANY), run="other"))) == []
 
 
-def test_what_was_handed_back_may_wait_again(do: Driver) -> None:
+def test_a_returned_task_can_be_prefetched_again(do: Driver) -> None:
     teach(do)
     held = one(do(connect("ada"), many(1)), c.Assign)
     do(connect("bob"), submission(task("other"), run="other"))
     assert given(do(disconnect(held.worker)), "bob") == MANY[:1]
 
 
-def test_what_goes_first_is_not_overtaken_until_its_type_is_known(do: Driver) -> None:
+def test_a_first_task_of_unknown_duration_is_not_overtaken(do: Driver) -> None:
     teach(do)
     do(connect("ada"), many(1))
     strange = [task(f"s{n}", type="strange", priority=9) for n in range(3)]
@@ -169,7 +169,7 @@ def test_what_goes_first_is_not_overtaken_until_its_type_is_known(do: Driver) ->
     assert {id for id, _ in ahead[1:]} == {"s2", "known"}
 
 
-def test_what_waits_for_a_free_slot_holds_up_others_no_longer_than_it_is_there(
+def test_a_task_that_waits_for_a_free_slot_holds_up_others_until_it_is_cancelled(
     do: Driver,
 ) -> None:
     teach(do)
@@ -180,7 +180,7 @@ def test_what_waits_for_a_free_slot_holds_up_others_no_longer_than_it_is_there(
 
 
 @pytest.mark.parametrize("how", ["draining", "suspect"])
-def test_a_worker_that_leaves_or_is_silent_is_given_nothing_ahead(do: Driver, how: str) -> None:
+def test_a_draining_or_suspect_worker_gets_no_prefetched_tasks(do: Driver, how: str) -> None:
     teach(do)
     held = one(do(connect(), many(1)), c.Assign)
     if how == "draining":
@@ -190,7 +190,7 @@ def test_a_worker_that_leaves_or_is_silent_is_given_nothing_ahead(do: Driver, ho
     assert given(do(submission(task("next"), run="other"))) == []
 
 
-def test_by_arrival_nothing_is_given_ahead() -> None:
+def test_by_arrival_no_task_is_prefetched() -> None:
     do = Driver(Arrival())
     teach(do)
     assert given(do(connect(), many())) == MANY[:1]
@@ -199,7 +199,7 @@ def test_by_arrival_nothing_is_given_ahead() -> None:
 # --- the next manager ------------------------------------------------------------------------
 
 
-def test_what_waits_at_a_worker_still_does_when_another_manager_leads() -> None:
+def test_prefetched_attempts_stay_prefetched_when_another_manager_leads() -> None:
     do = Driver()
     ada = profile()
 

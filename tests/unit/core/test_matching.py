@@ -29,11 +29,11 @@ def test_a_specialty_is_worth_two_levels_for_its_type_only() -> None:
     assert effective_skill(skills(6, "ocr"), "gpu") == 6
 
 
-def test_a_worker_that_names_no_types_handles_all() -> None:
+def test_a_worker_without_a_list_of_types_handles_all_types() -> None:
     assert handles(skills(1), "anything")
 
 
-def test_a_worker_that_names_types_handles_those() -> None:
+def test_a_worker_with_a_list_of_types_handles_only_these_types() -> None:
     assert handles(skills(1, types=("ocr",)), "ocr")
     assert not handles(skills(1, types=("ocr",)), "gpu")
 
@@ -54,7 +54,7 @@ def test_a_type_that_was_refused_is_not_handled() -> None:
         (skills(9, types=("gpu",)), need("ocr"), False),
     ],
 )
-def test_able_is_skilled_enough_special_enough_and_willing(
+def test_an_able_worker_has_the_skill_the_specialties_and_the_type(
     who: Skills, what: Need, able: bool
 ) -> None:
     assert is_able(who, what) is able
@@ -74,13 +74,13 @@ def test_best_fit_prefers_the_smallest_surplus_then_the_fewest_spare_specialties
     assert [fit(who, wanted) for who in order] == [(0, 0), (1, 0), (1, 1), (4, 0)]
 
 
-def test_best_fit_prefers_the_least_loaded_of_equals() -> None:
+def test_best_fit_prefers_the_least_loaded_of_equal_workers() -> None:
     busy, idle = worker_entry(1, title="ada", slots=2), worker_entry(2, title="bob", slots=2)
     busy.attempts["run", "1"] = task_entry(1)
     assert BestFit().worker_rank(idle) < BestFit().worker_rank(busy)
 
 
-def test_best_fit_takes_urgent_then_hard_then_early_tasks_first() -> None:
+def test_best_fit_takes_urgent_then_difficult_then_early_tasks_first() -> None:
     urgent, hard = task_entry(4, need(difficulty=1), priority=2), task_entry(3, need(difficulty=9))
     early, late = task_entry(1), task_entry(2)
     assert sorted([late, early, hard, urgent], key=BestFit().task_rank) == [
@@ -91,7 +91,7 @@ def test_best_fit_takes_urgent_then_hard_then_early_tasks_first() -> None:
     ]
 
 
-def test_arrival_takes_the_first_task_and_the_first_worker_able_or_not() -> None:
+def test_arrival_ranks_by_order_and_ignores_skill() -> None:
     policy = Arrival()
     assert policy.can(skills(1), need(difficulty=10, requires=["lab"]))
     assert not policy.can(skills(9, types=("gpu",)), need("ocr"))
@@ -103,7 +103,7 @@ def test_arrival_takes_the_first_task_and_the_first_worker_able_or_not() -> None
     )
 
 
-def test_to_arrival_workers_differ_in_their_types_only() -> None:
+def test_for_arrival_workers_differ_only_in_their_types() -> None:
     essence = Arrival().relevant_skills
     assert essence(skills(1, "ocr")) == essence(skills(9))
     assert essence(skills(1, types=("ocr",))) != essence(skills(1))
@@ -118,7 +118,9 @@ def test_to_arrival_workers_differ_in_their_types_only() -> None:
         ([skills(5, "fax", "lab"), skills(6, "fax", "lab")], "no worker can do it: it needs skill 8, the best has 6"),
     ],
 )  # fmt: skip
-def test_why_nobody_can_is_said_in_a_sentence(fleet: list[Skills], why: str) -> None:
+def test_the_reason_why_no_worker_can_do_a_task_is_a_sentence(
+    fleet: list[Skills], why: str
+) -> None:
     assert why_unable(fleet, need("ocr", 8, ["lab", "fax"])) == why
 
 
@@ -131,13 +133,13 @@ def test_why_nobody_can_is_said_in_a_sentence(fleet: list[Skills], why: str) -> 
         (skills(9, "fax", "lab", reserve=9), "is reserved for tasks of difficulty 9 or more, until this one has waited for long"),
     ],
 )  # fmt: skip
-def test_why_a_worker_cannot_is_said_in_words_that_follow_its_name(who: Skills, why: str) -> None:
+def test_the_reason_why_a_worker_cannot_do_a_task_follows_its_name(who: Skills, why: str) -> None:
     wanted = need("ocr", 8, ["lab", "fax"])
     assert not is_able(who, wanted)
     assert why_not(who, wanted) == why
 
 
-def test_a_reserved_worker_takes_easy_work_only_when_that_has_waited() -> None:
+def test_a_reserved_worker_can_do_easy_tasks_only_if_they_have_aged() -> None:
     reserved = skills(9, reserve=5)
     assert is_able(reserved, need(difficulty=5))
     assert not is_able(reserved, need(difficulty=4))
@@ -149,7 +151,7 @@ def test_a_reserved_worker_takes_easy_work_only_when_that_has_waited() -> None:
 
 
 @pytest.mark.parametrize("policy", [BestFit(), Arrival()])
-def test_a_worker_that_a_task_excludes_may_not_try_it(policy: Policy) -> None:
+def test_an_excluded_worker_cannot_do_the_task(policy: Policy) -> None:
     ada = skills(9)._replace(alias="ada")
     assert not policy.can(ada, need(excluded=["ada", "bob"]))
     assert policy.can(ada, need(excluded=["bob"]))

@@ -19,7 +19,7 @@ from tests.factories import (
     submission,
     task,
 )
-from tests.unit.core.busy import MANY, back, given, lasted, many, teach
+from tests.support.lookahead_builders import MANY, back, given, lasted, many, teach
 
 # --- recall ----------------------------------------------------------------------------------
 
@@ -35,7 +35,7 @@ def refs(*of: c.Assign) -> tuple[AttemptRef, ...]:
     return tuple(ref(a) for a in of)
 
 
-def test_what_waits_for_too_long_is_handed_back_for_one_that_is_idle(do: Driver) -> None:
+def test_an_attempt_that_waits_too_long_is_recalled_for_an_idle_worker(do: Driver) -> None:
     held = crowded(do)
     assert not pick(do(connect("bob")), c.RecallAttempts)
     at = do.state.next_deadline()
@@ -46,20 +46,20 @@ def test_what_waits_for_too_long_is_handed_back_for_one_that_is_idle(do: Driver)
     assert pairs(do(back(held[-1]))) == [(held[-1].key[1], "bob")]
 
 
-def test_nobody_is_recalled_from_where_nothing_waits_for_long(do: Driver) -> None:
+def test_nothing_is_recalled_if_no_attempt_waits_for_long(do: Driver) -> None:
     held = crowded(do)
     do(connect("bob"), after=0.15)
     held += pick(do(*map(lasted, held[:4])), c.Assign)
     assert not pick(do(after=0.15), c.RecallAttempts)
 
 
-def test_the_newest_are_recalled_and_as_many_as_there_are_idle_slots_for(do: Driver) -> None:
+def test_the_newest_attempts_are_recalled_one_for_each_idle_slot(do: Driver) -> None:
     held = crowded(do, 8)
     do(connect("bob", slots=2), connect("cyd"))
     assert one(do(paused=0.3), c.RecallAttempts).attempts == refs(*reversed(held[-3:]))
 
 
-def test_what_an_idle_worker_cannot_do_stays(do: Driver) -> None:
+def test_an_attempt_that_no_idle_worker_can_do_is_not_recalled(do: Driver) -> None:
     held = crowded(do, 3, difficulty=5)
     do(connect("bob", 4), paused=0.3)
     assert not pick(do(paused=0.3), c.RecallAttempts)
@@ -67,13 +67,13 @@ def test_what_an_idle_worker_cannot_do_stays(do: Driver) -> None:
     assert one(do(paused=0.3), c.RecallAttempts).attempts == refs(held[-1])
 
 
-def test_what_has_begun_is_not_recalled(do: Driver) -> None:
+def test_an_attempt_that_has_started_is_not_recalled(do: Driver) -> None:
     held = crowded(do, 3)
     do(connect("bob", slots=5), *map(progress, held), paused=0.3)
     assert not pick(do(paused=0.3), c.RecallAttempts)
 
 
-def test_a_worker_that_hands_back_what_was_recalled_is_not_leaving(do: Driver) -> None:
+def test_a_worker_that_returns_a_recalled_attempt_is_not_draining(do: Driver) -> None:
     held = crowded(do)
     do(connect("bob"), paused=0.3)
     do(back(held[-1]))
@@ -82,7 +82,7 @@ def test_a_worker_that_hands_back_what_was_recalled_is_not_leaving(do: Driver) -
     assert do.state.workers.workers["ada"].draining
 
 
-def test_a_worker_from_which_was_recalled_gets_nothing_ahead_until_it_has_done_something(
+def test_after_a_recall_a_worker_gets_no_prefetched_tasks_until_its_next_result(
     do: Driver,
 ) -> None:
     held = crowded(do)
@@ -95,21 +95,21 @@ def test_a_worker_from_which_was_recalled_gets_nothing_ahead_until_it_has_done_s
     assert do.state.workers.workers["ada"].recall_pending is False
 
 
-def test_a_recall_that_is_lost_is_tried_again(do: Driver) -> None:
+def test_a_recall_that_is_lost_is_sent_again(do: Driver) -> None:
     held = crowded(do)
     do(connect("bob"), paused=0.3)
     assert not pick(do(paused=0.5), c.RecallAttempts)
     assert one(do(paused=0.5), c.RecallAttempts).attempts == refs(held[-1])
 
 
-def test_a_recall_that_came_too_late_changes_nothing(do: Driver) -> None:
+def test_a_recall_of_an_attempt_that_has_started_changes_nothing(do: Driver) -> None:
     held = crowded(do)
     do(connect("bob"), paused=0.3)
     do(progress(held[-1]), *map(lasted, held))
     assert do.state.is_idle
 
 
-def test_nothing_is_recalled_while_the_manager_cannot_hear(do: Driver) -> None:
+def test_nothing_is_recalled_while_heartbeats_are_lost(do: Driver) -> None:
     crowded(do)
     do(connect("bob"), e.HeartbeatsLost())
     assert not pick(do(paused=0.5), c.RecallAttempts)
@@ -118,7 +118,7 @@ def test_nothing_is_recalled_while_the_manager_cannot_hear(do: Driver) -> None:
     assert pick(do(paused=0.2), c.RecallAttempts)
 
 
-def test_of_very_many_that_wait_each_look_sees_some(do: Driver) -> None:
+def test_each_check_for_recalls_looks_at_a_limited_number_of_attempts(do: Driver) -> None:
     """And the next look begins where this one ended."""
     teach(do)
     do(connect("ada", specialties=("x",)), many(4, requires=("x",)))
@@ -135,7 +135,7 @@ def test_of_very_many_that_wait_each_look_sees_some(do: Driver) -> None:
 # --- time ------------------------------------------------------------------------------------
 
 
-def test_an_attempt_that_waits_is_not_overdue(do: Driver) -> None:
+def test_a_prefetched_attempt_does_not_time_out(do: Driver) -> None:
     teach(do)
     held = pick(do(connect(), many(2, timeout=5.0)), c.Assign)
     do(progress(held[0]))
@@ -146,7 +146,7 @@ def test_an_attempt_that_waits_is_not_overdue(do: Driver) -> None:
     assert (ended.key[1], ended.outcome) == (MANY[0], Outcome.TIMED_OUT)
 
 
-def test_its_time_counts_from_when_it_begins(do: Driver) -> None:
+def test_the_timeout_of_a_prefetched_attempt_counts_from_its_start(do: Driver) -> None:
     teach(do)
     held = pick(do(connect(), many(2, timeout=5.0)), c.Assign)
     do(after=18.0)
@@ -155,7 +155,7 @@ def test_its_time_counts_from_when_it_begins(do: Driver) -> None:
     assert one(beating(do, held[1], 2.0), c.EndAttempt).outcome is Outcome.TIMED_OUT
 
 
-def test_one_of_which_is_never_heard_that_it_has_begun_ends_all_the_same(do: Driver) -> None:
+def test_an_attempt_whose_start_is_never_reported_times_out_all_the_same(do: Driver) -> None:
     teach(do)
     held = pick(do(connect(), many(2, timeout=5.0)), c.Assign)
     do(lasted(held[0]))
@@ -170,7 +170,7 @@ def beating(do: Driver, held: c.Assign, seconds: float) -> list[c.Command]:
     return out
 
 
-def test_an_assignment_that_was_lost_comes_after_those_that_arrived(do: Driver) -> None:
+def test_a_lost_assignment_comes_after_assignments_that_arrived(do: Driver) -> None:
     teach(do)
     held = pick(do(connect(), many(3)), c.Assign)
     out = do(heartbeat(held[0].worker, *map(ref, held[1:])), after=11.0)

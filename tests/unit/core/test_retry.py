@@ -24,7 +24,7 @@ def decided(outcome: Outcome, **more: Any) -> RetryVerdict:
     ("outcome", "status"),
     [(Outcome.FAILED, TaskStatus.FAILED), (Outcome.TIMED_OUT, TaskStatus.TIMED_OUT)],
 )
-def test_the_last_attempt_that_counts_decides_the_outcome(
+def test_the_outcome_of_the_last_attempt_decides_the_status(
     outcome: Outcome, status: TaskStatus
 ) -> None:
     assert decided(outcome, failures=2).status is TaskStatus.READY
@@ -39,7 +39,7 @@ def test_back_off_doubles_from_the_base_to_the_cap() -> None:
     assert delays == [2.0, 4.0, 8.0, 256.0, 300.0, 300.0]
 
 
-def test_a_lost_attempt_is_made_again_at_once_then_apart_from_others_and_not_for_ever() -> None:
+def test_a_lost_attempt_is_retried_at_once_then_after_a_pause_and_then_dead_lettered() -> None:
     """Else a task that kills its worker takes along, each time, whatever runs beside it."""
     assert decided(Outcome.LOST, losses=1) == RetryVerdict(TaskStatus.READY)
     again = decided(Outcome.LOST, losses=2)
@@ -49,18 +49,18 @@ def test_a_lost_attempt_is_made_again_at_once_then_apart_from_others_and_not_for
 
 
 @pytest.mark.parametrize("outcome", [Outcome.REFUSED, Outcome.RETURNED, Outcome.CANCELLED])
-def test_what_never_began_is_not_held_against_the_task(outcome: Outcome) -> None:
+def test_an_attempt_that_never_started_does_not_count_against_the_task(outcome: Outcome) -> None:
     assert decided(outcome, failures=99, losses=99) == RetryVerdict(TaskStatus.READY)
 
 
 @given(failures=st.integers(1, 999), chance=st.floats(0, 1, exclude_max=True))
 @budget(100)
-def test_jitter_never_leaves_its_bounds(failures: int, chance: float) -> None:
+def test_the_back_off_with_jitter_stays_within_its_bounds(failures: int, chance: float) -> None:
     verdict = decided(Outcome.FAILED, failures=failures, max_attempts=1000, chance=chance)
     assert 0.0 <= verdict.delay <= POLICY.cap
 
 
-def test_an_exception_that_is_not_to_be_retried_ends_the_task_at_once() -> None:
+def test_an_exception_in_no_retry_on_ends_the_task_at_once() -> None:
     once = decided(
         Outcome.FAILED,
         failures=1,
@@ -70,14 +70,14 @@ def test_an_exception_that_is_not_to_be_retried_ends_the_task_at_once() -> None:
     assert once == RetryVerdict(TaskStatus.FAILED)
 
 
-def test_where_exceptions_are_named_only_those_are_retried() -> None:
+def test_with_retry_on_only_these_exceptions_are_retried() -> None:
     named: dict[str, Any] = {"failures": 1, "retry_on": ["OSError"]}
     assert decided(Outcome.FAILED, error_types=["TimeoutError", "OSError"], **named).delay
     assert decided(Outcome.FAILED, error_types=["KeyError"], **named).status is TaskStatus.FAILED
     assert decided(Outcome.TIMED_OUT, **named).status is TaskStatus.TIMED_OUT
 
 
-def test_an_exception_named_on_both_sides_is_not_retried() -> None:
+def test_an_exception_in_both_retry_on_and_no_retry_on_is_not_retried() -> None:
     both = decided(
         Outcome.FAILED,
         failures=1,

@@ -34,11 +34,7 @@ from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from tests.factories import budget, connect, disconnect, pick, profile, report, result
-from tests.support.invariants import validate
-from tests.unit.core.ahead import held_by
-from tests.unit.core.crew import Crew
-from tests.unit.core.model import Model
-from tests.unit.core.samples import (
+from tests.support.core_strategies import (
     COMMON,
     FAILURES,
     NAMES,
@@ -53,6 +49,10 @@ from tests.unit.core.samples import (
     nth,
     took,
 )
+from tests.support.invariants import validate
+from tests.support.oracle_lookahead import held_by
+from tests.support.oracle_tasks import Model
+from tests.support.oracle_workers import Crew
 
 
 class Machine(RuleBasedStateMachine):
@@ -416,5 +416,5 @@ class ArrivalMachine(Machine):
 
 
 @pytest.mark.parametrize("machine", [Machine, ArrivalMachine])
-def test_whatever_happens_every_task_is_in_one_place_and_ends_once(machine: type[Machine]) -> None:
+def test_after_any_events_each_task_is_in_one_place_and_ends_once(machine: type[Machine]) -> None:
     run_state_machine_as_test(machine, settings=budget(150, stateful_step_count=40))

@@ -25,7 +25,7 @@ def do() -> Driver:
     return Driver()
 
 
-def test_timers_whose_reason_is_gone_are_thrown_out() -> None:
+def test_timers_of_ended_tasks_are_removed() -> None:
     timers = Timers()
     entry = task_entry(1)
     entry.terms = terms(deadline=1)
@@ -42,7 +42,7 @@ def test_timers_whose_reason_is_gone_are_thrown_out() -> None:
     assert timers.next_at() is None
 
 
-def test_many_deadlines_that_are_met_leave_nothing_behind(do: Driver) -> None:
+def test_timers_of_many_met_deadlines_are_removed(do: Driver) -> None:
     do(connect(slots=100))
     for turn in range(60):
         out = do(submission(*(task(f"{turn}-{n}", deadline=1e6, timeout=9) for n in range(50))))
@@ -50,7 +50,7 @@ def test_many_deadlines_that_are_met_leave_nothing_behind(do: Driver) -> None:
     assert len(do.state.tasks.timers._heap) < 2000
 
 
-def test_tasks_called_off_behind_one_that_waits_leave_nothing_behind(do: Driver) -> None:
+def test_cancelled_tasks_behind_a_waiting_task_are_removed_from_the_task_queue(do: Driver) -> None:
     do(connect(), submission(task("urgent", 9, priority=100)))
     for turn in range(10):
         ids = [f"{turn}-{n}" for n in range(100)]

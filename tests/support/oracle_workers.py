@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from skillq.messages import WorkerEventKind, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import Need
-from tests.unit.core.rows import who
+from tests.support.oracle_rows import who
 
 MEMORY = 60.0  # seconds for which a departed worker cannot come back
 

@@ -14,8 +14,8 @@ from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from tests.factories import budget, pick
-from tests.unit.core.samples import RUNS
-from tests.unit.core.shelves import Keeper
+from tests.support.backlog_driver import Keeper
+from tests.support.core_strategies import RUNS
 from tests.unit.core.test_state_machine import Machine
 
 SPILLED = {"put away": 0, "fetched": 0}
@@ -124,11 +124,11 @@ class TwinMachine(ShelfMachine):
         return out
 
 
-def test_what_is_on_a_shelf_is_in_one_place_and_ends_once() -> None:
+def test_with_a_backlog_each_task_is_in_one_place_and_ends_once() -> None:
     run_state_machine_as_test(ShelfMachine, settings=budget(100, stateful_step_count=40))
 
 
-def test_a_shelf_changes_no_assignment_and_no_order() -> None:
+def test_a_backlog_changes_no_assignment_and_no_order() -> None:
     before = dict(SPILLED)
     run_state_machine_as_test(TwinMachine, settings=budget(150, stateful_step_count=40))
     assert SPILLED["put away"] > before["put away"]

@@ -21,10 +21,10 @@ from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
-from tests.unit.core.ahead import Ahead, held_by
-from tests.unit.core.crew import MEMORY, Crew
-from tests.unit.core.rows import Row
-from tests.unit.core.rows import who as of
+from tests.support.oracle_lookahead import Ahead, held_by
+from tests.support.oracle_rows import Row
+from tests.support.oracle_rows import who as of
+from tests.support.oracle_workers import MEMORY, Crew
 
 S, O = TaskStatus, Outcome  # noqa: E741 - two letters that are on every line
 

@@ -45,7 +45,7 @@ def ends(out: list[c.Command]) -> dict[str, TaskStatus]:
 # --- submitted
 
 
-def test_a_submission_that_is_unfit_is_refused_and_changes_nothing(do: Driver) -> None:
+def test_an_invalid_submission_is_refused_and_changes_nothing(do: Driver) -> None:
     given = submission(A)
     assert do(e.SubmissionInvalid(given, "because")) == [
         c.AnswerSubmission(given, 0, 0, "because", do.now)
@@ -53,7 +53,7 @@ def test_a_submission_that_is_unfit_is_refused_and_changes_nothing(do: Driver) -
     assert do.state.is_idle
 
 
-def test_a_run_that_had_ended_is_told_to_have_when_it_is_submitted_again(do: Driver) -> None:
+def test_a_resubmitted_run_that_had_ended_is_reported_as_complete_before(do: Driver) -> None:
     ended = do(results(one(do(connect(), submission(A)), c.Assign)))
     assert not one(ended, c.CompleteRun).was_complete
     assert one(do(submission(A)), c.CompleteRun).was_complete
@@ -62,7 +62,7 @@ def test_a_run_that_had_ended_is_told_to_have_when_it_is_submitted_again(do: Dri
     assert not one(do(results(one(more, c.Assign))), c.CompleteRun).was_complete
 
 
-def test_a_run_that_ends_as_it_is_submitted_again_has_ended_now(do: Driver) -> None:
+def test_a_run_that_ends_in_the_round_of_its_resubmission_is_newly_complete(do: Driver) -> None:
     held = one(do(connect(), submission(A)), c.Assign)
     assert not one(do(results(held), submission(A)), c.CompleteRun).was_complete
     held = one(do(submission(task("b"))), c.Assign)
@@ -72,7 +72,7 @@ def test_a_run_that_ends_as_it_is_submitted_again_has_ended_now(do: Driver) -> N
 # --- called off
 
 
-def test_a_task_is_called_off_wherever_it_is(do: Driver) -> None:
+def test_a_task_is_cancelled_in_any_status(do: Driver) -> None:
     retried = task("late", difficulty=2, max_attempts=2)
     held = one(do(connect(), submission(retried)), c.Assign)
     do(results(held, Outcome.FAILED))  # in back-off
@@ -86,7 +86,7 @@ def test_a_task_is_called_off_wherever_it_is(do: Driver) -> None:
     assert do.state.is_idle
 
 
-def test_who_has_it_is_told_and_gets_other_work_at_once(do: Driver) -> None:
+def test_a_worker_whose_attempt_is_cancelled_gets_other_work_at_once(do: Driver) -> None:
     held = one(do(connect(), submission(A)), c.Assign)
     do(submission(task("next")))
     out = do(cancel("a"))
@@ -96,7 +96,7 @@ def test_who_has_it_is_told_and_gets_other_work_at_once(do: Driver) -> None:
     assert isinstance(do(results(held))[0], c.RecordStaleResult)
 
 
-def test_the_tasks_of_a_run_that_is_called_off_do_not_fail_each_other(do: Driver) -> None:
+def test_tasks_of_a_cancelled_run_do_not_fail_each_other(do: Driver) -> None:
     do(connect(), submission(C, B, A, ANYWAY), submission(task("z"), run="other"))
     out = do(cancel())
     assert ends(out) == dict.fromkeys("abcd", S.CANCELLED)
@@ -105,14 +105,14 @@ def test_the_tasks_of_a_run_that_is_called_off_do_not_fail_each_other(do: Driver
     assert not do.state.tasks.dependents
 
 
-def test_what_depends_on_a_task_called_off_fails_or_runs_anyway(do: Driver) -> None:
+def test_dependents_of_a_cancelled_task_fail_unless_they_run_anyway(do: Driver) -> None:
     do(submission(A, B, C, ANYWAY))
     out = do(cancel("b"))
     assert ends(out) == {"b": S.CANCELLED, "c": S.FAILED}
     assert ends(do(cancel("a"))) == {"a": S.CANCELLED, "d": S.READY}
 
 
-def test_calling_off_twice_or_what_has_ended_or_never_was_does_nothing(do: Driver) -> None:
+def test_cancelling_twice_or_an_ended_or_unknown_task_does_nothing(do: Driver) -> None:
     do(results(one(do(connect(), submission(A)), c.Assign)))
     do(submission(task("b")), cancel("b", "b"))
     assert do(cancel("a", "b", "nobody")) == [c.AnswerRequest("r", (), {})]
@@ -125,7 +125,7 @@ def failed(do: Driver, *tasks: Task) -> None:
     do(*(results(held, Outcome.FAILED) for held in pick(do(submission(*tasks)), c.Assign)))
 
 
-def test_a_task_sent_again_has_its_full_budget_and_the_next_number(do: Driver) -> None:
+def test_a_retried_task_has_all_its_attempts_again_and_the_next_number(do: Driver) -> None:
     do(connect())
     failed(do, A)
     out = do.again(A)
@@ -137,7 +137,7 @@ def test_a_task_sent_again_has_its_full_budget_and_the_next_number(do: Driver) -
     assert do.status("a") is S.SUCCEEDED
 
 
-def test_its_deadline_counts_anew(do: Driver) -> None:
+def test_the_deadline_of_a_retried_task_starts_again(do: Driver) -> None:
     slow = task("a", 9, deadline=10)
     do(submission(slow))
     assert ends(do(after=10.0)) == {"a": S.TIMED_OUT}
@@ -146,7 +146,7 @@ def test_its_deadline_counts_anew(do: Driver) -> None:
     assert ends(do(after=0.5)) == {"a": S.TIMED_OUT}
 
 
-def test_tasks_sent_again_together_wait_for_each_other_in_whatever_order(do: Driver) -> None:
+def test_tasks_retried_together_in_any_order_wait_for_their_dependencies(do: Driver) -> None:
     do(connect())
     failed(do, C, B, A)
     out = do.again(C, B, A, A)
@@ -162,7 +162,7 @@ def test_tasks_sent_again_together_wait_for_each_other_in_whatever_order(do: Dri
     assert do.state.is_idle
 
 
-def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
+def test_a_retry_is_refused_before_the_dependencies_are_retried(do: Driver) -> None:
     do(connect())
     failed(do, A, B)
     assert one(do.again(B), c.AnswerRequest).refused == {
@@ -172,21 +172,21 @@ def test_a_task_is_not_sent_again_before_what_it_depends_on(do: Driver) -> None:
     assert one(do.again(B), c.Reopen).status is S.BLOCKED
 
 
-def test_one_that_runs_anyway_is_sent_again_alone(do: Driver) -> None:
+def test_a_task_that_runs_after_a_failed_dependency_is_retried_alone(do: Driver) -> None:
     do(connect())
     failed(do, A, ANYWAY)
     do(cancel("d"))
     assert one(do.again(ANYWAY), c.Reopen).status is S.READY
 
 
-def test_what_has_not_ended_or_has_succeeded_is_not_sent_again(do: Driver) -> None:
+def test_a_task_that_is_open_or_succeeded_is_not_retried(do: Driver) -> None:
     held = one(do(connect(), submission(A, task("z", 9))), c.Assign)
     assert one(do.again(A), c.AnswerRequest).refused == {("default", "a"): "has not ended"}
     do(results(held))
     assert one(do.again(A), c.AnswerRequest).refused == {("default", "a"): "has succeeded"}
 
 
-def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver) -> None:
+def test_a_retry_request_for_a_task_that_ends_in_this_round_is_refused(do: Driver) -> None:
     """What the store said of it then, its status or its last attempt, is true no more."""
     held = one(do(connect(), submission(A)), c.Assign)
     old = e.StoredTask(held.key, 1, A, A.fingerprint(), S.RUNNING, 1)
@@ -196,7 +196,7 @@ def test_who_asks_for_a_task_that_is_just_ending_is_told_to_ask_again(do: Driver
     assert one(do(asked), c.AnswerRequest).refused == reasons
 
 
-def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number_back(
+def test_a_retry_request_read_before_the_last_attempt_does_not_reuse_its_number(
     do: Driver,
 ) -> None:
     do(connect())
@@ -210,7 +210,7 @@ def test_what_was_asked_before_an_attempt_that_ends_now_does_not_take_its_number
     assert one(do.again(A), c.Assign).attempt == 3
 
 
-def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
+def test_equal_needs_and_terms_are_shared_and_the_cache_is_limited(
     do: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entries, "_CACHED_SHAPES", 3)
@@ -224,20 +224,20 @@ def test_what_many_tasks_say_alike_is_kept_once_and_not_for_ever(
 # --- restored
 
 
-def test_ready_tasks_are_given_out_by_the_next_manager_with_the_next_number(do: Driver) -> None:
+def test_the_next_manager_assigns_ready_tasks_with_the_next_attempt_number(do: Driver) -> None:
     out = do.restore(live_row(A, attempt=7, failures=0, seq=5), workers=[ADA])
     assert one(out, c.Assign).attempt == 8
     assert one(do(submission(task("new"))), c.AddTask).seq == 6
 
 
-def test_expected_workers_are_waited_for_only_before_the_first_attempt() -> None:
+def test_a_restored_manager_waits_for_expected_workers_only_before_any_attempt() -> None:
     do = Driver(expected_workers=2)
     assert not pairs(do.restore(live_row(A), workers=[ADA]))
     do = Driver(expected_workers=2)
     assert pairs(do.restore(live_row(A, attempt=1), workers=[ADA])) == [("a", "ada")]
 
 
-def test_a_worker_goes_on_with_what_it_had_under_the_earlier_manager(do: Driver) -> None:
+def test_a_worker_keeps_its_attempts_when_another_manager_leads(do: Driver) -> None:
     row = live_row(A, S.RUNNING, attempt=3, worker="ada", incarnation="1", assigned_at=950.0)
     assert do.restore(row, workers=[ADA]) == []
     held = c.Assign(("default", "a"), "task", 3, ADA, 0.0)
@@ -245,12 +245,12 @@ def test_a_worker_goes_on_with_what_it_had_under_the_earlier_manager(do: Driver)
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
-def test_what_was_assigned_and_perhaps_never_said_is_said_again(do: Driver) -> None:
+def test_a_restored_assignment_is_resent(do: Driver) -> None:
     row = live_row(A, S.ASSIGNED, attempt=3, worker="ada", incarnation="1", assigned_at=950.0)
     assert do.restore(row, workers=[ADA]) == [c.Resend(("default", "a"), 3, ADA)]
 
 
-def test_a_worker_that_died_meanwhile_has_its_full_time_to_be_heard_of(do: Driver) -> None:
+def test_after_a_restore_each_worker_has_its_full_lease_to_send_a_heartbeat(do: Driver) -> None:
     row = live_row(A, S.RUNNING, attempt=3, worker="ada", incarnation="1", assigned_at=1.0)
     do.restore(row, workers=[ADA])
     assert not pick(do(after=29.0), c.EndAttempt)
@@ -258,7 +258,7 @@ def test_a_worker_that_died_meanwhile_has_its_full_time_to_be_heard_of(do: Drive
 
 
 @pytest.mark.parametrize("workers", [[], [profile("ada", incarnation="2")]])
-def test_what_another_incarnation_had_is_lost_and_ready_again(workers: list[object]) -> None:
+def test_an_attempt_of_another_incarnation_is_lost_on_restore(workers: list[object]) -> None:
     do = Driver()
     row = live_row(
         A, S.ASSIGNED, attempt=3, losses=0, worker="ada", incarnation="1", assigned_at=1.0
@@ -270,7 +270,7 @@ def test_what_another_incarnation_had_is_lost_and_ready_again(workers: list[obje
     assert [x.attempt for x in pick(out, c.Assign)] == [4] * len(workers)
 
 
-def test_lost_too_often_is_lost_too_often_across_managers(do: Driver) -> None:
+def test_lost_attempts_are_counted_across_managers(do: Driver) -> None:
     rows = [
         live_row(A, S.RUNNING, attempt=3, losses=2, worker="ada", incarnation="1", assigned_at=1.0),
         live_row(B, S.BLOCKED, seq=2),
@@ -280,7 +280,7 @@ def test_lost_too_often_is_lost_too_often_across_managers(do: Driver) -> None:
     assert ends(out) == {"a": S.DEAD_LETTERED, "b": S.FAILED, "d": S.READY}
 
 
-def test_back_off_goes_on_or_is_over(do: Driver) -> None:
+def test_a_restored_task_continues_its_back_off(do: Driver) -> None:
     rows = [
         live_row(A, attempt=1, retry_at=do.now - 99.0),
         live_row(task("b"), attempt=1, retry_at=do.now + 5.0, seq=2),
@@ -290,30 +290,30 @@ def test_back_off_goes_on_or_is_over(do: Driver) -> None:
     assert pairs(do(after=0.5)) == [("b", "ada")]
 
 
-def test_failures_count_across_managers(do: Driver) -> None:
+def test_failures_are_counted_across_managers(do: Driver) -> None:
     twice = task("a", max_attempts=2)
     held = one(do.restore(live_row(twice, attempt=1, failures=1), workers=[ADA]), c.Assign)
     end = one(do(results(held, Outcome.FAILED)), c.EndAttempt)
     assert (end.status, end.failures) == (S.FAILED, 2)
 
 
-def test_what_a_task_has_come_to_ask_for_is_kept(do: Driver) -> None:
+def test_the_changed_need_of_a_task_is_kept_across_managers(do: Driver) -> None:
     row = live_row(A, attempt=1, need=need(difficulty=7, excluded=["ada"]))
     workers = [profile("ada", 9), profile("bob", 9), profile("cyd", 6)]
     assert pairs(do.restore(row, workers=workers)) == [("a", "bob")]
 
 
-def test_a_blocked_task_waits_for_those_that_have_not_ended(do: Driver) -> None:
+def test_a_restored_blocked_task_waits_for_its_open_dependencies(do: Driver) -> None:
     both = task("c", depends_on=("a", "gone"))
     out = do.restore(live_row(both, S.BLOCKED), live_row(A, seq=2), workers=[ADA])
     assert ends(do(results(one(out, c.Assign)))) == {"a": S.SUCCEEDED, "c": S.READY}
 
 
-def test_a_blocked_task_that_waits_for_nothing_does_not_wait_for_ever(do: Driver) -> None:
+def test_a_blocked_task_without_open_dependencies_becomes_ready_on_restore(do: Driver) -> None:
     assert pairs(do.restore(live_row(B, S.BLOCKED), workers=[ADA])) == [("b", "ada")]
 
 
-def test_deadlines_count_from_the_submission_across_managers(do: Driver) -> None:
+def test_after_a_restore_deadlines_still_count_from_the_submission(do: Driver) -> None:
     rows = [
         live_row(task("a", 9, deadline=50), submitted_at=do.now - 60.0),
         live_row(task("b", 9, deadline=50), submitted_at=do.now - 40.0, seq=2),
@@ -323,7 +323,7 @@ def test_deadlines_count_from_the_submission_across_managers(do: Driver) -> None
 
 
 @pytest.mark.parametrize("more", [{"timeout": 5}, {"deadline": 5}])
-def test_a_result_that_came_while_no_manager_was_there_is_not_too_late(
+def test_a_result_that_was_queued_while_no_manager_ran_is_not_too_late(
     more: dict[str, int], do: Driver
 ) -> None:
     """It lies in the queue that this manager only begins to read."""
@@ -340,7 +340,7 @@ def test_a_result_that_came_while_no_manager_was_there_is_not_too_late(
     )
 
 
-def test_but_one_that_does_not_come_is_not_waited_for_for_ever(do: Driver) -> None:
+def test_after_a_restore_a_result_that_does_not_come_is_timed_out(do: Driver) -> None:
     row = live_row(
         task("a", timeout=5), S.RUNNING, attempt=1, worker="ada", incarnation="1", assigned_at=901.0
     )

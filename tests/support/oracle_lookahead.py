@@ -7,8 +7,8 @@ from math import inf
 from skillq.messages import Outcome, TaskResult, TaskStatus, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core.model import TaskKey
-from tests.unit.core.crew import Crew
-from tests.unit.core.rows import Row, who
+from tests.support.oracle_rows import Row, who
+from tests.support.oracle_workers import Crew
 
 HORIZON = 0.1  # seconds of work for each slot
 MOST = 1000

@@ -8,11 +8,11 @@ from skillq.messages import (
 )
 from skillq_manager.core import commands as c
 from tests.factories import profile
-from tests.unit.core.crew import Crew
-from tests.unit.core.model import Model
+from tests.support.oracle_tasks import Model
+from tests.support.oracle_workers import Crew
 
 
-def test_the_bookkeeper_does_not_believe_just_anything() -> None:
+def test_the_oracle_rejects_an_impossible_command() -> None:
     model = Model(Crew())
     row = Task(id="a", difficulty=1)
     model.promised["r", "a"] = row

@@ -11,7 +11,7 @@ from skillq_manager.core import explain
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
-from tests.unit.core.shelves import ShelfDriver
+from tests.support.backlog_driver import ShelfDriver
 
 HEAD = 2
 READY = TaskStatus.READY
@@ -40,7 +40,7 @@ def work_off(do: ShelfDriver) -> list[str]:
     return order
 
 
-def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> None:
+def test_only_the_first_tasks_of_a_need_are_in_memory(do: ShelfDriver) -> None:
     out = fill(do, 100)
     assert len(do.state.tasks.live) <= 2 * HEAD
     assert sum(command.backlog is not None for command in pick(out, c.AddTask)) == 95
@@ -48,7 +48,7 @@ def test_only_the_first_tasks_with_one_need_are_in_memory(do: ShelfDriver) -> No
     assert not do.state.is_idle
 
 
-def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
+def test_while_few_tasks_are_ready_none_goes_to_the_backlog() -> None:
     do = ShelfDriver(HEAD, backlog_from=10)
     fill(do, 5)
     out = fill(do, 5, 5, difficulty=4)
@@ -60,7 +60,7 @@ def test_as_long_as_few_tasks_wait_in_all_none_is_left_to_the_store() -> None:
     assert work_off(do) == names(5, 5) + names(5) + names(10, 10)
 
 
-def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_other() -> None:
+def test_a_need_that_once_had_many_tasks_in_memory_gets_no_larger_share_later() -> None:
     head, crowd, needs = 5, 100, 6
     do = ShelfDriver(head, backlog_from=crowd)
     batches = [
@@ -78,14 +78,14 @@ def test_a_need_that_had_the_crowd_for_itself_has_no_more_room_later_than_any_ot
     assert do.state.board.ready_count <= crowd + 2 * head * needs
 
 
-def test_what_cannot_be_left_to_the_store_keeps_nothing_else_here(do: ShelfDriver) -> None:
+def test_tasks_that_must_stay_in_memory_keep_no_other_tasks_in_memory(do: ShelfDriver) -> None:
     fill(do, HEAD + 1, deadline=1000.0)
     fill(do, 100, 10, priority=5)
     assert do.state.board.ready_count <= 3 * HEAD + 1
     assert len(do.state.tasks.live) <= 3 * HEAD + 1
 
 
-def test_all_are_done_in_the_order_of_their_priorities_then_of_submission(do: ShelfDriver) -> None:
+def test_tasks_are_done_by_priority_and_then_in_the_order_of_submission(do: ShelfDriver) -> None:
     fill(do, 10)
     fill(do, 10, 10, priority=5)
     fill(do, 10, 20)
@@ -93,7 +93,7 @@ def test_all_are_done_in_the_order_of_their_priorities_then_of_submission(do: Sh
     assert do.state.is_idle
 
 
-def test_a_trickle_of_urgent_tasks_fetches_nothing_and_leaves_memory_small(do: ShelfDriver) -> None:
+def test_single_urgent_tasks_cause_no_refill_and_keep_few_tasks_in_memory(do: ShelfDriver) -> None:
     fill(do, 50)
     for n in range(20):
         fill(do, 1, 50 + n, priority=5)
@@ -102,7 +102,7 @@ def test_a_trickle_of_urgent_tasks_fetches_nothing_and_leaves_memory_small(do: S
     assert work_off(do) == names(20, 50) + names(50)
 
 
-def test_what_nobody_can_do_now_stays_on_its_shelf(do: ShelfDriver) -> None:
+def test_tasks_that_no_worker_can_do_stay_in_the_backlog(do: ShelfDriver) -> None:
     fill(do, 50, difficulty=9)
     do.next_manager()
     do(connect("junior", 3))
@@ -113,13 +113,15 @@ def test_what_nobody_can_do_now_stays_on_its_shelf(do: ShelfDriver) -> None:
     assert do.keeper.fetched == HEAD
 
 
-def test_the_harder_task_on_a_shelf_goes_before_the_easier_one_in_memory(do: ShelfDriver) -> None:
+def test_a_difficult_task_in_the_backlog_goes_before_an_easier_one_in_memory(
+    do: ShelfDriver,
+) -> None:
     fill(do, 6, difficulty=5)
     fill(do, 3, 6, difficulty=1)
     assert work_off(do) == names(9)
 
 
-def test_tasks_of_which_more_than_their_turn_counts_stay_in_memory(do: ShelfDriver) -> None:
+def test_tasks_with_a_deadline_or_an_unroutable_policy_stay_in_memory(do: ShelfDriver) -> None:
     fill(do, 10)
     fill(do, 10, 10, deadline=50.0)
     fill(do, 10, 20, unroutable="reject", unroutable_after=60.0)
@@ -127,7 +129,7 @@ def test_tasks_of_which_more_than_their_turn_counts_stay_in_memory(do: ShelfDriv
     assert kept >= {*names(20, 10)}
 
 
-def test_what_was_tried_before_stays_in_memory(do: ShelfDriver) -> None:
+def test_a_task_with_an_earlier_attempt_stays_in_memory(do: ShelfDriver) -> None:
     fill(do, 2)
     held = one(do(connect("ada"), submission(task("u"))), c.Assign)
     do(disconnect(held.worker))
@@ -136,14 +138,16 @@ def test_what_was_tried_before_stays_in_memory(do: ShelfDriver) -> None:
     assert len(do.state.tasks.live) < 10
 
 
-def test_a_class_full_of_those_is_not_looked_through_for_every_task(do: ShelfDriver) -> None:
+def test_a_task_queue_with_only_such_tasks_is_not_searched_for_every_new_task(
+    do: ShelfDriver,
+) -> None:
     fill(do, 50, deadline=50.0)
     (cls,) = (cls for cls in do.state.board._queues.values())
     assert cls.capacity >= 50
     assert not do.keeper.put_away
 
 
-def test_a_policy_with_another_order_leaves_nothing_to_the_store() -> None:
+def test_a_policy_with_another_order_keeps_no_backlog() -> None:
     do = ShelfDriver(HEAD, policy=Arrival())
     fill(do, 100)
     assert len(do.state.tasks.live) == 100
@@ -153,14 +157,14 @@ def test_a_policy_with_another_order_leaves_nothing_to_the_store() -> None:
 # --- what is asked of tasks on a shelf
 
 
-def test_a_task_submitted_twice_in_one_turn_is_taken_once(do: ShelfDriver) -> None:
+def test_a_backlog_task_submitted_twice_in_one_round_is_added_once(do: ShelfDriver) -> None:
     made = submission(*(task(id) for id in names(10)))
     answers = pick(do(made, made), c.AnswerSubmission)
     assert [(a.accepted, a.known) for a in answers] == [(10, 0), (0, 10)]
     assert one(do(made), c.AnswerSubmission).known == 10
 
 
-def test_another_task_may_depend_on_one_on_a_shelf(do: ShelfDriver) -> None:
+def test_a_task_can_depend_on_a_task_in_the_backlog(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     early = task("early", depends_on=("t09",))
     do(submission(*made, early), submission(task("later", depends_on=("t08",))))
@@ -168,21 +172,21 @@ def test_another_task_may_depend_on_one_on_a_shelf(do: ShelfDriver) -> None:
     assert work_off(do) == [*names(10), "early", "later"]
 
 
-def test_calling_a_run_off_ends_what_is_on_shelves(do: ShelfDriver) -> None:
+def test_cancelling_a_run_ends_its_tasks_in_the_backlog(do: ShelfDriver) -> None:
     fill(do, 10)
     do(submission(task("b", depends_on=("t09",))), submission(task("other"), run="other"), cancel())
     assert {do.status(id) for id in names(10)} == {TaskStatus.CANCELLED}
     assert do.status("other", "other") is READY
 
 
-def test_one_on_a_shelf_is_called_off_by_its_name(do: ShelfDriver) -> None:
+def test_a_task_in_the_backlog_is_cancelled_by_its_id(do: ShelfDriver) -> None:
     fill(do, 10)
     out = do(cancel("t07", "t01"))
     assert {key[1] for key in one(out, c.AnswerRequest).done} == {"t01", "t07"}
     assert work_off(do) == [id for id in names(10) if id not in {"t01", "t07"}]
 
 
-def test_what_goes_to_the_shelf_and_is_called_off_in_one_turn_is_called_off(
+def test_a_task_that_is_evicted_and_cancelled_in_one_round_is_cancelled(
     do: ShelfDriver,
 ) -> None:
     made = submission(*(task(id) for id in names(10)))
@@ -192,13 +196,13 @@ def test_what_goes_to_the_shelf_and_is_called_off_in_one_turn_is_called_off(
     assert one(out, c.CompleteRun).run == "default"
 
 
-def test_what_is_called_off_twice_in_one_turn_ends_once(do: ShelfDriver) -> None:
+def test_a_backlog_task_that_is_cancelled_twice_in_one_round_ends_once(do: ShelfDriver) -> None:
     fill(do, 10)
     out = do(cancel("t09"), cancel("t09"), cancel())
     assert len(pick(out, c.SetStatus)) == 10
 
 
-def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) -> None:
+def test_a_task_in_the_backlog_has_not_ended_and_is_not_retried(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
     assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
@@ -208,7 +212,7 @@ def test_a_task_on_a_shelf_has_not_ended_and_is_not_sent_again(do: ShelfDriver) 
     assert one(out, c.AnswerRequest).refused == {("default", "x"): "has not ended"}
 
 
-def test_one_that_ends_now_and_was_on_a_shelf_is_asked_for_again_later(do: ShelfDriver) -> None:
+def test_a_backlog_task_that_ends_in_this_round_can_be_retried_only_later(do: ShelfDriver) -> None:
     made = [task(id) for id in names(10)]
     do(submission(*made))
     old = e.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
@@ -217,7 +221,7 @@ def test_one_that_ends_now_and_was_on_a_shelf_is_asked_for_again_later(do: Shelf
     assert refused == {("default", "t09"): "has ended just now; ask again"}
 
 
-def test_why_one_on_a_shelf_waits_is_said_as_of_one_in_memory(do: ShelfDriver) -> None:
+def test_a_backlog_task_has_the_same_reason_and_verdicts_as_one_in_memory(do: ShelfDriver) -> None:
     fill(do, 10, difficulty=4)
     need = Need.from_task(task("x", difficulty=4))
     do(connect("junior", 3))
@@ -233,7 +237,7 @@ def test_why_one_on_a_shelf_waits_is_said_as_of_one_in_memory(do: ShelfDriver) -
 # --- workers
 
 
-def test_a_reserved_worker_takes_what_has_aged_on_a_shelf(do: ShelfDriver) -> None:
+def test_a_reserved_worker_takes_aged_tasks_of_the_backlog(do: ShelfDriver) -> None:
     fill(do, 10)
     do.next_manager()
     do(connect("senior", 9, reserve=5))
@@ -247,7 +251,7 @@ def test_a_reserved_worker_takes_what_has_aged_on_a_shelf(do: ShelfDriver) -> No
     assert done == names(10)
 
 
-def test_a_class_with_a_shelf_is_remembered_among_very_many(
+def test_a_task_queue_with_a_backlog_is_kept_when_empty_task_queues_are_removed(
     do: ShelfDriver,
 ) -> None:
     do.state.board._cleanup_at = 3
@@ -266,7 +270,7 @@ def test_a_class_with_a_shelf_is_remembered_among_very_many(
 # --- the next manager
 
 
-def test_the_next_manager_counts_what_is_on_shelves_and_goes_on_in_order(do: ShelfDriver) -> None:
+def test_the_next_manager_counts_the_backlog_and_continues_in_order(do: ShelfDriver) -> None:
     fill(do, 10)
     do(submission(task("after", depends_on=("t09",)), task("also", depends_on=("t00",))))
     held = one(do(connect("ada")), c.Assign)
@@ -279,7 +283,9 @@ def test_the_next_manager_counts_what_is_on_shelves_and_goes_on_in_order(do: She
     assert pairs(out)[0][0] in {"t01", "t02"}
 
 
-def test_a_manager_that_keeps_all_in_memory_takes_over_what_was_on_shelves(do: ShelfDriver) -> None:
+def test_a_manager_without_a_backlog_loads_the_backlog_of_the_previous_manager(
+    do: ShelfDriver,
+) -> None:
     fill(do, 10)
     do.next_manager(head=0)
     assert len(do.state.tasks.live) == 10
@@ -288,7 +294,9 @@ def test_a_manager_that_keeps_all_in_memory_takes_over_what_was_on_shelves(do: S
     assert work_off(do) == names(10)
 
 
-def test_a_page_of_tasks_that_are_all_here_is_turned(do: ShelfDriver) -> None:
+def test_after_a_page_of_tasks_that_are_in_memory_the_next_page_is_requested(
+    do: ShelfDriver,
+) -> None:
     fill(do, 10)
     do.next_manager()
     need = Need.from_task(task("x"))

@@ -14,7 +14,7 @@ from tests.factories import need, task_entry, worker_entry
 
 
 @pytest.mark.parametrize("policy", [BestFit(), Arrival()])
-def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
+def test_the_worker_queue_does_not_grow_with_each_task_of_a_worker(policy: Policy) -> None:
     """Its place among the free ones changes with every task; the old places must not pile up."""
     board, worker = new_board(policy), worker_entry(1, slots=1000)
     board.add_worker(worker)
@@ -27,7 +27,7 @@ def test_a_worker_with_many_slots_leaves_nothing_behind(policy: Policy) -> None:
     assert len(board._pools[policy.relevant_skills(worker.skills)].worker_queues[0].heap) < 100
 
 
-def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> None:
+def test_a_worker_pool_does_not_grow_with_tasks_that_other_workers_take() -> None:
     """An expert never gets to the end of its urgent work, while easy tasks come and go."""
     board, expert, junior = new_board(BestFit()), worker_entry(1, 9), worker_entry(2, 1, slots=5000)
     for seq in range(9):
@@ -44,7 +44,7 @@ def test_tasks_that_pass_by_a_worker_with_other_work_leave_nothing_behind() -> N
     assert 1 < len(pool.queue_heap) < 100
 
 
-def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_task_queues_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(board_module, "_QUEUES_BEFORE_CLEANUP", 8)
     board, worker = new_board(BestFit()), worker_entry(1, 9, slots=1000)
     board.add_worker(worker)
@@ -54,7 +54,7 @@ def test_needs_that_were_met_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> N
     assert len(board._queues) <= 17
 
 
-def test_needs_that_wait_are_not_looked_through_for_each_new_need() -> None:
+def test_task_queues_with_tasks_are_not_searched_for_each_new_need() -> None:
     forget = Board._remove_empty_queues
     with (
         patch.object(board_module, "_QUEUES_BEFORE_CLEANUP", 8),
@@ -66,7 +66,7 @@ def test_needs_that_wait_are_not_looked_through_for_each_new_need() -> None:
         assert calls.call_count < 10
 
 
-def test_a_pool_without_members_is_forgotten() -> None:
+def test_a_worker_pool_without_workers_is_removed() -> None:
     board, worker = new_board(BestFit()), worker_entry(1)
     board.add_task(task_entry(1, need(difficulty=9)))
     board.add_task(task_entry(2))
@@ -91,7 +91,7 @@ def give(board: Board) -> WorkerEntry | None:
     return worker
 
 
-def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None:
+def test_an_excluded_worker_is_skipped_among_equal_workers() -> None:
     board, ada, bob = (
         new_board(BestFit()),
         worker_entry(1, title="ada"),
@@ -104,7 +104,7 @@ def test_a_worker_that_a_task_excludes_is_passed_over_among_its_equals() -> None
     assert [give(board), give(board), give(board)] == [bob, ada, None]
 
 
-def test_of_many_kinds_of_worker_those_that_are_free_are_found() -> None:
+def test_the_free_worker_is_found_among_many_worker_pools() -> None:
     board = new_board(BestFit())
     workers = [worker_entry(n, 5, specialties=[f"s{n}"]) for n in range(20)]
     for worker in workers:
@@ -119,7 +119,7 @@ def test_of_many_kinds_of_worker_those_that_are_free_are_found() -> None:
     assert [give(board), give(board)] == [workers[7], None]
 
 
-def test_workers_that_no_task_excludes_any_more_are_alike_again(
+def test_workers_that_no_task_excludes_any_more_share_one_pool_again(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(board_module, "_QUEUES_BEFORE_CLEANUP", 8)
@@ -137,7 +137,7 @@ def test_workers_that_no_task_excludes_any_more_are_alike_again(
     assert len(board._pools) == 1
 
 
-def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
+def test_urgent_tasks_age_first_if_not_all_can_age_at_once() -> None:
     board = new_board(BestFit())
     board.add_worker(worker_entry(1, 9, reserve=5))
     for seq in range(10):
@@ -145,7 +145,7 @@ def test_urgent_tasks_age_first_where_not_all_can_at_once() -> None:
     assert [task.seq for task in board.tasks_to_age(7.0, 3)] == [7, 6, 5]
 
 
-def test_no_more_tasks_age_while_some_that_have_aged_still_wait() -> None:
+def test_no_more_tasks_age_while_aged_tasks_still_wait() -> None:
     """Else a backlog would age as a whole, and come off its shelf for that."""
     board = new_board(BestFit())
     board.add_worker(worker_entry(1, 9, reserve=5))
@@ -161,7 +161,7 @@ def test_no_more_tasks_age_while_some_that_have_aged_still_wait() -> None:
     assert len(board.tasks_to_age(7.0, 9)) == 9
 
 
-def test_a_class_that_others_have_emptied_is_passed_over() -> None:
+def test_an_empty_task_queue_is_removed_when_it_is_first_in_the_pool() -> None:
     """Its pool learns of it when it comes to the top."""
     pool, cls, task = (
         WorkerPool(worker_entry(1).skills, 1),

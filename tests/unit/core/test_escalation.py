@@ -48,7 +48,7 @@ def beats(*who: Any) -> list[Any]:
 # --- deadlines
 
 
-def test_a_deadline_ends_a_task_wherever_it_is() -> None:
+def test_a_deadline_ends_a_task_in_any_status() -> None:
     do = Driver(retries=RetryPolicy(base=200.0))  # jitter of one half
     do(connect(), after=1.0)
     do(*beats(ADA), after=14.0)
@@ -73,17 +73,17 @@ def test_a_deadline_ends_a_task_wherever_it_is() -> None:
     assert do.state.tasks.timers.next_at() is None
 
 
-def test_a_blocked_task_runs_into_its_own_deadline(do: Driver) -> None:
+def test_a_blocked_task_times_out_at_its_own_deadline(do: Driver) -> None:
     do(submission(task("a", 9), task("b", depends_on=("a",), deadline=10)))
     assert one(do(after=10.0), c.SetStatus).reason == "its deadline of 10 s is over"
 
 
-def test_a_task_that_ends_in_time_has_no_deadline_any_more(do: Driver) -> None:
+def test_a_task_that_has_ended_does_not_time_out_at_its_deadline(do: Driver) -> None:
     do(results(one(do(connect(), submission(task(deadline=10))), c.Assign)))
     assert not pick(do(*beats(ADA), after=11.0), c.SetStatus)
 
 
-def test_a_failure_after_the_deadline_is_not_tried_again(do: Driver) -> None:
+def test_a_failure_after_the_deadline_is_not_retried(do: Driver) -> None:
     """What a worker has may end late, as its result may have been on its way; but nothing begins late."""
     held = one(do(connect(), submission(task(deadline=10, max_attempts=5))), c.Assign)
     assert not pick(do(paused=11.0), c.EndAttempt)
@@ -95,7 +95,7 @@ def test_a_failure_after_the_deadline_is_not_tried_again(do: Driver) -> None:
 # --- attempts that take too long
 
 
-def test_a_worker_that_does_not_say_that_an_attempt_took_too_long_is_told_so(do: Driver) -> None:
+def test_the_manager_times_an_attempt_out_if_its_worker_does_not(do: Driver) -> None:
     held = one(
         do(connect("ada"), connect("bob"), submission(task(timeout=5, max_attempts=2))), c.Assign
     )
@@ -112,7 +112,7 @@ def test_a_worker_that_does_not_say_that_an_attempt_took_too_long_is_told_so(do:
     assert isinstance(do(results(held))[0], c.RecordStaleResult)
 
 
-def test_each_attempt_has_its_own_time(do: Driver) -> None:
+def test_each_attempt_has_its_own_timeout(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5, max_attempts=2))), c.Assign)
     again = one(do(results(held, Outcome.FAILED), after=14.0), c.Assign)
     assert again.attempt == 2
@@ -121,12 +121,12 @@ def test_each_attempt_has_its_own_time(do: Driver) -> None:
     assert one(do(after=1.0), c.EndAttempt).attempt == 2
 
 
-def test_a_timeout_that_the_manager_saw_is_retried_as_one_that_the_worker_saw(do: Driver) -> None:
+def test_a_timeout_detected_by_the_manager_is_retried_like_one_of_the_worker(do: Driver) -> None:
     do(connect(), submission(task(timeout=5, max_attempts=2, retry_on=("TimeoutError",))))
     assert one(do(*beats(ADA), after=20.0), c.EndAttempt).status is S.READY
 
 
-def test_a_manager_that_could_not_hear_does_not_call_attempts_overdue(do: Driver) -> None:
+def test_attempts_do_not_time_out_while_heartbeats_are_lost(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5))), c.Assign)
     do(e.HeartbeatsLost())
     assert do(after=60.0) == []
@@ -135,7 +135,7 @@ def test_a_manager_that_could_not_hear_does_not_call_attempts_overdue(do: Driver
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
-def test_nor_does_one_that_was_held_up(do: Driver) -> None:
+def test_attempts_do_not_time_out_while_the_manager_stalls(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5))), c.Assign)
     assert do(paused=60.0) == []
     assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
@@ -157,7 +157,7 @@ def test_each_retry_needs_more_skill_and_another_worker(do: Driver) -> None:
     assert pairs(out) == [("a", "cyd")], "nobody has 10: it goes to the best there is"
 
 
-def test_a_retry_asks_for_no_more_skill_than_those_have_who_may_do_it(do: Driver) -> None:
+def test_a_retry_needs_at_most_the_skill_of_the_best_capable_worker(do: Driver) -> None:
     do(connect("ada", 4, specialties=["lab"]), connect("bob", 6, specialties=["lab"]))
     do(connect("cyd", 10), connect("dan", 10, types=["ocr"], specialties=["lab"]))
     hard = task(difficulty=3, escalate_by=5, max_attempts=4, requires=("lab",))
@@ -170,7 +170,7 @@ def test_a_retry_asks_for_no_more_skill_than_those_have_who_may_do_it(do: Driver
     assert pairs(out) == [("a", "bob")]
 
 
-def test_the_worker_that_failed_a_task_does_not_get_it_again_while_there_is_another(
+def test_a_task_does_not_go_back_to_a_worker_that_failed_it_if_there_is_another(
     do: Driver,
 ) -> None:
     do(connect("ada"), connect("bob", 9, slots=2))
@@ -184,7 +184,7 @@ def test_the_worker_that_failed_a_task_does_not_get_it_again_while_there_is_anot
     assert pairs(out) == [("a", "bob")]
 
 
-def test_it_is_excluded_by_name_whatever_incarnation(do: Driver) -> None:
+def test_a_worker_is_excluded_by_name_with_any_incarnation(do: Driver) -> None:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(max_attempts=9))), c.Assign)
     do(results(held, Outcome.FAILED), submission(task("b", 9)))
@@ -194,7 +194,7 @@ def test_it_is_excluded_by_name_whatever_incarnation(do: Driver) -> None:
     assert pairs(do(connect("cyd"))) == [("a", "cyd")]
 
 
-def test_where_nobody_else_is_left_it_may_try_again(do: Driver) -> None:
+def test_an_excluded_worker_may_try_again_if_no_other_worker_can_do_the_task(do: Driver) -> None:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(max_attempts=9))), c.Assign)
     do(results(held, Outcome.FAILED), disconnect(BOB))
@@ -204,7 +204,7 @@ def test_where_nobody_else_is_left_it_may_try_again(do: Driver) -> None:
     assert pairs(out) == [("a", "ada")]
 
 
-def test_where_nobody_at_all_is_there_the_exclusion_stays(do: Driver) -> None:
+def test_while_no_worker_is_connected_the_exclusion_stays(do: Driver) -> None:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(max_attempts=9))), c.Assign)
     do(results(held, Outcome.FAILED), disconnect(BOB), disconnect(ADA))
@@ -214,14 +214,14 @@ def test_where_nobody_at_all_is_there_the_exclusion_stays(do: Driver) -> None:
     ]
 
 
-def test_the_only_worker_tries_again(do: Driver) -> None:
+def test_the_only_worker_gets_the_retry(do: Driver) -> None:
     held = one(do(connect(), submission(task(max_attempts=2))), c.Assign)
     out = do(results(held, Outcome.FAILED))
     assert not asks(out)
     assert pairs(out) == [("a", "ada")]
 
 
-def test_a_lost_or_returned_attempt_asks_for_nothing_more(do: Driver) -> None:
+def test_a_lost_or_returned_attempt_does_not_change_the_need(do: Driver) -> None:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(escalate_by=3, max_attempts=5))), c.Assign)
     out = do(results(held, Outcome.RETURNED))
@@ -238,13 +238,13 @@ def unroutable(policy: str, **more: Any) -> Any:
     return submission(task(unroutable=policy, unroutable_after=10, **more))
 
 
-def test_by_default_a_task_that_nobody_can_do_waits(do: Driver) -> None:
+def test_by_default_an_unroutable_task_waits(do: Driver) -> None:
     do(connect(), submission(task(difficulty=9)))
     assert not pick(do(*beats(ADA), after=300.0), c.SetStatus)
     assert pairs(do(connect("bob", 9))) == [("a", "bob")]
 
 
-def test_it_can_be_given_up(do: Driver) -> None:
+def test_unroutable_reject_dead_letters_the_task(do: Driver) -> None:
     do(connect(), unroutable("reject", difficulty=9))
     assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
     end = one(do(after=0.5), c.SetStatus)
@@ -254,13 +254,13 @@ def test_it_can_be_given_up(do: Driver) -> None:
     )
 
 
-def test_also_when_no_worker_is_there_at_all(do: Driver) -> None:
+def test_an_unroutable_task_is_dead_lettered_when_no_worker_is_connected(do: Driver) -> None:
     do(unroutable("reject"))
     end = one(do(paused=10.0), c.SetStatus)
     assert (end.status, end.reason) == (S.DEAD_LETTERED, "no worker is connected")
 
 
-def test_but_not_while_workers_are_still_expected() -> None:
+def test_no_task_is_unroutable_while_workers_are_still_expected() -> None:
     do = Driver(expected_workers=2)
     do(connect(), unroutable("reject", difficulty=9))
     for _ in range(9):
@@ -268,7 +268,7 @@ def test_but_not_while_workers_are_still_expected() -> None:
     assert pairs(do(connect("bob", 9))) == [("a", "bob")]
 
 
-def test_it_can_ask_for_less_and_less(do: Driver) -> None:
+def test_unroutable_relax_lowers_the_need_step_by_step(do: Driver) -> None:
     do(connect(skill=5), unroutable("relax", difficulty=7, requires=("lab",)))
     out = do(*beats(ADA), after=10.0)
     why = "relaxed: no worker has the specialties it requires: lab"
@@ -279,7 +279,7 @@ def test_it_can_ask_for_less_and_less(do: Driver) -> None:
     assert pairs(out) == [("a", "ada")]
 
 
-def test_it_can_go_to_the_most_skilled_as_it_is(do: Driver) -> None:
+def test_unroutable_escalate_lets_the_most_skilled_worker_try(do: Driver) -> None:
     do(connect("ada", 4), connect("bob", 6))
     do(unroutable("escalate", difficulty=9, requires=("lab",)))
     out = do(*beats(profile("ada", 4), profile("bob", 6)), after=10.0)
@@ -288,7 +288,7 @@ def test_it_can_go_to_the_most_skilled_as_it_is(do: Driver) -> None:
     assert pairs(out) == [("a", "bob")]
 
 
-def test_that_is_its_real_skill_even_where_the_policy_does_not_look_at_it() -> None:
+def test_escalation_uses_real_skills_even_if_the_policy_ignores_skill() -> None:
     do = Driver(Arrival(), chance=0.0)
     two = (connect("ada", 4, types=["ocr"]), connect("bob", 6, types=["ocr"]))
     do(*two, unroutable("escalate", difficulty=9, type="gpu"))
@@ -304,7 +304,9 @@ def test_that_is_its_real_skill_even_where_the_policy_does_not_look_at_it() -> N
 
 
 @pytest.mark.parametrize("policy", ["relax", "escalate"])
-def test_asking_for_less_is_no_use_where_nobody_handles_the_type(do: Driver, policy: str) -> None:
+def test_a_need_is_not_relaxed_or_escalated_if_no_worker_handles_the_type(
+    do: Driver, policy: str
+) -> None:
     do(unroutable(policy, difficulty=9))
     assert not asks(do(after=99.0))
     do(connect(skill=9, types=["ocr"]))
@@ -312,7 +314,7 @@ def test_asking_for_less_is_no_use_where_nobody_handles_the_type(do: Driver, pol
     assert pairs(do(connect("bob", 9))) == [("a", "bob")]
 
 
-def test_the_time_counts_from_when_the_last_who_could_has_left(do: Driver) -> None:
+def test_the_unroutable_time_counts_from_the_leaving_of_the_last_capable_worker(do: Driver) -> None:
     busy = submission(task("busy", 9))
     do(connect("ada"), connect("bob", 9), busy, unroutable("reject", difficulty=9))
     do(*beats(ADA, profile("bob", 9)), after=25.0)
@@ -322,7 +324,7 @@ def test_the_time_counts_from_when_the_last_who_could_has_left(do: Driver) -> No
     assert one(do(after=0.5), c.SetStatus).status is S.DEAD_LETTERED
 
 
-def test_who_comes_back_in_time_stops_it(do: Driver) -> None:
+def test_a_capable_worker_that_returns_in_time_keeps_the_task_routable(do: Driver) -> None:
     do(connect("bob", 9), submission(task("busy", 9)), unroutable("reject", difficulty=9))
     do(disconnect(BOB), after=5.0)
     do(connect("bob", 9, incarnation="2"), after=8.0)
@@ -330,7 +332,7 @@ def test_who_comes_back_in_time_stops_it(do: Driver) -> None:
     assert not pick(do(after=9.0), c.SetStatus)
 
 
-def test_a_policy_of_no_time_at_all_does_not_turn_in_circles(do: Driver) -> None:
+def test_a_tiny_unroutable_after_does_not_cause_endless_rounds(do: Driver) -> None:
     at_once = task(difficulty=9, type="ocr", unroutable="relax", unroutable_after=1e-12)
     do(connect(types=["gpu"]), submission(at_once, at_once.model_copy(update={"id": "b"})))
     do.now = 1e9
@@ -340,7 +342,9 @@ def test_a_policy_of_no_time_at_all_does_not_turn_in_circles(do: Driver) -> None
     assert due >= do.now + 1.0
 
 
-def test_it_stays_in_force_when_a_task_is_tried_again_or_ages(do: Driver) -> None:
+def test_unroutable_reject_dead_letters_a_task_that_only_a_reserved_worker_could_do(
+    do: Driver,
+) -> None:
     do(connect("bob", 9, reserve=5), unroutable("reject", difficulty=2))
     bob = profile("bob", 9, reserve=5)
     for _ in range(2):
@@ -349,7 +353,7 @@ def test_it_stays_in_force_when_a_task_is_tried_again_or_ages(do: Driver) -> Non
     assert one(out, c.SetStatus).status is S.DEAD_LETTERED
 
 
-def test_an_aged_task_that_nobody_can_do_any_more_is_given_up_too(do: Driver) -> None:
+def test_an_aged_task_that_no_worker_can_do_any_more_is_dead_lettered(do: Driver) -> None:
     first = live_row(task("a", 2), need=need(difficulty=2, aged=True))
     bob = profile("bob", 9, reserve=5, slots=1)
     late = task("b", 2, unroutable="reject", unroutable_after=100)
@@ -368,7 +372,7 @@ def test_an_aged_task_that_nobody_can_do_any_more_is_given_up_too(do: Driver) ->
 # --- reservation
 
 
-def test_easy_work_does_not_take_the_last_expert_until_it_has_waited(do: Driver) -> None:
+def test_a_reserved_worker_takes_an_easy_task_only_after_it_has_aged(do: Driver) -> None:
     expert = profile("bob", 9, reserve=5)
     do(heartbeat(expert), submission(task("easy", 2), task("hard", 8)))
     assert do.status("easy") is S.READY
@@ -381,7 +385,7 @@ def test_easy_work_does_not_take_the_last_expert_until_it_has_waited(do: Driver)
     assert pairs(do(after=1.0)) == [("easy", "bob")]
 
 
-def test_old_work_ages_behind_fresh_urgent_work(do: Driver) -> None:
+def test_an_old_task_ages_behind_new_urgent_tasks(do: Driver) -> None:
     """The head of its class is always young; it is idle for whom it is reserved."""
     expert = profile("bob", 9, reserve=5)
     do(heartbeat(expert), submission(task("old", 2)))
@@ -393,7 +397,7 @@ def test_old_work_ages_behind_fresh_urgent_work(do: Driver) -> None:
     assert given == [("old", "bob")]
 
 
-def test_work_that_others_can_do_does_not_age(do: Driver) -> None:
+def test_a_task_that_unreserved_workers_can_do_does_not_age(do: Driver) -> None:
     do(connect("ada", 5), connect("bob", 9), submission(task("busy", 2), task("busy2", 9)))
     do(submission(task("wait", 2)))
     for _ in range(8):

@@ -291,7 +291,7 @@ class ManyClassesBoards(Boards):
 
 
 @pytest.mark.parametrize("machine", [Boards, ArrivalBoards, ManyClassesBoards])
-def test_the_board_chooses_as_a_walk_over_all_would(machine: type[Boards]) -> None:
+def test_the_board_matches_as_the_oracle(machine: type[Boards]) -> None:
     run_state_machine_as_test(machine, settings=budget(100, stateful_step_count=40))
 
 
@@ -354,7 +354,7 @@ class Few:
 
 
 @pytest.mark.parametrize("seed", range(60))
-def test_among_few_needs_and_many_priorities_the_board_chooses_as_a_walk_would(seed: int) -> None:
+def test_with_few_needs_and_many_priorities_the_board_matches_as_the_oracle(seed: int) -> None:
     few = Few(seed)
     for number in range(200):
         few.step(number)
