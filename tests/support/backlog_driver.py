@@ -16,7 +16,7 @@ from tests.support.invariants import validate
 T = TypeVar("T")
 
 
-def now(answer: Coroutine[Any, Any, T]) -> T:
+def answer_of(answer: Coroutine[Any, Any, T]) -> T:
     """What this store answers, without waiting for anything."""
     try:
         answer.send(None)
@@ -26,25 +26,25 @@ def now(answer: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waits")
 
 
-class Keeper:
+class BacklogShell:
     """What the manager's shell does for the core's shelves."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.fetched = 0  # tasks, off shelves
-        self.put_away = 0
+        self.refilled = 0  # tasks, off shelves
+        self.evicted = 0
 
     def commit(self, out: Sequence[c.Command]) -> None:
-        self.put_away += sum(
+        self.evicted += sum(
             isinstance(one, c.MoveToBacklog)
             or (isinstance(one, c.AddTask) and one.backlog is not None)
             for one in out
         )
-        now(self.store.commit(out))
+        answer_of(self.store.commit(out))
 
-    def ready(self, event: e.Event) -> e.Event:
+    def with_backlog_rows(self, event: e.Event) -> e.Event:
         if isinstance(event, e.CancelRequested):
-            rows = now(self.store.backlog_tasks(event.run, event.ids))
+            rows = answer_of(self.store.backlog_tasks(event.run, event.ids))
             return event._replace(backlog=tuple(rows))
         return event
 
@@ -54,8 +54,8 @@ class Keeper:
         for _ in range(1000):
             if not state.refills:
                 return out
-            answers = [now(self.store.backlog_page(wanted)) for wanted in state.refills]
-            self.fetched += sum(len(answer.rows) for answer in answers)
+            answers = [answer_of(self.store.backlog_page(wanted)) for wanted in state.refills]
+            self.refilled += sum(len(answer.rows) for answer in answers)
             more = state.handle(answers, at)
             self.commit(more)
             out += more
@@ -65,53 +65,55 @@ class Keeper:
         async def load() -> list[LiveRow]:
             return [row async for page in self.store.load(include_backlog=shelved) for row in page]
 
-        return now(load())
+        return answer_of(load())
 
     @property
-    def on_shelf(self) -> set[TaskKey]:
+    def backlog_keys(self) -> set[TaskKey]:
         every, here = self.rows(shelved=True), self.rows(shelved=False)
         return {(r.run, r.id) for r in every} - {(r.run, r.id) for r in here}
 
     def restore(self, state: State, workers: Iterable[Any], at: float) -> list[c.Command]:
         """What the next manager begins with."""
-        state.begin_restore(workers, now(self.store.last_seq()), at)
+        state.begin_restore(workers, answer_of(self.store.last_seq()), at)
         rows = self.rows(shelved=not state.keeps_backlog)
         for start in range(0, len(rows), 2):
             state.restore(rows[start : start + 2])
-        shelf = now(self.store.backlog_summary())
-        out = state.end_restore(shelf, now(self.store.known_tasks(state.unresolved_dependencies())))
+        shelf = answer_of(self.store.backlog_summary())
+        out = state.end_restore(
+            shelf, answer_of(self.store.known_tasks(state.unresolved_dependencies()))
+        )
         self.commit(out)
         return out
 
 
-class ShelfDriver(Driver):
+class BacklogDriver(Driver):
     """A driver whose state leaves what is far behind to a store."""
 
     def __init__(self, head: int = 2, **more: Any) -> None:
-        self.keeper = Keeper()
+        self.shell = BacklogShell()
         self._more = more
         super().__init__(backlog_keep=head, **more)
 
     def _store(self, out: Sequence[c.Command]) -> None:
         super()._store(out)
-        self.keeper.commit(out)
+        self.shell.commit(out)
 
     def _as_event(
         self, event: e.Event | Submission, known: dict[TaskKey, e.StoredStatus]
     ) -> e.Event:
-        return self.keeper.ready(super()._as_event(event, known))
+        return self.shell.with_backlog_rows(super()._as_event(event, known))
 
     def _handle(self, events: Iterable[e.Event]) -> list[c.Command]:
         out = super()._handle(events)
         validate(self.state)
-        more = self.keeper.refill(self.state, self.now)
+        more = self.shell.refill(self.state, self.now)
         super()._store(more)
         return out + more
 
-    def next_manager(self, *, head: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
+    def restart_manager(self, *, head: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
         self.state = State(self.state.board.policy, chance=lambda: 0.5, backlog_keep=head)
-        out = self.keeper.restore(self.state, workers, self.now)
-        out += self.keeper.refill(self.state, self.now)
+        out = self.shell.restore(self.state, workers, self.now)
+        out += self.shell.refill(self.state, self.now)
         super()._store(out)
         validate(self.state)
         return out

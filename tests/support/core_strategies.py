@@ -11,13 +11,13 @@ from skillq_manager.core.model import TaskKey
 
 T = TypeVar("T")
 
-COMMON = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT)
-FAILURES = TERMINAL - {TaskStatus.SUCCEEDED}
+COMMON_OUTCOMES = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT)
+UNSUCCESSFUL = TERMINAL - {TaskStatus.SUCCEEDED}
 RUNS = ("alpha", "beta", "Beta")  # the last two fall together on the wire
-TEAM = (("ada", 4), ("bob", 9))
+FIRST_WORKERS = (("ada", 4), ("bob", 9))
 TYPES = ("task", "ocr", "gpu")
-SOME = st.integers(0, 10_000)  # picks from what there is, modulo its length
-NAMES = st.sampled_from(("ada", "bob", "cyd"))
+INDEXES = st.integers(0, 10_000)  # picks from what there is, modulo its length
+WORKER_NAMES = st.sampled_from(("ada", "bob", "cyd"))
 SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
 TASKS: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
@@ -44,19 +44,19 @@ WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
 )
 
 
-def took(seconds: float | None) -> dict[str, float]:
+def run_times(seconds: float | None) -> dict[str, float]:
     return {} if seconds is None else {"started_at": 3.0, "finished_at": 3.0 + seconds}
 
 
-def nth(items: Sequence[T], which: int) -> T:
+def item_at(items: Sequence[T], which: int) -> T:
     return items[which % len(items)]
 
 
-def holder(a: c.Assign) -> tuple[int, str, str]:
+def holder_of(a: c.Assign) -> tuple[int, str, str]:
     return a.attempt, a.worker.name, a.worker.incarnation
 
 
-class Again(NamedTuple):
+class PendingRetry(NamedTuple):
     """An operator wants these sent again; the shell looks them up when the turn comes."""
 
     keys: list[TaskKey]

@@ -20,31 +20,33 @@ from tests.factories import (
 SHORT, LONG = 1 / 128, 5.0  # seconds
 
 
-ROOM = 13  # as many short ones as a slot has within a tenth of a second
+SHORT_TASKS_PER_SLOT = 13  # as many short ones as a slot has within a tenth of a second
 
 
-MANY = [f"t{n:03}" for n in range(200)]
+TASK_IDS = [f"t{n:03}" for n in range(200)]
 
 
-def teach(do: Driver, seconds: float = SHORT, type: str = "task") -> None:
+def make_duration_known(do: Driver, seconds: float = SHORT, type: str = "task") -> None:
     """Somebody does one of that type, and leaves."""
     who = connect("teacher", 10, incarnation=type)
     assigned = one(do(who, submission(task(f"lesson-{type}", type=type))), c.Assign)
-    do(lasted(assigned, seconds), disconnect(assigned.worker))
+    do(result_after(assigned, seconds), disconnect(assigned.worker))
 
 
-def lasted(of: c.Assign, seconds: float = SHORT, outcome: Outcome = Outcome.SUCCEEDED) -> e.Event:
+def result_after(
+    of: c.Assign, seconds: float = SHORT, outcome: Outcome = Outcome.SUCCEEDED
+) -> e.Event:
     """It took so long, by a clock that nobody here knows."""
     return report(of.worker, result(of, outcome, started_at=7.0, finished_at=7.0 + seconds))
 
 
-def back(of: c.Assign) -> e.Event:
+def returned_result(of: c.Assign) -> e.Event:
     return report(of.worker, result(of, Outcome.RETURNED))
 
 
-def many(count: int = 200, **more: Any) -> Submission:
-    return submission(*(task(id, **more) for id in MANY[:count]))
+def many_tasks(count: int = 200, **more: Any) -> Submission:
+    return submission(*(task(id, **more) for id in TASK_IDS[:count]))
 
 
-def given(out: list[c.Command], who: str = "ada") -> list[str]:
+def ids_assigned_to(out: list[c.Command], who: str = "ada") -> list[str]:
     return [id for id, name in pairs(out) if name == who]

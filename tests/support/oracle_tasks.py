@@ -21,10 +21,10 @@ from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
-from tests.support.oracle_lookahead import Ahead, held_by
-from tests.support.oracle_rows import Row
-from tests.support.oracle_rows import who as of
-from tests.support.oracle_workers import MEMORY, Crew
+from tests.support.oracle_lookahead import LookaheadOracle, keys_held_by
+from tests.support.oracle_rows import OracleRow
+from tests.support.oracle_rows import worker_id as of
+from tests.support.oracle_workers import DEPARTED_SECONDS, WorkersOracle
 
 S, O = TaskStatus, Outcome  # noqa: E741 - two letters that are on every line
 
@@ -33,72 +33,72 @@ SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too
 
 
 @dataclass
-class Model:
-    crew: Crew
+class TasksOracle:
+    workers: WorkersOracle
     now: float = 0.0
-    awake_since: float = 0.0  # the manager has heard all, without a pause
-    asked: dict[str, e.CancelRequested | e.RetryRequested] = field(
+    undisturbed_since: float = 0.0  # the manager has heard all, without a pause
+    requests: dict[str, e.CancelRequested | e.RetryRequested] = field(
         default_factory=dict
     )  # this turn
     reopened: Counter[TaskKey] = field(default_factory=Counter)
     just_ended: set[TaskKey] = field(default_factory=set)
-    rows: dict[TaskKey, Row] = field(default_factory=dict)
+    rows: dict[TaskKey, OracleRow] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     ended: Counter[TaskKey] = field(default_factory=Counter)
-    touched: set[str] = field(default_factory=set)
-    promised: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
-    ahead: Ahead = field(default_factory=Ahead)
+    changed_runs: set[str] = field(default_factory=set)
+    accepted: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
+    lookahead: LookaheadOracle = field(default_factory=LookaheadOracle)
     senders: dict[int, tuple[str, str]] = field(default_factory=dict)  # of results, by identity
 
     # --- before a turn
 
-    def event(self, submission: Submission) -> e.SubmissionReceived:
+    def submission_event(self, submission: Submission) -> e.SubmissionReceived:
         """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
         named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
-        known = {key: self.rows[key].known for key in keys if key in self.rows}
+        known = {key: self.rows[key].stored_status for key in keys if key in self.rows}
         return e.SubmissionReceived(submission, known, self.titles.get(submission.run))
 
-    def retried(self, request: str, keys: Iterable[TaskKey]) -> e.RetryRequested:
+    def retry_event(self, request: str, keys: Iterable[TaskKey]) -> e.RetryRequested:
         """What the shell makes of a wish to send tasks again."""
         rows = {key: self.rows[key] for key in keys}
         named = {(key[0], d) for key, row in rows.items() for d in row.task.depends_on}
-        known = {key: self.rows[key].known for key in named}
+        known = {key: self.rows[key].stored_status for key in named}
         again = [
             e.StoredTask(key, row.seq, row.task, row.fingerprint, row.status, row.attempt)
             for key, row in rows.items()
         ]
         return e.RetryRequested(request, tuple(again), known)
 
-    def expect(self, events: Iterable[e.Event], now: float) -> list[tuple[int, int, bool]]:
+    def begin_round(self, events: Iterable[e.Event], now: float) -> list[tuple[int, int, bool]]:
         """Open a turn; returns what each submission has to be answered."""
         if now - self.now > SLACK / 2:
-            self.awake_since = now
-        self.now = self.crew.now = now
-        self.asked.clear()
+            self.undisturbed_since = now
+        self.now = self.workers.now = now
+        self.requests.clear()
         self.just_ended.clear()
-        self.touched.clear()
+        self.changed_runs.clear()
         self.senders.clear()
         for row in self.rows.values():
-            row.old |= row.status is S.READY and now - row.ready_at >= AGED_AFTER
+            row.has_aged |= row.status is S.READY and now - row.ready_at >= AGED_AFTER
         answers = []
         titles = dict(self.titles)
         for event in events:
             if isinstance(event, e.SubmissionReceived):
-                answers.append(self._answer(event.submission, titles))
+                answers.append(self._expected_answer(event.submission, titles))
             else:
-                self._note(event)
+                self._record_event(event)
         return answers
 
-    def _note(self, event: e.Event) -> None:
+    def _record_event(self, event: e.Event) -> None:
         match event:
             case Disconnect():
-                self.crew.gone[event.worker, event.incarnation] = self.now
+                self.workers.departed_at[event.worker, event.incarnation] = self.now
             case e.HeartbeatsLost() | e.HeartbeatsRecovered():
-                self.crew.blind = isinstance(event, e.HeartbeatsLost)
-                self.awake_since = self.now
+                self.workers.heartbeats_lost = isinstance(event, e.HeartbeatsLost)
+                self.undisturbed_since = self.now
             case e.CancelRequested() | e.RetryRequested():
-                self.asked[event.request] = event
+                self.requests[event.request] = event
             case TaskResults():
                 known = event.incarnation if event.store == "" else "of a lost store"
                 for result in event.results:
@@ -106,37 +106,39 @@ class Model:
             case _:
                 pass
 
-    def _answer(self, submission: Submission, titles: dict[str, str]) -> tuple[int, int, bool]:
+    def _expected_answer(
+        self, submission: Submission, titles: dict[str, str]
+    ) -> tuple[int, int, bool]:
         run, tasks = submission.run, {(submission.run, t.id): t for t in submission.tasks}
-        known = {key for key in tasks if key in self.promised}
-        there = tasks.keys() | self.promised.keys()
+        known = {key for key in tasks if key in self.accepted}
+        there = tasks.keys() | self.accepted.keys()
         if (
             titles.get(run, submission.run_title) != submission.run_title
-            or any(self.promised[key] != tasks[key] for key in known)
+            or any(self.accepted[key] != tasks[key] for key in known)
             or any((run, d) not in there for t in submission.tasks for d in t.depends_on)
         ):
             return (0, 0, False)
         titles[run] = submission.run_title
-        self.promised |= tasks
-        self.touched.add(run)
+        self.accepted |= tasks
+        self.changed_runs.add(run)
         return (len(tasks) - len(known), len(known), True)
 
     # --- after a turn
 
     def apply(self, out: Iterable[c.Command]) -> None:
         believe: dict[type, Callable[[Any], None]] = {
-            c.AddTask: self._add,
-            c.MoveToBacklog: self._shelve,
-            c.SetStatus: self._set,
+            c.AddTask: self._add_task,
+            c.MoveToBacklog: self._move_to_backlog,
+            c.SetStatus: self._set_status,
             c.Assign: self._assign,
             c.Resend: self._resend,
-            c.StartAttempt: self._start,
-            c.EndAttempt: self._end,
-            c.RecordStaleResult: self._stale,
-            c.SaveWorker: self.crew.save,
+            c.StartAttempt: self._start_attempt,
+            c.EndAttempt: self._end_attempt,
+            c.RecordStaleResult: self._record_stale_result,
+            c.SaveWorker: self.workers.save_worker,
             c.SetNeed: self._set_need,
             c.Reopen: self._reopen,
-            c.AnswerRequest: self._reply,
+            c.AnswerRequest: self._answer_request,
         }
         for command in out:
             if not isinstance(
@@ -145,23 +147,23 @@ class Model:
                 believe[type(command)](command)
         for command in out:
             if isinstance(command, c.RecallAttempts):
-                assert not self.crew.blind
-                self.ahead.recall(command, self.rows, self.crew)
+                assert not self.workers.heartbeats_lost
+                self.lookahead.check_recall(command, self.rows, self.workers)
             if isinstance(command, c.CancelAttempts):
-                self._abort(command)  # it may come before what ends the attempt
+                self._cancel_attempts(command)  # it may come before what ends the attempt
 
     def check_runs(self, out: Iterable[c.Command]) -> None:
         """Exactly the runs that were touched and in which all has ended, once each."""
         completed = [command.run for command in out if isinstance(command, c.CompleteRun)]
         open_runs = {key[0] for key, row in self.rows.items() if row.status not in TERMINAL}
-        assert sorted(completed) == sorted(self.touched - open_runs)
+        assert sorted(completed) == sorted(self.changed_runs - open_runs)
 
-    def _add(self, command: c.AddTask) -> None:
+    def _add_task(self, command: c.AddTask) -> None:
         assert command.key not in self.rows
-        assert self.promised[command.key] == command.task
+        assert self.accepted[command.key] == command.task
         assert self._may_start(command.key, command.task) == (command.status is S.READY)
         assert command.status in {S.READY, S.BLOCKED}
-        self.rows[command.key] = Row(
+        self.rows[command.key] = OracleRow(
             command.task,
             command.fingerprint,
             command.status,
@@ -171,19 +173,21 @@ class Model:
         )
         self.titles[command.key[0]] = command.run_title
 
-    def _shelve(self, command: c.MoveToBacklog) -> None:
+    def _move_to_backlog(self, command: c.MoveToBacklog) -> None:
         row = self.rows[command.key]
         assert (row.status, row.attempt) == (S.READY, 0)
         row.ready_at = row.opened_at  # the store does not know when it was no longer blocked
 
-    def _set(self, command: c.SetStatus) -> None:
+    def _set_status(self, command: c.SetStatus) -> None:
         row = self.rows[command.key]
         assert row.worker is None
         assert command.attempt == row.attempt
         row.retry_at = 0.0
         match row.status, command.status:
             case S.BLOCKED, S.READY:
-                assert self._may_start(command.key, row.task) or self._was_met(command.key)
+                assert self._may_start(command.key, row.task) or self._dependencies_ended(
+                    command.key
+                )
                 row.status, row.ready_at = S.READY, self.now
                 return
             case S.BLOCKED, S.FAILED:
@@ -192,51 +196,51 @@ class Model:
                 assert row.task.on_failed_dependency == "fail"
             case S.READY, S.DEAD_LETTERED:
                 assert row.task.unroutable is Unroutable.REJECT
-                self._is_unroutable(row)
+                self._check_unroutable(row)
             case ((S.BLOCKED | S.READY), S.TIMED_OUT):
                 assert self.now >= row.deadline
             case ((S.BLOCKED | S.READY), S.CANCELLED):
-                assert self._is_called_off(command.key)
+                assert self._is_cancel_requested(command.key)
             case _:
                 raise AssertionError(command)
         self._finish(command.key, command.status)
 
-    def _is_unroutable(self, row: Row) -> None:
-        assert self.now >= max(row.ready_at, row.asked_at) + row.task.unroutable_after
-        assert not self.crew.able(row.asks)
+    def _check_unroutable(self, row: OracleRow) -> None:
+        assert self.now >= max(row.ready_at, row.need_changed_at) + row.task.unroutable_after
+        assert not self.workers.able_workers(row.current_need)
 
-    def _is_called_off(self, key: TaskKey) -> bool:
+    def _is_cancel_requested(self, key: TaskKey) -> bool:
         return any(
             isinstance(asked, e.CancelRequested)
             and asked.run == key[0]
             and (asked.ids is None or key[1] in asked.ids)
-            for asked in self.asked.values()
+            for asked in self.requests.values()
         )
 
     def _set_need(self, command: c.SetNeed) -> None:
         row = self.rows[command.key]
-        old, new = row.asks, command.need
+        old, new = row.current_need, command.need
         assert new != old
         assert row.status is S.READY
         assert new.type == old.type
         match command.reason.split()[0]:
             case "attempt":
-                most = max(old.difficulty, min(10, self.crew.best(old)))
+                most = max(old.difficulty, min(10, self.workers.best_skill(old)))
                 harder = min(old.difficulty + row.task.escalate_by, most)
                 assert (new.difficulty, new.requires) == (harder, old.requires)
                 assert len(new.excluded - old.excluded) <= 1
             case "relaxed:":
                 assert row.task.unroutable is Unroutable.RELAX
                 assert (new.requires < old.requires) != (new.difficulty == old.difficulty - 1)
-                self._is_unroutable(row)
-                row.asked_at = self.now
+                self._check_unroutable(row)
+                row.need_changed_at = self.now
             case "escalated:":
                 assert row.task.unroutable is Unroutable.ESCALATE
-                self._is_unroutable(row)
-                row.asked_at = self.now
+                self._check_unroutable(row)
+                row.need_changed_at = self.now
             case _:
                 assert command.reason == "no other worker can do it"
-                assert not self.crew.able(old)
+                assert not self.workers.able_workers(old)
                 assert not new.excluded
         row.need = new
 
@@ -246,36 +250,36 @@ class Model:
         assert command.attempt == row.attempt
         assert self._may_start(command.key, row.task) == (command.status is S.READY)
         row.status, row.opened_at, row.ready_at = command.status, self.now, self.now
-        row.failures, row.losses, row.need, row.old, row.retry_at = 0, 0, None, False, 0.0
+        row.failures, row.losses, row.need, row.has_aged, row.retry_at = 0, 0, None, False, 0.0
         self.reopened[command.key] += 1
-        self.touched.add(command.key[0])
+        self.changed_runs.add(command.key[0])
 
-    def _reply(self, command: c.AnswerRequest) -> None:
+    def _answer_request(self, command: c.AnswerRequest) -> None:
         """Commands come in the order of their events: here, all is as it was when this was answered."""
-        asked = self.asked[command.request]
+        asked = self.requests[command.request]
         assert len(set(command.done)) == len(command.done)
         if isinstance(asked, e.RetryRequested):
             assert {*command.done, *command.refused} == {again.key for again in asked.tasks}
             assert all(self.rows[key].status in {S.READY, S.BLOCKED} for key in command.done)
             for key, reason in command.refused.items():
-                assert self._is_objection(key, reason)
+                assert self._is_refusal_reason(key, reason)
             return
         assert all(self.rows[key].status is S.CANCELLED for key in command.done)
         for key, row in self.rows.items():
             if key[0] == asked.run and (asked.ids is None or key[1] in asked.ids):
                 assert row.status in TERMINAL
 
-    def _is_objection(self, key: TaskKey, reason: str) -> bool:
+    def _is_refusal_reason(self, key: TaskKey, reason: str) -> bool:
         row = self.rows[key]
         others = {self.rows[key[0], d].status for d in row.task.depends_on}
-        return row.may_be_refused(reason, others, just_ended=key in self.just_ended)
+        return row.is_refusal_reason(reason, others, just_ended=key in self.just_ended)
 
     def _may_start(self, key: TaskKey, task: Task) -> bool:
         met = TERMINAL if task.on_failed_dependency == "run" else {S.SUCCEEDED}
         others = [self.rows.get((key[0], d)) for d in task.depends_on]
         return all(row is not None and row.status in met for row in others)
 
-    def _was_met(self, key: TaskKey) -> bool:
+    def _dependencies_ended(self, key: TaskKey) -> bool:
         """A dependency that failed no longer holds it up, even if it is sent again."""
         task = self.rows[key].task
         ended = [
@@ -290,39 +294,39 @@ class Model:
         assert row.retry_at <= self.now
         assert command.attempt == row.attempt + 1
         assert self.now < row.deadline
-        assert self.crew.here[worker.name] == worker
-        assert self.crew.is_able(worker, row.asks, old=row.old), (worker, row)
-        assert worker.name not in self.crew.suspects
-        assert self.crew.gone.get(of(worker), 0.0) <= self.now - MEMORY
+        assert self.workers.connected[worker.name] == worker
+        assert self.workers.is_able(worker, row.current_need, old=row.has_aged), (worker, row)
+        assert worker.name not in self.workers.suspects
+        assert self.workers.departed_at.get(of(worker), 0.0) <= self.now - DEPARTED_SECONDS
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
         row.assigned_at, row.retry_at = self.now, 0.0
-        held = [self.rows[key] for key in held_by(worker, self.rows)]
-        self.ahead.check(worker, held, by_skill=self.crew.by_skill)
+        held = [self.rows[key] for key in keys_held_by(worker, self.rows)]
+        self.lookahead.check_attempts(worker, held, by_skill=self.workers.by_skill)
 
-    def _start(self, command: c.StartAttempt) -> None:
+    def _start_attempt(self, command: c.StartAttempt) -> None:
         row = self.rows[command.key]
         assert row.status is S.ASSIGNED
         assert row.holder == (command.attempt, *of(command.worker))
         row.status = S.RUNNING
 
-    def _end(self, command: c.EndAttempt) -> None:
+    def _end_attempt(self, command: c.EndAttempt) -> None:
         row = self.rows[command.key]
         assert row.status in {S.ASSIGNED, S.RUNNING}
         assert row.holder == (command.attempt, *of(command.worker))
         if command.result is not None:
             assert self._is_current(command.result)
             assert command.result.outcome is command.outcome
-            self.ahead.learn(row, command.result)
+            self.lookahead.record_duration(row, command.result)
         late = (command.reason or "").startswith("its deadline")
         row.failures += command.outcome in {O.FAILED, O.TIMED_OUT} and not late
         row.losses += command.outcome is O.LOST
         assert (command.failures, command.losses) == (row.failures, row.losses)
-        possible = self._may_end(command, row, late=late)
+        possible = self._possible_statuses(command, row, late=late)
         if self.now >= row.deadline:
             possible = {S.TIMED_OUT if status is S.READY else status for status in possible}
         assert command.status in possible
         if command.outcome is O.REFUSED:
-            self.crew.refused.setdefault(command.worker.name, set()).add(row.task.type)
+            self.workers.refused_types.setdefault(command.worker.name, set()).add(row.task.type)
         row.worker, row.retry_at, row.ready_at = None, command.retry_at or 0.0, self.now
         if command.status is S.READY:
             row.status = S.READY
@@ -330,35 +334,41 @@ class Model:
             assert command.retry_at is None
             self._finish(command.key, command.status)
 
-    def _may_end(self, command: c.EndAttempt, row: Row, *, late: bool) -> set[TaskStatus]:
+    def _possible_statuses(
+        self, command: c.EndAttempt, row: OracleRow, *, late: bool
+    ) -> set[TaskStatus]:
         """What may become of the task after this."""
         if command.result is None:
-            return self._may_end_unsaid(command, row, late=late)
+            return self._possible_statuses_without_result(command, row, late=late)
         match command.outcome:
             case O.SUCCEEDED:
                 return {S.SUCCEEDED}
             case O.FAILED | O.TIMED_OUT:
                 given_up = S.FAILED if command.outcome is O.FAILED else S.TIMED_OUT
-                return row.after_failure(given_up, {*command.result.error_types})
+                return row.statuses_after_failure(given_up, {*command.result.error_types})
             case O.LOST:
-                return row.after_loss()
+                return row.statuses_after_loss()
             case _:
                 return {S.READY}
 
-    def _may_end_unsaid(self, command: c.EndAttempt, row: Row, *, late: bool) -> set[TaskStatus]:
+    def _possible_statuses_without_result(
+        self, command: c.EndAttempt, row: OracleRow, *, late: bool
+    ) -> set[TaskStatus]:
         match command.outcome:
             case O.LOST:
-                return row.after_loss()
+                return row.statuses_after_loss()
             case O.TIMED_OUT:
-                assert not self.crew.blind
-                assert self.now - self.awake_since >= SLACK
+                assert not self.workers.heartbeats_lost
+                assert self.now - self.undisturbed_since >= SLACK
                 begun = row.opened_at if late else row.assigned_at + SLACK
                 assert self.now >= begun + (
                     (row.task.deadline if late else row.task.timeout) or inf
                 )
-                return {S.TIMED_OUT} if late else row.after_failure(S.TIMED_OUT, {"OSError"})
+                return (
+                    {S.TIMED_OUT} if late else row.statuses_after_failure(S.TIMED_OUT, {"OSError"})
+                )
             case O.CANCELLED:
-                assert self._is_called_off(command.key)
+                assert self._is_cancel_requested(command.key)
                 return {S.CANCELLED}
             case _:
                 assert command.outcome is O.RETURNED
@@ -370,7 +380,7 @@ class Model:
         self.ended[key] += 1
         assert self.ended[key] == 1 + self.reopened[key]
         self.just_ended.add(key)
-        self.touched.add(key[0])
+        self.changed_runs.add(key[0])
 
     def _is_current(self, result: TaskResult) -> bool:
         row = self.rows.get((result.run, result.id))
@@ -379,23 +389,25 @@ class Model:
     def _resend(self, command: c.Resend) -> None:
         assert self.rows[command.key].holder == (command.attempt, *of(command.worker))
 
-    def _stale(self, command: c.RecordStaleResult) -> None:
+    def _record_stale_result(self, command: c.RecordStaleResult) -> None:
         assert not self._is_current(command.result)
 
-    def _abort(self, command: c.CancelAttempts) -> None:
+    def _cancel_attempts(self, command: c.CancelAttempts) -> None:
         for ref in command.attempts:
             row = self.rows.get((ref.run, ref.id))
             assert row is None or row.holder != (ref.attempt, *of(command.worker))
 
-    def next_manager(self, now: float) -> list[LiveRow]:
+    def restart_manager(self, now: float) -> list[LiveRow]:
         """What the store hands over; what only the last manager knew is forgotten."""
-        self.expect((), now)
-        self.awake_since = now
-        self.crew.forget()
-        self.ahead.lasted.clear()
+        self.begin_round((), now)
+        self.undisturbed_since = now
+        self.workers.restart_manager()
+        self.lookahead.shortest_by_type.clear()
         for row in self.rows.values():
             row.ready_at = now
-        live = [row.live(key[0]) for key, row in self.rows.items() if row.status not in TERMINAL]
+        live = [
+            row.live_row(key[0]) for key, row in self.rows.items() if row.status not in TERMINAL
+        ]
         return sorted(live, key=lambda row: row.seq)
 
     def check_deadlines(self) -> None:
@@ -403,11 +415,13 @@ class Model:
         for row in self.rows.values():
             if row.worker is None:
                 assert row.status in TERMINAL or self.now < row.deadline
-            elif not self.crew.blind:
-                assert self.now < max(row.deadline, self.awake_since) + 2 * SLACK + 1.0
+            elif not self.workers.heartbeats_lost:
+                assert self.now < max(row.deadline, self.undisturbed_since) + 2 * SLACK + 1.0
 
     def check_holders(self) -> None:
         """Attempts are with workers that are there, and with nobody else."""
         for row in self.rows.values():
             assert (row.worker is not None) == (row.status in {S.ASSIGNED, S.RUNNING})
-            assert row.worker is None or of(self.crew.here[row.worker.name]) == of(row.worker)
+            assert row.worker is None or of(self.workers.connected[row.worker.name]) == of(
+                row.worker
+            )

@@ -18,7 +18,7 @@ from skillq.runtime.clock import Clock
 EPOCH = 1_800_000_000.0  # the time of day at which the clock of a test begins
 _START = 1_000.0
 _TURN_SECONDS = 1e-5  # a test that polls in each turn waits for a timer, too
-_MANY = 1_000_000  # pauses; no test has a tenth of it
+_MAX_SKIPS = 1_000_000  # pauses; no test has a tenth of it
 
 
 class SkippingLoop(asyncio.SelectorEventLoop):
@@ -67,7 +67,7 @@ class _SkippingSelector(selectors.DefaultSelector):
     def _skip(self, seconds: float) -> None:
         self._loop.advance(max(seconds, _TURN_SECONDS))
         self._skipped += seconds > 0
-        if self._skipped > _MANY:
+        if self._skipped > _MAX_SKIPS:
             raise RuntimeError("the test waits in vain: its timers go on, and nothing else happens")
 
 

@@ -13,8 +13,8 @@ S, Kind = TaskStatus, WorkerEventKind
 ADA = profile("ada")
 
 
-HEIR = profile("ada", incarnation="2")
+RESTARTED_ADA = profile("ada", incarnation="2")
 
 
-def news(out: list[c.Command]) -> list[tuple[WorkerEventKind, str]]:
+def worker_events(out: list[c.Command]) -> list[tuple[WorkerEventKind, str]]:
     return [(save.event, save.reason) for save in pick(out, c.SaveWorker)]

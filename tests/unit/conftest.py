@@ -13,7 +13,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
     return LOOP_FACTORIES
 
 
-class _Hasty:
+class _AsyncioWithShortSleeps:
     """The module asyncio, but for a sleep that is short."""
 
     def __getattr__(self, name: str) -> Any:
@@ -24,6 +24,6 @@ class _Hasty:
 
 
 @pytest.fixture
-def hasty_server(monkeypatch: pytest.MonkeyPatch) -> None:
+def fast_stopping_server(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let an HTTP server see in 2 ms instead of 100 that it shall end."""
-    monkeypatch.setattr("uvicorn.server.asyncio", _Hasty())
+    monkeypatch.setattr("uvicorn.server.asyncio", _AsyncioWithShortSleeps())

@@ -11,26 +11,28 @@ from skillq_manager.core import explain
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
 from tests.factories import cancel, connect, disconnect, one, pairs, pick, results, submission, task
-from tests.support.backlog_driver import ShelfDriver
+from tests.support.backlog_driver import BacklogDriver
 
-HEAD = 2
+KEEP = 2
 READY = TaskStatus.READY
 
 
 @pytest.fixture
-def do() -> ShelfDriver:
-    return ShelfDriver(HEAD)
+def do() -> BacklogDriver:
+    return BacklogDriver(KEEP)
 
 
-def names(count: int, first: int = 0) -> list[str]:
+def task_ids(count: int, first: int = 0) -> list[str]:
     return [f"t{n:02}" for n in range(first, first + count)]
 
 
-def fill(do: ShelfDriver, count: int = 10, first: int = 0, **more: Any) -> list[c.Command]:
-    return do(submission(*(task(id, **more) for id in names(count, first))))
+def submit_tasks(
+    do: BacklogDriver, count: int = 10, first: int = 0, **more: Any
+) -> list[c.Command]:
+    return do(submission(*(task(id, **more) for id in task_ids(count, first))))
 
 
-def work_off(do: ShelfDriver) -> list[str]:
+def do_all_tasks(do: BacklogDriver) -> list[str]:
     """One after the other, by one worker."""
     order = []
     out = do(connect("ada"))
@@ -40,29 +42,29 @@ def work_off(do: ShelfDriver) -> list[str]:
     return order
 
 
-def test_only_the_first_tasks_of_a_need_are_in_memory(do: ShelfDriver) -> None:
-    out = fill(do, 100)
-    assert len(do.state.tasks.live) <= 2 * HEAD
+def test_only_the_first_tasks_of_a_need_are_in_memory(do: BacklogDriver) -> None:
+    out = submit_tasks(do, 100)
+    assert len(do.state.tasks.live) <= 2 * KEEP
     assert sum(command.backlog is not None for command in pick(out, c.AddTask)) == 95
-    assert len(pick(out, c.MoveToBacklog)) == HEAD + 1
+    assert len(pick(out, c.MoveToBacklog)) == KEEP + 1
     assert not do.state.is_idle
 
 
 def test_while_few_tasks_are_ready_none_goes_to_the_backlog() -> None:
-    do = ShelfDriver(HEAD, backlog_from=10)
-    fill(do, 5)
-    out = fill(do, 5, 5, difficulty=4)
+    do = BacklogDriver(KEEP, backlog_from=10)
+    submit_tasks(do, 5)
+    out = submit_tasks(do, 5, 5, difficulty=4)
     assert not [command for command in out if isinstance(command, c.MoveToBacklog)]
     assert do.state.board.ready_count == 10
-    out = fill(do, 10, 10)
+    out = submit_tasks(do, 10, 10)
     assert pick(out, c.MoveToBacklog)
     assert sum(command.backlog is not None for command in pick(out, c.AddTask)) == 9
-    assert work_off(do) == names(5, 5) + names(5) + names(10, 10)
+    assert do_all_tasks(do) == task_ids(5, 5) + task_ids(5) + task_ids(10, 10)
 
 
 def test_a_need_that_once_had_many_tasks_in_memory_gets_no_larger_share_later() -> None:
     head, crowd, needs = 5, 100, 6
-    do = ShelfDriver(head, backlog_from=crowd)
+    do = BacklogDriver(head, backlog_from=crowd)
     batches = [
         [task(f"{kind}-{n}", type=f"kind {kind}") for n in range(crowd + 2)]
         for kind in range(needs)
@@ -78,78 +80,80 @@ def test_a_need_that_once_had_many_tasks_in_memory_gets_no_larger_share_later() 
     assert do.state.board.ready_count <= crowd + 2 * head * needs
 
 
-def test_tasks_that_must_stay_in_memory_keep_no_other_tasks_in_memory(do: ShelfDriver) -> None:
-    fill(do, HEAD + 1, deadline=1000.0)
-    fill(do, 100, 10, priority=5)
-    assert do.state.board.ready_count <= 3 * HEAD + 1
-    assert len(do.state.tasks.live) <= 3 * HEAD + 1
+def test_tasks_that_must_stay_in_memory_keep_no_other_tasks_in_memory(do: BacklogDriver) -> None:
+    submit_tasks(do, KEEP + 1, deadline=1000.0)
+    submit_tasks(do, 100, 10, priority=5)
+    assert do.state.board.ready_count <= 3 * KEEP + 1
+    assert len(do.state.tasks.live) <= 3 * KEEP + 1
 
 
-def test_tasks_are_done_by_priority_and_then_in_the_order_of_submission(do: ShelfDriver) -> None:
-    fill(do, 10)
-    fill(do, 10, 10, priority=5)
-    fill(do, 10, 20)
-    assert work_off(do) == names(10, 10) + names(10) + names(10, 20)
+def test_tasks_are_done_by_priority_and_then_in_the_order_of_submission(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
+    submit_tasks(do, 10, 10, priority=5)
+    submit_tasks(do, 10, 20)
+    assert do_all_tasks(do) == task_ids(10, 10) + task_ids(10) + task_ids(10, 20)
     assert do.state.is_idle
 
 
-def test_single_urgent_tasks_cause_no_refill_and_keep_few_tasks_in_memory(do: ShelfDriver) -> None:
-    fill(do, 50)
+def test_single_urgent_tasks_cause_no_refill_and_keep_few_tasks_in_memory(
+    do: BacklogDriver,
+) -> None:
+    submit_tasks(do, 50)
     for n in range(20):
-        fill(do, 1, 50 + n, priority=5)
-        assert len(do.state.tasks.live) <= 2 * HEAD + 1
-    assert do.keeper.fetched == 0
-    assert work_off(do) == names(20, 50) + names(50)
+        submit_tasks(do, 1, 50 + n, priority=5)
+        assert len(do.state.tasks.live) <= 2 * KEEP + 1
+    assert do.shell.refilled == 0
+    assert do_all_tasks(do) == task_ids(20, 50) + task_ids(50)
 
 
-def test_tasks_that_no_worker_can_do_stay_in_the_backlog(do: ShelfDriver) -> None:
-    fill(do, 50, difficulty=9)
-    do.next_manager()
+def test_tasks_that_no_worker_can_do_stay_in_the_backlog(do: BacklogDriver) -> None:
+    submit_tasks(do, 50, difficulty=9)
+    do.restart_manager()
     do(connect("junior", 3))
     there = len(do.state.tasks.live)
-    assert there == HEAD  # what never was on the shelf
+    assert there == KEEP  # what never was on the shelf
     (first,) = pairs(do(connect("senior", 9)))
     assert first == ("t00", "senior")
-    assert do.keeper.fetched == HEAD
+    assert do.shell.refilled == KEEP
 
 
 def test_a_difficult_task_in_the_backlog_goes_before_an_easier_one_in_memory(
-    do: ShelfDriver,
+    do: BacklogDriver,
 ) -> None:
-    fill(do, 6, difficulty=5)
-    fill(do, 3, 6, difficulty=1)
-    assert work_off(do) == names(9)
+    submit_tasks(do, 6, difficulty=5)
+    submit_tasks(do, 3, 6, difficulty=1)
+    assert do_all_tasks(do) == task_ids(9)
 
 
-def test_tasks_with_a_deadline_or_an_unroutable_policy_stay_in_memory(do: ShelfDriver) -> None:
-    fill(do, 10)
-    fill(do, 10, 10, deadline=50.0)
-    fill(do, 10, 20, unroutable="reject", unroutable_after=60.0)
+def test_tasks_with_a_deadline_or_an_unroutable_policy_stay_in_memory(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
+    submit_tasks(do, 10, 10, deadline=50.0)
+    submit_tasks(do, 10, 20, unroutable="reject", unroutable_after=60.0)
     kept = {key[1] for key in do.state.tasks.live}
-    assert kept >= {*names(20, 10)}
+    assert kept >= {*task_ids(20, 10)}
 
 
-def test_a_task_with_an_earlier_attempt_stays_in_memory(do: ShelfDriver) -> None:
-    fill(do, 2)
+def test_a_task_with_an_earlier_attempt_stays_in_memory(do: BacklogDriver) -> None:
+    submit_tasks(do, 2)
     held = one(do(connect("ada"), submission(task("u"))), c.Assign)
     do(disconnect(held.worker))
-    fill(do, 10, 2, priority=5)
+    submit_tasks(do, 10, 2, priority=5)
     assert held.key in do.state.tasks.live
     assert len(do.state.tasks.live) < 10
 
 
 def test_a_task_queue_with_only_such_tasks_is_not_searched_for_every_new_task(
-    do: ShelfDriver,
+    do: BacklogDriver,
 ) -> None:
-    fill(do, 50, deadline=50.0)
+    submit_tasks(do, 50, deadline=50.0)
     (cls,) = (cls for cls in do.state.board._queues.values())
     assert cls.capacity >= 50
-    assert not do.keeper.put_away
+    assert not do.shell.evicted
 
 
 def test_a_policy_with_another_order_keeps_no_backlog() -> None:
-    do = ShelfDriver(HEAD, policy=Arrival())
-    fill(do, 100)
+    do = BacklogDriver(KEEP, policy=Arrival())
+    submit_tasks(do, 100)
     assert len(do.state.tasks.live) == 100
     assert not do.state.keeps_backlog
 
@@ -157,63 +161,65 @@ def test_a_policy_with_another_order_keeps_no_backlog() -> None:
 # --- what is asked of tasks on a shelf
 
 
-def test_a_backlog_task_submitted_twice_in_one_round_is_added_once(do: ShelfDriver) -> None:
-    made = submission(*(task(id) for id in names(10)))
+def test_a_backlog_task_submitted_twice_in_one_round_is_added_once(do: BacklogDriver) -> None:
+    made = submission(*(task(id) for id in task_ids(10)))
     answers = pick(do(made, made), c.AnswerSubmission)
     assert [(a.accepted, a.known) for a in answers] == [(10, 0), (0, 10)]
     assert one(do(made), c.AnswerSubmission).known == 10
 
 
-def test_a_task_can_depend_on_a_task_in_the_backlog(do: ShelfDriver) -> None:
-    made = [task(id) for id in names(10)]
+def test_a_task_can_depend_on_a_task_in_the_backlog(do: BacklogDriver) -> None:
+    made = [task(id) for id in task_ids(10)]
     early = task("early", depends_on=("t09",))
     do(submission(*made, early), submission(task("later", depends_on=("t08",))))
     assert do.status("early") is do.status("later") is TaskStatus.BLOCKED
-    assert work_off(do) == [*names(10), "early", "later"]
+    assert do_all_tasks(do) == [*task_ids(10), "early", "later"]
 
 
-def test_cancelling_a_run_ends_its_tasks_in_the_backlog(do: ShelfDriver) -> None:
-    fill(do, 10)
+def test_cancelling_a_run_ends_its_tasks_in_the_backlog(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
     do(submission(task("b", depends_on=("t09",))), submission(task("other"), run="other"), cancel())
-    assert {do.status(id) for id in names(10)} == {TaskStatus.CANCELLED}
+    assert {do.status(id) for id in task_ids(10)} == {TaskStatus.CANCELLED}
     assert do.status("other", "other") is READY
 
 
-def test_a_task_in_the_backlog_is_cancelled_by_its_id(do: ShelfDriver) -> None:
-    fill(do, 10)
+def test_a_task_in_the_backlog_is_cancelled_by_its_id(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
     out = do(cancel("t07", "t01"))
     assert {key[1] for key in one(out, c.AnswerRequest).done} == {"t01", "t07"}
-    assert work_off(do) == [id for id in names(10) if id not in {"t01", "t07"}]
+    assert do_all_tasks(do) == [id for id in task_ids(10) if id not in {"t01", "t07"}]
 
 
 def test_a_task_that_is_evicted_and_cancelled_in_one_round_is_cancelled(
-    do: ShelfDriver,
+    do: BacklogDriver,
 ) -> None:
-    made = submission(*(task(id) for id in names(10)))
+    made = submission(*(task(id) for id in task_ids(10)))
     out = do(made, cancel("t09"), cancel())
     assert len(pick(out, c.SetStatus)) == 10
     assert do.state.is_idle
     assert one(out, c.CompleteRun).run == "default"
 
 
-def test_a_backlog_task_that_is_cancelled_twice_in_one_round_ends_once(do: ShelfDriver) -> None:
-    fill(do, 10)
+def test_a_backlog_task_that_is_cancelled_twice_in_one_round_ends_once(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
     out = do(cancel("t09"), cancel("t09"), cancel())
     assert len(pick(out, c.SetStatus)) == 10
 
 
-def test_a_task_in_the_backlog_has_not_ended_and_is_not_retried(do: ShelfDriver) -> None:
-    made = [task(id) for id in names(10)]
+def test_a_task_in_the_backlog_has_not_ended_and_is_not_retried(do: BacklogDriver) -> None:
+    made = [task(id) for id in task_ids(10)]
     do(submission(*made))
     assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
     again = e.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
-    more = submission(*(task(id) for id in [*names(3, 10), "x"]))
+    more = submission(*(task(id) for id in [*task_ids(3, 10), "x"]))
     out = do(more, e.RetryRequested("r", (again,), {}))
     assert one(out, c.AnswerRequest).refused == {("default", "x"): "has not ended"}
 
 
-def test_a_backlog_task_that_ends_in_this_round_can_be_retried_only_later(do: ShelfDriver) -> None:
-    made = [task(id) for id in names(10)]
+def test_a_backlog_task_that_ends_in_this_round_can_be_retried_only_later(
+    do: BacklogDriver,
+) -> None:
+    made = [task(id) for id in task_ids(10)]
     do(submission(*made))
     old = e.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
     out = do(cancel("t09"), e.RetryRequested("r2", (old,), {}))
@@ -221,8 +227,10 @@ def test_a_backlog_task_that_ends_in_this_round_can_be_retried_only_later(do: Sh
     assert refused == {("default", "t09"): "has ended just now; ask again"}
 
 
-def test_a_backlog_task_has_the_same_reason_and_verdicts_as_one_in_memory(do: ShelfDriver) -> None:
-    fill(do, 10, difficulty=4)
+def test_a_backlog_task_has_the_same_reason_and_verdicts_as_one_in_memory(
+    do: BacklogDriver,
+) -> None:
+    submit_tasks(do, 10, difficulty=4)
     need = Need.from_task(task("x", difficulty=4))
     do(connect("junior", 3))
     assert do.reason("t09") is None
@@ -237,9 +245,9 @@ def test_a_backlog_task_has_the_same_reason_and_verdicts_as_one_in_memory(do: Sh
 # --- workers
 
 
-def test_a_reserved_worker_takes_aged_tasks_of_the_backlog(do: ShelfDriver) -> None:
-    fill(do, 10)
-    do.next_manager()
+def test_a_reserved_worker_takes_aged_tasks_of_the_backlog(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
+    do.restart_manager()
     do(connect("senior", 9, reserve=5))
     done: list[str] = []
     for _ in range(200):
@@ -248,14 +256,14 @@ def test_a_reserved_worker_takes_aged_tasks_of_the_backlog(do: ShelfDriver) -> N
             done += [id for id, _ in pairs(out)]
             out = do(*(results(one) for one in given))
         do(connect("senior", 9, reserve=5))
-    assert done == names(10)
+    assert done == task_ids(10)
 
 
 def test_a_task_queue_with_a_backlog_is_kept_when_empty_task_queues_are_removed(
-    do: ShelfDriver,
+    do: BacklogDriver,
 ) -> None:
     do.state.board._cleanup_at = 3
-    fill(do, 6)
+    submit_tasks(do, 6)
     held = pick(do(connect("bob", slots=2)), c.Assign)
     for n in range(10):
         do(submission(task(f"x{n}", type=f"type{n}")), cancel(f"x{n}"))
@@ -264,41 +272,41 @@ def test_a_task_queue_with_a_backlog_is_kept_when_empty_task_queues_are_removed(
     while given := pick(out, c.Assign):
         order += [id for id, _ in pairs(out)]
         out = do(*(results(one) for one in given))
-    assert order == names(6)
+    assert order == task_ids(6)
 
 
 # --- the next manager
 
 
-def test_the_next_manager_counts_the_backlog_and_continues_in_order(do: ShelfDriver) -> None:
-    fill(do, 10)
+def test_the_next_manager_counts_the_backlog_and_continues_in_order(do: BacklogDriver) -> None:
+    submit_tasks(do, 10)
     do(submission(task("after", depends_on=("t09",)), task("also", depends_on=("t00",))))
     held = one(do(connect("ada")), c.Assign)
     do(results(held))
-    do.next_manager()
+    do.restart_manager()
     assert do.state.tasks.open == {"default": 11}
     assert do.status("after") is TaskStatus.BLOCKED
-    assert len(do.state.tasks.live) <= 2 * HEAD + 2
+    assert len(do.state.tasks.live) <= 2 * KEEP + 2
     out = do(connect("ada"))
     assert pairs(out)[0][0] in {"t01", "t02"}
 
 
 def test_a_manager_without_a_backlog_loads_the_backlog_of_the_previous_manager(
-    do: ShelfDriver,
+    do: BacklogDriver,
 ) -> None:
-    fill(do, 10)
-    do.next_manager(head=0)
+    submit_tasks(do, 10)
+    do.restart_manager(head=0)
     assert len(do.state.tasks.live) == 10
     assert do.state.tasks.open == {"default": 10}
-    do.next_manager()
-    assert work_off(do) == names(10)
+    do.restart_manager()
+    assert do_all_tasks(do) == task_ids(10)
 
 
 def test_after_a_page_of_tasks_that_are_in_memory_the_next_page_is_requested(
-    do: ShelfDriver,
+    do: BacklogDriver,
 ) -> None:
-    fill(do, 10)
-    do.next_manager()
+    submit_tasks(do, 10)
+    do.restart_manager()
     need = Need.from_task(task("x"))
     do.state.board.refill(need, (), (-1, 8))
     assert [cls.is_exhausted for cls, _ in do.state.board.backlog_queues()] == [

@@ -14,28 +14,28 @@ from skillq_manager.core.rules.matching import BestFit
 from skillq_manager.core.state import State
 from skillq_manager.store.base import LiveRow
 from tests.factories import budget, pick
-from tests.support.backlog_driver import Keeper
+from tests.support.backlog_driver import BacklogShell
 from tests.support.core_strategies import RUNS
-from tests.unit.core.test_state_machine import Machine
+from tests.unit.core.test_state_machine import CoreMachine
 
-SPILLED = {"put away": 0, "fetched": 0}
+MOVED = {"put away": 0, "fetched": 0}
 
 
-class ShelfMachine(Machine):
+class BacklogMachine(CoreMachine):
     @initialize(head=st.integers(1, 3), crowd=st.sampled_from([0, 0, 6]))
-    def begin_shelf(self, head: int, crowd: int) -> None:
-        self.head, self.crowd = head, crowd
+    def begin_backlog(self, head: int, crowd: int) -> None:
+        self.backlog_keep, self.backlog_from = head, crowd
 
     def _new_state(self) -> State:
-        self.keeper = getattr(self, "keeper", None) or Keeper()
-        self.head = getattr(self, "head", 1)
-        self.crowd = getattr(self, "crowd", 0)
+        self.shell = getattr(self, "shell", None) or BacklogShell()
+        self.backlog_keep = getattr(self, "backlog_keep", 1)
+        self.backlog_from = getattr(self, "backlog_from", 0)
         return State(
             BestFit(),
             chance=lambda: self.chance,
             expected_workers=self.expected,
-            backlog_keep=self.head,
-            backlog_from=self.crowd,
+            backlog_keep=self.backlog_keep,
+            backlog_from=self.backlog_from,
         )
 
     @rule(
@@ -44,7 +44,9 @@ class ShelfMachine(Machine):
         difficulty=st.sampled_from([1, 1, 5]),
         after=st.booleans(),
     )
-    def submit_many_alike(self, run: str, several: list[int], difficulty: int, after: bool) -> None:
+    def submit_many_equal_tasks(
+        self, run: str, several: list[int], difficulty: int, after: bool
+    ) -> None:
         """And one that depends on the last of them."""
         first = sum(len(s.tasks) for s in self.submitted)
         tasks = [
@@ -57,60 +59,64 @@ class ShelfMachine(Machine):
         self._submit(run, tuple(tasks))
 
     def _handle(self, events: list[e.Event]) -> list[c.Command]:
-        given = [self.keeper.ready(event) for event in events]
+        given = [self.shell.with_backlog_rows(event) for event in events]
         out = self.state.handle(given, self.now)
-        self.keeper.commit(out)
-        return out + self.keeper.refill(self.state, self.now)
+        self.shell.commit(out)
+        return out + self.shell.refill(self.state, self.now)
 
     def _take_over(self, rows: list[LiveRow]) -> list[c.Command]:
-        for key in self.keeper.on_shelf:
-            self.model.rows[key].ready_at = self.model.rows[key].opened_at
+        for key in self.shell.backlog_keys:
+            self.oracle.rows[key].ready_at = self.oracle.rows[key].opened_at
         self.state = self._new_state()
-        out = self.keeper.restore(self.state, list(self.model.crew.here.values()), self.now)
-        return out + self.keeper.refill(self.state, self.now)
+        out = self.shell.restore(self.state, list(self.oracle.workers.connected.values()), self.now)
+        return out + self.shell.refill(self.state, self.now)
 
     def _here(self) -> set[TaskKey]:
         """A shelf's first tasks may be here, too; of the others the state knows how many there are."""
-        there = super()._here()
-        shelved = self.keeper.on_shelf - self.state.tasks.live.keys()
+        there = super()._expected_keys()
+        shelved = self.shell.backlog_keys - self.state.tasks.live.keys()
         for key in shelved:
-            need = Need.from_task(self.model.rows[key].task)
+            need = Need.from_task(self.oracle.rows[key].task)
             assert explain.reason_in_backlog(self.state, need)
-            assert len(explain.verdicts_in_backlog(self.state, need)) == len(self.model.crew.here)
+            assert len(explain.verdicts_in_backlog(self.state, need)) == len(
+                self.oracle.workers.connected
+            )
         assert sum(self.state.tasks.open.values()) == len(there)
         return there - shelved
 
     def teardown(self) -> None:
         super().teardown()
-        if hasattr(self, "keeper"):
-            SPILLED["put away"] += self.keeper.put_away
-            SPILLED["fetched"] += self.keeper.fetched
+        if hasattr(self, "shell"):
+            MOVED["put away"] += self.shell.evicted
+            MOVED["fetched"] += self.shell.refilled
 
 
-class TwinMachine(ShelfMachine):
+class ComparingMachine(BacklogMachine):
     """The same is said to a state without a shelf; of reserved workers each knows what it has in memory."""
 
     def _new_state(self) -> State:
-        self.twin = State(BestFit(), chance=lambda: self.chance, expected_workers=self.expected)
+        self.state_in_memory = State(
+            BestFit(), chance=lambda: self.chance, expected_workers=self.expected
+        )
         return super()._new_state()
 
     def start_worker(self, name: str, more: dict[str, Any], ready: bool) -> None:
         super().start_worker(name, more | {"reserve": 0}, ready)
 
     def _handle(self, events: list[e.Event]) -> list[c.Command]:
-        expected = self.twin.handle(events, self.now)
-        return self._same(super()._handle(events), expected)
+        expected = self.state_in_memory.handle(events, self.now)
+        return self._check_same(super()._handle(events), expected)
 
     def _take_over(self, rows: list[LiveRow]) -> list[c.Command]:
         out = super()._take_over(rows)
-        workers = list(self.model.crew.here.values())
-        self.twin.begin_restore(
-            workers, max((row.seq for row in self.model.rows.values()), default=0), self.now
+        workers = list(self.oracle.workers.connected.values())
+        self.state_in_memory.begin_restore(
+            workers, max((row.seq for row in self.oracle.rows.values()), default=0), self.now
         )
-        self.twin.restore(rows)
-        return self._same(out, self.twin.end_restore())
+        self.state_in_memory.restore(rows)
+        return self._check_same(out, self.state_in_memory.end_restore())
 
-    def _same(self, out: list[c.Command], expected: list[c.Command]) -> list[c.Command]:
+    def _check_same(self, out: list[c.Command], expected: list[c.Command]) -> list[c.Command]:
         assert pick(out, c.Assign) == pick(expected, c.Assign)
         for kind in (
             c.SetStatus,
@@ -125,11 +131,11 @@ class TwinMachine(ShelfMachine):
 
 
 def test_with_a_backlog_each_task_is_in_one_place_and_ends_once() -> None:
-    run_state_machine_as_test(ShelfMachine, settings=budget(100, stateful_step_count=40))
+    run_state_machine_as_test(BacklogMachine, settings=budget(100, stateful_step_count=40))
 
 
 def test_a_backlog_changes_no_assignment_and_no_order() -> None:
-    before = dict(SPILLED)
-    run_state_machine_as_test(TwinMachine, settings=budget(150, stateful_step_count=40))
-    assert SPILLED["put away"] > before["put away"]
-    assert SPILLED["fetched"] > before["fetched"]
+    before = dict(MOVED)
+    run_state_machine_as_test(ComparingMachine, settings=budget(150, stateful_step_count=40))
+    assert MOVED["put away"] > before["put away"]
+    assert MOVED["fetched"] > before["fetched"]

@@ -20,7 +20,7 @@ def test_the_worker_queue_does_not_grow_with_each_task_of_a_worker(policy: Polic
     board.add_worker(worker)
     for seq in range(900):
         board.add_task(task_entry(seq))
-        assert give(board) is worker
+        assert assign_next(board) is worker
         if seq > 10:
             worker.attempts.popitem()
             board.worker_changed(worker)
@@ -37,7 +37,11 @@ def test_a_worker_pool_does_not_grow_with_tasks_that_other_workers_take() -> Non
     for seq in range(10, 1000, 2):
         board.add_task(task_entry(seq, need(difficulty=9), priority=2))
         board.add_task(task_entry(seq + 1))
-        assert [give(board), give(board), give(board)] == [expert, junior, None]
+        assert [assign_next(board), assign_next(board), assign_next(board)] == [
+            expert,
+            junior,
+            None,
+        ]
         expert.attempts.clear()
         board.worker_changed(expert)
     pool = board._pools[expert.skills]
@@ -50,7 +54,7 @@ def test_empty_task_queues_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
     board.add_worker(worker)
     for seq in range(200):
         board.add_task(task_entry(seq, need(type=f"t{seq}")))
-        give(board)
+        assign_next(board)
     assert len(board._queues) <= 17
 
 
@@ -81,7 +85,7 @@ def new_board(policy: Policy) -> Board:
     return Board(policy, Lookahead(LookaheadPolicy()))
 
 
-def give(board: Board) -> WorkerEntry | None:
+def assign_next(board: Board) -> WorkerEntry | None:
     match = board.next_match()
     if match is None:
         return None
@@ -101,7 +105,7 @@ def test_an_excluded_worker_is_skipped_among_equal_workers() -> None:
         board.add_worker(worker)
     board.add_task(task_entry(1, need(excluded=["ada"])))
     board.add_task(task_entry(2))
-    assert [give(board), give(board), give(board)] == [bob, ada, None]
+    assert [assign_next(board), assign_next(board), assign_next(board)] == [bob, ada, None]
 
 
 def test_the_free_worker_is_found_among_many_worker_pools() -> None:
@@ -111,12 +115,12 @@ def test_the_free_worker_is_found_among_many_worker_pools() -> None:
         board.add_worker(worker)
     for seq in range(20):
         board.add_task(task_entry(seq))
-        give(board)
+        assign_next(board)
     workers[7].attempts.clear()
     board.worker_changed(workers[7])
     board.add_task(task_entry(20, need(difficulty=6)))
     board.add_task(task_entry(21))
-    assert [give(board), give(board)] == [workers[7], None]
+    assert [assign_next(board), assign_next(board)] == [workers[7], None]
 
 
 def test_workers_that_no_task_excludes_any_more_share_one_pool_again(
@@ -128,7 +132,7 @@ def test_workers_that_no_task_excludes_any_more_share_one_pool_again(
         board.add_worker(worker)
     for seq in range(50):
         board.add_task(task_entry(seq, need(type=f"t{seq}", excluded=[f"w{1 + seq % 5}"])))
-        assert give(board) is not None
+        assert assign_next(board) is not None
     board._remove_empty_queues()
     assert not board._exclusion_counts
     for worker in workers:

@@ -23,11 +23,11 @@ from tests.factories import budget, need, profile, task_entry, worker_entry
 
 TYPES = ("task", "ocr", "gpu", "lab")
 NAMES = ("w1", "w2", "ada")
-SOME = st.integers(0, 10_000)
+INDEXES = st.integers(0, 10_000)
 SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
 
 
-class Naive:
+class BoardOracle:
     """The oracle: all waiting tasks by rank, and for each all free workers by fit and turn; then those with room."""
 
     def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
@@ -38,48 +38,48 @@ class Naive:
 
     def next_match(self) -> tuple[TaskEntry, WorkerEntry] | None:
         for task in sorted(self.tasks, key=self.policy.task_rank):
-            able = [w for w in self.able(task.need) if w.is_free]
+            able = [w for w in self.able_workers(task.need) if w.is_free]
             if able:
-                return task, min(able, key=lambda w: self._order(task, w))
-        return self._next_ahead() if self.policy.looks_ahead else None
+                return task, min(able, key=lambda w: self._worker_rank(task, w))
+        return self._next_prefetch() if self.policy.looks_ahead else None
 
-    def _next_ahead(self) -> tuple[TaskEntry, WorkerEntry] | None:
+    def _next_prefetch(self) -> tuple[TaskEntry, WorkerEntry] | None:
         """Nothing is given ahead to workers that could do an earlier task which has to wait for a free one."""
         roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_prefetch_room(w)]
         for task in sorted(self.tasks, key=self.policy.task_rank):
-            able = [w for w in self.able(task.need) if w in roomy]
+            able = [w for w in self.able_workers(task.need) if w in roomy]
             if able and self.lookahead.may_prefetch(task):
-                return task, min(able, key=lambda w: self._order(task, w))
+                return task, min(able, key=lambda w: self._worker_rank(task, w))
             roomy = [w for w in roomy if w not in able]
         return None
 
-    def able(self, need: Need) -> list[WorkerEntry]:
+    def able_workers(self, need: Need) -> list[WorkerEntry]:
         there = (w for w in self.workers if w.name not in need.excluded)
         return [w for w in there if self.policy.can(w.skills, need)]
 
-    def _order(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
+    def _worker_rank(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
         fit = self.policy.fit(worker.skills, task.need)
         return fit, self.policy.worker_rank(worker), worker.joined
 
 
-class Boards(RuleBasedStateMachine):
+class BoardMachine(RuleBasedStateMachine):
     """Whatever is done to the board is done to the oracle; after each step both are asked."""
 
     policy: Callable[[], Policy] = BestFit
-    many_classes = 3
+    queues_before_cleanup = 3
 
     @initialize()
     def begin(self) -> None:
         self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(board, "_QUEUES_BEFORE_CLEANUP", self.many_classes)
+        self.patch.setattr(board, "_QUEUES_BEFORE_CLEANUP", self.queues_before_cleanup)
         self.lookahead = Lookahead(LookaheadPolicy(max_prefetched=3))
         for known in TYPES[:2]:
             self.lookahead.record_duration(known, 0.0, 0.01)
         self.board = Board(self.policy(), self.lookahead)
-        self.naive = Naive(self.policy(), self.lookahead)
-        self.made: list[TaskEntry] = []
-        self.given: list[tuple[TaskEntry, WorkerEntry]] = []
-        self.joined = 0
+        self.oracle = BoardOracle(self.policy(), self.lookahead)
+        self.all_tasks: list[TaskEntry] = []
+        self.assigned: list[tuple[TaskEntry, WorkerEntry]] = []
+        self.workers_added = 0
         self.now = 0.0
 
     # --- tasks
@@ -94,7 +94,7 @@ class Boards(RuleBasedStateMachine):
         later=st.sampled_from([0.0, 1.0, 4.0]),
         losses=st.sampled_from([0, 0, 0, 1]),
     )
-    def add(
+    def add_new_task(
         self,
         *,
         difficulty: int,
@@ -108,36 +108,36 @@ class Boards(RuleBasedStateMachine):
     ) -> None:
         self.now += later
         wanted = need(type, difficulty, requires, excluded=excluded, aged=aged)
-        task = task_entry(len(self.made), wanted, priority, ready_at=self.now)
+        task = task_entry(len(self.all_tasks), wanted, priority, ready_at=self.now)
         task.losses = losses
-        self.made.append(task)
-        self._add(task)
+        self.all_tasks.append(task)
+        self._add_task(task)
 
-    def _add(self, task: TaskEntry) -> None:
+    def _add_task(self, task: TaskEntry) -> None:
         self.board.add_task(task)
-        self.naive.tasks.append(task)
+        self.oracle.tasks.append(task)
 
-    @precondition(lambda self: self.naive.tasks)
-    @rule(which=SOME)
-    def discard(self, which: int) -> None:
-        task = self.naive.tasks.pop(which % len(self.naive.tasks))
+    @precondition(lambda self: self.oracle.tasks)
+    @rule(which=INDEXES)
+    def discard_task(self, which: int) -> None:
+        task = self.oracle.tasks.pop(which % len(self.oracle.tasks))
         self.board.discard_task(task)
         self.board.discard_task(task)  # twice is once
 
-    @precondition(lambda self: self.made)
-    @rule(which=SOME)
-    def discard_and_add(self, which: int) -> None:
+    @precondition(lambda self: self.all_tasks)
+    @rule(which=INDEXES)
+    def discard_and_add_task(self, which: int) -> None:
         """As a task that is cancelled and sent again; perhaps it was not there."""
-        task = self.made[which % len(self.made)]
-        if all(task is not held for held, _ in self.given):
-            self.naive.tasks = [other for other in self.naive.tasks if other is not task]
+        task = self.all_tasks[which % len(self.all_tasks)]
+        if all(task is not held for held, _ in self.assigned):
+            self.oracle.tasks = [other for other in self.oracle.tasks if other is not task]
             self.board.discard_task(task)
-            self._add(task)
+            self._add_task(task)
 
-    @precondition(lambda self: self.naive.tasks)
-    @rule(which=SOME, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
-    def ask_for_something_else(self, which: int, excluded: list[str], aged: bool) -> None:
-        task = self.naive.tasks[which % len(self.naive.tasks)]
+    @precondition(lambda self: self.oracle.tasks)
+    @rule(which=INDEXES, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
+    def change_need(self, which: int, excluded: list[str], aged: bool) -> None:
+        task = self.oracle.tasks[which % len(self.oracle.tasks)]
         self.board.discard_task(task)
         task.need = task.need._replace(excluded=frozenset(excluded), aged=aged)
         self.board.add_task(task)
@@ -152,7 +152,7 @@ class Boards(RuleBasedStateMachine):
         reserve=st.sampled_from([0, 0, 5, 10]),
         name=st.none() | st.sampled_from(NAMES),
     )
-    def join(
+    def add_worker(
         self,
         *,
         skill: int,
@@ -162,12 +162,12 @@ class Boards(RuleBasedStateMachine):
         reserve: int,
         name: str | None,
     ) -> None:
-        self.joined += 1
-        title = name or f"w{self.joined}"
-        if any(worker.name == title for worker in self.naive.workers):
+        self.workers_added += 1
+        title = name or f"w{self.workers_added}"
+        if any(worker.name == title for worker in self.oracle.workers):
             return
         worker = worker_entry(
-            self.joined,
+            self.workers_added,
             skill,
             title,
             specialties=special,
@@ -175,105 +175,105 @@ class Boards(RuleBasedStateMachine):
             slots=slots,
             reserve=reserve,
         )
-        self.naive.workers.append(worker)
+        self.oracle.workers.append(worker)
         self.board.add_worker(worker)
 
-    @precondition(lambda self: self.naive.workers)
-    @rule(which=SOME)
-    def leave(self, which: int) -> None:
+    @precondition(lambda self: self.oracle.workers)
+    @rule(which=INDEXES)
+    def remove_worker(self, which: int) -> None:
         worker = self._worker(which)
-        self.naive.workers.remove(worker)
+        self.oracle.workers.remove(worker)
         self.board.remove_worker(worker, self.now)
         for task in list(worker.attempts.values()):
-            self._release(task, worker, again=True)
+            self._end_attempt(task, worker, again=True)
 
-    @precondition(lambda self: self.naive.workers)
-    @rule(which=SOME, type=st.sampled_from(TYPES))
-    def refuse(self, which: int, type: str) -> None:
+    @precondition(lambda self: self.oracle.workers)
+    @rule(which=INDEXES, type=st.sampled_from(TYPES))
+    def refuse_type(self, which: int, type: str) -> None:
         worker = self._worker(which)
         self.board.remove_worker(worker, self.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
         self.board.add_worker(worker)
 
-    @precondition(lambda self: self.naive.workers)
-    @rule(which=SOME, slots=st.integers(1, 4))
-    def learn(self, which: int, slots: int) -> None:
+    @precondition(lambda self: self.oracle.workers)
+    @rule(which=INDEXES, slots=st.integers(1, 4))
+    def change_profile(self, which: int, slots: int) -> None:
         worker = self._worker(which)
         self.board.remove_worker(worker, self.now)
         worker.profile = profile(worker.profile.title, 9, slots=slots)
         worker.skills = Skills.from_profile(worker.profile)
         self.board.add_worker(worker)
 
-    @precondition(lambda self: self.naive.workers)
-    @rule(which=SOME, suspect=st.booleans(), draining=st.booleans())
-    def doubt(self, which: int, suspect: bool, draining: bool) -> None:
+    @precondition(lambda self: self.oracle.workers)
+    @rule(which=INDEXES, suspect=st.booleans(), draining=st.booleans())
+    def change_availability(self, which: int, suspect: bool, draining: bool) -> None:
         worker = self._worker(which)
         worker.suspect, worker.draining = suspect, draining
         self.board.worker_changed(worker)
 
     @rule(type=st.sampled_from(TYPES), seconds=st.sampled_from([0.001, 0.04, 5.0]))
-    def last(self, type: str, seconds: float) -> None:
+    def record_duration(self, type: str, seconds: float) -> None:
         """An attempt took so long."""
         if self.lookahead.record_duration(type, 7.0, 7.0 + seconds):
             self.board.recheck_held_up()
 
     def _worker(self, which: int) -> WorkerEntry:
-        return self.naive.workers[which % len(self.naive.workers)]
+        return self.oracle.workers[which % len(self.oracle.workers)]
 
     # --- matches
 
-    @precondition(lambda self: self.given)
-    @rule(which=st.lists(SOME, min_size=1, max_size=3), again=st.booleans())
-    def release(self, which: list[int], again: bool) -> None:
+    @precondition(lambda self: self.assigned)
+    @rule(which=st.lists(INDEXES, min_size=1, max_size=3), again=st.booleans())
+    def end_attempts(self, which: list[int], again: bool) -> None:
         for one in which:
-            if self.given:
-                self._release(*self.given[one % len(self.given)], again=again)
+            if self.assigned:
+                self._end_attempt(*self.assigned[one % len(self.assigned)], again=again)
 
-    def _release(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
-        self.given.remove((task, worker))
+    def _end_attempt(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
+        self.assigned.remove((task, worker))
         self.lookahead.remove_attempt(worker, task)
         self.board.worker_changed(worker)
         if again:
-            self._add(task)
+            self._add_task(task)
 
     @rule(most=st.sampled_from([1, 2, 1000]))
     def match(self, most: int) -> None:
         """All there is, or, as never happens in a turn, not all."""
         for _ in range(most):
-            found, expected = self.board.next_match(), self.naive.next_match()
+            found, expected = self.board.next_match(), self.oracle.next_match()
             assert found == expected
             if found is None:
                 break
             task, worker = found
-            self.naive.tasks.remove(task)
+            self.oracle.tasks.remove(task)
             self.lookahead.add_attempt(worker, task)
-            self.given.append(found)
+            self.assigned.append(found)
             self.board.worker_changed(worker)
-        assert self.board.ready_count == len(self.naive.tasks)
-        for task in self.naive.tasks[:3]:
-            able = self.naive.able(task.need)
+        assert self.board.ready_count == len(self.oracle.tasks)
+        for task in self.oracle.tasks[:3]:
+            able = self.oracle.able_workers(task.need)
             assert sorted(self.board.capable_workers(task.need), key=id) == sorted(able, key=id)
             assert (self.board.unroutable_since(task.need) is None) == bool(able)
-        assert self.board.skill_counts == Counter(w.skills for w in self.naive.workers)
-        self._look_at_what_waits_in_vain()
+        assert self.board.skill_counts == Counter(w.skills for w in self.oracle.workers)
+        self._check_stuck_and_aged_tasks()
 
-    def _look_at_what_waits_in_vain(self) -> None:
+    def _check_stuck_and_aged_tasks(self) -> None:
         stuck = set(self.board.stuck_by_exclusion(self.now))
         assert stuck == {
             task
-            for task in self.naive.tasks
-            if not self.naive.able(task.need)
-            and self.naive.able(task.need._replace(excluded=frozenset()))
+            for task in self.oracle.tasks
+            if not self.oracle.able_workers(task.need)
+            and self.oracle.able_workers(task.need._replace(excluded=frozenset()))
         }
         aged = self.board.tasks_to_age(self.now - 5.0, 1000)
         assert len(aged) == len(set(aged))
         assert set(aged) == {
             task
-            for task in self.naive.tasks
+            for task in self.oracle.tasks
             if not task.need.aged
             and task.ready_at <= self.now - 5.0
-            and len(self.naive.able(task.need._replace(aged=True)))
-            > len(self.naive.able(task.need))
+            and len(self.oracle.able_workers(task.need._replace(aged=True)))
+            > len(self.oracle.able_workers(task.need))
         }
 
     def teardown(self) -> None:
@@ -282,81 +282,81 @@ class Boards(RuleBasedStateMachine):
             self.patch.undo()
 
 
-class ArrivalBoards(Boards):
+class ArrivalBoardMachine(BoardMachine):
     policy = Arrival
 
 
-class ManyClassesBoards(Boards):
+class ManyQueuesBoardMachine(BoardMachine):
     many_classes = 4096
 
 
-@pytest.mark.parametrize("machine", [Boards, ArrivalBoards, ManyClassesBoards])
-def test_the_board_matches_as_the_oracle(machine: type[Boards]) -> None:
+@pytest.mark.parametrize("machine", [BoardMachine, ArrivalBoardMachine, ManyQueuesBoardMachine])
+def test_the_board_matches_as_the_oracle(machine: type[BoardMachine]) -> None:
     run_state_machine_as_test(machine, settings=budget(100, stateful_step_count=40))
 
 
-class Few:
+class FewNeeds:
     """Few needs and many priorities: the most urgent task of a need changes while nobody is free to be given it."""
 
     def __init__(self, seed: int) -> None:
-        self.chance = random.Random(seed)
-        self.lookahead = Lookahead(LookaheadPolicy(max_prefetched=self.chance.choice([0, 1, 3])))
-        for known in TYPES[: self.chance.randint(0, 2)]:
+        self.random = random.Random(seed)
+        self.lookahead = Lookahead(LookaheadPolicy(max_prefetched=self.random.choice([0, 1, 3])))
+        for known in TYPES[: self.random.randint(0, 2)]:
             self.lookahead.record_duration(known, 0.0, 0.01)
         self.board = Board(BestFit(), self.lookahead)
-        self.naive = Naive(BestFit(), self.lookahead)
-        self.types = TYPES[: self.chance.randint(2, 4)]
-        self.urgency = self.chance.choice([3, 5, 20, 50])
-        self.given: list[tuple[TaskEntry, WorkerEntry]] = []
-        for number in range(1, self.chance.randint(2, 5)):
-            self._join(number)
+        self.oracle = BoardOracle(BestFit(), self.lookahead)
+        self.types = TYPES[: self.random.randint(2, 4)]
+        self.priorities = self.random.choice([3, 5, 20, 50])
+        self.assigned: list[tuple[TaskEntry, WorkerEntry]] = []
+        for number in range(1, self.random.randint(2, 5)):
+            self._add_worker(number)
 
-    def _join(self, number: int) -> None:
-        some = self.chance.sample(self.types, self.chance.randint(1, len(self.types)))
+    def _add_worker(self, number: int) -> None:
+        some = self.random.sample(self.types, self.random.randint(1, len(self.types)))
         worker = worker_entry(
             number,
-            self.chance.randint(1, 10),
+            self.random.randint(1, 10),
             f"w{number}",
-            types=self.chance.choice([None, some]),
-            slots=self.chance.choice([1, 1, 1, 2]),
+            types=self.random.choice([None, some]),
+            slots=self.random.choice([1, 1, 1, 2]),
         )
-        self.naive.workers.append(worker)
+        self.oracle.workers.append(worker)
         self.board.add_worker(worker)
 
     def step(self, number: int) -> None:
-        what = self.chance.random()
+        what = self.random.random()
         if what < 0.5:
-            wanted = need(self.chance.choice(self.types), self.chance.choice([1, 1, 5, 10]))
-            task = task_entry(number, wanted, self.chance.randint(1, self.urgency))
+            wanted = need(self.random.choice(self.types), self.random.choice([1, 1, 5, 10]))
+            task = task_entry(number, wanted, self.random.randint(1, self.priorities))
             self.board.add_task(task)
-            self.naive.tasks.append(task)
-        elif what < 0.65 and self.naive.tasks:
+            self.oracle.tasks.append(task)
+        elif what < 0.65 and self.oracle.tasks:
             self.board.discard_task(
-                self.naive.tasks.pop(self.chance.randrange(len(self.naive.tasks)))
+                self.oracle.tasks.pop(self.random.randrange(len(self.oracle.tasks)))
             )
-        elif self.given:
-            task, worker = self.given.pop(self.chance.randrange(len(self.given)))
+        elif self.assigned:
+            task, worker = self.assigned.pop(self.random.randrange(len(self.assigned)))
             self.lookahead.remove_attempt(worker, task)
             self.board.worker_changed(worker)
 
     def match(self) -> bool:
         """Whether there was one; both have to say the same."""
         match = self.board.next_match()
-        assert match == self.naive.next_match()
+        assert match == self.oracle.next_match()
         if match is None:
             return False
         task, worker = match
-        self.naive.tasks.remove(task)
+        self.oracle.tasks.remove(task)
         self.lookahead.add_attempt(worker, task)
-        self.given.append(match)
+        self.assigned.append(match)
         self.board.worker_changed(worker)
         return True
 
 
 @pytest.mark.parametrize("seed", range(60))
 def test_with_few_needs_and_many_priorities_the_board_matches_as_the_oracle(seed: int) -> None:
-    few = Few(seed)
+    few = FewNeeds(seed)
     for number in range(200):
         few.step(number)
-        while few.chance.random() < 0.7 and few.match():
+        while few.random.random() < 0.7 and few.match():
             pass

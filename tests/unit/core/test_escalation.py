@@ -37,11 +37,11 @@ def do() -> Driver:
     return Driver(chance=0.0)  # retries are made at once
 
 
-def asks(out: list[c.Command]) -> list[tuple[str, Need, str]]:
+def changed_needs(out: list[c.Command]) -> list[tuple[str, Need, str]]:
     return [(x.key[1], x.need, x.reason) for x in pick(out, c.SetNeed)]
 
 
-def beats(*who: Any) -> list[Any]:
+def heartbeats(*who: Any) -> list[Any]:
     return [heartbeat(one) for one in who]
 
 
@@ -51,15 +51,15 @@ def beats(*who: Any) -> list[Any]:
 def test_a_deadline_ends_a_task_in_any_status() -> None:
     do = Driver(retries=RetryPolicy(base=200.0))  # jitter of one half
     do(connect(), after=1.0)
-    do(*beats(ADA), after=14.0)
-    do(*beats(ADA), after=1.0)
+    do(*heartbeats(ADA), after=14.0)
+    do(*heartbeats(ADA), after=1.0)
     late: dict[str, Any] = {"deadline": 10, "max_attempts": 2}
     held = one(do(connect(slots=1), submission(task("back-off", **late))), c.Assign)
     do(results(held, Outcome.FAILED))
     other = one(do(submission(task("held", **late))), c.Assign)
     do(progress(other), submission(task("ready", **late)))
     do(submission(task("blocked", depends_on=("held",), **late)))
-    assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
+    assert not pick(do(*heartbeats(ADA), after=9.5), c.SetStatus)
     out = do(after=0.5)
     assert {x.key[1]: (x.status, x.reason) for x in pick(out, c.SetStatus)} == {
         "back-off": (S.TIMED_OUT, "its deadline of 10 s is over"),
@@ -80,7 +80,7 @@ def test_a_blocked_task_times_out_at_its_own_deadline(do: Driver) -> None:
 
 def test_a_task_that_has_ended_does_not_time_out_at_its_deadline(do: Driver) -> None:
     do(results(one(do(connect(), submission(task(deadline=10))), c.Assign)))
-    assert not pick(do(*beats(ADA), after=11.0), c.SetStatus)
+    assert not pick(do(*heartbeats(ADA), after=11.0), c.SetStatus)
 
 
 def test_a_failure_after_the_deadline_is_not_retried(do: Driver) -> None:
@@ -99,8 +99,8 @@ def test_the_manager_times_an_attempt_out_if_its_worker_does_not(do: Driver) -> 
     held = one(
         do(connect("ada"), connect("bob"), submission(task(timeout=5, max_attempts=2))), c.Assign
     )
-    assert not pick(do(*beats(ADA, BOB), after=19.5), c.EndAttempt)
-    out = do(*beats(ADA, BOB), after=0.5)
+    assert not pick(do(*heartbeats(ADA, BOB), after=19.5), c.EndAttempt)
+    out = do(*heartbeats(ADA, BOB), after=0.5)
     assert one(out, c.CancelAttempts) == c.CancelAttempts(held.worker, "", (ref(held),))
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status, end.reason) == (
@@ -116,14 +116,14 @@ def test_each_attempt_has_its_own_timeout(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5, max_attempts=2))), c.Assign)
     again = one(do(results(held, Outcome.FAILED), after=14.0), c.Assign)
     assert again.attempt == 2
-    do(*beats(ADA), after=10.0)
-    assert not pick(do(*beats(ADA), after=9.0), c.EndAttempt)
+    do(*heartbeats(ADA), after=10.0)
+    assert not pick(do(*heartbeats(ADA), after=9.0), c.EndAttempt)
     assert one(do(after=1.0), c.EndAttempt).attempt == 2
 
 
 def test_a_timeout_detected_by_the_manager_is_retried_like_one_of_the_worker(do: Driver) -> None:
     do(connect(), submission(task(timeout=5, max_attempts=2, retry_on=("TimeoutError",))))
-    assert one(do(*beats(ADA), after=20.0), c.EndAttempt).status is S.READY
+    assert one(do(*heartbeats(ADA), after=20.0), c.EndAttempt).status is S.READY
 
 
 def test_attempts_do_not_time_out_while_heartbeats_are_lost(do: Driver) -> None:
@@ -131,14 +131,14 @@ def test_attempts_do_not_time_out_while_heartbeats_are_lost(do: Driver) -> None:
     do(e.HeartbeatsLost())
     assert do(after=60.0) == []
     do(e.HeartbeatsRecovered())
-    assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
+    assert not pick(do(*heartbeats(ADA), after=14.0), c.EndAttempt)
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
 def test_attempts_do_not_time_out_while_the_manager_stalls(do: Driver) -> None:
     held = one(do(connect(), submission(task(timeout=5))), c.Assign)
     assert do(paused=60.0) == []
-    assert not pick(do(*beats(ADA), after=14.0), c.EndAttempt)
+    assert not pick(do(*heartbeats(ADA), after=14.0), c.EndAttempt)
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
 
 
@@ -176,11 +176,13 @@ def test_a_task_does_not_go_back_to_a_worker_that_failed_it_if_there_is_another(
     do(connect("ada"), connect("bob", 9, slots=2))
     tried = one(do(submission(task(max_attempts=9))), c.Assign)
     out = do(results(tried, Outcome.FAILED))
-    assert asks(out) == [("a", need(excluded=["ada"]), "attempt 1 failed with ada")]
+    assert changed_needs(out) == [("a", need(excluded=["ada"]), "attempt 1 failed with ada")]
     assert pairs(out) == [("a", "bob")]
     assert pairs(do(submission(task("b")))) == [("b", "ada")]  # anything else it may do
     out = do(results(one(out, c.Assign), Outcome.TIMED_OUT))
-    assert asks(out) == [("a", need(), "attempt 2 failed with bob")]  # both have: so both may
+    assert changed_needs(out) == [
+        ("a", need(), "attempt 2 failed with bob")
+    ]  # both have: so both may
     assert pairs(out) == [("a", "bob")]
 
 
@@ -190,7 +192,7 @@ def test_a_worker_is_excluded_by_name_with_any_incarnation(do: Driver) -> None:
     do(results(held, Outcome.FAILED), submission(task("b", 9)))
     out = do(connect("ada", incarnation="2"), disconnect(BOB))
     assert not pairs(out)
-    assert not pairs(do(*beats(profile("ada", incarnation="2")), after=14.0))
+    assert not pairs(do(*heartbeats(profile("ada", incarnation="2")), after=14.0))
     assert pairs(do(connect("cyd"))) == [("a", "cyd")]
 
 
@@ -198,9 +200,9 @@ def test_an_excluded_worker_may_try_again_if_no_other_worker_can_do_the_task(do:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(max_attempts=9))), c.Assign)
     do(results(held, Outcome.FAILED), disconnect(BOB))
-    assert not pairs(do(*beats(ADA), after=14.0))  # bob may just be starting anew
+    assert not pairs(do(*heartbeats(ADA), after=14.0))  # bob may just be starting anew
     out = do(after=1.0)
-    assert asks(out) == [("a", need(), "no other worker can do it")]
+    assert changed_needs(out) == [("a", need(), "no other worker can do it")]
     assert pairs(out) == [("a", "ada")]
 
 
@@ -208,7 +210,7 @@ def test_while_no_worker_is_connected_the_exclusion_stays(do: Driver) -> None:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(max_attempts=9))), c.Assign)
     do(results(held, Outcome.FAILED), disconnect(BOB), disconnect(ADA))
-    assert not asks(do(after=99.0))
+    assert not changed_needs(do(after=99.0))
     assert pairs(do(connect("ada", incarnation="2"), connect("bob", 9, incarnation="2"))) == [
         ("a", "bob")
     ]
@@ -217,7 +219,7 @@ def test_while_no_worker_is_connected_the_exclusion_stays(do: Driver) -> None:
 def test_the_only_worker_gets_the_retry(do: Driver) -> None:
     held = one(do(connect(), submission(task(max_attempts=2))), c.Assign)
     out = do(results(held, Outcome.FAILED))
-    assert not asks(out)
+    assert not changed_needs(out)
     assert pairs(out) == [("a", "ada")]
 
 
@@ -225,9 +227,9 @@ def test_a_lost_or_returned_attempt_does_not_change_the_need(do: Driver) -> None
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(escalate_by=3, max_attempts=5))), c.Assign)
     out = do(results(held, Outcome.RETURNED))
-    assert not asks(out)
+    assert not changed_needs(out)
     out = do(connect("bob", 9, incarnation="2"))
-    assert not asks(out)
+    assert not changed_needs(out)
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
 
 
@@ -240,13 +242,13 @@ def unroutable(policy: str, **more: Any) -> Any:
 
 def test_by_default_an_unroutable_task_waits(do: Driver) -> None:
     do(connect(), submission(task(difficulty=9)))
-    assert not pick(do(*beats(ADA), after=300.0), c.SetStatus)
+    assert not pick(do(*heartbeats(ADA), after=300.0), c.SetStatus)
     assert pairs(do(connect("bob", 9))) == [("a", "bob")]
 
 
 def test_unroutable_reject_dead_letters_the_task(do: Driver) -> None:
     do(connect(), unroutable("reject", difficulty=9))
-    assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
+    assert not pick(do(*heartbeats(ADA), after=9.5), c.SetStatus)
     end = one(do(after=0.5), c.SetStatus)
     assert (end.status, end.reason) == (
         S.DEAD_LETTERED,
@@ -264,27 +266,27 @@ def test_no_task_is_unroutable_while_workers_are_still_expected() -> None:
     do = Driver(expected_workers=2)
     do(connect(), unroutable("reject", difficulty=9))
     for _ in range(9):
-        assert not pick(do(*beats(ADA), after=9.0), c.SetStatus)
+        assert not pick(do(*heartbeats(ADA), after=9.0), c.SetStatus)
     assert pairs(do(connect("bob", 9))) == [("a", "bob")]
 
 
 def test_unroutable_relax_lowers_the_need_step_by_step(do: Driver) -> None:
     do(connect(skill=5), unroutable("relax", difficulty=7, requires=("lab",)))
-    out = do(*beats(ADA), after=10.0)
+    out = do(*heartbeats(ADA), after=10.0)
     why = "relaxed: no worker has the specialties it requires: lab"
-    assert asks(out) == [("a", need(difficulty=7), why)]
-    assert [n.difficulty for _, n, _ in asks(do(*beats(ADA), after=10.0))] == [6]
-    out = do(*beats(ADA), after=10.0)
-    assert [n.difficulty for _, n, _ in asks(out)] == [5]
+    assert changed_needs(out) == [("a", need(difficulty=7), why)]
+    assert [n.difficulty for _, n, _ in changed_needs(do(*heartbeats(ADA), after=10.0))] == [6]
+    out = do(*heartbeats(ADA), after=10.0)
+    assert [n.difficulty for _, n, _ in changed_needs(out)] == [5]
     assert pairs(out) == [("a", "ada")]
 
 
 def test_unroutable_escalate_lets_the_most_skilled_worker_try(do: Driver) -> None:
     do(connect("ada", 4), connect("bob", 6))
     do(unroutable("escalate", difficulty=9, requires=("lab",)))
-    out = do(*beats(profile("ada", 4), profile("bob", 6)), after=10.0)
+    out = do(*heartbeats(profile("ada", 4), profile("bob", 6)), after=10.0)
     why = "escalated: no worker has the specialties it requires: lab"
-    assert asks(out) == [("a", need(difficulty=6, aged=True), why)]
+    assert changed_needs(out) == [("a", need(difficulty=6, aged=True), why)]
     assert pairs(out) == [("a", "bob")]
 
 
@@ -293,14 +295,16 @@ def test_escalation_uses_real_skills_even_if_the_policy_ignores_skill() -> None:
     two = (connect("ada", 4, types=["ocr"]), connect("bob", 6, types=["ocr"]))
     do(*two, unroutable("escalate", difficulty=9, type="gpu"))
     who = (profile("ada", 4, types=["ocr"]), profile("bob", 6, types=["ocr"]))
-    assert not asks(do(*beats(*who), after=11.0))
+    assert not changed_needs(do(*heartbeats(*who), after=11.0))
     row = live_row(
         task("x", 9, unroutable="escalate", unroutable_after=10),
         need=need(difficulty=9, excluded=["ada"]),
     )
     do = Driver(Arrival())
     do.restore(row, workers=[profile("ada", 4)])
-    assert [n.difficulty for _, n, _ in asks(do(*beats(profile("ada", 4)), after=10.0))] == [4]
+    assert [
+        n.difficulty for _, n, _ in changed_needs(do(*heartbeats(profile("ada", 4)), after=10.0))
+    ] == [4]
 
 
 @pytest.mark.parametrize("policy", ["relax", "escalate"])
@@ -308,19 +312,19 @@ def test_a_need_is_not_relaxed_or_escalated_if_no_worker_handles_the_type(
     do: Driver, policy: str
 ) -> None:
     do(unroutable(policy, difficulty=9))
-    assert not asks(do(after=99.0))
+    assert not changed_needs(do(after=99.0))
     do(connect(skill=9, types=["ocr"]))
-    assert not asks(do(*beats(profile(skill=9, types=["ocr"])), after=99.0))
+    assert not changed_needs(do(*heartbeats(profile(skill=9, types=["ocr"])), after=99.0))
     assert pairs(do(connect("bob", 9))) == [("a", "bob")]
 
 
 def test_the_unroutable_time_counts_from_the_leaving_of_the_last_capable_worker(do: Driver) -> None:
     busy = submission(task("busy", 9))
     do(connect("ada"), connect("bob", 9), busy, unroutable("reject", difficulty=9))
-    do(*beats(ADA, profile("bob", 9)), after=25.0)
+    do(*heartbeats(ADA, profile("bob", 9)), after=25.0)
     out = do(disconnect(BOB), after=1.0)
     assert one(out, c.EndAttempt).key[1] == "busy"
-    assert not pick(do(*beats(ADA), after=9.5), c.SetStatus)
+    assert not pick(do(*heartbeats(ADA), after=9.5), c.SetStatus)
     assert one(do(after=0.5), c.SetStatus).status is S.DEAD_LETTERED
 
 
@@ -401,5 +405,5 @@ def test_a_task_that_unreserved_workers_can_do_does_not_age(do: Driver) -> None:
     do(connect("ada", 5), connect("bob", 9), submission(task("busy", 2), task("busy2", 9)))
     do(submission(task("wait", 2)))
     for _ in range(8):
-        do(*beats(profile("ada", 5), profile("bob", 9)), after=10.0)
+        do(*heartbeats(profile("ada", 5), profile("bob", 9)), after=10.0)
     assert not do.state.tasks.live["default", "wait"].need.aged

@@ -21,7 +21,7 @@ from tests.factories import (
     submission,
     task,
 )
-from tests.support.worker_events import ADA, HEIR, Kind, S, news
+from tests.support.worker_events import ADA, RESTARTED_ADA, Kind, S, worker_events
 
 # --- what heartbeats compare
 
@@ -89,7 +89,7 @@ def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None
 
 def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign) -> None:
     out = do(connect("bob"), returned(held))
-    assert news(out)[1:] == [(Kind.SUSPECT, "its queue was gone")]
+    assert worker_events(out)[1:] == [(Kind.SUSPECT, "its queue was gone")]
     assert one(out, c.EndAttempt).outcome is Outcome.RETURNED
     assert pairs(out) == [("a", "bob")]
 
@@ -114,7 +114,7 @@ def test_an_assignment_returned_after_its_result_changes_nothing(
 ) -> None:
     do(results(held))
     assert not pick(do(returned(held)), c.EndAttempt)
-    ghost = replace(held, worker=HEIR)
+    ghost = replace(held, worker=RESTARTED_ADA)
     assert do(returned(ghost)) == []
 
 
@@ -148,7 +148,7 @@ def test_results_that_arrive_in_the_round_of_the_workers_loss_count(
     out = do(results(held), connect(incarnation="2"))
     assert one(out, c.EndAttempt).status is S.SUCCEEDED
     do(submission(task("b")))
-    held = c.Assign(("default", "b"), "task", 1, HEIR, 0.0)
+    held = c.Assign(("default", "b"), "task", 1, RESTARTED_ADA, 0.0)
     out = do(results(held), paused=31.0)  # it was silent for as long
     assert one(out, c.EndAttempt).status is S.SUCCEEDED
 

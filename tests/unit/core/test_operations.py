@@ -35,7 +35,7 @@ def do() -> Driver:
     return Driver()
 
 
-def ends(out: list[c.Command]) -> dict[str, TaskStatus]:
+def end_statuses(out: list[c.Command]) -> dict[str, TaskStatus]:
     """What was said of the end of tasks, once each."""
     said = [(x.key[1], x.status) for x in out if isinstance(x, c.SetStatus | c.EndAttempt)]
     assert len(said) == len(dict(said))
@@ -78,7 +78,7 @@ def test_a_task_is_cancelled_in_any_status(do: Driver) -> None:
     do(results(held, Outcome.FAILED))  # in back-off
     do(submission(task("hard", 9), task("wait", depends_on=("hard",)), A))
     out = do(cancel("late", "hard", "wait", "a"))
-    assert ends(out) == dict.fromkeys(["late", "hard", "wait", "a"], S.CANCELLED)
+    assert end_statuses(out) == dict.fromkeys(["late", "hard", "wait", "a"], S.CANCELLED)
     assert one(out, c.AnswerRequest).done == tuple(
         ("default", id) for id in ("late", "hard", "wait", "a")
     )
@@ -99,7 +99,7 @@ def test_a_worker_whose_attempt_is_cancelled_gets_other_work_at_once(do: Driver)
 def test_tasks_of_a_cancelled_run_do_not_fail_each_other(do: Driver) -> None:
     do(connect(), submission(C, B, A, ANYWAY), submission(task("z"), run="other"))
     out = do(cancel())
-    assert ends(out) == dict.fromkeys("abcd", S.CANCELLED)
+    assert end_statuses(out) == dict.fromkeys("abcd", S.CANCELLED)
     assert sorted(one(out, c.AnswerRequest).done) == [("default", id) for id in "abcd"]
     assert one(out, c.CompleteRun).run == "default"
     assert not do.state.tasks.dependents
@@ -108,8 +108,8 @@ def test_tasks_of_a_cancelled_run_do_not_fail_each_other(do: Driver) -> None:
 def test_dependents_of_a_cancelled_task_fail_unless_they_run_anyway(do: Driver) -> None:
     do(submission(A, B, C, ANYWAY))
     out = do(cancel("b"))
-    assert ends(out) == {"b": S.CANCELLED, "c": S.FAILED}
-    assert ends(do(cancel("a"))) == {"a": S.CANCELLED, "d": S.READY}
+    assert end_statuses(out) == {"b": S.CANCELLED, "c": S.FAILED}
+    assert end_statuses(do(cancel("a"))) == {"a": S.CANCELLED, "d": S.READY}
 
 
 def test_cancelling_twice_or_an_ended_or_unknown_task_does_nothing(do: Driver) -> None:
@@ -121,13 +121,13 @@ def test_cancelling_twice_or_an_ended_or_unknown_task_does_nothing(do: Driver) -
 # --- sent again
 
 
-def failed(do: Driver, *tasks: Task) -> None:
+def submit_and_fail(do: Driver, *tasks: Task) -> None:
     do(*(results(held, Outcome.FAILED) for held in pick(do(submission(*tasks)), c.Assign)))
 
 
 def test_a_retried_task_has_all_its_attempts_again_and_the_next_number(do: Driver) -> None:
     do(connect())
-    failed(do, A)
+    submit_and_fail(do, A)
     out = do.again(A)
     assert one(out, c.Reopen) == c.Reopen(("default", "a"), "task", S.READY, 1, do.now)
     assert one(out, c.AnswerRequest) == c.AnswerRequest("r", (("default", "a"),), {})
@@ -140,15 +140,15 @@ def test_a_retried_task_has_all_its_attempts_again_and_the_next_number(do: Drive
 def test_the_deadline_of_a_retried_task_starts_again(do: Driver) -> None:
     slow = task("a", 9, deadline=10)
     do(submission(slow))
-    assert ends(do(after=10.0)) == {"a": S.TIMED_OUT}
+    assert end_statuses(do(after=10.0)) == {"a": S.TIMED_OUT}
     do.again(slow)
-    assert ends(do(after=9.5)) == {}
-    assert ends(do(after=0.5)) == {"a": S.TIMED_OUT}
+    assert end_statuses(do(after=9.5)) == {}
+    assert end_statuses(do(after=0.5)) == {"a": S.TIMED_OUT}
 
 
 def test_tasks_retried_together_in_any_order_wait_for_their_dependencies(do: Driver) -> None:
     do(connect())
-    failed(do, C, B, A)
+    submit_and_fail(do, C, B, A)
     out = do.again(C, B, A, A)
     assert [(x.key[1], x.status) for x in pick(out, c.Reopen)] == [
         ("a", S.READY),
@@ -164,7 +164,7 @@ def test_tasks_retried_together_in_any_order_wait_for_their_dependencies(do: Dri
 
 def test_a_retry_is_refused_before_the_dependencies_are_retried(do: Driver) -> None:
     do(connect())
-    failed(do, A, B)
+    submit_and_fail(do, A, B)
     assert one(do.again(B), c.AnswerRequest).refused == {
         ("default", "b"): "depends on a, which failed; retry that first, or with it"
     }
@@ -174,7 +174,7 @@ def test_a_retry_is_refused_before_the_dependencies_are_retried(do: Driver) -> N
 
 def test_a_task_that_runs_after_a_failed_dependency_is_retried_alone(do: Driver) -> None:
     do(connect())
-    failed(do, A, ANYWAY)
+    submit_and_fail(do, A, ANYWAY)
     do(cancel("d"))
     assert one(do.again(ANYWAY), c.Reopen).status is S.READY
 
@@ -200,7 +200,7 @@ def test_a_retry_request_read_before_the_last_attempt_does_not_reuse_its_number(
     do: Driver,
 ) -> None:
     do(connect())
-    failed(do, A)
+    submit_and_fail(do, A)
     asked = e.RetryRequested(
         "r", (e.StoredTask(("default", "a"), 1, A, A.fingerprint(), S.FAILED, 1),), {}
     )
@@ -277,7 +277,7 @@ def test_lost_attempts_are_counted_across_managers(do: Driver) -> None:
         live_row(ANYWAY, S.BLOCKED, seq=3),
     ]
     out = do.restore(*rows)
-    assert ends(out) == {"a": S.DEAD_LETTERED, "b": S.FAILED, "d": S.READY}
+    assert end_statuses(out) == {"a": S.DEAD_LETTERED, "b": S.FAILED, "d": S.READY}
 
 
 def test_a_restored_task_continues_its_back_off(do: Driver) -> None:
@@ -306,7 +306,7 @@ def test_the_changed_need_of_a_task_is_kept_across_managers(do: Driver) -> None:
 def test_a_restored_blocked_task_waits_for_its_open_dependencies(do: Driver) -> None:
     both = task("c", depends_on=("a", "gone"))
     out = do.restore(live_row(both, S.BLOCKED), live_row(A, seq=2), workers=[ADA])
-    assert ends(do(results(one(out, c.Assign)))) == {"a": S.SUCCEEDED, "c": S.READY}
+    assert end_statuses(do(results(one(out, c.Assign)))) == {"a": S.SUCCEEDED, "c": S.READY}
 
 
 def test_a_blocked_task_without_open_dependencies_becomes_ready_on_restore(do: Driver) -> None:
@@ -318,8 +318,8 @@ def test_after_a_restore_deadlines_still_count_from_the_submission(do: Driver) -
         live_row(task("a", 9, deadline=50), submitted_at=do.now - 60.0),
         live_row(task("b", 9, deadline=50), submitted_at=do.now - 40.0, seq=2),
     ]
-    assert ends(do.restore(*rows)) == {"a": S.TIMED_OUT}
-    assert ends(do(after=10.0)) == {"b": S.TIMED_OUT}
+    assert end_statuses(do.restore(*rows)) == {"a": S.TIMED_OUT}
+    assert end_statuses(do(after=10.0)) == {"b": S.TIMED_OUT}
 
 
 @pytest.mark.parametrize("more", [{"timeout": 5}, {"deadline": 5}])
@@ -346,5 +346,5 @@ def test_after_a_restore_a_result_that_does_not_come_is_timed_out(do: Driver) ->
     )
     do.restore(row, workers=[ADA])
     out = do(after=16.0)
-    assert ends(out) == {"a": S.TIMED_OUT}
+    assert end_statuses(out) == {"a": S.TIMED_OUT}
     assert one(out, c.EndAttempt).reason == "took longer than 5 s"

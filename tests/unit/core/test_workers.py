@@ -20,14 +20,14 @@ from tests.factories import (
     task,
 )
 from tests.support.invariants import InvariantBroken, validate
-from tests.support.worker_events import ADA, HEIR, Kind, S, news
+from tests.support.worker_events import ADA, RESTARTED_ADA, Kind, S, worker_events
 
 # --- joining
 
 
 def test_a_connect_message_or_a_heartbeat_connects_a_worker(do: Driver) -> None:
-    assert news(do(connect())) == [(Kind.CONNECTED, "")]
-    assert news(do(heartbeat(profile("bob")))) == [(Kind.CONNECTED, "")]
+    assert worker_events(do(connect())) == [(Kind.CONNECTED, "")]
+    assert worker_events(do(heartbeat(profile("bob")))) == [(Kind.CONNECTED, "")]
 
 
 def test_a_worker_that_is_not_ready_yet_gets_nothing(do: Driver) -> None:
@@ -55,9 +55,9 @@ def test_once_all_expected_workers_have_connected_fewer_are_enough() -> None:
 def test_a_worker_with_a_changed_profile_is_matched_by_the_new_profile(do: Driver) -> None:
     do(connect(skill=1), submission(task(difficulty=9)))
     out = do(heartbeat(profile(skill=9)))
-    assert news(out) == [(Kind.CONNECTED, "its profile has changed")]
+    assert worker_events(out) == [(Kind.CONNECTED, "its profile has changed")]
     assert pairs(out) == [("a", "ada")]
-    assert news(do(heartbeat(profile(skill=9)))) == []
+    assert worker_events(do(heartbeat(profile(skill=9)))) == []
 
 
 # --- silence
@@ -65,7 +65,7 @@ def test_a_worker_with_a_changed_profile_is_matched_by_the_new_profile(do: Drive
 
 def test_a_silent_worker_becomes_suspect_once_and_gets_no_new_tasks(do: Driver) -> None:
     do(connect())
-    assert news(do(after=15.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=15.0)) == [(Kind.SUSPECT, "heartbeats are late")]
     assert do(after=1.0) == []
     assert not pairs(do(submission(task())))
 
@@ -74,27 +74,27 @@ def test_each_worker_is_judged_by_the_lease_of_its_own_profile(do: Driver) -> No
     patient = Lease(heartbeat=20.0, suspect_after=60.0, dead_after=120.0)
     do(connect("ada"), connect("bob", lease=patient))
     assert {save.profile.name for save in pick(do(after=30.0), c.SaveWorker)} == {"ada"}
-    assert news(do(after=30.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert news(do(after=60.0)) == [(Kind.LOST, "no heartbeat for 120 s")]
+    assert worker_events(do(after=30.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=60.0)) == [(Kind.LOST, "no heartbeat for 120 s")]
 
 
 def test_a_heartbeat_of_a_suspect_worker_connects_it_again(do: Driver) -> None:
     do(connect(), submission(task("a")))
     do(submission(task("b")), after=15.0)
     out = do(heartbeat(ADA))
-    assert news(out) == [(Kind.CONNECTED, "its heartbeats are back")]
+    assert worker_events(out) == [(Kind.CONNECTED, "its heartbeats are back")]
 
 
 def test_a_heartbeat_of_a_suspect_worker_with_a_new_profile_saves_it_once(do: Driver) -> None:
     do(connect())
     do(after=15.0)
-    assert len(news(do(heartbeat(profile(skill=9))))) == 1
+    assert len(worker_events(do(heartbeat(profile(skill=9))))) == 1
 
 
 def test_the_attempts_of_a_lost_worker_go_to_other_workers(do: Driver, held: c.Assign) -> None:
     do(heartbeat(profile("bob")), after=29.0)
     out = do(after=1.0)
-    assert news(out) == [(Kind.LOST, "no heartbeat for 30 s")]
+    assert worker_events(out) == [(Kind.LOST, "no heartbeat for 30 s")]
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status) == (Outcome.LOST, S.READY)
     assert end.reason == "worker ada: no heartbeat for 30 s"
@@ -125,7 +125,7 @@ def test_silence_is_checked_once_a_second(do: Driver) -> None:
 
 def test_the_attempts_of_a_worker_that_disconnects_are_returned(do: Driver, held: c.Assign) -> None:
     out = do(connect("bob"), disconnect(ADA, "drained"))
-    assert (Kind.DISCONNECTED, "drained") in news(out)
+    assert (Kind.DISCONNECTED, "drained") in worker_events(out)
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.reason) == (Outcome.RETURNED, "worker ada: drained")
     assert pairs(out) == [("a", "bob")]
@@ -137,15 +137,15 @@ def test_late_messages_of_a_departed_worker_do_not_connect_it_again(do: Driver) 
 
 
 def test_heartbeats_of_two_departed_incarnations_do_not_connect_them_again(do: Driver) -> None:
-    do(connect(), connect(incarnation="2"), disconnect(HEIR))
-    assert do(heartbeat(ADA), heartbeat(HEIR)) == []
+    do(connect(), connect(incarnation="2"), disconnect(RESTARTED_ADA))
+    assert do(heartbeat(ADA), heartbeat(RESTARTED_ADA)) == []
 
 
 def test_a_repeated_disconnect_of_an_old_incarnation_does_not_connect_the_departed_new_one(
     do: Driver,
 ) -> None:
-    do(connect(incarnation="2"), disconnect(HEIR), disconnect(ADA))
-    assert do(heartbeat(HEIR)) == []
+    do(connect(incarnation="2"), disconnect(RESTARTED_ADA), disconnect(ADA))
+    assert do(heartbeat(RESTARTED_ADA)) == []
 
 
 def test_departed_workers_are_forgotten_after_a_minute(do: Driver) -> None:
@@ -161,9 +161,9 @@ def test_departed_workers_are_forgotten_after_a_minute(do: Driver) -> None:
 
 def test_a_new_incarnation_replaces_the_old_one(do: Driver, held: c.Assign) -> None:
     out = do(connect(incarnation="2"))
-    assert news(out) == [(Kind.LOST, "its process was restarted"), (Kind.CONNECTED, "")]
+    assert worker_events(out) == [(Kind.LOST, "its process was restarted"), (Kind.CONNECTED, "")]
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
-    assert one(out, c.Assign).worker == HEIR
+    assert one(out, c.Assign).worker == RESTARTED_ADA
 
 
 def test_a_late_message_of_an_old_incarnation_does_not_replace_the_new_one(do: Driver) -> None:
@@ -175,7 +175,7 @@ def test_a_late_message_of_an_old_incarnation_does_not_replace_the_new_one(do: D
 
 def test_a_heartbeat_of_an_unknown_incarnation_is_ignored(do: Driver) -> None:
     do(connect())
-    assert do(heartbeat(HEIR)) == []
+    assert do(heartbeat(RESTARTED_ADA)) == []
 
 
 def test_a_disconnect_of_an_old_incarnation_does_not_remove_the_new_one(do: Driver) -> None:
@@ -191,14 +191,14 @@ def test_no_worker_is_judged_while_heartbeats_are_lost(do: Driver, held: c.Assig
     assert do(after=120.0) == []
     assert do(e.HeartbeatsRecovered()) == []
     assert do(after=14.0) == []
-    assert news(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
     assert one(do(after=15.0), c.EndAttempt).outcome is Outcome.LOST
 
 
 def test_messages_that_arrive_while_heartbeats_are_lost_count(do: Driver, held: c.Assign) -> None:
     do(e.HeartbeatsLost(), e.HeartbeatsLost())
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
-    assert news(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
+    assert worker_events(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
 
 
 def test_the_time_in_which_the_manager_stalled_counts_against_no_worker(
@@ -206,16 +206,16 @@ def test_the_time_in_which_the_manager_stalled_counts_against_no_worker(
 ) -> None:
     do(after=10.0)
     assert do(paused=61.0) == []
-    assert not news(do(after=3.0))
-    assert news(do(after=2.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert news(do(after=15.0)) == [(Kind.LOST, "no heartbeat for 30 s")]
+    assert not worker_events(do(after=3.0))
+    assert worker_events(do(after=2.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=15.0)) == [(Kind.LOST, "no heartbeat for 30 s")]
 
 
 def test_a_manager_that_always_stalls_still_detects_a_lost_worker(
     do: Driver, held: c.Assign
 ) -> None:
     out = [command for _ in range(30) for command in do(paused=3.0)]
-    assert [kind for kind, _ in news(out)] == [Kind.SUSPECT, Kind.LOST]
+    assert [kind for kind, _ in worker_events(out)] == [Kind.SUSPECT, Kind.LOST]
 
 
 def test_a_long_pause_without_workers_is_not_a_stall(do: Driver) -> None:
