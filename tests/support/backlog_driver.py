@@ -1,4 +1,4 @@
-"""The real memory store beside the core, which is asked at once for what is on its shelves."""
+"""Drive a core whose backlog is in a real memory store."""
 
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any, TypeVar
@@ -16,22 +16,22 @@ from tests.support.invariants import validate
 T = TypeVar("T")
 
 
-def answer_of(answer: Coroutine[Any, Any, T]) -> T:
-    """What this store answers, without waiting for anything."""
+def answer_of(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Return the result of a coroutine of the memory store, which never waits."""
     try:
-        answer.send(None)
+        coroutine.send(None)
     except StopIteration as done:
         found: T = done.value
         return found
-    raise AssertionError("it waits")
+    raise AssertionError("the coroutine waits")
 
 
 class BacklogShell:
-    """What the manager's shell does for the core's shelves."""
+    """Does for the backlog what the manager does around the core: commit, refill, restore."""
 
     def __init__(self) -> None:
         self.store = MemoryStore()
-        self.refilled = 0  # tasks, off shelves
+        self.refilled = 0  # tasks
         self.evicted = 0
 
     def commit(self, out: Sequence[c.Command]) -> None:
@@ -49,7 +49,7 @@ class BacklogShell:
         return event
 
     def refill(self, state: State, at: float) -> list[c.Command]:
-        """All that the state asks for, until it asks no more."""
+        """Load pages of the backlog until the state requests no more, and return its commands."""
         out: list[c.Command] = []
         for _ in range(1000):
             if not state.refills:
@@ -59,40 +59,45 @@ class BacklogShell:
             more = state.handle(answers, at)
             self.commit(more)
             out += more
-        raise AssertionError("it asks for ever")
+        raise AssertionError("the state requests pages for ever")
 
-    def rows(self, *, shelved: bool) -> list[LiveRow]:
+    def rows(self, *, include_backlog: bool) -> list[LiveRow]:
         async def load() -> list[LiveRow]:
-            return [row async for page in self.store.load(include_backlog=shelved) for row in page]
+            return [
+                row
+                async for page in self.store.load(include_backlog=include_backlog)
+                for row in page
+            ]
 
         return answer_of(load())
 
     @property
     def backlog_keys(self) -> set[TaskKey]:
-        every, here = self.rows(shelved=True), self.rows(shelved=False)
-        return {(r.run, r.id) for r in every} - {(r.run, r.id) for r in here}
+        every = self.rows(include_backlog=True)
+        in_memory = self.rows(include_backlog=False)
+        return {(r.run, r.id) for r in every} - {(r.run, r.id) for r in in_memory}
 
     def restore(self, state: State, workers: Iterable[Any], at: float) -> list[c.Command]:
-        """What the next manager begins with."""
+        """Restore the state of the next manager from the store, and return its commands."""
         state.begin_restore(workers, answer_of(self.store.last_seq()), at)
-        rows = self.rows(shelved=not state.keeps_backlog)
+        rows = self.rows(include_backlog=not state.keeps_backlog)
         for start in range(0, len(rows), 2):
             state.restore(rows[start : start + 2])
-        shelf = answer_of(self.store.backlog_summary())
+        summary = answer_of(self.store.backlog_summary())
         out = state.end_restore(
-            shelf, answer_of(self.store.known_tasks(state.unresolved_dependencies()))
+            summary, answer_of(self.store.known_tasks(state.unresolved_dependencies()))
         )
         self.commit(out)
         return out
 
 
 class BacklogDriver(Driver):
-    """A driver whose state leaves what is far behind to a store."""
+    """Is a driver whose state keeps only the first ready tasks of each need in memory."""
 
-    def __init__(self, head: int = 2, **more: Any) -> None:
+    def __init__(self, keep: int = 2, **more: Any) -> None:
         self.shell = BacklogShell()
         self._more = more
-        super().__init__(backlog_keep=head, **more)
+        super().__init__(backlog_keep=keep, **more)
 
     def _store(self, out: Sequence[c.Command]) -> None:
         super()._store(out)
@@ -110,8 +115,8 @@ class BacklogDriver(Driver):
         super()._store(more)
         return out + more
 
-    def restart_manager(self, *, head: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
-        self.state = State(self.state.board.policy, chance=lambda: 0.5, backlog_keep=head)
+    def restart_manager(self, *, keep: int = 2, workers: Iterable[Any] = ()) -> list[c.Command]:
+        self.state = State(self.state.board.policy, chance=lambda: 0.5, backlog_keep=keep)
         out = self.shell.restore(self.state, workers, self.now)
         out += self.shell.refill(self.state, self.now)
         super()._store(out)

@@ -1,4 +1,4 @@
-"""What may wait at a worker, as an independent bookkeeper knows it."""
+"""Check independently which attempts may be prefetched, and which may be recalled."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ from skillq_manager.core.model import TaskKey
 from tests.support.oracle_rows import OracleRow, worker_id
 from tests.support.oracle_workers import WorkersOracle
 
-MAX_SECONDS = 0.1  # seconds of work for each slot
+MAX_SECONDS = 0.1  # of prefetched work for each slot
 MAX_PREFETCHED = 1000
 
 
@@ -18,19 +18,19 @@ MAX_PREFETCHED = 1000
 class LookaheadOracle:
     shortest_by_type: dict[str, float] = field(
         default_factory=dict
-    )  # seconds, by type, the shortest
+    )  # the shortest duration in seconds, by task type
 
     def record_duration(self, row: OracleRow, result: TaskResult) -> None:
         if result.outcome in {Outcome.SUCCEEDED, Outcome.FAILED} and result.started_at is not None:
-            took = (result.finished_at or 0.0) - result.started_at
+            seconds = (result.finished_at or 0.0) - result.started_at
             self.shortest_by_type[row.current_need.type] = min(
-                took, self.shortest_by_type.get(row.current_need.type, inf)
+                seconds, self.shortest_by_type.get(row.current_need.type, inf)
             )
 
     def check_attempts(
         self, worker: WorkerProfile, held: Sequence[OracleRow], *, by_skill: bool
     ) -> None:
-        """What a worker has beyond its slots is easy on it: all is known, and nothing was lost before."""
+        """Check that a worker with more attempts than slots has only tasks of known duration and without losses."""
         if len(held) <= worker.slots:
             return
         assert by_skill
@@ -44,7 +44,7 @@ class LookaheadOracle:
     def check_recall(
         self, command: c.RecallAttempts, rows: Mapping[TaskKey, OracleRow], crew: WorkersOracle
     ) -> None:
-        """Of a worker that has more than slots, for others that could begin at once."""
+        """Check that only prefetched attempts are recalled, each for another worker with a free slot."""
         worker = command.worker
         assert len(command.attempts) <= len(keys_held_by(worker, rows)) - worker.slots
         for ref in command.attempts:

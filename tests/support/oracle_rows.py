@@ -1,4 +1,4 @@
-"""What a store has in the row of one task, and what may become of it."""
+"""Keep the row of one task as a store does, and name the statuses that may follow."""
 
 from dataclasses import dataclass
 from math import inf
@@ -24,10 +24,10 @@ class OracleRow:
     seq: int = 0
     opened_at: float = 0.0
     ready_at: float = 0.0
-    need_changed_at: float = 0.0  # for less
+    need_changed_at: float = 0.0  # by "relax" or "escalate"
     assigned_at: float = 0.0
-    need: Need | None = None  # where it is not what the definition says
-    has_aged: bool = False  # has waited so long that reserved workers may take it
+    need: Need | None = None  # set if it differs from the definition
+    has_aged: bool = False  # so reserved workers may take it
 
     @property
     def current_need(self) -> Need:
@@ -42,7 +42,7 @@ class OracleRow:
         return self.opened_at + (self.task.deadline or inf)
 
     def live_row(self, run: str) -> LiveRow:
-        """As a store hands it to the next manager."""
+        """Return the row that a store loads for the next manager."""
         name, incarnation = worker_id(self.worker) if self.worker else (None, None)
         return LiveRow(
             run=run,
@@ -69,13 +69,13 @@ class OracleRow:
     def statuses_after_loss(self) -> set[TaskStatus]:
         return {TaskStatus.DEAD_LETTERED if self.losses >= MAX_LOSSES else TaskStatus.READY}
 
-    def statuses_after_failure(self, given_up: TaskStatus, errors: set[str]) -> set[TaskStatus]:
-        named = not self.task.retry_on or errors & {*self.task.retry_on}
-        again = self.failures < self.task.max_attempts and named
-        return {TaskStatus.READY if again else given_up}
+    def statuses_after_failure(self, final_status: TaskStatus, errors: set[str]) -> set[TaskStatus]:
+        is_retryable = not self.task.retry_on or errors & {*self.task.retry_on}
+        is_retried = self.failures < self.task.max_attempts and is_retryable
+        return {TaskStatus.READY if is_retried else final_status}
 
     def is_refusal_reason(self, reason: str, others: set[TaskStatus], *, just_ended: bool) -> bool:
-        """Whether this is why it is not sent again; `others` are what became of its dependencies."""
+        """Return whether a retry may be refused for this reason; `others` are the statuses of the dependencies."""
         match reason:
             case "has not ended":
                 return self.status not in TERMINAL

@@ -1,4 +1,7 @@
-"""An independent bookkeeper for the state machine: it believes commands only as far as they make sense."""
+"""Keep all tasks independently of the core, and check every command against these rows.
+
+See docs/adr/0017-allow-some-long-files-and-waits-in-tests.md.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -22,45 +25,46 @@ from skillq_manager.core import events as e
 from skillq_manager.core.model import TaskKey
 from skillq_manager.store.base import LiveRow
 from tests.support.oracle_lookahead import LookaheadOracle, keys_held_by
-from tests.support.oracle_rows import OracleRow
-from tests.support.oracle_rows import worker_id as of
+from tests.support.oracle_rows import OracleRow, worker_id
 from tests.support.oracle_workers import DEPARTED_SECONDS, WorkersOracle
 
-S, O = TaskStatus, Outcome  # noqa: E741 - two letters that are on every line
+S, O = TaskStatus, Outcome  # noqa: E741 - most lines use one of these two
 
-AGED_AFTER = 60.0  # seconds until reserved workers take easy work
-SLACK = 15.0  # seconds that a worker has to say itself that an attempt took too long
+AGED_AFTER = 60.0  # seconds until reserved workers take easy tasks
+SLACK = 15.0  # seconds that a worker has to report a timeout itself
 
 
 @dataclass
 class TasksOracle:
     workers: WorkersOracle
     now: float = 0.0
-    undisturbed_since: float = 0.0  # the manager has heard all, without a pause
+    undisturbed_since: float = 0.0  # since then no message was lost, and no pause was long
     requests: dict[str, e.CancelRequested | e.RetryRequested] = field(
         default_factory=dict
-    )  # this turn
+    )  # of this round
     reopened: Counter[TaskKey] = field(default_factory=Counter)
     just_ended: set[TaskKey] = field(default_factory=set)
     rows: dict[TaskKey, OracleRow] = field(default_factory=dict)
     titles: dict[str, str] = field(default_factory=dict)
     ended: Counter[TaskKey] = field(default_factory=Counter)
     changed_runs: set[str] = field(default_factory=set)
-    accepted: dict[TaskKey, Task] = field(default_factory=dict)  # accepted, in this batch or before
+    accepted: dict[TaskKey, Task] = field(default_factory=dict)  # in this round or before
     lookahead: LookaheadOracle = field(default_factory=LookaheadOracle)
-    senders: dict[int, tuple[str, str]] = field(default_factory=dict)  # of results, by identity
+    senders: dict[int, tuple[str, str]] = field(
+        default_factory=dict
+    )  # of the results, by `id(result)`
 
-    # --- before a turn
+    # --- before a round
 
     def submission_event(self, submission: Submission) -> e.SubmissionReceived:
-        """What the shell makes of a submission: it looks up all that is named, as of before the batch."""
+        """Return the event that the manager makes of a submission, with the statuses stored before the round."""
         named = {id for t in submission.tasks for id in (t.id, *t.depends_on)}
         keys = [(submission.run, id) for id in named]
         known = {key: self.rows[key].stored_status for key in keys if key in self.rows}
         return e.SubmissionReceived(submission, known, self.titles.get(submission.run))
 
     def retry_event(self, request: str, keys: Iterable[TaskKey]) -> e.RetryRequested:
-        """What the shell makes of a wish to send tasks again."""
+        """Return the event that the manager makes of a request to retry tasks."""
         rows = {key: self.rows[key] for key in keys}
         named = {(key[0], d) for key, row in rows.items() for d in row.task.depends_on}
         known = {key: self.rows[key].stored_status for key in named}
@@ -71,7 +75,7 @@ class TasksOracle:
         return e.RetryRequested(request, tuple(again), known)
 
     def begin_round(self, events: Iterable[e.Event], now: float) -> list[tuple[int, int, bool]]:
-        """Open a turn; returns what each submission has to be answered."""
+        """Begin a round, and return the answer that each submission must get: (accepted, known, is accepted)."""
         if now - self.now > SLACK / 2:
             self.undisturbed_since = now
         self.now = self.workers.now = now
@@ -111,11 +115,11 @@ class TasksOracle:
     ) -> tuple[int, int, bool]:
         run, tasks = submission.run, {(submission.run, t.id): t for t in submission.tasks}
         known = {key for key in tasks if key in self.accepted}
-        there = tasks.keys() | self.accepted.keys()
+        defined = tasks.keys() | self.accepted.keys()
         if (
             titles.get(run, submission.run_title) != submission.run_title
             or any(self.accepted[key] != tasks[key] for key in known)
-            or any((run, d) not in there for t in submission.tasks for d in t.depends_on)
+            or any((run, d) not in defined for t in submission.tasks for d in t.depends_on)
         ):
             return (0, 0, False)
         titles[run] = submission.run_title
@@ -123,10 +127,10 @@ class TasksOracle:
         self.changed_runs.add(run)
         return (len(tasks) - len(known), len(known), True)
 
-    # --- after a turn
+    # --- after a round
 
     def apply(self, out: Iterable[c.Command]) -> None:
-        believe: dict[type, Callable[[Any], None]] = {
+        handlers: dict[type, Callable[[Any], None]] = {
             c.AddTask: self._add_task,
             c.MoveToBacklog: self._move_to_backlog,
             c.SetStatus: self._set_status,
@@ -144,16 +148,18 @@ class TasksOracle:
             if not isinstance(
                 command, c.AnswerSubmission | c.CompleteRun | c.CancelAttempts | c.RecallAttempts
             ):
-                believe[type(command)](command)
+                handlers[type(command)](command)
         for command in out:
             if isinstance(command, c.RecallAttempts):
                 assert not self.workers.heartbeats_lost
                 self.lookahead.check_recall(command, self.rows, self.workers)
             if isinstance(command, c.CancelAttempts):
-                self._cancel_attempts(command)  # it may come before what ends the attempt
+                self._cancel_attempts(
+                    command
+                )  # the command can precede the one that ends the attempt
 
     def check_runs(self, out: Iterable[c.Command]) -> None:
-        """Exactly the runs that were touched and in which all has ended, once each."""
+        """Check that each changed run without open tasks is completed once, and no other run."""
         completed = [command.run for command in out if isinstance(command, c.CompleteRun)]
         open_runs = {key[0] for key, row in self.rows.items() if row.status not in TERMINAL}
         assert sorted(completed) == sorted(self.changed_runs - open_runs)
@@ -176,7 +182,7 @@ class TasksOracle:
     def _move_to_backlog(self, command: c.MoveToBacklog) -> None:
         row = self.rows[command.key]
         assert (row.status, row.attempt) == (S.READY, 0)
-        row.ready_at = row.opened_at  # the store does not know when it was no longer blocked
+        row.ready_at = row.opened_at  # the store does not keep the time at which it became ready
 
     def _set_status(self, command: c.SetStatus) -> None:
         row = self.rows[command.key]
@@ -211,10 +217,10 @@ class TasksOracle:
 
     def _is_cancel_requested(self, key: TaskKey) -> bool:
         return any(
-            isinstance(asked, e.CancelRequested)
-            and asked.run == key[0]
-            and (asked.ids is None or key[1] in asked.ids)
-            for asked in self.requests.values()
+            isinstance(request, e.CancelRequested)
+            and request.run == key[0]
+            and (request.ids is None or key[1] in request.ids)
+            for request in self.requests.values()
         )
 
     def _set_need(self, command: c.SetNeed) -> None:
@@ -225,9 +231,9 @@ class TasksOracle:
         assert new.type == old.type
         match command.reason.split()[0]:
             case "attempt":
-                most = max(old.difficulty, min(10, self.workers.best_skill(old)))
-                harder = min(old.difficulty + row.task.escalate_by, most)
-                assert (new.difficulty, new.requires) == (harder, old.requires)
+                highest = max(old.difficulty, min(10, self.workers.best_skill(old)))
+                difficulty = min(old.difficulty + row.task.escalate_by, highest)
+                assert (new.difficulty, new.requires) == (difficulty, old.requires)
                 assert len(new.excluded - old.excluded) <= 1
             case "relaxed:":
                 assert row.task.unroutable is Unroutable.RELAX
@@ -255,18 +261,18 @@ class TasksOracle:
         self.changed_runs.add(command.key[0])
 
     def _answer_request(self, command: c.AnswerRequest) -> None:
-        """Commands come in the order of their events: here, all is as it was when this was answered."""
-        asked = self.requests[command.request]
+        """Check an answer to an operator: commands keep the order of events, so the rows are of that moment."""
+        request = self.requests[command.request]
         assert len(set(command.done)) == len(command.done)
-        if isinstance(asked, e.RetryRequested):
-            assert {*command.done, *command.refused} == {again.key for again in asked.tasks}
+        if isinstance(request, e.RetryRequested):
+            assert {*command.done, *command.refused} == {again.key for again in request.tasks}
             assert all(self.rows[key].status in {S.READY, S.BLOCKED} for key in command.done)
             for key, reason in command.refused.items():
                 assert self._is_refusal_reason(key, reason)
             return
         assert all(self.rows[key].status is S.CANCELLED for key in command.done)
         for key, row in self.rows.items():
-            if key[0] == asked.run and (asked.ids is None or key[1] in asked.ids):
+            if key[0] == request.run and (request.ids is None or key[1] in request.ids):
                 assert row.status in TERMINAL
 
     def _is_refusal_reason(self, key: TaskKey, reason: str) -> bool:
@@ -280,7 +286,7 @@ class TasksOracle:
         return all(row is not None and row.status in met for row in others)
 
     def _dependencies_ended(self, key: TaskKey) -> bool:
-        """A dependency that failed no longer holds it up, even if it is sent again."""
+        """Return whether all dependencies have ended at least once: a retried one does not block again."""
         task = self.rows[key].task
         ended = [
             self.rows[key[0], d].status in TERMINAL or self.reopened[key[0], d]
@@ -295,9 +301,9 @@ class TasksOracle:
         assert command.attempt == row.attempt + 1
         assert self.now < row.deadline
         assert self.workers.connected[worker.name] == worker
-        assert self.workers.is_able(worker, row.current_need, old=row.has_aged), (worker, row)
+        assert self.workers.is_able(worker, row.current_need, has_aged=row.has_aged), (worker, row)
         assert worker.name not in self.workers.suspects
-        assert self.workers.departed_at.get(of(worker), 0.0) <= self.now - DEPARTED_SECONDS
+        assert self.workers.departed_at.get(worker_id(worker), 0.0) <= self.now - DEPARTED_SECONDS
         row.status, row.attempt, row.worker = S.ASSIGNED, command.attempt, worker
         row.assigned_at, row.retry_at = self.now, 0.0
         held = [self.rows[key] for key in keys_held_by(worker, self.rows)]
@@ -306,22 +312,22 @@ class TasksOracle:
     def _start_attempt(self, command: c.StartAttempt) -> None:
         row = self.rows[command.key]
         assert row.status is S.ASSIGNED
-        assert row.holder == (command.attempt, *of(command.worker))
+        assert row.holder == (command.attempt, *worker_id(command.worker))
         row.status = S.RUNNING
 
     def _end_attempt(self, command: c.EndAttempt) -> None:
         row = self.rows[command.key]
         assert row.status in {S.ASSIGNED, S.RUNNING}
-        assert row.holder == (command.attempt, *of(command.worker))
+        assert row.holder == (command.attempt, *worker_id(command.worker))
         if command.result is not None:
             assert self._is_current(command.result)
             assert command.result.outcome is command.outcome
             self.lookahead.record_duration(row, command.result)
-        late = (command.reason or "").startswith("its deadline")
-        row.failures += command.outcome in {O.FAILED, O.TIMED_OUT} and not late
+        is_past_deadline = (command.reason or "").startswith("its deadline")
+        row.failures += command.outcome in {O.FAILED, O.TIMED_OUT} and not is_past_deadline
         row.losses += command.outcome is O.LOST
         assert (command.failures, command.losses) == (row.failures, row.losses)
-        possible = self._possible_statuses(command, row, late=late)
+        possible = self._possible_statuses(command, row, is_past_deadline=is_past_deadline)
         if self.now >= row.deadline:
             possible = {S.TIMED_OUT if status is S.READY else status for status in possible}
         assert command.status in possible
@@ -335,24 +341,26 @@ class TasksOracle:
             self._finish(command.key, command.status)
 
     def _possible_statuses(
-        self, command: c.EndAttempt, row: OracleRow, *, late: bool
+        self, command: c.EndAttempt, row: OracleRow, *, is_past_deadline: bool
     ) -> set[TaskStatus]:
-        """What may become of the task after this."""
+        """Return the statuses that the task may have after the attempt."""
         if command.result is None:
-            return self._possible_statuses_without_result(command, row, late=late)
+            return self._possible_statuses_without_result(
+                command, row, is_past_deadline=is_past_deadline
+            )
         match command.outcome:
             case O.SUCCEEDED:
                 return {S.SUCCEEDED}
             case O.FAILED | O.TIMED_OUT:
-                given_up = S.FAILED if command.outcome is O.FAILED else S.TIMED_OUT
-                return row.statuses_after_failure(given_up, {*command.result.error_types})
+                final_status = S.FAILED if command.outcome is O.FAILED else S.TIMED_OUT
+                return row.statuses_after_failure(final_status, {*command.result.error_types})
             case O.LOST:
                 return row.statuses_after_loss()
             case _:
                 return {S.READY}
 
     def _possible_statuses_without_result(
-        self, command: c.EndAttempt, row: OracleRow, *, late: bool
+        self, command: c.EndAttempt, row: OracleRow, *, is_past_deadline: bool
     ) -> set[TaskStatus]:
         match command.outcome:
             case O.LOST:
@@ -360,19 +368,21 @@ class TasksOracle:
             case O.TIMED_OUT:
                 assert not self.workers.heartbeats_lost
                 assert self.now - self.undisturbed_since >= SLACK
-                begun = row.opened_at if late else row.assigned_at + SLACK
-                assert self.now >= begun + (
-                    (row.task.deadline if late else row.task.timeout) or inf
+                counted_from = row.opened_at if is_past_deadline else row.assigned_at + SLACK
+                assert self.now >= counted_from + (
+                    (row.task.deadline if is_past_deadline else row.task.timeout) or inf
                 )
                 return (
-                    {S.TIMED_OUT} if late else row.statuses_after_failure(S.TIMED_OUT, {"OSError"})
+                    {S.TIMED_OUT}
+                    if is_past_deadline
+                    else row.statuses_after_failure(S.TIMED_OUT, {"OSError"})
                 )
             case O.CANCELLED:
                 assert self._is_cancel_requested(command.key)
                 return {S.CANCELLED}
             case _:
                 assert command.outcome is O.RETURNED
-                return {S.DEAD_LETTERED, S.READY}  # dead: undeliverable
+                return {S.DEAD_LETTERED, S.READY}  # dead-lettered: undeliverable
 
     def _finish(self, key: TaskKey, status: TaskStatus) -> None:
         assert status in TERMINAL
@@ -387,7 +397,7 @@ class TasksOracle:
         return row is not None and row.holder == (result.attempt, *self.senders[id(result)])
 
     def _resend(self, command: c.Resend) -> None:
-        assert self.rows[command.key].holder == (command.attempt, *of(command.worker))
+        assert self.rows[command.key].holder == (command.attempt, *worker_id(command.worker))
 
     def _record_stale_result(self, command: c.RecordStaleResult) -> None:
         assert not self._is_current(command.result)
@@ -395,10 +405,10 @@ class TasksOracle:
     def _cancel_attempts(self, command: c.CancelAttempts) -> None:
         for ref in command.attempts:
             row = self.rows.get((ref.run, ref.id))
-            assert row is None or row.holder != (ref.attempt, *of(command.worker))
+            assert row is None or row.holder != (ref.attempt, *worker_id(command.worker))
 
     def restart_manager(self, now: float) -> list[LiveRow]:
-        """What the store hands over; what only the last manager knew is forgotten."""
+        """Return the rows for the next manager, and forget all that only the previous manager knew."""
         self.begin_round((), now)
         self.undisturbed_since = now
         self.workers.restart_manager()
@@ -411,7 +421,7 @@ class TasksOracle:
         return sorted(live, key=lambda row: row.seq)
 
     def check_deadlines(self) -> None:
-        """Nothing waits past its deadline; what a worker has may be late by as long as its result may take."""
+        """Check that no task waits past its deadline; an attempt may end later by the time of its result."""
         for row in self.rows.values():
             if row.worker is None:
                 assert row.status in TERMINAL or self.now < row.deadline
@@ -419,9 +429,9 @@ class TasksOracle:
                 assert self.now < max(row.deadline, self.undisturbed_since) + 2 * SLACK + 1.0
 
     def check_holders(self) -> None:
-        """Attempts are with workers that are there, and with nobody else."""
+        """Check that exactly the assigned and running tasks have a worker, and that it is connected."""
         for row in self.rows.values():
             assert (row.worker is not None) == (row.status in {S.ASSIGNED, S.RUNNING})
-            assert row.worker is None or of(self.workers.connected[row.worker.name]) == of(
-                row.worker
-            )
+            assert row.worker is None or worker_id(
+                self.workers.connected[row.worker.name]
+            ) == worker_id(row.worker)

@@ -1,4 +1,4 @@
-"""The workers that are there, as an independent bookkeeper knows them, and what each may be given."""
+"""Keep the connected workers independently of the core, and decide which tasks each of them can do."""
 
 from dataclasses import dataclass, field
 
@@ -7,28 +7,30 @@ from skillq_manager.core import commands as c
 from skillq_manager.core.model import Need
 from tests.support.oracle_rows import worker_id
 
-DEPARTED_SECONDS = 60.0  # seconds for which a departed worker cannot come back
+DEPARTED_SECONDS = 60.0  # for so long a departed worker cannot connect again
 
 
 @dataclass
 class WorkersOracle:
-    by_skill: bool = True  # whether the policy looks at it
+    by_skill: bool = True  # whether the policy considers skill
     now: float = 0.0
     heartbeats_lost: bool = False
     connected: dict[str, WorkerProfile] = field(default_factory=dict)
     suspects: set[str] = field(default_factory=set)
-    departed_at: dict[tuple[str, str], float] = field(default_factory=dict)  # said goodbye, when
-    refused_types: dict[str, set[str]] = field(default_factory=dict)  # types, by worker
+    departed_at: dict[tuple[str, str], float] = field(
+        default_factory=dict
+    )  # by name and incarnation
+    refused_types: dict[str, set[str]] = field(default_factory=dict)  # by name of the worker
 
     def restart_manager(self) -> None:
-        """Another manager leads: what only the last one knew is lost."""
+        """Forget all that only the previous manager knew, and no store."""
         self.heartbeats_lost = False
         self.departed_at.clear()
         self.refused_types.clear()
         self.suspects.clear()
 
-    def is_able(self, worker: WorkerProfile, need: Need, *, old: bool = False) -> bool:
-        """Whether it may be given such a task, that has perhaps waited for long."""
+    def is_able(self, worker: WorkerProfile, need: Need, *, has_aged: bool = False) -> bool:
+        """Return whether a worker can do a task with this need, which has perhaps aged."""
         if need.type in self.refused_types.get(worker.name, ()) or worker.name in need.excluded:
             return False
         if worker.types is not None and need.type not in worker.types:
@@ -37,10 +39,10 @@ class WorkersOracle:
             return True
         level = worker.skill + 2 * (need.type in worker.specialties)
         fits = level >= need.difficulty and need.requires <= set(worker.specialties)
-        return fits and (need.difficulty >= worker.reserve or need.aged or old)
+        return fits and (need.difficulty >= worker.reserve or need.aged or has_aged)
 
     def best_skill(self, need: Need) -> int:
-        """The skill for it of the best who could ever be given such a task; 10 where there is nobody."""
+        """Return the highest effective skill of the workers that handle the need, or 10 if there is none."""
         levels = [
             worker.skill + 2 * (need.type in worker.specialties)
             for worker in self.connected.values()

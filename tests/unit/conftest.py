@@ -1,4 +1,4 @@
-"""Unit tests run on virtual time wherever only timers are waited for."""
+"""Unit tests run on virtual time if they wait for nothing but timers."""
 
 import asyncio
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ def pytest_asyncio_loop_factories() -> Mapping[str, Any]:
 
 
 class _AsyncioWithShortSleeps:
-    """The module asyncio, but for a sleep that is short."""
+    """Is the module asyncio with a short `sleep`."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(asyncio, name)
@@ -24,6 +24,6 @@ class _AsyncioWithShortSleeps:
 
 
 @pytest.fixture
-def fast_stopping_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let an HTTP server see in 2 ms instead of 100 that it shall end."""
+def hasty_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let an HTTP server stop after 2 ms: uvicorn checks every 100 ms whether it must."""
     monkeypatch.setattr("uvicorn.server.asyncio", _AsyncioWithShortSleeps())

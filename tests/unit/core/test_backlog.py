@@ -1,4 +1,4 @@
-"""What is far behind is left to the store, and comes back in its turn."""
+"""Ready tasks far behind are only in the store, and are loaded in their order."""
 
 from typing import Any
 
@@ -33,12 +33,12 @@ def submit_tasks(
 
 
 def do_all_tasks(do: BacklogDriver) -> list[str]:
-    """One after the other, by one worker."""
+    """Let one worker do all tasks, one after the other, and return their ids."""
     order = []
     out = do(connect("ada"))
-    while given := pick(out, c.Assign):
+    while assigned := pick(out, c.Assign):
         order += [id for id, _ in pairs(out)]
-        out = do(*(results(one) for one in given))
+        out = do(*(results(one) for one in assigned))
     return order
 
 
@@ -63,21 +63,21 @@ def test_while_few_tasks_are_ready_none_goes_to_the_backlog() -> None:
 
 
 def test_a_need_that_once_had_many_tasks_in_memory_gets_no_larger_share_later() -> None:
-    head, crowd, needs = 5, 100, 6
-    do = BacklogDriver(head, backlog_from=crowd)
+    keep, backlog_from, needs = 5, 100, 6
+    do = BacklogDriver(keep, backlog_from=backlog_from)
     batches = [
-        [task(f"{kind}-{n}", type=f"kind {kind}") for n in range(crowd + 2)]
-        for kind in range(needs)
+        [task(f"{number}-{n}", type=f"kind {number}") for n in range(backlog_from + 2)]
+        for number in range(needs)
     ]
     for batch in batches:
-        for of in batch:
-            do(submission(of))
+        for one_task in batch:
+            do(submission(one_task))
         do(cancel())
         assert do.state.is_idle
-    for n in range(crowd):
-        for kind in range(needs):
-            do(submission(task(f"again-{kind}-{n}", type=f"kind {kind}")))
-    assert do.state.board.ready_count <= crowd + 2 * head * needs
+    for n in range(backlog_from):
+        for number in range(needs):
+            do(submission(task(f"again-{number}-{n}", type=f"kind {number}")))
+    assert do.state.board.ready_count <= backlog_from + 2 * keep * needs
 
 
 def test_tasks_that_must_stay_in_memory_keep_no_other_tasks_in_memory(do: BacklogDriver) -> None:
@@ -110,8 +110,8 @@ def test_tasks_that_no_worker_can_do_stay_in_the_backlog(do: BacklogDriver) -> N
     submit_tasks(do, 50, difficulty=9)
     do.restart_manager()
     do(connect("junior", 3))
-    there = len(do.state.tasks.live)
-    assert there == KEEP  # what never was on the shelf
+    in_memory = len(do.state.tasks.live)
+    assert in_memory == KEEP  # tasks that never were in the backlog
     (first,) = pairs(do(connect("senior", 9)))
     assert first == ("t00", "senior")
     assert do.shell.refilled == KEEP
@@ -146,8 +146,8 @@ def test_a_task_queue_with_only_such_tasks_is_not_searched_for_every_new_task(
     do: BacklogDriver,
 ) -> None:
     submit_tasks(do, 50, deadline=50.0)
-    (cls,) = (cls for cls in do.state.board._queues.values())
-    assert cls.capacity >= 50
+    (queue,) = (queue for queue in do.state.board._queues.values())
+    assert queue.capacity >= 50
     assert not do.shell.evicted
 
 
@@ -158,20 +158,20 @@ def test_a_policy_with_another_order_keeps_no_backlog() -> None:
     assert not do.state.keeps_backlog
 
 
-# --- what is asked of tasks on a shelf
+# --- submissions and operations on tasks of the backlog
 
 
 def test_a_backlog_task_submitted_twice_in_one_round_is_added_once(do: BacklogDriver) -> None:
-    made = submission(*(task(id) for id in task_ids(10)))
-    answers = pick(do(made, made), c.AnswerSubmission)
+    tasks = submission(*(task(id) for id in task_ids(10)))
+    answers = pick(do(tasks, tasks), c.AnswerSubmission)
     assert [(a.accepted, a.known) for a in answers] == [(10, 0), (0, 10)]
-    assert one(do(made), c.AnswerSubmission).known == 10
+    assert one(do(tasks), c.AnswerSubmission).known == 10
 
 
 def test_a_task_can_depend_on_a_task_in_the_backlog(do: BacklogDriver) -> None:
-    made = [task(id) for id in task_ids(10)]
+    tasks = [task(id) for id in task_ids(10)]
     early = task("early", depends_on=("t09",))
-    do(submission(*made, early), submission(task("later", depends_on=("t08",))))
+    do(submission(*tasks, early), submission(task("later", depends_on=("t08",))))
     assert do.status("early") is do.status("later") is TaskStatus.BLOCKED
     assert do_all_tasks(do) == [*task_ids(10), "early", "later"]
 
@@ -193,8 +193,8 @@ def test_a_task_in_the_backlog_is_cancelled_by_its_id(do: BacklogDriver) -> None
 def test_a_task_that_is_evicted_and_cancelled_in_one_round_is_cancelled(
     do: BacklogDriver,
 ) -> None:
-    made = submission(*(task(id) for id in task_ids(10)))
-    out = do(made, cancel("t09"), cancel())
+    tasks = submission(*(task(id) for id in task_ids(10)))
+    out = do(tasks, cancel("t09"), cancel())
     assert len(pick(out, c.SetStatus)) == 10
     assert do.state.is_idle
     assert one(out, c.CompleteRun).run == "default"
@@ -207,9 +207,9 @@ def test_a_backlog_task_that_is_cancelled_twice_in_one_round_ends_once(do: Backl
 
 
 def test_a_task_in_the_backlog_has_not_ended_and_is_not_retried(do: BacklogDriver) -> None:
-    made = [task(id) for id in task_ids(10)]
-    do(submission(*made))
-    assert one(do.again(made[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
+    tasks = [task(id) for id in task_ids(10)]
+    do(submission(*tasks))
+    assert one(do.again(tasks[9]), c.AnswerRequest).refused == {("default", "t09"): "has not ended"}
     again = e.StoredTask(("default", "x"), 99, task("x"), 0, READY, 0)
     more = submission(*(task(id) for id in [*task_ids(3, 10), "x"]))
     out = do(more, e.RetryRequested("r", (again,), {}))
@@ -219,9 +219,9 @@ def test_a_task_in_the_backlog_has_not_ended_and_is_not_retried(do: BacklogDrive
 def test_a_backlog_task_that_ends_in_this_round_can_be_retried_only_later(
     do: BacklogDriver,
 ) -> None:
-    made = [task(id) for id in task_ids(10)]
-    do(submission(*made))
-    old = e.StoredTask(("default", "t09"), 10, made[9], made[9].fingerprint(), READY, 0)
+    tasks = [task(id) for id in task_ids(10)]
+    do(submission(*tasks))
+    old = e.StoredTask(("default", "t09"), 10, tasks[9], tasks[9].fingerprint(), READY, 0)
     out = do(cancel("t09"), e.RetryRequested("r2", (old,), {}))
     (refused,) = [reply.refused for reply in pick(out, c.AnswerRequest) if reply.refused]
     assert refused == {("default", "t09"): "has ended just now; ask again"}
@@ -252,9 +252,9 @@ def test_a_reserved_worker_takes_aged_tasks_of_the_backlog(do: BacklogDriver) ->
     done: list[str] = []
     for _ in range(200):
         out = do(after=2.0)
-        while given := pick(out, c.Assign):
+        while assigned := pick(out, c.Assign):
             done += [id for id, _ in pairs(out)]
-            out = do(*(results(one) for one in given))
+            out = do(*(results(one) for one in assigned))
         do(connect("senior", 9, reserve=5))
     assert done == task_ids(10)
 
@@ -269,9 +269,9 @@ def test_a_task_queue_with_a_backlog_is_kept_when_empty_task_queues_are_removed(
         do(submission(task(f"x{n}", type=f"type{n}")), cancel(f"x{n}"))
     order = [id for id, _ in pairs(held)]
     out = do(*(results(one) for one in held))
-    while given := pick(out, c.Assign):
+    while assigned := pick(out, c.Assign):
         order += [id for id, _ in pairs(out)]
-        out = do(*(results(one) for one in given))
+        out = do(*(results(one) for one in assigned))
     assert order == task_ids(6)
 
 
@@ -295,7 +295,7 @@ def test_a_manager_without_a_backlog_loads_the_backlog_of_the_previous_manager(
     do: BacklogDriver,
 ) -> None:
     submit_tasks(do, 10)
-    do.restart_manager(head=0)
+    do.restart_manager(keep=0)
     assert len(do.state.tasks.live) == 10
     assert do.state.tasks.open == {"default": 10}
     do.restart_manager()
@@ -309,8 +309,8 @@ def test_after_a_page_of_tasks_that_are_in_memory_the_next_page_is_requested(
     do.restart_manager()
     need = Need.from_task(task("x"))
     do.state.board.refill(need, (), (-1, 8))
-    assert [cls.is_exhausted for cls, _ in do.state.board.backlog_queues()] == [
+    assert [queue.is_exhausted for queue, _ in do.state.board.backlog_queues()] == [
         False
-    ]  # the first were never shelved
+    ]  # the first tasks were never in the backlog
     do.state.board.refill(need, (), (-1, 1))
-    assert [cls.is_exhausted for cls, _ in do.state.board.backlog_queues()] == [True]
+    assert [queue.is_exhausted for queue, _ in do.state.board.backlog_queues()] == [True]

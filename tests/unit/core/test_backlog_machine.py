@@ -1,4 +1,4 @@
-"""A shelf changes nothing of what is decided: the state machine runs on, beside a state that has all in memory."""
+"""A backlog changes no decision: the state machine compares with a state that has all tasks in memory."""
 
 from typing import Any
 
@@ -18,13 +18,13 @@ from tests.support.backlog_driver import BacklogShell
 from tests.support.core_strategies import RUNS
 from tests.unit.core.test_state_machine import CoreMachine
 
-MOVED = {"put away": 0, "fetched": 0}
+MOVED = {"evicted": 0, "refilled": 0}
 
 
 class BacklogMachine(CoreMachine):
-    @initialize(head=st.integers(1, 3), crowd=st.sampled_from([0, 0, 6]))
-    def begin_backlog(self, head: int, crowd: int) -> None:
-        self.backlog_keep, self.backlog_from = head, crowd
+    @initialize(backlog_keep=st.integers(1, 3), backlog_from=st.sampled_from([0, 0, 6]))
+    def begin_backlog(self, backlog_keep: int, backlog_from: int) -> None:
+        self.backlog_keep, self.backlog_from = backlog_keep, backlog_from
 
     def _new_state(self) -> State:
         self.shell = getattr(self, "shell", None) or BacklogShell()
@@ -47,7 +47,7 @@ class BacklogMachine(CoreMachine):
     def submit_many_equal_tasks(
         self, run: str, several: list[int], difficulty: int, after: bool
     ) -> None:
-        """And one that depends on the last of them."""
+        """Submit tasks with one need and perhaps a task that depends on the last of them."""
         first = sum(len(s.tasks) for s in self.submitted)
         tasks = [
             Task(id=f"t{n}", difficulty=difficulty, priority=priority, unroutable=Unroutable.WAIT)
@@ -59,8 +59,8 @@ class BacklogMachine(CoreMachine):
         self._submit(run, tuple(tasks))
 
     def _handle(self, events: list[e.Event]) -> list[c.Command]:
-        given = [self.shell.with_backlog_rows(event) for event in events]
-        out = self.state.handle(given, self.now)
+        converted = [self.shell.with_backlog_rows(event) for event in events]
+        out = self.state.handle(converted, self.now)
         self.shell.commit(out)
         return out + self.shell.refill(self.state, self.now)
 
@@ -72,27 +72,30 @@ class BacklogMachine(CoreMachine):
         return out + self.shell.refill(self.state, self.now)
 
     def _here(self) -> set[TaskKey]:
-        """A shelf's first tasks may be here, too; of the others the state knows how many there are."""
-        there = super()._expected_keys()
-        shelved = self.shell.backlog_keys - self.state.tasks.live.keys()
-        for key in shelved:
+        """Exclude tasks that are only in the backlog; of these the state knows only the number."""
+        expected = super()._expected_keys()
+        in_backlog = self.shell.backlog_keys - self.state.tasks.live.keys()
+        for key in in_backlog:
             need = Need.from_task(self.oracle.rows[key].task)
             assert explain.reason_in_backlog(self.state, need)
             assert len(explain.verdicts_in_backlog(self.state, need)) == len(
                 self.oracle.workers.connected
             )
-        assert sum(self.state.tasks.open.values()) == len(there)
-        return there - shelved
+        assert sum(self.state.tasks.open.values()) == len(expected)
+        return expected - in_backlog
 
     def teardown(self) -> None:
         super().teardown()
         if hasattr(self, "shell"):
-            MOVED["put away"] += self.shell.evicted
-            MOVED["fetched"] += self.shell.refilled
+            MOVED["evicted"] += self.shell.evicted
+            MOVED["refilled"] += self.shell.refilled
 
 
 class ComparingMachine(BacklogMachine):
-    """The same is said to a state without a shelf; of reserved workers each knows what it has in memory."""
+    """Sends the same events to a state without a backlog.
+
+    No worker is reserved: tasks in memory age at other times than tasks of the backlog.
+    """
 
     def _new_state(self) -> State:
         self.state_in_memory = State(
@@ -118,7 +121,7 @@ class ComparingMachine(BacklogMachine):
 
     def _check_same(self, out: list[c.Command], expected: list[c.Command]) -> list[c.Command]:
         assert pick(out, c.Assign) == pick(expected, c.Assign)
-        for kind in (
+        for command_type in (
             c.SetStatus,
             c.EndAttempt,
             c.CompleteRun,
@@ -126,7 +129,9 @@ class ComparingMachine(BacklogMachine):
             c.Reopen,
             c.RecordStaleResult,
         ):
-            assert sorted(map(repr, pick(out, kind))) == sorted(map(repr, pick(expected, kind)))
+            assert sorted(map(repr, pick(out, command_type))) == sorted(
+                map(repr, pick(expected, command_type))
+            )
         return out
 
 
@@ -137,5 +142,5 @@ def test_with_a_backlog_each_task_is_in_one_place_and_ends_once() -> None:
 def test_a_backlog_changes_no_assignment_and_no_order() -> None:
     before = dict(MOVED)
     run_state_machine_as_test(ComparingMachine, settings=budget(150, stateful_step_count=40))
-    assert MOVED["put away"] > before["put away"]
-    assert MOVED["fetched"] > before["fetched"]
+    assert MOVED["evicted"] > before["evicted"]
+    assert MOVED["refilled"] > before["refilled"]

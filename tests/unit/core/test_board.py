@@ -1,4 +1,4 @@
-"""The index of what waits: who is passed over, what is found, and that nothing is left behind."""
+"""The board finds each match, and its heaps do not grow for ever."""
 
 from unittest.mock import patch
 
@@ -15,7 +15,7 @@ from tests.factories import need, task_entry, worker_entry
 
 @pytest.mark.parametrize("policy", [BestFit(), Arrival()])
 def test_the_worker_queue_does_not_grow_with_each_task_of_a_worker(policy: Policy) -> None:
-    """Its place among the free ones changes with every task; the old places must not pile up."""
+    # Its rank among free workers changes with every task; old entries of the heap must go.
     board, worker = new_board(policy), worker_entry(1, slots=1000)
     board.add_worker(worker)
     for seq in range(900):
@@ -28,7 +28,7 @@ def test_the_worker_queue_does_not_grow_with_each_task_of_a_worker(policy: Polic
 
 
 def test_a_worker_pool_does_not_grow_with_tasks_that_other_workers_take() -> None:
-    """An expert never gets to the end of its urgent work, while easy tasks come and go."""
+    # The expert always has urgent tasks, while the junior takes easy ones.
     board, expert, junior = new_board(BestFit()), worker_entry(1, 9), worker_entry(2, 1, slots=5000)
     for seq in range(9):
         board.add_task(task_entry(seq, need(type=f"t{seq}", difficulty=10)))
@@ -59,10 +59,12 @@ def test_empty_task_queues_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_task_queues_with_tasks_are_not_searched_for_each_new_need() -> None:
-    forget = Board._remove_empty_queues
+    remove_empty_queues = Board._remove_empty_queues
     with (
         patch.object(board_module, "_QUEUES_BEFORE_CLEANUP", 8),
-        patch.object(Board, forget.__name__, autospec=True, side_effect=forget) as calls,
+        patch.object(
+            Board, remove_empty_queues.__name__, autospec=True, side_effect=remove_empty_queues
+        ) as calls,
     ):
         board = new_board(BestFit())
         for seq in range(1000):
@@ -77,7 +79,7 @@ def test_a_worker_pool_without_workers_is_removed() -> None:
     board.add_worker(worker)
     board.remove_worker(worker, 0.0)
     assert not board._pools
-    assert not any(cls.pools for cls in board._queues.values())
+    assert not any(queue.pools for queue in board._queues.values())
     assert board.next_match() is None
 
 
@@ -150,7 +152,7 @@ def test_urgent_tasks_age_first_if_not_all_can_age_at_once() -> None:
 
 
 def test_no_more_tasks_age_while_aged_tasks_still_wait() -> None:
-    """Else a backlog would age as a whole, and come off its shelf for that."""
+    # Otherwise a whole backlog would age, and all its tasks would be loaded for that.
     board = new_board(BestFit())
     board.add_worker(worker_entry(1, 9, reserve=5))
     old = [task_entry(seq, need(difficulty=2), ready_at=0.0) for seq in range(10)]
@@ -166,23 +168,23 @@ def test_no_more_tasks_age_while_aged_tasks_still_wait() -> None:
 
 
 def test_an_empty_task_queue_is_removed_when_it_is_first_in_the_pool() -> None:
-    """Its pool learns of it when it comes to the top."""
-    pool, cls, task = (
+    # The pool removes the task queue when it is first in the heap.
+    pool, queue, task = (
         WorkerPool(worker_entry(1).skills, 1),
         TaskQueue(need(), 2, 0.0),
         task_entry(1),
     )
     task.ticket = 7
-    cls.push(((1,), 7, task))
-    pool.add_queue(cls, (1,))
-    assert pool.best_queue() == ((1,), cls)
+    queue.push(((1,), 7, task))
+    pool.add_queue(queue, (1,))
+    assert pool.best_queue() == ((1,), queue)
     later = task_entry(2)
     later.ticket = 8
-    cls.push(((2,), 8, later))
+    queue.push(((2,), 8, later))
     task.ticket = 0
-    cls.on_task_removed()
-    assert pool.best_queue() == ((2,), cls)
+    queue.on_task_removed()
+    assert pool.best_queue() == ((2,), queue)
     later.ticket = 0
-    cls.on_task_removed()
+    queue.on_task_removed()
     assert pool.best_queue() is None
     assert not pool.queue_ranks

@@ -1,4 +1,4 @@
-"""The board chooses what a walk over all tasks and all workers would choose."""
+"""The board chooses the same matches as an oracle that sorts all tasks and all workers."""
 
 import random
 from collections import Counter
@@ -28,7 +28,7 @@ SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
 
 
 class BoardOracle:
-    """The oracle: all waiting tasks by rank, and for each all free workers by fit and turn; then those with room."""
+    """Finds a match slowly: all ready tasks by rank, for each all free workers by fit and rank, then prefetching."""
 
     def __init__(self, policy: Policy, lookahead: Lookahead) -> None:
         self.policy = policy
@@ -44,18 +44,20 @@ class BoardOracle:
         return self._next_prefetch() if self.policy.looks_ahead else None
 
     def _next_prefetch(self) -> tuple[TaskEntry, WorkerEntry] | None:
-        """Nothing is given ahead to workers that could do an earlier task which has to wait for a free one."""
-        roomy = [w for w in self.workers if not w.is_free and self.lookahead.has_prefetch_room(w)]
+        """Return the next prefetched match; a worker that could do an earlier task gets no later one."""
+        with_room = [
+            w for w in self.workers if not w.is_free and self.lookahead.has_prefetch_room(w)
+        ]
         for task in sorted(self.tasks, key=self.policy.task_rank):
-            able = [w for w in self.able_workers(task.need) if w in roomy]
+            able = [w for w in self.able_workers(task.need) if w in with_room]
             if able and self.lookahead.may_prefetch(task):
                 return task, min(able, key=lambda w: self._worker_rank(task, w))
-            roomy = [w for w in roomy if w not in able]
+            with_room = [w for w in with_room if w not in able]
         return None
 
     def able_workers(self, need: Need) -> list[WorkerEntry]:
-        there = (w for w in self.workers if w.name not in need.excluded)
-        return [w for w in there if self.policy.can(w.skills, need)]
+        allowed = (w for w in self.workers if w.name not in need.excluded)
+        return [w for w in allowed if self.policy.can(w.skills, need)]
 
     def _worker_rank(self, task: TaskEntry, worker: WorkerEntry) -> tuple[object, ...]:
         fit = self.policy.fit(worker.skills, task.need)
@@ -63,7 +65,7 @@ class BoardOracle:
 
 
 class BoardMachine(RuleBasedStateMachine):
-    """Whatever is done to the board is done to the oracle; after each step both are asked."""
+    """Does the same to the board and to the oracle, and compares their matches."""
 
     policy: Callable[[], Policy] = BestFit
     queues_before_cleanup = 3
@@ -91,7 +93,7 @@ class BoardMachine(RuleBasedStateMachine):
         priority=st.integers(1, 3),
         excluded=st.just([]) | st.lists(st.sampled_from(NAMES), max_size=3),
         aged=st.sampled_from([False, False, True]),
-        later=st.sampled_from([0.0, 1.0, 4.0]),
+        pause=st.sampled_from([0.0, 1.0, 4.0]),
         losses=st.sampled_from([0, 0, 0, 1]),
     )
     def add_new_task(
@@ -103,12 +105,12 @@ class BoardMachine(RuleBasedStateMachine):
         priority: int,
         excluded: list[str],
         aged: bool,
-        later: float,
+        pause: float,
         losses: int,
     ) -> None:
-        self.now += later
-        wanted = need(type, difficulty, requires, excluded=excluded, aged=aged)
-        task = task_entry(len(self.all_tasks), wanted, priority, ready_at=self.now)
+        self.now += pause
+        task_need = need(type, difficulty, requires, excluded=excluded, aged=aged)
+        task = task_entry(len(self.all_tasks), task_need, priority, ready_at=self.now)
         task.losses = losses
         self.all_tasks.append(task)
         self._add_task(task)
@@ -118,26 +120,26 @@ class BoardMachine(RuleBasedStateMachine):
         self.oracle.tasks.append(task)
 
     @precondition(lambda self: self.oracle.tasks)
-    @rule(which=INDEXES)
-    def discard_task(self, which: int) -> None:
-        task = self.oracle.tasks.pop(which % len(self.oracle.tasks))
+    @rule(index=INDEXES)
+    def discard_task(self, index: int) -> None:
+        task = self.oracle.tasks.pop(index % len(self.oracle.tasks))
         self.board.discard_task(task)
         self.board.discard_task(task)  # twice is once
 
     @precondition(lambda self: self.all_tasks)
-    @rule(which=INDEXES)
-    def discard_and_add_task(self, which: int) -> None:
-        """As a task that is cancelled and sent again; perhaps it was not there."""
-        task = self.all_tasks[which % len(self.all_tasks)]
+    @rule(index=INDEXES)
+    def discard_and_add_task(self, index: int) -> None:
+        """Remove a task and add it again, as a cancel and a retry do, even if it was not on the board."""
+        task = self.all_tasks[index % len(self.all_tasks)]
         if all(task is not held for held, _ in self.assigned):
             self.oracle.tasks = [other for other in self.oracle.tasks if other is not task]
             self.board.discard_task(task)
             self._add_task(task)
 
     @precondition(lambda self: self.oracle.tasks)
-    @rule(which=INDEXES, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
-    def change_need(self, which: int, excluded: list[str], aged: bool) -> None:
-        task = self.oracle.tasks[which % len(self.oracle.tasks)]
+    @rule(index=INDEXES, excluded=st.lists(st.sampled_from(NAMES), max_size=2), aged=st.booleans())
+    def change_need(self, index: int, excluded: list[str], aged: bool) -> None:
+        task = self.oracle.tasks[index % len(self.oracle.tasks)]
         self.board.discard_task(task)
         task.need = task.need._replace(excluded=frozenset(excluded), aged=aged)
         self.board.add_task(task)
@@ -146,7 +148,7 @@ class BoardMachine(RuleBasedStateMachine):
 
     @rule(
         skill=st.integers(1, 10),
-        special=SPECIALTIES,
+        specialties=SPECIALTIES,
         types=st.none() | SPECIALTIES,
         slots=st.integers(1, 4),
         reserve=st.sampled_from([0, 0, 5, 10]),
@@ -156,21 +158,21 @@ class BoardMachine(RuleBasedStateMachine):
         self,
         *,
         skill: int,
-        special: list[str],
+        specialties: list[str],
         types: list[str] | None,
         slots: int,
         reserve: int,
         name: str | None,
     ) -> None:
         self.workers_added += 1
-        title = name or f"w{self.workers_added}"
-        if any(worker.name == title for worker in self.oracle.workers):
+        worker_name = name or f"w{self.workers_added}"
+        if any(worker.name == worker_name for worker in self.oracle.workers):
             return
         worker = worker_entry(
             self.workers_added,
             skill,
-            title,
-            specialties=special,
+            worker_name,
+            specialties=specialties,
             types=types,
             slots=slots,
             reserve=reserve,
@@ -179,67 +181,67 @@ class BoardMachine(RuleBasedStateMachine):
         self.board.add_worker(worker)
 
     @precondition(lambda self: self.oracle.workers)
-    @rule(which=INDEXES)
-    def remove_worker(self, which: int) -> None:
-        worker = self._worker(which)
+    @rule(index=INDEXES)
+    def remove_worker(self, index: int) -> None:
+        worker = self._worker(index)
         self.oracle.workers.remove(worker)
         self.board.remove_worker(worker, self.now)
         for task in list(worker.attempts.values()):
-            self._end_attempt(task, worker, again=True)
+            self._end_attempt(task, worker, is_retried=True)
 
     @precondition(lambda self: self.oracle.workers)
-    @rule(which=INDEXES, type=st.sampled_from(TYPES))
-    def refuse_type(self, which: int, type: str) -> None:
-        worker = self._worker(which)
+    @rule(index=INDEXES, type=st.sampled_from(TYPES))
+    def refuse_type(self, index: int, type: str) -> None:
+        worker = self._worker(index)
         self.board.remove_worker(worker, self.now)
         worker.skills = worker.skills._replace(refused=worker.skills.refused | {type})
         self.board.add_worker(worker)
 
     @precondition(lambda self: self.oracle.workers)
-    @rule(which=INDEXES, slots=st.integers(1, 4))
-    def change_profile(self, which: int, slots: int) -> None:
-        worker = self._worker(which)
+    @rule(index=INDEXES, slots=st.integers(1, 4))
+    def change_profile(self, index: int, slots: int) -> None:
+        worker = self._worker(index)
         self.board.remove_worker(worker, self.now)
         worker.profile = profile(worker.profile.title, 9, slots=slots)
         worker.skills = Skills.from_profile(worker.profile)
         self.board.add_worker(worker)
 
     @precondition(lambda self: self.oracle.workers)
-    @rule(which=INDEXES, suspect=st.booleans(), draining=st.booleans())
-    def change_availability(self, which: int, suspect: bool, draining: bool) -> None:
-        worker = self._worker(which)
+    @rule(index=INDEXES, suspect=st.booleans(), draining=st.booleans())
+    def change_availability(self, index: int, suspect: bool, draining: bool) -> None:
+        worker = self._worker(index)
         worker.suspect, worker.draining = suspect, draining
         self.board.worker_changed(worker)
 
     @rule(type=st.sampled_from(TYPES), seconds=st.sampled_from([0.001, 0.04, 5.0]))
     def record_duration(self, type: str, seconds: float) -> None:
-        """An attempt took so long."""
+        """Let the lookahead learn the duration of an attempt."""
         if self.lookahead.record_duration(type, 7.0, 7.0 + seconds):
             self.board.recheck_held_up()
 
-    def _worker(self, which: int) -> WorkerEntry:
-        return self.oracle.workers[which % len(self.oracle.workers)]
+    def _worker(self, index: int) -> WorkerEntry:
+        return self.oracle.workers[index % len(self.oracle.workers)]
 
     # --- matches
 
     @precondition(lambda self: self.assigned)
-    @rule(which=st.lists(INDEXES, min_size=1, max_size=3), again=st.booleans())
-    def end_attempts(self, which: list[int], again: bool) -> None:
-        for one in which:
+    @rule(indexes=st.lists(INDEXES, min_size=1, max_size=3), is_retried=st.booleans())
+    def end_attempts(self, indexes: list[int], is_retried: bool) -> None:
+        for index in indexes:
             if self.assigned:
-                self._end_attempt(*self.assigned[one % len(self.assigned)], again=again)
+                self._end_attempt(*self.assigned[index % len(self.assigned)], is_retried=is_retried)
 
-    def _end_attempt(self, task: TaskEntry, worker: WorkerEntry, *, again: bool) -> None:
+    def _end_attempt(self, task: TaskEntry, worker: WorkerEntry, *, is_retried: bool) -> None:
         self.assigned.remove((task, worker))
         self.lookahead.remove_attempt(worker, task)
         self.board.worker_changed(worker)
-        if again:
+        if is_retried:
             self._add_task(task)
 
-    @rule(most=st.sampled_from([1, 2, 1000]))
-    def match(self, most: int) -> None:
-        """All there is, or, as never happens in a turn, not all."""
-        for _ in range(most):
+    @rule(limit=st.sampled_from([1, 2, 1000]))
+    def match(self, limit: int) -> None:
+        """Take all matches, or only some of them, as no round does."""
+        for _ in range(limit):
             found, expected = self.board.next_match(), self.oracle.next_match()
             assert found == expected
             if found is None:
@@ -296,7 +298,7 @@ def test_the_board_matches_as_the_oracle(machine: type[BoardMachine]) -> None:
 
 
 class FewNeeds:
-    """Few needs and many priorities: the most urgent task of a need changes while nobody is free to be given it."""
+    """Has few needs and many priorities: the first task of a need changes while no worker is free."""
 
     def __init__(self, seed: int) -> None:
         self.random = random.Random(seed)
@@ -312,25 +314,25 @@ class FewNeeds:
             self._add_worker(number)
 
     def _add_worker(self, number: int) -> None:
-        some = self.random.sample(self.types, self.random.randint(1, len(self.types)))
+        some_types = self.random.sample(self.types, self.random.randint(1, len(self.types)))
         worker = worker_entry(
             number,
             self.random.randint(1, 10),
             f"w{number}",
-            types=self.random.choice([None, some]),
+            types=self.random.choice([None, some_types]),
             slots=self.random.choice([1, 1, 1, 2]),
         )
         self.oracle.workers.append(worker)
         self.board.add_worker(worker)
 
     def step(self, number: int) -> None:
-        what = self.random.random()
-        if what < 0.5:
-            wanted = need(self.random.choice(self.types), self.random.choice([1, 1, 5, 10]))
-            task = task_entry(number, wanted, self.random.randint(1, self.priorities))
+        action = self.random.random()
+        if action < 0.5:
+            task_need = need(self.random.choice(self.types), self.random.choice([1, 1, 5, 10]))
+            task = task_entry(number, task_need, self.random.randint(1, self.priorities))
             self.board.add_task(task)
             self.oracle.tasks.append(task)
-        elif what < 0.65 and self.oracle.tasks:
+        elif action < 0.65 and self.oracle.tasks:
             self.board.discard_task(
                 self.oracle.tasks.pop(self.random.randrange(len(self.oracle.tasks)))
             )
@@ -340,7 +342,7 @@ class FewNeeds:
             self.board.worker_changed(worker)
 
     def match(self) -> bool:
-        """Whether there was one; both have to say the same."""
+        """Check that board and oracle find the same match, take it, and return whether there was one."""
         match = self.board.next_match()
         assert match == self.oracle.next_match()
         if match is None:
@@ -355,8 +357,8 @@ class FewNeeds:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_with_few_needs_and_many_priorities_the_board_matches_as_the_oracle(seed: int) -> None:
-    few = FewNeeds(seed)
+    few_needs = FewNeeds(seed)
     for number in range(200):
-        few.step(number)
-        while few.random.random() < 0.7 and few.match():
+        few_needs.step(number)
+        while few_needs.random.random() < 0.7 and few_needs.match():
             pass

@@ -1,4 +1,4 @@
-"""What happens to tasks by time alone, and what they ask for after a failure or in vain."""
+"""The need of a task changes after failures, while no worker can do it, and when it ages."""
 
 from typing import Any
 
@@ -6,10 +6,8 @@ import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
-from skillq_manager.core import events as e
 from skillq_manager.core.model import Need
 from skillq_manager.core.rules.matching import Arrival
-from skillq_manager.core.rules.retry import RetryPolicy
 from tests.factories import (
     Driver,
     connect,
@@ -21,125 +19,26 @@ from tests.factories import (
     pairs,
     pick,
     profile,
-    progress,
-    ref,
     results,
     submission,
     task,
 )
 
 S = TaskStatus
-ADA, BOB, CYD = profile("ada"), profile("bob"), profile("cyd")
+ADA, BOB = profile("ada"), profile("bob")
 
 
 @pytest.fixture
 def do() -> Driver:
-    return Driver(chance=0.0)  # retries are made at once
+    return Driver(chance=0.0)  # no jitter: retries are immediate
 
 
 def changed_needs(out: list[c.Command]) -> list[tuple[str, Need, str]]:
     return [(x.key[1], x.need, x.reason) for x in pick(out, c.SetNeed)]
 
 
-def heartbeats(*who: Any) -> list[Any]:
-    return [heartbeat(one) for one in who]
-
-
-# --- deadlines
-
-
-def test_a_deadline_ends_a_task_in_any_status() -> None:
-    do = Driver(retries=RetryPolicy(base=200.0))  # jitter of one half
-    do(connect(), after=1.0)
-    do(*heartbeats(ADA), after=14.0)
-    do(*heartbeats(ADA), after=1.0)
-    late: dict[str, Any] = {"deadline": 10, "max_attempts": 2}
-    held = one(do(connect(slots=1), submission(task("back-off", **late))), c.Assign)
-    do(results(held, Outcome.FAILED))
-    other = one(do(submission(task("held", **late))), c.Assign)
-    do(progress(other), submission(task("ready", **late)))
-    do(submission(task("blocked", depends_on=("held",), **late)))
-    assert not pick(do(*heartbeats(ADA), after=9.5), c.SetStatus)
-    out = do(after=0.5)
-    assert {x.key[1]: (x.status, x.reason) for x in pick(out, c.SetStatus)} == {
-        "back-off": (S.TIMED_OUT, "its deadline of 10 s is over"),
-        "ready": (S.TIMED_OUT, "its deadline of 10 s is over"),
-        "blocked": (S.FAILED, "dependency held timed_out"),
-    }
-    end = one(out, c.EndAttempt)
-    assert (end.outcome, end.status) == (Outcome.TIMED_OUT, S.TIMED_OUT)
-    assert one(out, c.CancelAttempts).attempts == (ref(other),)
-    assert do.state.is_idle
-    assert do.state.tasks.timers.next_at() is None
-
-
-def test_a_blocked_task_times_out_at_its_own_deadline(do: Driver) -> None:
-    do(submission(task("a", 9), task("b", depends_on=("a",), deadline=10)))
-    assert one(do(after=10.0), c.SetStatus).reason == "its deadline of 10 s is over"
-
-
-def test_a_task_that_has_ended_does_not_time_out_at_its_deadline(do: Driver) -> None:
-    do(results(one(do(connect(), submission(task(deadline=10))), c.Assign)))
-    assert not pick(do(*heartbeats(ADA), after=11.0), c.SetStatus)
-
-
-def test_a_failure_after_the_deadline_is_not_retried(do: Driver) -> None:
-    """What a worker has may end late, as its result may have been on its way; but nothing begins late."""
-    held = one(do(connect(), submission(task(deadline=10, max_attempts=5))), c.Assign)
-    assert not pick(do(paused=11.0), c.EndAttempt)
-    end = one(do(results(held, Outcome.FAILED)), c.EndAttempt)
-    assert (end.outcome, end.status) == (Outcome.FAILED, S.TIMED_OUT)
-    assert do.state.is_idle
-
-
-# --- attempts that take too long
-
-
-def test_the_manager_times_an_attempt_out_if_its_worker_does_not(do: Driver) -> None:
-    held = one(
-        do(connect("ada"), connect("bob"), submission(task(timeout=5, max_attempts=2))), c.Assign
-    )
-    assert not pick(do(*heartbeats(ADA, BOB), after=19.5), c.EndAttempt)
-    out = do(*heartbeats(ADA, BOB), after=0.5)
-    assert one(out, c.CancelAttempts) == c.CancelAttempts(held.worker, "", (ref(held),))
-    end = one(out, c.EndAttempt)
-    assert (end.outcome, end.status, end.reason) == (
-        Outcome.TIMED_OUT,
-        S.READY,
-        "took longer than 5 s",
-    )
-    assert one(out, c.Assign).worker == BOB
-    assert isinstance(do(results(held))[0], c.RecordStaleResult)
-
-
-def test_each_attempt_has_its_own_timeout(do: Driver) -> None:
-    held = one(do(connect(), submission(task(timeout=5, max_attempts=2))), c.Assign)
-    again = one(do(results(held, Outcome.FAILED), after=14.0), c.Assign)
-    assert again.attempt == 2
-    do(*heartbeats(ADA), after=10.0)
-    assert not pick(do(*heartbeats(ADA), after=9.0), c.EndAttempt)
-    assert one(do(after=1.0), c.EndAttempt).attempt == 2
-
-
-def test_a_timeout_detected_by_the_manager_is_retried_like_one_of_the_worker(do: Driver) -> None:
-    do(connect(), submission(task(timeout=5, max_attempts=2, retry_on=("TimeoutError",))))
-    assert one(do(*heartbeats(ADA), after=20.0), c.EndAttempt).status is S.READY
-
-
-def test_attempts_do_not_time_out_while_heartbeats_are_lost(do: Driver) -> None:
-    held = one(do(connect(), submission(task(timeout=5))), c.Assign)
-    do(e.HeartbeatsLost())
-    assert do(after=60.0) == []
-    do(e.HeartbeatsRecovered())
-    assert not pick(do(*heartbeats(ADA), after=14.0), c.EndAttempt)
-    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
-
-
-def test_attempts_do_not_time_out_while_the_manager_stalls(do: Driver) -> None:
-    held = one(do(connect(), submission(task(timeout=5))), c.Assign)
-    assert do(paused=60.0) == []
-    assert not pick(do(*heartbeats(ADA), after=14.0), c.EndAttempt)
-    assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
+def heartbeats(*workers: Any) -> list[Any]:
+    return [heartbeat(one) for one in workers]
 
 
 # --- escalation and exclusion
@@ -154,7 +53,9 @@ def test_each_retry_needs_more_skill_and_another_worker(do: Driver) -> None:
         out = do(results(held, Outcome.FAILED))
         assert one(out, c.SetNeed).need.difficulty == harder
         assert one(out, c.SetNeed).reason == f"attempt {held.attempt} failed with {name}"
-    assert pairs(out) == [("a", "cyd")], "nobody has 10: it goes to the best there is"
+    assert pairs(out) == [("a", "cyd")], (
+        "no worker has skill 10: the task goes to the most skilled one"
+    )
 
 
 def test_a_retry_needs_at_most_the_skill_of_the_best_capable_worker(do: Driver) -> None:
@@ -178,11 +79,11 @@ def test_a_task_does_not_go_back_to_a_worker_that_failed_it_if_there_is_another(
     out = do(results(tried, Outcome.FAILED))
     assert changed_needs(out) == [("a", need(excluded=["ada"]), "attempt 1 failed with ada")]
     assert pairs(out) == [("a", "bob")]
-    assert pairs(do(submission(task("b")))) == [("b", "ada")]  # anything else it may do
+    assert pairs(do(submission(task("b")))) == [("b", "ada")]  # other tasks may go to ada
     out = do(results(one(out, c.Assign), Outcome.TIMED_OUT))
     assert changed_needs(out) == [
         ("a", need(), "attempt 2 failed with bob")
-    ]  # both have: so both may
+    ]  # both failed it, so both may try again
     assert pairs(out) == [("a", "bob")]
 
 
@@ -200,7 +101,7 @@ def test_an_excluded_worker_may_try_again_if_no_other_worker_can_do_the_task(do:
     do(connect("ada"), connect("bob", 9))
     held = one(do(submission(task(max_attempts=9))), c.Assign)
     do(results(held, Outcome.FAILED), disconnect(BOB))
-    assert not pairs(do(*heartbeats(ADA), after=14.0))  # bob may just be starting anew
+    assert not pairs(do(*heartbeats(ADA), after=14.0))  # bob may be restarting
     out = do(after=1.0)
     assert changed_needs(out) == [("a", need(), "no other worker can do it")]
     assert pairs(out) == [("a", "ada")]
@@ -233,7 +134,7 @@ def test_a_lost_or_returned_attempt_does_not_change_the_need(do: Driver) -> None
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
 
 
-# --- nobody can do it
+# --- unroutable tasks
 
 
 def unroutable(policy: str, **more: Any) -> Any:
@@ -273,8 +174,8 @@ def test_no_task_is_unroutable_while_workers_are_still_expected() -> None:
 def test_unroutable_relax_lowers_the_need_step_by_step(do: Driver) -> None:
     do(connect(skill=5), unroutable("relax", difficulty=7, requires=("lab",)))
     out = do(*heartbeats(ADA), after=10.0)
-    why = "relaxed: no worker has the specialties it requires: lab"
-    assert changed_needs(out) == [("a", need(difficulty=7), why)]
+    reason = "relaxed: no worker has the specialties it requires: lab"
+    assert changed_needs(out) == [("a", need(difficulty=7), reason)]
     assert [n.difficulty for _, n, _ in changed_needs(do(*heartbeats(ADA), after=10.0))] == [6]
     out = do(*heartbeats(ADA), after=10.0)
     assert [n.difficulty for _, n, _ in changed_needs(out)] == [5]
@@ -285,8 +186,8 @@ def test_unroutable_escalate_lets_the_most_skilled_worker_try(do: Driver) -> Non
     do(connect("ada", 4), connect("bob", 6))
     do(unroutable("escalate", difficulty=9, requires=("lab",)))
     out = do(*heartbeats(profile("ada", 4), profile("bob", 6)), after=10.0)
-    why = "escalated: no worker has the specialties it requires: lab"
-    assert changed_needs(out) == [("a", need(difficulty=6, aged=True), why)]
+    reason = "escalated: no worker has the specialties it requires: lab"
+    assert changed_needs(out) == [("a", need(difficulty=6, aged=True), reason)]
     assert pairs(out) == [("a", "bob")]
 
 
@@ -294,8 +195,8 @@ def test_escalation_uses_real_skills_even_if_the_policy_ignores_skill() -> None:
     do = Driver(Arrival(), chance=0.0)
     two = (connect("ada", 4, types=["ocr"]), connect("bob", 6, types=["ocr"]))
     do(*two, unroutable("escalate", difficulty=9, type="gpu"))
-    who = (profile("ada", 4, types=["ocr"]), profile("bob", 6, types=["ocr"]))
-    assert not changed_needs(do(*heartbeats(*who), after=11.0))
+    workers = (profile("ada", 4, types=["ocr"]), profile("bob", 6, types=["ocr"]))
+    assert not changed_needs(do(*heartbeats(*workers), after=11.0))
     row = live_row(
         task("x", 9, unroutable="escalate", unroutable_after=10),
         need=need(difficulty=9, excluded=["ada"]),
@@ -390,15 +291,15 @@ def test_a_reserved_worker_takes_an_easy_task_only_after_it_has_aged(do: Driver)
 
 
 def test_an_old_task_ages_behind_new_urgent_tasks(do: Driver) -> None:
-    """The head of its class is always young; it is idle for whom it is reserved."""
+    # The first task of the task queue is always new.
     expert = profile("bob", 9, reserve=5)
     do(heartbeat(expert), submission(task("old", 2)))
-    given: list[tuple[str, str]] = []
+    assigned: list[tuple[str, str]] = []
     for n in range(7):
-        given += pairs(
+        assigned += pairs(
             do(heartbeat(expert), submission(task(f"new{n}", 2, priority=9)), after=10.0)
         )
-    assert given == [("old", "bob")]
+    assert assigned == [("old", "bob")]
 
 
 def test_a_task_that_unreserved_workers_can_do_does_not_age(do: Driver) -> None:

@@ -1,10 +1,10 @@
-"""What a worker says it holds is compared with what it should, and the difference is sent."""
+"""Attempts that a heartbeat names are compared with assigned attempts: cancelled, or sent again."""
 
 from dataclasses import replace
 
 import pytest
 
-from skillq.messages import Heartbeat, Outcome
+from skillq.messages import Heartbeat, Outcome, TaskStatus, WorkerEventKind
 from skillq_manager.core import commands as c
 from tests.factories import (
     Driver,
@@ -21,15 +21,18 @@ from tests.factories import (
     submission,
     task,
 )
-from tests.support.worker_events import ADA, RESTARTED_ADA, Kind, S, worker_events
+from tests.support.command_summaries import worker_events
 
-# --- what heartbeats compare
+S = TaskStatus
+ADA, RESTARTED_ADA = profile("ada"), profile("ada", incarnation="2")
+
+# --- attempts that a heartbeat names
 
 
 def test_an_attempt_that_is_not_the_workers_own_is_cancelled(do: Driver, held: c.Assign) -> None:
     do(results(held))
-    abort = one(do(heartbeat(ADA, ref(held))), c.CancelAttempts)
-    assert (abort.worker, abort.attempts) == (ADA, (ref(held),))
+    cancel = one(do(heartbeat(ADA, ref(held))), c.CancelAttempts)
+    assert (cancel.worker, cancel.attempts) == (ADA, (ref(held),))
 
 
 def test_an_older_attempt_of_the_same_task_is_cancelled(do: Driver, held: c.Assign) -> None:
@@ -50,16 +53,16 @@ def test_an_attempt_that_the_heartbeat_names_is_not_resent(do: Driver, held: c.A
 def test_a_part_of_a_heartbeat_shows_as_missing_only_attempts_in_its_range(do: Driver) -> None:
     out = do(connect(slots=9), submission(*(task(id) for id in "abcd")))
     a, b, c_, d = sorted(pick(out, c.Assign), key=lambda one: one.key)
-    who = profile(slots=9)
+    worker = profile(slots=9)
 
-    def part(*holds: c.Assign, above: str = "", upto: str | None = None) -> Heartbeat:
+    def part(*held: c.Assign, above: str = "", upto: str | None = None) -> Heartbeat:
         bounds = {"above": above, "upto": upto}
-        return heartbeat(who, *map(ref, holds)).model_copy(update=bounds)
+        return heartbeat(worker, *map(ref, held)).model_copy(update=bounds)
 
     def missing(*parts: Heartbeat) -> list[str]:
         return [resend.key[1] for resend in pick(do(*parts), c.Resend)]
 
-    assert do(heartbeat(who, *map(ref, (a, b, c_, d))), after=10.0) == []
+    assert do(heartbeat(worker, *map(ref, (a, b, c_, d))), after=10.0) == []
     run = a.key[0]
     first, last = part(a, b, upto=f"{run}/b"), part(c_, d, above=f"{run}/b")
     assert do(first, last) == []
@@ -73,9 +76,9 @@ def test_a_part_of_a_heartbeat_shows_as_missing_only_attempts_in_its_range(do: D
 def test_an_unknown_attempt_in_any_part_of_a_heartbeat_is_cancelled(
     do: Driver, held: c.Assign
 ) -> None:
-    stranger = ref(held).model_copy(update={"id": "z"})
-    part = heartbeat(ADA, stranger).model_copy(update={"above": f"{held.key[0]}/m"})
-    assert do(part, after=10.0) == [c.CancelAttempts(ADA, heartbeat(ADA).store, (stranger,))]
+    unknown = ref(held).model_copy(update={"id": "z"})
+    part = heartbeat(ADA, unknown).model_copy(update={"above": f"{held.key[0]}/m"})
+    assert do(part, after=10.0) == [c.CancelAttempts(ADA, heartbeat(ADA).store, (unknown,))]
 
 
 def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None:
@@ -89,7 +92,7 @@ def test_a_draining_worker_gets_nothing_new_until_it_resumes(do: Driver) -> None
 
 def test_a_returned_assignment_goes_to_another_worker(do: Driver, held: c.Assign) -> None:
     out = do(connect("bob"), returned(held))
-    assert worker_events(out)[1:] == [(Kind.SUSPECT, "its queue was gone")]
+    assert worker_events(out)[1:] == [(WorkerEventKind.SUSPECT, "its queue was gone")]
     assert one(out, c.EndAttempt).outcome is Outcome.RETURNED
     assert pairs(out) == [("a", "bob")]
 
@@ -114,8 +117,8 @@ def test_an_assignment_returned_after_its_result_changes_nothing(
 ) -> None:
     do(results(held))
     assert not pick(do(returned(held)), c.EndAttempt)
-    ghost = replace(held, worker=RESTARTED_ADA)
-    assert do(returned(ghost)) == []
+    other = replace(held, worker=RESTARTED_ADA)
+    assert do(returned(other)) == []
 
 
 def test_an_attempt_of_another_store_is_cancelled_and_not_taken_for_a_current_one(
@@ -127,7 +130,7 @@ def test_an_attempt_of_another_store_is_cancelled_and_not_taken_for_a_current_on
     assert one(out, c.Resend).key == held.key
 
 
-# --- what it hands back
+# --- returned attempts, and results of a lost worker
 
 
 @pytest.mark.parametrize("outcome", [Outcome.RETURNED, Outcome.CANCELLED])
@@ -149,7 +152,7 @@ def test_results_that_arrive_in_the_round_of_the_workers_loss_count(
     assert one(out, c.EndAttempt).status is S.SUCCEEDED
     do(submission(task("b")))
     held = c.Assign(("default", "b"), "task", 1, RESTARTED_ADA, 0.0)
-    out = do(results(held), paused=31.0)  # it was silent for as long
+    out = do(results(held), paused=31.0)  # it was silent for so long
     assert one(out, c.EndAttempt).status is S.SUCCEEDED
 
 

@@ -1,4 +1,4 @@
-"""The life of a task is the table; a move that is not in it raises and changes nothing."""
+"""A task changes its status only as the table of transitions allows."""
 
 from itertools import product
 
@@ -7,15 +7,15 @@ import pytest
 from skillq.messages import TERMINAL, TaskStatus
 from skillq_manager.core.rules.lifecycle import TRANSITIONS, InvalidTransition, check_transition
 
-MOVES = [(a, b) for a, b in product(TaskStatus, TaskStatus) if b in TRANSITIONS[a]]
-OTHERS = [pair for pair in product(TaskStatus, TaskStatus) if pair not in MOVES]
+ALLOWED = [(a, b) for a, b in product(TaskStatus, TaskStatus) if b in TRANSITIONS[a]]
+OTHERS = [pair for pair in product(TaskStatus, TaskStatus) if pair not in ALLOWED]
 
 
 def test_every_status_is_in_the_table() -> None:
     assert set(TRANSITIONS) == set(TaskStatus)
 
 
-@pytest.mark.parametrize(("status", "to"), MOVES)
+@pytest.mark.parametrize(("status", "to"), ALLOWED)
 def test_each_transition_of_the_table_is_allowed_and_has_a_description(
     status: TaskStatus, to: TaskStatus
 ) -> None:

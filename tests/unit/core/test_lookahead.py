@@ -1,4 +1,4 @@
-"""Workers get short tasks ahead of their slots, as many as hide the round trip; idle ones get what waits elsewhere."""
+"""Workers prefetch short tasks: how many, which ones, and after another manager leads."""
 
 from typing import Any
 from unittest.mock import patch
@@ -38,7 +38,7 @@ from tests.support.lookahead_builders import (
     result_after,
 )
 
-# --- how much --------------------------------------------------------------------------------
+# --- how many tasks ----------------------------------------------------------------------------
 
 
 def test_tasks_of_a_type_with_unknown_duration_are_not_prefetched(do: Driver) -> None:
@@ -101,13 +101,13 @@ def test_the_estimate_of_a_task_has_a_lower_limit() -> None:
     assert len(ids_assigned_to(do(connect(), many_tasks()))) == 100
 
 
-@pytest.mark.parametrize(("began", "ended"), [(None, 7.0), (7.0, None), (7.0, 6.0)])
+@pytest.mark.parametrize(("started_at", "finished_at"), [(None, 7.0), (7.0, None), (7.0, 6.0)])
 def test_impossible_durations_are_ignored(
-    do: Driver, began: float | None, ended: float | None
+    do: Driver, started_at: float | None, finished_at: float | None
 ) -> None:
     first = pick(do(connect(), many_tasks()), c.Assign)[0]
-    said = report(first.worker, result(first, started_at=began, finished_at=ended))
-    assert ids_assigned_to(do(said)) == TASK_IDS[1:2]
+    results = report(first.worker, result(first, started_at=started_at, finished_at=finished_at))
+    assert ids_assigned_to(do(results)) == TASK_IDS[1:2]
 
 
 def test_the_duration_of_a_type_is_updated_with_every_result(do: Driver) -> None:
@@ -128,7 +128,7 @@ def test_beyond_the_limit_of_types_durations_are_forgotten(do: Driver) -> None:
     assert ids_assigned_to(do(connect(), more)) == ["a0"]
 
 
-# --- to whom ---------------------------------------------------------------------------------
+# --- which tasks and workers --------------------------------------------------------------
 
 
 def test_all_free_slots_are_used_before_any_task_is_prefetched(do: Driver) -> None:
@@ -146,8 +146,8 @@ def test_prefetched_tasks_are_shared_equally_between_equal_workers(do: Driver) -
 def test_urgent_and_difficult_tasks_are_prefetched_first(do: Driver) -> None:
     make_duration_known(do)
     do(connect(skill=5), submission(task("now")))
-    later = submission(task("easy"), task("hard", 5), task("urgent", priority=2), run="other")
-    assert ids_assigned_to(do(later)) == ["urgent", "hard", "easy"]
+    others = submission(task("easy"), task("hard", 5), task("urgent", priority=2), run="other")
+    assert ids_assigned_to(do(others)) == ["urgent", "hard", "easy"]
 
 
 def test_a_worker_prefetches_only_tasks_that_it_can_do(do: Driver) -> None:
@@ -163,7 +163,7 @@ def test_a_task_with_a_lost_attempt_is_not_prefetched_and_has_none_behind_it(
 ) -> None:
     make_duration_known(do)
     do(connect(), submission(task("killer")))
-    do(connect("ada", incarnation="2"))  # started anew
+    do(connect("ada", incarnation="2"))  # restarted
     assert do.state.tasks.live["default", "killer"].losses == 1
     assert ids_assigned_to(do(submission(*(task(id) for id in TASK_IDS), run="other"))) == []
 
@@ -178,8 +178,8 @@ def test_a_returned_task_can_be_prefetched_again(do: Driver) -> None:
 def test_a_first_task_of_unknown_duration_is_not_overtaken(do: Driver) -> None:
     make_duration_known(do)
     do(connect("ada"), many_tasks(1))
-    strange = [task(f"s{n}", type="strange", priority=9) for n in range(3)]
-    out = do(connect("bob"), submission(*strange, task("known"), run="other"))
+    unknown = [task(f"s{n}", type="strange", priority=9) for n in range(3)]
+    out = do(connect("bob"), submission(*unknown, task("known"), run="other"))
     first = one(out, c.Assign)
     assert (first.key[1], first.worker.name) == ("s0", "bob")
     ahead = pairs(do(result_after(first)))
@@ -197,11 +197,11 @@ def test_a_task_that_waits_for_a_free_slot_holds_up_others_until_it_is_cancelled
     assert ids_assigned_to(do(e.CancelRequested("r", "other", ("strange",), "no"))) == ["known"]
 
 
-@pytest.mark.parametrize("how", ["draining", "suspect"])
-def test_a_draining_or_suspect_worker_gets_no_prefetched_tasks(do: Driver, how: str) -> None:
+@pytest.mark.parametrize("status", ["draining", "suspect"])
+def test_a_draining_or_suspect_worker_gets_no_prefetched_tasks(do: Driver, status: str) -> None:
     make_duration_known(do)
     held = one(do(connect(), many_tasks(1)), c.Assign)
-    if how == "draining":
+    if status == "draining":
         do(heartbeat(held.worker, ref(held), draining=True))
     else:
         do(after=20.0)
@@ -241,4 +241,6 @@ def test_prefetched_attempts_stay_prefetched_when_another_manager_leads() -> Non
     out = []
     for _ in range(10):
         out += do(heartbeat(ada, *map(ref, held)), after=4.0)
-    assert [(e.key[1], e.outcome) for e in pick(out, c.EndAttempt)] == [("a", Outcome.TIMED_OUT)]
+    assert [(end.key[1], end.outcome) for end in pick(out, c.EndAttempt)] == [
+        ("a", Outcome.TIMED_OUT)
+    ]

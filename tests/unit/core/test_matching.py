@@ -1,4 +1,4 @@
-"""Who can do what, and who should."""
+"""The policies decide which workers can do a task, and which one is best."""
 
 import pytest
 
@@ -43,7 +43,7 @@ def test_a_type_that_was_refused_is_not_handled() -> None:
 
 
 @pytest.mark.parametrize(
-    ("who", "what", "able"),
+    ("worker_skills", "task_need", "expected"),
     [
         (skills(5), need(difficulty=5), True),
         (skills(5), need(difficulty=6), False),
@@ -55,23 +55,28 @@ def test_a_type_that_was_refused_is_not_handled() -> None:
     ],
 )
 def test_an_able_worker_has_the_skill_the_specialties_and_the_type(
-    who: Skills, what: Need, able: bool
+    worker_skills: Skills, task_need: Need, expected: bool
 ) -> None:
-    assert is_able(who, what) is able
-    assert BestFit().can(who, what) is able
+    assert is_able(worker_skills, task_need) is expected
+    assert BestFit().can(worker_skills, task_need) is expected
 
 
 def test_best_fit_prefers_the_smallest_surplus_then_the_fewest_spare_specialties() -> None:
     fit = BestFit().fit
-    wanted = need("ocr", 5, ["lab"])
+    task_need = need("ocr", 5, ["lab"])
     order = [
         skills(5, "lab"),
         skills(4, "ocr", "lab"),
         skills(4, "ocr", "lab", "gpu"),
         skills(9, "lab"),
     ]
-    assert fit(order[0], wanted) < fit(order[2], wanted) < fit(order[3], wanted)
-    assert [fit(who, wanted) for who in order] == [(0, 0), (1, 0), (1, 1), (4, 0)]
+    assert fit(order[0], task_need) < fit(order[2], task_need) < fit(order[3], task_need)
+    assert [fit(worker_skills, task_need) for worker_skills in order] == [
+        (0, 0),
+        (1, 0),
+        (1, 1),
+        (4, 0),
+    ]
 
 
 def test_best_fit_prefers_the_least_loaded_of_equal_workers() -> None:
@@ -104,13 +109,13 @@ def test_arrival_ranks_by_order_and_ignores_skill() -> None:
 
 
 def test_for_arrival_workers_differ_only_in_their_types() -> None:
-    essence = Arrival().relevant_skills
-    assert essence(skills(1, "ocr")) == essence(skills(9))
-    assert essence(skills(1, types=("ocr",))) != essence(skills(1))
+    relevant_skills = Arrival().relevant_skills
+    assert relevant_skills(skills(1, "ocr")) == relevant_skills(skills(9))
+    assert relevant_skills(skills(1, types=("ocr",))) != relevant_skills(skills(1))
 
 
 @pytest.mark.parametrize(
-    ("fleet", "why"),
+    ("all_skills", "reason"),
     [
         ([], "no worker is connected"),
         ([skills(9, types=("gpu",))], "no worker handles the type 'ocr'"),
@@ -119,13 +124,13 @@ def test_for_arrival_workers_differ_only_in_their_types() -> None:
     ],
 )  # fmt: skip
 def test_the_reason_why_no_worker_can_do_a_task_is_a_sentence(
-    fleet: list[Skills], why: str
+    all_skills: list[Skills], reason: str
 ) -> None:
-    assert why_unable(fleet, need("ocr", 8, ["lab", "fax"])) == why
+    assert why_unable(all_skills, need("ocr", 8, ["lab", "fax"])) == reason
 
 
 @pytest.mark.parametrize(
-    ("who", "why"),
+    ("worker_skills", "reason"),
     [
         (skills(9, types=("gpu",)), "does not handle the type 'ocr'"),
         (skills(9, "fax"), "lacks the specialties lab"),
@@ -133,10 +138,12 @@ def test_the_reason_why_no_worker_can_do_a_task_is_a_sentence(
         (skills(9, "fax", "lab", reserve=9), "is reserved for tasks of difficulty 9 or more, until this one has waited for long"),
     ],
 )  # fmt: skip
-def test_the_reason_why_a_worker_cannot_do_a_task_follows_its_name(who: Skills, why: str) -> None:
-    wanted = need("ocr", 8, ["lab", "fax"])
-    assert not is_able(who, wanted)
-    assert why_not(who, wanted) == why
+def test_the_reason_why_a_worker_cannot_do_a_task_follows_its_name(
+    worker_skills: Skills, reason: str
+) -> None:
+    task_need = need("ocr", 8, ["lab", "fax"])
+    assert not is_able(worker_skills, task_need)
+    assert why_not(worker_skills, task_need) == reason
 
 
 def test_a_reserved_worker_can_do_easy_tasks_only_if_they_have_aged() -> None:

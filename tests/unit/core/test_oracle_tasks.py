@@ -1,4 +1,4 @@
-"""The bookkeeper of the state machine can say no."""
+"""The oracle of the state machine rejects commands."""
 
 import pytest
 
@@ -13,9 +13,9 @@ from tests.support.oracle_workers import WorkersOracle
 
 
 def test_the_oracle_rejects_an_impossible_command() -> None:
-    model = TasksOracle(WorkersOracle())
-    row = Task(id="a", difficulty=1)
-    model.accepted["r", "a"] = row
-    model.apply([c.AddTask(("r", "a"), 1, "r", row, 0, TaskStatus.READY, 0.0)])
+    oracle = TasksOracle(WorkersOracle())
+    task = Task(id="a", difficulty=1)
+    oracle.accepted["r", "a"] = task
+    oracle.apply([c.AddTask(("r", "a"), 1, "r", task, 0, TaskStatus.READY, 0.0)])
     with pytest.raises(KeyError):
-        model.apply([c.Assign(("r", "a"), "task", 1, profile(), 0.0)])
+        oracle.apply([c.Assign(("r", "a"), "task", 1, profile(), 0.0)])

@@ -1,4 +1,4 @@
-"""What waits at one worker while another idles is taken back; that it waited is nobody's fault."""
+"""Prefetched attempts are recalled for idle workers, and time out only after their start."""
 
 from typing import Any
 from unittest.mock import patch
@@ -32,14 +32,14 @@ from tests.support.lookahead_builders import (
 
 
 def prefetch(do: Driver, count: int = 5, **more: Any) -> list[c.Assign]:
-    """Ada has tasks waiting behind one that takes longer than it should."""
+    """Assign prefetched tasks to ada, behind a task that takes longer than expected."""
     make_duration_known(do)
     do(after=1.0)
     return pick(do(connect("ada"), many_tasks(count, **more)), c.Assign)
 
 
-def refs(*of: c.Assign) -> tuple[AttemptRef, ...]:
-    return tuple(ref(a) for a in of)
+def refs(*assignments: c.Assign) -> tuple[AttemptRef, ...]:
+    return tuple(ref(a) for a in assignments)
 
 
 def test_an_attempt_that_waits_too_long_is_recalled_for_an_idle_worker(do: Driver) -> None:
@@ -85,7 +85,7 @@ def test_a_worker_that_returns_a_recalled_attempt_is_not_draining(do: Driver) ->
     do(connect("bob"), paused=0.3)
     do(returned_result(held[-1]))
     assert not do.state.workers.workers["ada"].draining
-    do(returned_result(held[-2]))  # nobody has asked for that
+    do(returned_result(held[-2]))  # no recall named this attempt
     assert do.state.workers.workers["ada"].draining
 
 
@@ -126,7 +126,7 @@ def test_nothing_is_recalled_while_heartbeats_are_lost(do: Driver) -> None:
 
 
 def test_each_check_for_recalls_looks_at_a_limited_number_of_attempts(do: Driver) -> None:
-    """And the next look begins where this one ended."""
+    # The next check begins where this one ended.
     make_duration_known(do)
     do(connect("ada", specialties=("x",)), many_tasks(4, requires=("x",)))
     held = pick(
@@ -134,12 +134,12 @@ def test_each_check_for_recalls_looks_at_a_limited_number_of_attempts(do: Driver
     )
     with patch.object(recall, "_ATTEMPTS_PER_CHECK", 2):
         do(connect("cyd"))
-        looks = [pick(do(paused=0.2), c.RecallAttempts) for _ in range(2)]
-    assert looks[0] == []
-    assert one(looks[1], c.RecallAttempts).attempts == refs(held[-1])
+        recalls = [pick(do(paused=0.2), c.RecallAttempts) for _ in range(2)]
+    assert recalls[0] == []
+    assert one(recalls[1], c.RecallAttempts).attempts == refs(held[-1])
 
 
-# --- time ------------------------------------------------------------------------------------
+# --- timeouts ------------------------------------------------------------------------------------
 
 
 def test_a_prefetched_attempt_does_not_time_out(do: Driver) -> None:

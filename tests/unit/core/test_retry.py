@@ -1,4 +1,4 @@
-"""What becomes of a task whose attempt did not succeed."""
+"""The status and the back-off of a task after an attempt without success."""
 
 from typing import Any
 
@@ -15,9 +15,9 @@ POLICY = RetryPolicy(base=2.0, cap=300.0, max_losses=3)
 
 def verdict_on(outcome: Outcome, **more: Any) -> RetryVerdict:
     facts = {"failures": 0, "losses": 0, "chance": 0.5} | more
-    said = {name: facts.pop(name) for name in ("retry_on", "no_retry_on") if name in facts}
-    of = terms(max_attempts=facts.pop("max_attempts", 3), **said)
-    return decide(POLICY, of, outcome, **facts)
+    names = {name: facts.pop(name) for name in ("retry_on", "no_retry_on") if name in facts}
+    task_terms = terms(max_attempts=facts.pop("max_attempts", 3), **names)
+    return decide(POLICY, task_terms, outcome, **facts)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_back_off_doubles_from_the_base_to_the_cap() -> None:
 
 
 def test_a_lost_attempt_is_retried_at_once_then_after_a_pause_and_then_dead_lettered() -> None:
-    """Else a task that kills its worker takes along, each time, whatever runs beside it."""
+    # The pause separates a task that kills its workers from the tasks that run beside it.
     assert verdict_on(Outcome.LOST, losses=1) == RetryVerdict(TaskStatus.READY)
     again = verdict_on(Outcome.LOST, losses=2)
     assert again.status is TaskStatus.READY

@@ -1,4 +1,4 @@
-"""Whatever happens, in whatever order: the state agrees with itself and with an independent bookkeeper."""
+"""After any events in any order, the state keeps its invariants and agrees with an independent oracle."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -56,7 +56,7 @@ from tests.support.oracle_workers import WorkersOracle
 
 
 class CoreMachine(RuleBasedStateMachine):
-    """Events gather in `inbox`; a turn hands them to the state at once, as the manager's loop does."""
+    """Collects events in `inbox`; a round passes all of them to the state, as the manager's loop does."""
 
     policy: Callable[[], Policy] = BestFit
     by_skill = True
@@ -64,22 +64,22 @@ class CoreMachine(RuleBasedStateMachine):
     @initialize(
         chance=st.sampled_from([0.0, 0.5, 0.9]),
         expected=st.sampled_from([0, 0, 0, 3]),
-        work=st.lists(TASKS, min_size=2, max_size=5),
+        definitions=st.lists(TASKS, min_size=2, max_size=5),
     )
-    def begin(self, chance: float, expected: int, work: list[dict[str, Any]]) -> None:
+    def begin(self, chance: float, expected: int, definitions: list[dict[str, Any]]) -> None:
         self.chance, self.expected = chance, expected
         self.state = self._new_state()
         self.oracle = TasksOracle(WorkersOracle(by_skill=self.by_skill))
         self.inbox: list[e.Event | Submission | PendingRetry] = []
         self.requests = count()
         self.now, self.starts = 1000.0, 0
-        self.profiles: list[WorkerProfile] = []  # of all incarnations there ever were
-        self.assigned: list[c.Assign] = []  # all there ever were
-        self.recalled: list[tuple[WorkerProfile, AttemptRef]] = []  # likewise
+        self.profiles: list[WorkerProfile] = []  # of all incarnations so far
+        self.assigned: list[c.Assign] = []  # all assignments so far
+        self.recalled: list[tuple[WorkerProfile, AttemptRef]] = []  # all recalls so far
         self.submitted: list[Submission] = []
         self.inbox += [connect(name, skill, slots=2) for name, skill in FIRST_WORKERS]
         self.profiles += [profile(name, skill, slots=2) for name, skill in FIRST_WORKERS]
-        self._submit("alpha", tuple(Task(id=f"t{n}", **one) for n, one in enumerate(work)))
+        self._submit("alpha", tuple(Task(id=f"t{n}", **one) for n, one in enumerate(definitions)))
         self.run_round(0.0)
 
     def _new_state(self) -> State:
@@ -88,33 +88,37 @@ class CoreMachine(RuleBasedStateMachine):
     # --- submissions
 
     @rule(
-        data=st.data(), run=st.sampled_from(RUNS), several=st.lists(TASKS, min_size=1, max_size=4)
+        data=st.data(),
+        run=st.sampled_from(RUNS),
+        definitions=st.lists(TASKS, min_size=1, max_size=4),
     )
-    def submit(self, data: st.DataObject, run: str, several: list[dict[str, Any]]) -> None:
+    def submit(self, data: st.DataObject, run: str, definitions: list[dict[str, Any]]) -> None:
         tasks: list[Task] = []
-        for number, one in enumerate(several, sum(len(s.tasks) for s in self.submitted)):
-            before = sorted({t.id for s in self.submitted for t in s.tasks if s.run_title == run})
-            candidates = before + [t.id for t in tasks] + ["t0"] * (number > 0)
-            after = (
+        for number, one in enumerate(definitions, sum(len(s.tasks) for s in self.submitted)):
+            known_ids = sorted(
+                {t.id for s in self.submitted for t in s.tasks if s.run_title == run}
+            )
+            candidates = known_ids + [t.id for t in tasks] + ["t0"] * (number > 0)
+            dependencies = (
                 data.draw(st.lists(st.sampled_from(candidates), max_size=2)) if candidates else ()
             )
-            tasks.append(Task(id=f"t{number}", depends_on=tuple(after), **one))
+            tasks.append(Task(id=f"t{number}", depends_on=tuple(dependencies), **one))
         self._submit(run, tuple(data.draw(st.permutations(tasks))))
 
     def _submit(self, run: str, tasks: tuple[Task, ...]) -> None:
-        made = Submission(submission_id="s", run=run.lower(), run_title=run, tasks=tasks)
-        self.submitted.append(made)
-        self.inbox.append(made)
+        sent = Submission(submission_id="s", run=run.lower(), run_title=run, tasks=tasks)
+        self.submitted.append(sent)
+        self.inbox.append(sent)
 
     @precondition(lambda self: self.submitted)
-    @rule(which=INDEXES)
-    def submit_again(self, which: int) -> None:
-        self.inbox.append(item_at(self.submitted, which))
+    @rule(index=INDEXES)
+    def submit_again(self, index: int) -> None:
+        self.inbox.append(item_at(self.submitted, index))
 
     @precondition(lambda self: self.submitted)
-    @rule(which=INDEXES)
-    def submit_another_definition(self, which: int) -> None:
-        old = item_at(self.submitted, which)
+    @rule(index=INDEXES)
+    def submit_another_definition(self, index: int) -> None:
+        old = item_at(self.submitted, index)
         changed = tuple(t.model_copy(update={"description": "another"}) for t in old.tasks)
         self.inbox.append(old.model_copy(update={"tasks": changed}))
 
@@ -128,34 +132,34 @@ class CoreMachine(RuleBasedStateMachine):
     # --- operators
 
     @precondition(lambda self: self.submitted)
-    @rule(which=INDEXES, some=st.lists(INDEXES, min_size=1, max_size=2))
-    def cancel_tasks(self, which: int, some: list[int]) -> None:
-        made = item_at(self.submitted, which)
-        ids = tuple(item_at(made.tasks, one).id for one in some)
-        self.inbox.append(e.CancelRequested(f"{next(self.requests)}", made.run, ids, "no"))
+    @rule(index=INDEXES, task_indexes=st.lists(INDEXES, min_size=1, max_size=2))
+    def cancel_tasks(self, index: int, task_indexes: list[int]) -> None:
+        sent = item_at(self.submitted, index)
+        ids = tuple(item_at(sent.tasks, one).id for one in task_indexes)
+        self.inbox.append(e.CancelRequested(f"{next(self.requests)}", sent.run, ids, "no"))
 
     @precondition(lambda self: self.submitted)
-    @rule(which=INDEXES, sure=st.sampled_from([False, False, True]))
-    def cancel_run(self, which: int, sure: bool) -> None:
-        if sure:
-            run = item_at(self.submitted, which).run
+    @rule(index=INDEXES, is_certain=st.sampled_from([False, False, True]))
+    def cancel_run(self, index: int, is_certain: bool) -> None:
+        if is_certain:
+            run = item_at(self.submitted, index).run
             self.inbox.append(e.CancelRequested(f"{next(self.requests)}", run, None, "no"))
 
-    @rule(which=st.lists(INDEXES, min_size=1, max_size=5))
-    def retry_tasks(self, which: list[int]) -> None:
+    @rule(indexes=st.lists(INDEXES, min_size=1, max_size=5))
+    def retry_tasks(self, indexes: list[int]) -> None:
         rows = self.oracle.rows
         failed = [key for key, row in rows.items() if row.status in UNSUCCESSFUL]
         self.inbox.append(
-            PendingRetry([item_at(failed or list(rows), one) for one in which if rows])
+            PendingRetry([item_at(failed or list(rows), one) for one in indexes if rows])
         )
 
-    @rule(blind=st.sampled_from([False, False, True]))
-    def lose_or_recover_heartbeats(self, blind: bool) -> None:
-        self.inbox.append(e.HeartbeatsLost() if blind else e.HeartbeatsRecovered())
+    @rule(lost=st.sampled_from([False, False, True]))
+    def lose_or_recover_heartbeats(self, lost: bool) -> None:
+        self.inbox.append(e.HeartbeatsLost() if lost else e.HeartbeatsRecovered())
 
     @rule()
     def restart_manager(self) -> None:
-        """Its events go unacknowledged to the next, which knows what was stored."""
+        """Let another manager restore the state; it gets the events that the first one did not acknowledge."""
         rows = self.oracle.restart_manager(self.now)
         self._check_round(self._restore(rows))
 
@@ -172,126 +176,126 @@ class CoreMachine(RuleBasedStateMachine):
     @rule(name=WORKER_NAMES, more=WORKERS, ready=st.sampled_from([True, True, False]))
     def start_worker(self, name: str, more: dict[str, Any], ready: bool) -> None:
         self.starts += 1
-        who = profile(name, incarnation=f"i{self.starts}", **more)
-        self.profiles.append(who)
-        self.inbox.append(Connect(worker=who, ready=ready))
+        worker = profile(name, incarnation=f"i{self.starts}", **more)
+        self.profiles.append(worker)
+        self.inbox.append(Connect(worker=worker, ready=ready))
 
     @precondition(lambda self: self.profiles)
-    @rule(which=INDEXES, better=st.booleans())
-    def connect_again(self, which: int, better: bool) -> None:
-        """A late or doubled message; or a worker that has learned something since."""
-        who = item_at(self.profiles, which)
-        if better:
-            who = who.model_copy(update={"skill": 10})
-        self.inbox.append(Connect(worker=who))
+    @rule(index=INDEXES, is_better=st.booleans())
+    def connect_again(self, index: int, is_better: bool) -> None:
+        """Send a late or repeated connect message, perhaps with more skill."""
+        worker = item_at(self.profiles, index)
+        if is_better:
+            worker = worker.model_copy(update={"skill": 10})
+        self.inbox.append(Connect(worker=worker))
 
     @precondition(lambda self: self.profiles)
     @rule(
-        which=INDEXES,
+        index=INDEXES,
         held=st.lists(INDEXES, max_size=3),
         draining=st.sampled_from([False, False, True]),
     )
-    def send_heartbeat(self, which: int, held: list[int], draining: bool) -> None:
-        """Of anyone, a ghost too, with anything in its hands."""
+    def send_heartbeat(self, index: int, held: list[int], draining: bool) -> None:
+        """Send a heartbeat of any incarnation, even a departed one, that names any attempts."""
         refs = tuple(self._ref(i) for i in held if self.assigned)
         self.inbox.append(
-            Heartbeat(worker=item_at(self.profiles, which), holds=refs, draining=draining)
+            Heartbeat(worker=item_at(self.profiles, index), holds=refs, draining=draining)
         )
 
     @rule()
     def send_all_heartbeats(self) -> None:
-        """Most of the time, all is well."""
-        for who in self.oracle.workers.connected.values():
+        """Send a correct heartbeat of each connected worker."""
+        for worker in self.oracle.workers.connected.values():
             refs = tuple(
                 AttemptRef(run=run, id=id, attempt=self.oracle.rows[run, id].attempt)
-                for run, id in keys_held_by(who, self.oracle.rows)
+                for run, id in keys_held_by(worker, self.oracle.rows)
             )
-            self.inbox.append(Heartbeat(worker=who, holds=refs))
+            self.inbox.append(Heartbeat(worker=worker, holds=refs))
 
     @precondition(lambda self: self.profiles)
-    @rule(which=INDEXES)
-    def disconnect_worker(self, which: int) -> None:
-        self.inbox.append(disconnect(item_at(self.profiles, which), "bye"))
+    @rule(index=INDEXES)
+    def disconnect_worker(self, index: int) -> None:
+        self.inbox.append(disconnect(item_at(self.profiles, index), "bye"))
 
     # --- attempts
 
     @precondition(lambda self: self.assigned)
     @rule(
-        which=st.lists(INDEXES, min_size=1, max_size=3),
+        indexes=st.lists(INDEXES, min_size=1, max_size=3),
         outcome=st.sampled_from(Outcome) | st.just(Outcome.FAILED),
-        double=st.booleans(),
+        is_repeated=st.booleans(),
         errors=st.sampled_from([("OSError", "Exception"), ("ValueError",)]),
         seconds=st.sampled_from([None, 0.001, 0.04, 3.0]),
     )
     def send_results(
         self,
-        which: list[int],
+        indexes: list[int],
         outcome: Outcome,
-        double: bool,
+        is_repeated: bool,
         errors: tuple[str, ...],
         seconds: float | None,
     ) -> None:
-        """Results of attempts that are current, as far as there are any; twice, perhaps."""
-        for one in (self._current_assignment(i) for i in which):
-            made = result(one, outcome, error_types=errors, **run_times(seconds))
-            said = report(one.worker, *[made] * (1 + double))
-            self.inbox.append(said)
+        """Send results of current attempts, if there are any, perhaps twice."""
+        for one in (self._current_assignment(i) for i in indexes):
+            sent = result(one, outcome, error_types=errors, **run_times(seconds))
+            message = report(one.worker, *[sent] * (1 + is_repeated))
+            self.inbox.append(message)
 
     @precondition(lambda self: self.assigned)
     @rule(
-        which=INDEXES,
-        whose=INDEXES,
+        index=INDEXES,
+        worker_index=INDEXES,
         outcome=st.sampled_from(Outcome),
         attempt=st.integers(-1, 1),
         store=st.sampled_from(["", "lost"]),
     )
     def send_stale_results(
-        self, which: int, whose: int, outcome: Outcome, attempt: int, store: str
+        self, index: int, worker_index: int, outcome: Outcome, attempt: int, store: str
     ) -> None:
-        """Late, foreign, of an attempt that never was, of a lost store, of a task that nobody knows."""
-        old = item_at(self.assigned, which)
+        """Send results that are late, of another worker, attempt or store, or of an unknown task."""
+        old = item_at(self.assigned, index)
         changed = replace(old, attempt=old.attempt + attempt)
         unknown = replace(old, key=(old.key[0], "nobody-knows"))
-        who = item_at(self.profiles, whose)
-        said = report(who, result(changed, outcome), result(unknown, outcome))
-        self.inbox.append(said.model_copy(update={"store": store}))
+        worker = item_at(self.profiles, worker_index)
+        message = report(worker, result(changed, outcome), result(unknown, outcome))
+        self.inbox.append(message.model_copy(update={"store": store}))
 
     @precondition(lambda self: self.assigned)
-    @rule(which=INDEXES, whose=INDEXES, right=st.booleans())
-    def send_progress(self, which: int, whose: int, right: bool) -> None:
-        one = self._current_assignment(which)
-        who = one.worker if right else item_at(self.profiles, whose)
+    @rule(index=INDEXES, worker_index=INDEXES, is_correct=st.booleans())
+    def send_progress(self, index: int, worker_index: int, is_correct: bool) -> None:
+        one = self._current_assignment(index)
+        worker = one.worker if is_correct else item_at(self.profiles, worker_index)
         item = ProgressItem(run=one.key[0], id=one.key[1], attempt=one.attempt, at=self.now)
         self.inbox.append(
-            Progress(worker=who.name, incarnation=who.incarnation, items=(item, item))
+            Progress(worker=worker.name, incarnation=worker.incarnation, items=(item, item))
         )
 
     @precondition(lambda self: self.assigned)
-    @rule(which=INDEXES, others=st.lists(INDEXES, max_size=2))
-    def return_assignments(self, which: int, others: list[int]) -> None:
-        one = self._current_assignment(which)
-        refs = tuple(self._ref(i) for i in [which, *others])
+    @rule(index=INDEXES, others=st.lists(INDEXES, max_size=2))
+    def return_assignments(self, index: int, others: list[int]) -> None:
+        one = self._current_assignment(index)
+        refs = tuple(self._ref(i) for i in [index, *others])
         self.inbox.append(e.AssignmentReturned(one.worker.name, one.worker.incarnation, refs))
 
     @precondition(lambda self: self.assigned)
-    @rule(which=INDEXES)
-    def fail_to_send_assignment(self, which: int) -> None:
-        self.inbox.append(e.AssignmentUndeliverable(self._ref(which), "too large"))
+    @rule(index=INDEXES)
+    def fail_to_send_assignment(self, index: int) -> None:
+        self.inbox.append(e.AssignmentUndeliverable(self._ref(index), "too large"))
 
-    def _current_assignment(self, which: int) -> c.Assign:
+    def _current_assignment(self, index: int) -> c.Assign:
         rows = self.oracle.rows
         current = [a for a in self.assigned if rows[a.key].holder == holder_of(a)]
-        return item_at(current or self.assigned, which)
+        return item_at(current or self.assigned, index)
 
-    def _ref(self, which: int) -> AttemptRef:
-        one = self._current_assignment(which) if which % 2 else item_at(self.assigned, which)
+    def _ref(self, index: int) -> AttemptRef:
+        one = self._current_assignment(index) if index % 2 else item_at(self.assigned, index)
         return AttemptRef(run=one.key[0], id=one.key[1], attempt=one.attempt)
 
-    # --- turns
+    # --- rounds
 
-    @rule(later=st.sampled_from([0.0, 0.1, 1.0, 4.0, 4.0]))
-    def run_round(self, later: float) -> None:
-        self.now += later
+    @rule(seconds=st.sampled_from([0.0, 0.1, 1.0, 4.0, 4.0]))
+    def run_round(self, seconds: float) -> None:
+        self.now += seconds
         events = [self._as_event(e) for e in self.inbox]
         self.inbox = []
         expected = self.oracle.begin_round(events, self.now)
@@ -324,75 +328,78 @@ class CoreMachine(RuleBasedStateMachine):
         ]
 
     def _check_results(self, events: list[e.Event], out: list[c.Command]) -> None:
-        """Every result is either counted or called stale."""
+        """Check that each result either ends an attempt or is recorded as stale."""
         answered = [
             x.result for x in out if isinstance(x, c.RecordStaleResult | c.EndAttempt) and x.result
         ]
-        said = [
+        sent = [
             r for e in events if not isinstance(e, tuple) and e.type == "result" for r in e.results
         ]
-        assert list(map(id, answered)) == list(map(id, said))
+        assert list(map(id, answered)) == list(map(id, sent))
 
     def _check_workers_and_tasks(self) -> None:
         rows = self.oracle.rows
         live = {key: task.status for key, task in self.state.tasks.live.items()}
-        here = self._expected_keys()
-        there = {key: row.status for key, row in rows.items() if key in here}
-        assert live == there, live.items() ^ there.items()
+        expected_keys = self._expected_keys()
+        expected = {key: row.status for key, row in rows.items() if key in expected_keys}
+        assert live == expected, live.items() ^ expected.items()
         assert {
             n: w.profile for n, w in self.state.workers.workers.items()
         }.keys() == self.oracle.workers.connected.keys()
         for key in rows:
-            assert (explain.reason(self.state, key, self.now) is None) == (key not in there)
+            assert (explain.reason(self.state, key, self.now) is None) == (key not in expected)
         deadline = self.state.next_deadline()
         assert deadline is None or deadline > self.now
 
     def _expected_keys(self) -> set[TaskKey]:
-        """What the state has to know of."""
+        """Return the keys of the tasks that the state must have in memory."""
         return {key for key, row in self.oracle.rows.items() if not row.status.is_terminal}
 
     @rule(outcomes=st.lists(st.sampled_from(COMMON_OUTCOMES), min_size=1, max_size=4))
     def do_some_work(self, outcomes: list[Outcome]) -> None:
-        """As it mostly is: all are heard of, and some have ended what they had."""
+        """Send heartbeats of all workers and results of some attempts."""
         self.send_all_heartbeats()
         self.run_round(1.0)
         current = [a for a in self.assigned if self.oracle.rows[a.key].holder == holder_of(a)]
         for one, outcome in zip(current, outcomes, strict=False):
-            made = result(one, outcome, error_types=("OSError",), **run_times(0.001))
-            self.inbox.append(report(one.worker, made))
+            sent = result(one, outcome, error_types=("OSError",), **run_times(0.001))
+            self.inbox.append(report(one.worker, sent))
         self.run_round(1.0)
 
     @rule(type=st.sampled_from(TYPES), count=st.integers(3, 9))
     def submit_many_easy_tasks(self, type: str, count: int) -> None:
-        """Easy work: some of it has to wait at workers, where its type is known."""
+        """Submit easy tasks: workers prefetch some if the duration of the type is known."""
         first = sum(len(s.tasks) for s in self.submitted)
         numbers = range(first, first + count)
         self._submit("alpha", tuple(Task(id=f"t{n}", difficulty=1, type=type) for n in numbers))
 
     @precondition(lambda self: self.recalled)
-    @rule(which=st.lists(INDEXES, min_size=1, max_size=5), right=st.booleans())
-    def return_recalled_attempts(self, which: list[int], right: bool) -> None:
-        """What was recalled, as far as it has not begun; or it is done meanwhile."""
-        outcome = Outcome.RETURNED if right else Outcome.SUCCEEDED
-        for one in which:
+    @rule(indexes=st.lists(INDEXES, min_size=1, max_size=5), is_correct=st.booleans())
+    def return_recalled_attempts(self, indexes: list[int], is_correct: bool) -> None:
+        """Return recalled attempts, or report that they have succeeded meanwhile."""
+        outcome = Outcome.RETURNED if is_correct else Outcome.SUCCEEDED
+        for one in indexes:
             worker, attempt = item_at(self.recalled, one)
             run, id, number = attempt.run, attempt.id, attempt.attempt
-            made = result(c.Assign((run, id), "task", number, worker, 0.0), outcome)
-            self.inbox.append(report(worker, made))
+            sent = result(c.Assign((run, id), "task", number, worker, 0.0), outcome)
+            self.inbox.append(report(worker, sent))
 
-    @rule(later=st.sampled_from([6.0, 16.0, 400.0]))
-    def stall_manager(self, later: float) -> None:
-        self.run_round(later)
+    @rule(seconds=st.sampled_from([6.0, 16.0, 400.0]))
+    def stall_manager(self, seconds: float) -> None:
+        self.run_round(seconds)
 
-    @rule(seconds=st.sampled_from([5, 16, 31, 70]), beating=st.sampled_from([True, True, False]))
-    def let_time_pass(self, seconds: int, beating: bool) -> None:
+    @rule(
+        seconds=st.sampled_from([5, 16, 31, 70]),
+        with_heartbeats=st.sampled_from([True, True, False]),
+    )
+    def let_time_pass(self, seconds: int, with_heartbeats: bool) -> None:
         for second in range(seconds):
-            if beating and second % 5 == 0:
+            if with_heartbeats and second % 5 == 0:
                 self.send_all_heartbeats()
             self.run_round(1.0)
 
     def teardown(self) -> None:
-        """Three workers that can do anything come: then everything ends."""
+        """Connect three workers that can do every task, and check that every task ends."""
         if not hasattr(self, "state"):
             return
         able = [

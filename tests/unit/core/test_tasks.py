@@ -1,9 +1,7 @@
-"""Tasks through `State.handle`: taken in, given out, ended, tried again."""
+"""Tasks are submitted, assigned, ended and retried through `State.handle`."""
 
 from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
@@ -29,16 +27,11 @@ from tests.factories import (
 S = TaskStatus
 
 
-@pytest.fixture
-def do() -> Driver:
-    return Driver()
-
-
 def one_assigned(do: Driver, **more: Any) -> c.Assign:
     return one(do(connect(), submission(task(**more))), c.Assign)
 
 
-# --- the tutorial
+# --- the example of the tutorial
 
 
 TEAM = (connect("junior", 3), connect("intermediate", 6), connect("senior", 9))
@@ -64,85 +57,6 @@ def test_a_worker_with_a_new_free_slot_takes_the_most_difficult_task_first(do: D
 def test_a_task_that_no_worker_can_do_blocks_no_other(do: Driver) -> None:
     out = do(connect(skill=5), submission(task("hard", 9, priority=100), task("easy")))
     assert pairs(out) == [("easy", "ada")]
-
-
-# --- submissions
-
-
-def test_a_submission_is_answered_and_its_tasks_are_added_in_order(do: Driver) -> None:
-    out = do(submission(task("b"), task("a")))
-    assert [type(command) for command in out] == [c.AnswerSubmission, c.AddTask, c.AddTask]
-    answer = one(out, c.AnswerSubmission)
-    assert (answer.accepted, answer.known, answer.reason) == (2, 0, None)
-    assert [(add.key[1], add.status, add.at) for add in pick(out, c.AddTask)] == [
-        ("b", S.READY, do.now),
-        ("a", S.READY, do.now),
-    ]
-
-
-def test_a_known_task_is_not_added_again(do: Driver) -> None:
-    do(submission(task("a")))
-    answer = one(do(submission(task("a"), task("b"))), c.AnswerSubmission)
-    assert (answer.accepted, answer.known) == (1, 1)
-
-
-def test_a_task_submitted_twice_in_one_round_is_added_once(do: Driver) -> None:
-    out = do(submission(task("a")), submission(task("a")))
-    assert len(pick(out, c.AddTask)) == 1
-    assert [answer.known for answer in pick(out, c.AnswerSubmission)] == [0, 1]
-
-
-def test_a_task_that_ends_in_the_same_round_is_known(do: Driver) -> None:
-    held = one_assigned(do)
-    out = do(results(held), submission(task("a")))
-    assert one(out, c.AnswerSubmission).known == 1
-    assert not pick(out, c.AddTask)
-
-
-def test_another_definition_of_a_known_task_refuses_the_whole_submission(do: Driver) -> None:
-    do(submission(task("a", 1)))
-    out = do(submission(task("new"), task("a", 2)))
-    assert one(out, c.AnswerSubmission).reason == (
-        "task a is already in run default with another definition; use another id or another run"
-    )
-    assert not pick(out, c.AddTask)
-
-
-def test_an_unknown_dependency_refuses_the_whole_submission(do: Driver) -> None:
-    out = do(submission(task("new"), task("a", depends_on=("b",))))
-    assert one(out, c.AnswerSubmission).reason == (
-        "task a depends on b, which is neither in this submission nor in run default; "
-        "submit it first or correct the id"
-    )
-    assert not pick(out, c.AddTask)
-
-
-def test_a_run_title_with_the_same_name_as_another_run_is_refused(do: Driver) -> None:
-    do(submission(task("a"), run="My run"))
-    answer = one(do(submission(task("b"), run="my-run")), c.AnswerSubmission)
-    assert answer.reason == (
-        "run 'my-run' would be my-run on the wire, as run 'My run' is; choose another name"
-    )
-
-
-def test_run_titles_with_the_same_name_in_one_round_are_refused(do: Driver) -> None:
-    first, second = pick(
-        do(submission(task("a"), run="My run"), submission(task("b"), run="my-run")),
-        c.AnswerSubmission,
-    )
-    assert first.reason is None
-    assert second.reason is not None
-
-
-def test_two_runs_can_have_tasks_with_the_same_id(do: Driver) -> None:
-    do(submission(task("a", 1), run="one"))
-    answer = one(do(submission(task("a", 2), run="two")), c.AnswerSubmission)
-    assert answer.accepted == 1
-
-
-def test_a_dependency_that_the_store_has_lost_raises(do: Driver) -> None:
-    with pytest.raises(KeyError):
-        do.state._entries.status(("run", "nowhere"), {})
 
 
 # --- dependencies
@@ -206,8 +120,8 @@ def test_an_attempt_starts_once(do: Driver) -> None:
 def test_progress_of_another_attempt_or_worker_or_store_changes_nothing(do: Driver) -> None:
     held = one_assigned(do)
     other = replace(held, worker=profile("bob"))
-    elsewhere = progress(held).model_copy(update={"store": "lost"})
-    assert do(progress(replace(held, attempt=2)), progress(other), elsewhere) == []
+    other_store = progress(held).model_copy(update={"store": "lost"})
+    assert do(progress(replace(held, attempt=2)), progress(other), other_store) == []
 
 
 def test_a_result_counts_once(do: Driver) -> None:
@@ -219,14 +133,14 @@ def test_a_result_counts_once(do: Driver) -> None:
 
 def test_a_result_of_the_current_attempt_from_another_incarnation_is_stale(do: Driver) -> None:
     held = one_assigned(do)
-    ghost = replace(held, worker=profile(incarnation="0"))
-    assert [type(command) for command in do(results(ghost))] == [c.RecordStaleResult]
+    other = replace(held, worker=profile(incarnation="0"))
+    assert [type(command) for command in do(results(other))] == [c.RecordStaleResult]
     assert do.state.is_current(ref(held), "ada", "1")
     assert not do.state.is_current(ref(held), "ada", "0")
 
 
 def test_a_result_of_a_lost_store_is_stale(do: Driver) -> None:
-    """Its attempts have the same numbers."""
+    # Attempts of the lost store have the same numbers.
     held = one_assigned(do)
     late = results(held).model_copy(update={"store": "lost"})
     assert [type(command) for command in do(late)] == [c.RecordStaleResult]
@@ -290,7 +204,7 @@ def test_a_run_that_ends_and_gets_a_new_task_in_one_round_is_not_complete(do: Dr
     assert not pick(do(results(held), submission(task("b"))), c.CompleteRun)
 
 
-# --- why a task waits
+# --- reasons
 
 
 def test_each_waiting_task_has_a_reason() -> None:

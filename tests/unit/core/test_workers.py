@@ -1,8 +1,8 @@
-"""Workers through `State.handle`: joining, heard of, silent, gone."""
+"""Workers connect, fall silent, are lost, leave and start again."""
 
 import pytest
 
-from skillq.messages import Lease, Outcome, WorkerProfile
+from skillq.messages import Lease, Outcome, TaskStatus, WorkerEventKind, WorkerProfile
 from skillq_manager.core import commands as c
 from skillq_manager.core import events as e
 from skillq_manager.core import explain
@@ -19,15 +19,18 @@ from tests.factories import (
     submission,
     task,
 )
+from tests.support.command_summaries import worker_events
 from tests.support.invariants import InvariantBroken, validate
-from tests.support.worker_events import ADA, RESTARTED_ADA, Kind, S, worker_events
 
-# --- joining
+S = TaskStatus
+ADA, RESTARTED_ADA = profile("ada"), profile("ada", incarnation="2")
+
+# --- connecting
 
 
 def test_a_connect_message_or_a_heartbeat_connects_a_worker(do: Driver) -> None:
-    assert worker_events(do(connect())) == [(Kind.CONNECTED, "")]
-    assert worker_events(do(heartbeat(profile("bob")))) == [(Kind.CONNECTED, "")]
+    assert worker_events(do(connect())) == [(WorkerEventKind.CONNECTED, "")]
+    assert worker_events(do(heartbeat(profile("bob")))) == [(WorkerEventKind.CONNECTED, "")]
 
 
 def test_a_worker_that_is_not_ready_yet_gets_nothing(do: Driver) -> None:
@@ -55,7 +58,7 @@ def test_once_all_expected_workers_have_connected_fewer_are_enough() -> None:
 def test_a_worker_with_a_changed_profile_is_matched_by_the_new_profile(do: Driver) -> None:
     do(connect(skill=1), submission(task(difficulty=9)))
     out = do(heartbeat(profile(skill=9)))
-    assert worker_events(out) == [(Kind.CONNECTED, "its profile has changed")]
+    assert worker_events(out) == [(WorkerEventKind.CONNECTED, "its profile has changed")]
     assert pairs(out) == [("a", "ada")]
     assert worker_events(do(heartbeat(profile(skill=9)))) == []
 
@@ -65,7 +68,7 @@ def test_a_worker_with_a_changed_profile_is_matched_by_the_new_profile(do: Drive
 
 def test_a_silent_worker_becomes_suspect_once_and_gets_no_new_tasks(do: Driver) -> None:
     do(connect())
-    assert worker_events(do(after=15.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=15.0)) == [(WorkerEventKind.SUSPECT, "heartbeats are late")]
     assert do(after=1.0) == []
     assert not pairs(do(submission(task())))
 
@@ -74,15 +77,15 @@ def test_each_worker_is_judged_by_the_lease_of_its_own_profile(do: Driver) -> No
     patient = Lease(heartbeat=20.0, suspect_after=60.0, dead_after=120.0)
     do(connect("ada"), connect("bob", lease=patient))
     assert {save.profile.name for save in pick(do(after=30.0), c.SaveWorker)} == {"ada"}
-    assert worker_events(do(after=30.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert worker_events(do(after=60.0)) == [(Kind.LOST, "no heartbeat for 120 s")]
+    assert worker_events(do(after=30.0)) == [(WorkerEventKind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=60.0)) == [(WorkerEventKind.LOST, "no heartbeat for 120 s")]
 
 
 def test_a_heartbeat_of_a_suspect_worker_connects_it_again(do: Driver) -> None:
     do(connect(), submission(task("a")))
     do(submission(task("b")), after=15.0)
     out = do(heartbeat(ADA))
-    assert worker_events(out) == [(Kind.CONNECTED, "its heartbeats are back")]
+    assert worker_events(out) == [(WorkerEventKind.CONNECTED, "its heartbeats are back")]
 
 
 def test_a_heartbeat_of_a_suspect_worker_with_a_new_profile_saves_it_once(do: Driver) -> None:
@@ -94,7 +97,7 @@ def test_a_heartbeat_of_a_suspect_worker_with_a_new_profile_saves_it_once(do: Dr
 def test_the_attempts_of_a_lost_worker_go_to_other_workers(do: Driver, held: c.Assign) -> None:
     do(heartbeat(profile("bob")), after=29.0)
     out = do(after=1.0)
-    assert worker_events(out) == [(Kind.LOST, "no heartbeat for 30 s")]
+    assert worker_events(out) == [(WorkerEventKind.LOST, "no heartbeat for 30 s")]
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.status) == (Outcome.LOST, S.READY)
     assert end.reason == "worker ada: no heartbeat for 30 s"
@@ -125,7 +128,7 @@ def test_silence_is_checked_once_a_second(do: Driver) -> None:
 
 def test_the_attempts_of_a_worker_that_disconnects_are_returned(do: Driver, held: c.Assign) -> None:
     out = do(connect("bob"), disconnect(ADA, "drained"))
-    assert (Kind.DISCONNECTED, "drained") in worker_events(out)
+    assert (WorkerEventKind.DISCONNECTED, "drained") in worker_events(out)
     end = one(out, c.EndAttempt)
     assert (end.outcome, end.reason) == (Outcome.RETURNED, "worker ada: drained")
     assert pairs(out) == [("a", "bob")]
@@ -156,12 +159,15 @@ def test_departed_workers_are_forgotten_after_a_minute(do: Driver) -> None:
     assert not do.state.workers._departed
 
 
-# --- namesakes
+# --- incarnations
 
 
 def test_a_new_incarnation_replaces_the_old_one(do: Driver, held: c.Assign) -> None:
     out = do(connect(incarnation="2"))
-    assert worker_events(out) == [(Kind.LOST, "its process was restarted"), (Kind.CONNECTED, "")]
+    assert worker_events(out) == [
+        (WorkerEventKind.LOST, "its process was restarted"),
+        (WorkerEventKind.CONNECTED, ""),
+    ]
     assert one(out, c.EndAttempt).outcome is Outcome.LOST
     assert one(out, c.Assign).worker == RESTARTED_ADA
 
@@ -183,7 +189,7 @@ def test_a_disconnect_of_an_old_incarnation_does_not_remove_the_new_one(do: Driv
     assert do(disconnect(ADA)) == []
 
 
-# --- a manager that cannot hear
+# --- lost heartbeats
 
 
 def test_no_worker_is_judged_while_heartbeats_are_lost(do: Driver, held: c.Assign) -> None:
@@ -191,14 +197,14 @@ def test_no_worker_is_judged_while_heartbeats_are_lost(do: Driver, held: c.Assig
     assert do(after=120.0) == []
     assert do(e.HeartbeatsRecovered()) == []
     assert do(after=14.0) == []
-    assert worker_events(do(after=1.0)) == [(Kind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=1.0)) == [(WorkerEventKind.SUSPECT, "heartbeats are late")]
     assert one(do(after=15.0), c.EndAttempt).outcome is Outcome.LOST
 
 
 def test_messages_that_arrive_while_heartbeats_are_lost_count(do: Driver, held: c.Assign) -> None:
     do(e.HeartbeatsLost(), e.HeartbeatsLost())
     assert one(do(results(held)), c.EndAttempt).status is S.SUCCEEDED
-    assert worker_events(do(disconnect(ADA))) == [(Kind.DISCONNECTED, "")]
+    assert worker_events(do(disconnect(ADA))) == [(WorkerEventKind.DISCONNECTED, "")]
 
 
 def test_the_time_in_which_the_manager_stalled_counts_against_no_worker(
@@ -207,15 +213,18 @@ def test_the_time_in_which_the_manager_stalled_counts_against_no_worker(
     do(after=10.0)
     assert do(paused=61.0) == []
     assert not worker_events(do(after=3.0))
-    assert worker_events(do(after=2.0)) == [(Kind.SUSPECT, "heartbeats are late")]
-    assert worker_events(do(after=15.0)) == [(Kind.LOST, "no heartbeat for 30 s")]
+    assert worker_events(do(after=2.0)) == [(WorkerEventKind.SUSPECT, "heartbeats are late")]
+    assert worker_events(do(after=15.0)) == [(WorkerEventKind.LOST, "no heartbeat for 30 s")]
 
 
 def test_a_manager_that_always_stalls_still_detects_a_lost_worker(
     do: Driver, held: c.Assign
 ) -> None:
     out = [command for _ in range(30) for command in do(paused=3.0)]
-    assert [kind for kind, _ in worker_events(out)] == [Kind.SUSPECT, Kind.LOST]
+    assert [event for event, _ in worker_events(out)] == [
+        WorkerEventKind.SUSPECT,
+        WorkerEventKind.LOST,
+    ]
 
 
 def test_a_long_pause_without_workers_is_not_a_stall(do: Driver) -> None:
@@ -224,7 +233,7 @@ def test_a_long_pause_without_workers_is_not_a_stall(do: Driver) -> None:
     assert do.state.workers.workers["ada"].last_seen == do.now
 
 
-# --- worker by worker
+# --- verdicts
 
 
 def test_verdicts_give_a_reason_for_each_worker_without_the_task() -> None:
@@ -259,7 +268,7 @@ def test_verdicts_name_free_workers_and_silent_workers() -> None:
     ]
 
 
-# --- the invariants themselves
+# --- invariants
 
 
 def test_a_contradiction_in_the_state_breaks_an_invariant(do: Driver, held: c.Assign) -> None:
@@ -279,5 +288,5 @@ def test_a_missed_match_breaks_an_invariant(do: Driver) -> None:
 
 
 def test_a_heartbeat_of_an_unknown_worker_saves_its_profile(do: Driver) -> None:
-    seen: list[WorkerProfile] = [save.profile for save in pick(do(heartbeat(ADA)), c.SaveWorker)]
-    assert seen == [ADA]
+    saved: list[WorkerProfile] = [save.profile for save in pick(do(heartbeat(ADA)), c.SaveWorker)]
+    assert saved == [ADA]
