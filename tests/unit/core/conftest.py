@@ -1,4 +1,4 @@
-"""A driver of the core, and what its one worker was given."""
+"""A driver of the core, and an assigned attempt."""
 
 import pytest
 

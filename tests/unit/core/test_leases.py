@@ -1,4 +1,4 @@
-"""How long a silent worker is trusted."""
+"""The length of its silence decides whether a worker is alive, suspect or dead."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Workers get short tasks ahead of their slots, as many as hide the round trip; idle ones get what waits elsewhere."""
+"""Workers prefetch short tasks: how many, which ones, and after another manager leads."""
 
 from typing import Any
 from unittest.mock import patch
@@ -28,178 +28,196 @@ from tests.support.factories import (
     submission,
     task,
 )
-from tests.unit.core.busy import LONG, MANY, ROOM, given, lasted, many, teach
+from tests.support.lookahead_builders import (
+    LONG,
+    SHORT_TASKS_PER_SLOT,
+    TASK_IDS,
+    ids_assigned_to,
+    make_duration_known,
+    many_tasks,
+    result_after,
+)
 
-# --- how much --------------------------------------------------------------------------------
-
-
-def test_of_a_type_of_which_nothing_is_known_nothing_waits_at_a_worker(do: Driver) -> None:
-    out = do(connect(slots=3), many())
-    assert given(out) == MANY[:3]
-
-
-def test_after_the_first_result_a_worker_has_a_tenth_of_a_second_of_work(do: Driver) -> None:
-    first = pick(do(connect(), many()), c.Assign)[0]
-    assert given(do(lasted(first))) == MANY[1 : 1 + ROOM]
+# --- how many tasks ----------------------------------------------------------------------------
 
 
-def test_with_every_result_it_gets_one_more(do: Driver) -> None:
-    teach(do)
-    held = pick(do(connect(), many()), c.Assign)
-    assert len(held) == ROOM
-    assert given(do(lasted(held[0]), lasted(held[1]))) == MANY[ROOM : ROOM + 2]
+def test_tasks_of_a_type_with_unknown_duration_are_not_prefetched(do: Driver) -> None:
+    out = do(connect(slots=3), many_tasks())
+    assert ids_assigned_to(out) == TASK_IDS[:3]
 
 
-def test_a_worker_with_many_slots_has_more_waiting(do: Driver) -> None:
-    teach(do)
-    assert len(given(do(connect(slots=4), many()))) == 52
+def test_after_the_first_result_a_worker_gets_a_tenth_of_a_second_of_work(do: Driver) -> None:
+    first = pick(do(connect(), many_tasks()), c.Assign)[0]
+    assert ids_assigned_to(do(result_after(first))) == TASK_IDS[1 : 1 + SHORT_TASKS_PER_SLOT]
 
 
-def test_long_tasks_do_not_wait_at_workers(do: Driver) -> None:
-    teach(do, LONG)
-    assert given(do(connect(slots=2), many())) == MANY[:2]
+def test_with_every_result_a_worker_gets_one_more_task(do: Driver) -> None:
+    make_duration_known(do)
+    held = pick(do(connect(), many_tasks()), c.Assign)
+    assert len(held) == SHORT_TASKS_PER_SLOT
+    assert (
+        ids_assigned_to(do(result_after(held[0]), result_after(held[1])))
+        == TASK_IDS[SHORT_TASKS_PER_SLOT : SHORT_TASKS_PER_SLOT + 2]
+    )
+
+
+def test_a_worker_with_more_slots_gets_more_prefetched_tasks(do: Driver) -> None:
+    make_duration_known(do)
+    assert len(ids_assigned_to(do(connect(slots=4), many_tasks()))) == 52
+
+
+def test_long_tasks_are_not_prefetched(do: Driver) -> None:
+    make_duration_known(do, LONG)
+    assert ids_assigned_to(do(connect(slots=2), many_tasks())) == TASK_IDS[:2]
 
 
 def test_a_long_task_takes_a_slot_and_short_ones_wait_for_the_others(do: Driver) -> None:
-    teach(do, LONG, "film")
-    teach(do)
+    make_duration_known(do, LONG, "film")
+    make_duration_known(do)
     film = submission(task("film", type="film", priority=9), run="other")
-    assert len(given(do(connect(slots=2), film, many()))) == 1 + ROOM
+    assert (
+        len(ids_assigned_to(do(connect(slots=2), film, many_tasks()))) == 1 + SHORT_TASKS_PER_SLOT
+    )
 
 
-def test_a_long_task_that_waits_has_none_behind_it(do: Driver) -> None:
-    teach(do, LONG, "film")
-    teach(do)
-    do(connect(), many(3, priority=9))
+def test_no_task_is_prefetched_behind_a_waiting_long_task(do: Driver) -> None:
+    make_duration_known(do, LONG, "film")
+    make_duration_known(do)
+    do(connect(), many_tasks(3, priority=9))
     film = submission(task("film", type="film", priority=5), run="other")
-    assert given(do(film)) == ["film"]
-    assert not given(do(submission(task("next"), run="other")))
+    assert ids_assigned_to(do(film)) == ["film"]
+    assert not ids_assigned_to(do(submission(task("next"), run="other")))
 
 
-def test_however_short_no_more_wait_than_the_policy_says() -> None:
+def test_a_worker_prefetches_at_most_as_many_tasks_as_the_policy_allows() -> None:
     do = Driver(lookahead=LookaheadPolicy(max_prefetched=5))
-    teach(do, 0.0)
-    assert given(do(connect(slots=2), many())) == MANY[:7]
+    make_duration_known(do, 0.0)
+    assert ids_assigned_to(do(connect(slots=2), many_tasks())) == TASK_IDS[:7]
 
 
-def test_no_task_is_taken_to_be_shorter_than_the_shortest() -> None:
+def test_the_estimate_of_a_task_has_a_lower_limit() -> None:
     do = Driver(lookahead=LookaheadPolicy(max_seconds=0.00995))
-    teach(do, 0.0)
-    assert len(given(do(connect(), many()))) == 100
+    make_duration_known(do, 0.0)
+    assert len(ids_assigned_to(do(connect(), many_tasks()))) == 100
 
 
-@pytest.mark.parametrize(("began", "ended"), [(None, 7.0), (7.0, None), (7.0, 6.0)])
-def test_what_no_clock_can_have_shown_teaches_nothing(
-    do: Driver, began: float | None, ended: float | None
+@pytest.mark.parametrize(("started_at", "finished_at"), [(None, 7.0), (7.0, None), (7.0, 6.0)])
+def test_impossible_durations_are_ignored(
+    do: Driver, started_at: float | None, finished_at: float | None
 ) -> None:
-    first = pick(do(connect(), many()), c.Assign)[0]
-    said = report(first.worker, result(first, started_at=began, finished_at=ended))
-    assert given(do(said)) == MANY[1:2]
+    first = pick(do(connect(), many_tasks()), c.Assign)[0]
+    results = report(first.worker, result(first, started_at=started_at, finished_at=finished_at))
+    assert ids_assigned_to(do(results)) == TASK_IDS[1:2]
 
 
-def test_how_long_tasks_take_is_learned_anew_with_every_result(do: Driver) -> None:
-    teach(do)
-    held = pick(do(connect(), many()), c.Assign)
-    assert given(do(*(lasted(a, LONG) for a in held[:3]))) == MANY[ROOM : ROOM + 1]
-    assert given(do(*(lasted(a, LONG) for a in held[3:]))) == []
+def test_the_duration_of_a_type_is_updated_with_every_result(do: Driver) -> None:
+    make_duration_known(do)
+    held = pick(do(connect(), many_tasks()), c.Assign)
+    assert (
+        ids_assigned_to(do(*(result_after(a, LONG) for a in held[:3])))
+        == TASK_IDS[SHORT_TASKS_PER_SLOT : SHORT_TASKS_PER_SLOT + 1]
+    )
+    assert ids_assigned_to(do(*(result_after(a, LONG) for a in held[3:]))) == []
 
 
-def test_of_too_many_types_the_durations_are_learned_anew(do: Driver) -> None:
+def test_beyond_the_limit_of_types_durations_are_forgotten(do: Driver) -> None:
     with patch.object(lookahead, "_MAX_TYPES", 2):
         for type in ("a", "b", "task"):
-            teach(do, type=type)
+            make_duration_known(do, type=type)
     more = submission(*(task(f"a{n}", type="a") for n in range(9)), run="other")
-    assert given(do(connect(), more)) == ["a0"]
+    assert ids_assigned_to(do(connect(), more)) == ["a0"]
 
 
-# --- to whom ---------------------------------------------------------------------------------
+# --- which tasks and workers --------------------------------------------------------------
 
 
-def test_all_free_slots_are_taken_before_anything_waits(do: Driver) -> None:
-    teach(do)
-    out = do(connect("ada", 3), connect("bob", 9), many(3))
-    assert pairs(out) == [(MANY[0], "ada"), (MANY[1], "bob"), (MANY[2], "ada")]
+def test_all_free_slots_are_used_before_any_task_is_prefetched(do: Driver) -> None:
+    make_duration_known(do)
+    out = do(connect("ada", 3), connect("bob", 9), many_tasks(3))
+    assert pairs(out) == [(TASK_IDS[0], "ada"), (TASK_IDS[1], "bob"), (TASK_IDS[2], "ada")]
 
 
-def test_what_waits_at_equal_workers_is_shared_out(do: Driver) -> None:
-    teach(do)
-    out = do(connect("ada"), connect("bob"), many(8))
-    assert len(given(out)) == len(given(out, "bob")) == 4
+def test_prefetched_tasks_are_shared_equally_between_equal_workers(do: Driver) -> None:
+    make_duration_known(do)
+    out = do(connect("ada"), connect("bob"), many_tasks(8))
+    assert len(ids_assigned_to(out)) == len(ids_assigned_to(out, "bob")) == 4
 
 
-def test_urgent_and_hard_tasks_wait_in_front(do: Driver) -> None:
-    teach(do)
+def test_urgent_and_difficult_tasks_are_prefetched_first(do: Driver) -> None:
+    make_duration_known(do)
     do(connect(skill=5), submission(task("now")))
-    later = submission(task("easy"), task("hard", 5), task("urgent", priority=2), run="other")
-    assert given(do(later)) == ["urgent", "hard", "easy"]
+    others = submission(task("easy"), task("hard", 5), task("urgent", priority=2), run="other")
+    assert ids_assigned_to(do(others)) == ["urgent", "hard", "easy"]
 
 
-def test_a_worker_is_given_ahead_only_what_it_can_do(do: Driver) -> None:
-    teach(do)
+def test_a_worker_prefetches_only_tasks_that_it_can_do(do: Driver) -> None:
+    make_duration_known(do)
     do(connect("ada", 3), submission(task("now")))
-    assert given(do(submission(task("hard", 4), task("easy", 3), run="other"))) == ["easy"]
+    assert ids_assigned_to(do(submission(task("hard", 4), task("easy", 3), run="other"))) == [
+        "easy"
+    ]
 
 
-def test_a_task_that_was_lost_with_its_worker_does_not_wait_and_none_waits_behind_it(
+def test_a_task_with_a_lost_attempt_is_not_prefetched_and_has_none_behind_it(
     do: Driver,
 ) -> None:
-    teach(do)
+    make_duration_known(do)
     do(connect(), submission(task("killer")))
-    do(connect("ada", incarnation="2"))  # started anew
+    do(connect("ada", incarnation="2"))  # restarted
     assert do.state.tasks.live["default", "killer"].losses == 1
-    assert given(do(submission(*(task(id) for id in MANY), run="other"))) == []
+    assert ids_assigned_to(do(submission(*(task(id) for id in TASK_IDS), run="other"))) == []
 
 
-def test_what_was_handed_back_may_wait_again(do: Driver) -> None:
-    teach(do)
-    held = one(do(connect("ada"), many(1)), c.Assign)
+def test_a_returned_task_can_be_prefetched_again(do: Driver) -> None:
+    make_duration_known(do)
+    held = one(do(connect("ada"), many_tasks(1)), c.Assign)
     do(connect("bob"), submission(task("other"), run="other"))
-    assert given(do(disconnect(held.worker)), "bob") == MANY[:1]
+    assert ids_assigned_to(do(disconnect(held.worker)), "bob") == TASK_IDS[:1]
 
 
-def test_what_goes_first_is_not_overtaken_until_its_type_is_known(do: Driver) -> None:
-    teach(do)
-    do(connect("ada"), many(1))
-    strange = [task(f"s{n}", type="strange", priority=9) for n in range(3)]
-    out = do(connect("bob"), submission(*strange, task("known"), run="other"))
+def test_a_first_task_of_unknown_duration_is_not_overtaken(do: Driver) -> None:
+    make_duration_known(do)
+    do(connect("ada"), many_tasks(1))
+    unknown = [task(f"s{n}", type="strange", priority=9) for n in range(3)]
+    out = do(connect("bob"), submission(*unknown, task("known"), run="other"))
     first = one(out, c.Assign)
     assert (first.key[1], first.worker.name) == ("s0", "bob")
-    ahead = pairs(do(lasted(first)))
+    ahead = pairs(do(result_after(first)))
     assert ahead[0] == ("s1", "bob")
     assert {id for id, _ in ahead[1:]} == {"s2", "known"}
 
 
-def test_what_waits_for_a_free_slot_holds_up_others_no_longer_than_it_is_there(
+def test_a_task_that_waits_for_a_free_slot_holds_up_others_until_it_is_cancelled(
     do: Driver,
 ) -> None:
-    teach(do)
-    do(connect(), many(2))
+    make_duration_known(do)
+    do(connect(), many_tasks(2))
     do(submission(task("strange", type="strange", priority=9), run="other"))
-    assert given(do(submission(task("known"), run="other"))) == []
-    assert given(do(e.CancelRequested("r", "other", ("strange",), "no"))) == ["known"]
+    assert ids_assigned_to(do(submission(task("known"), run="other"))) == []
+    assert ids_assigned_to(do(e.CancelRequested("r", "other", ("strange",), "no"))) == ["known"]
 
 
-@pytest.mark.parametrize("how", ["draining", "suspect"])
-def test_a_worker_that_leaves_or_is_silent_is_given_nothing_ahead(do: Driver, how: str) -> None:
-    teach(do)
-    held = one(do(connect(), many(1)), c.Assign)
-    if how == "draining":
+@pytest.mark.parametrize("status", ["draining", "suspect"])
+def test_a_draining_or_suspect_worker_gets_no_prefetched_tasks(do: Driver, status: str) -> None:
+    make_duration_known(do)
+    held = one(do(connect(), many_tasks(1)), c.Assign)
+    if status == "draining":
         do(heartbeat(held.worker, ref(held), draining=True))
     else:
         do(after=20.0)
-    assert given(do(submission(task("next"), run="other"))) == []
+    assert ids_assigned_to(do(submission(task("next"), run="other"))) == []
 
 
-def test_by_arrival_nothing_is_given_ahead() -> None:
+def test_by_arrival_no_task_is_prefetched() -> None:
     do = Driver(Arrival())
-    teach(do)
-    assert given(do(connect(), many())) == MANY[:1]
+    make_duration_known(do)
+    assert ids_assigned_to(do(connect(), many_tasks())) == TASK_IDS[:1]
 
 
 # --- the next manager ------------------------------------------------------------------------
 
 
-def test_what_waits_at_a_worker_still_does_when_another_manager_leads() -> None:
+def test_prefetched_attempts_stay_prefetched_when_another_manager_leads() -> None:
     do = Driver()
     ada = profile()
 
@@ -223,4 +241,6 @@ def test_what_waits_at_a_worker_still_does_when_another_manager_leads() -> None:
     out = []
     for _ in range(10):
         out += do(heartbeat(ada, *map(ref, held)), after=4.0)
-    assert [(e.key[1], e.outcome) for e in pick(out, c.EndAttempt)] == [("a", Outcome.TIMED_OUT)]
+    assert [(end.key[1], end.outcome) for end in pick(out, c.EndAttempt)] == [
+        ("a", Outcome.TIMED_OUT)
+    ]

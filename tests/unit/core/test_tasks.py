@@ -1,9 +1,7 @@
-"""Tasks through `State.handle`: taken in, given out, ended, tried again."""
+"""Tasks are submitted, assigned, ended and retried through `State.handle`."""
 
 from dataclasses import replace
 from typing import Any
-
-import pytest
 
 from skillq.messages import Outcome, TaskStatus
 from skillq_manager.core import commands as c
@@ -29,16 +27,11 @@ from tests.support.factories import (
 S = TaskStatus
 
 
-@pytest.fixture
-def do() -> Driver:
-    return Driver()
-
-
 def one_assigned(do: Driver, **more: Any) -> c.Assign:
     return one(do(connect(), submission(task(**more))), c.Assign)
 
 
-# --- the tutorial
+# --- the example of the tutorial
 
 
 TEAM = (connect("junior", 3), connect("intermediate", 6), connect("senior", 9))
@@ -50,105 +43,26 @@ def test_each_task_goes_to_the_least_skilled_worker_that_can_do_it(do: Driver) -
     assert sorted(pairs(out)) == [("1", "junior"), ("2", "intermediate"), ("3", "senior")]
 
 
-def test_by_arrival_the_first_task_goes_to_the_first_worker_able_or_not() -> None:
+def test_by_arrival_the_first_task_goes_to_the_first_worker_of_any_skill() -> None:
     out = Driver(Arrival())(*reversed(TEAM), WORK)
     assert pairs(out) == [("1", "senior"), ("2", "intermediate"), ("3", "junior")]
 
 
-def test_a_freed_expert_takes_hard_work_first(do: Driver) -> None:
+def test_a_worker_with_a_new_free_slot_takes_the_most_difficult_task_first(do: Driver) -> None:
     held = one(do(connect(skill=9), submission(task("first"))), c.Assign)
     do(submission(task("easy", 1), task("hard", 9), task("middle", 5)))
     assert pairs(do(results(held))) == [("hard", "ada")]
 
 
-def test_one_task_that_nobody_can_do_blocks_no_other(do: Driver) -> None:
+def test_a_task_that_no_worker_can_do_blocks_no_other(do: Driver) -> None:
     out = do(connect(skill=5), submission(task("hard", 9, priority=100), task("easy")))
     assert pairs(out) == [("easy", "ada")]
-
-
-# --- submissions
-
-
-def test_a_submission_is_answered_and_its_tasks_are_added_in_order(do: Driver) -> None:
-    out = do(submission(task("b"), task("a")))
-    assert [type(command) for command in out] == [c.AnswerSubmission, c.AddTask, c.AddTask]
-    answer = one(out, c.AnswerSubmission)
-    assert (answer.accepted, answer.known, answer.reason) == (2, 0, None)
-    assert [(add.key[1], add.status, add.at) for add in pick(out, c.AddTask)] == [
-        ("b", S.READY, do.now),
-        ("a", S.READY, do.now),
-    ]
-
-
-def test_what_is_known_already_is_left_alone(do: Driver) -> None:
-    do(submission(task("a")))
-    answer = one(do(submission(task("a"), task("b"))), c.AnswerSubmission)
-    assert (answer.accepted, answer.known) == (1, 1)
-
-
-def test_a_task_doubled_within_one_batch_is_taken_once(do: Driver) -> None:
-    out = do(submission(task("a")), submission(task("a")))
-    assert len(pick(out, c.AddTask)) == 1
-    assert [answer.known for answer in pick(out, c.AnswerSubmission)] == [0, 1]
-
-
-def test_a_task_that_ended_in_this_very_batch_is_known(do: Driver) -> None:
-    held = one_assigned(do)
-    out = do(results(held), submission(task("a")))
-    assert one(out, c.AnswerSubmission).known == 1
-    assert not pick(out, c.AddTask)
-
-
-def test_another_definition_of_a_known_task_refuses_the_whole_submission(do: Driver) -> None:
-    do(submission(task("a", 1)))
-    out = do(submission(task("new"), task("a", 2)))
-    assert one(out, c.AnswerSubmission).reason == (
-        "task a is already in run default with another definition; use another id or another run"
-    )
-    assert not pick(out, c.AddTask)
-
-
-def test_a_dependency_that_nobody_knows_refuses_the_whole_submission(do: Driver) -> None:
-    out = do(submission(task("new"), task("a", depends_on=("b",))))
-    assert one(out, c.AnswerSubmission).reason == (
-        "task a depends on b, which is neither in this submission nor in run default; "
-        "submit it first or correct the id"
-    )
-    assert not pick(out, c.AddTask)
-
-
-def test_a_run_whose_name_falls_together_with_another_is_refused(do: Driver) -> None:
-    do(submission(task("a"), run="My run"))
-    answer = one(do(submission(task("b"), run="my-run")), c.AnswerSubmission)
-    assert answer.reason == (
-        "run 'my-run' would be my-run on the wire, as run 'My run' is; choose another name"
-    )
-
-
-def test_that_is_so_within_one_batch_too(do: Driver) -> None:
-    first, second = pick(
-        do(submission(task("a"), run="My run"), submission(task("b"), run="my-run")),
-        c.AnswerSubmission,
-    )
-    assert first.reason is None
-    assert second.reason is not None
-
-
-def test_two_runs_do_not_mix(do: Driver) -> None:
-    do(submission(task("a", 1), run="one"))
-    answer = one(do(submission(task("a", 2), run="two")), c.AnswerSubmission)
-    assert answer.accepted == 1
-
-
-def test_a_store_that_lost_a_dependency_is_not_believed_silently(do: Driver) -> None:
-    with pytest.raises(KeyError):
-        do.state._entries.status(("run", "nowhere"), {})
 
 
 # --- dependencies
 
 
-def test_a_task_waits_for_all_it_depends_on(do: Driver) -> None:
+def test_a_task_waits_for_all_its_dependencies(do: Driver) -> None:
     out = do(connect(slots=5), submission(task("c", depends_on=("a", "b")), task("a"), task("b")))
     first, second = pick(out, c.Assign)
     assert do.status("c") is S.BLOCKED
@@ -158,12 +72,12 @@ def test_a_task_waits_for_all_it_depends_on(do: Driver) -> None:
     assert pairs(out) == [("c", "ada")]
 
 
-def test_a_dependency_that_succeeded_earlier_is_none_to_wait_for(do: Driver) -> None:
+def test_a_task_does_not_wait_for_a_dependency_that_has_succeeded(do: Driver) -> None:
     do(results(one_assigned(do)))
     assert pairs(do(submission(task("b", depends_on=("a",))))) == [("b", "ada")]
 
 
-def test_a_failure_fails_all_that_depends_on_it_and_theirs(do: Driver) -> None:
+def test_a_failure_fails_all_direct_and_indirect_dependents(do: Driver) -> None:
     work = submission(task("a"), task("b", depends_on=("a",)), task("c", depends_on=("b",)))
     held = one(do(connect(), work), c.Assign)
     out = do(results(held, Outcome.FAILED))
@@ -174,7 +88,9 @@ def test_a_failure_fails_all_that_depends_on_it_and_theirs(do: Driver) -> None:
     assert do.state.is_idle
 
 
-def test_a_task_that_one_dependency_failed_is_not_touched_by_the_other(do: Driver) -> None:
+def test_a_task_that_has_failed_with_a_dependency_ignores_its_other_dependencies(
+    do: Driver,
+) -> None:
     work = submission(task("a"), task("b"), task("c", depends_on=("a", "b")))
     first, second = pick(do(connect(slots=2), work), c.Assign)
     do(results(first, Outcome.FAILED))
@@ -204,8 +120,8 @@ def test_an_attempt_starts_once(do: Driver) -> None:
 def test_progress_of_another_attempt_or_worker_or_store_changes_nothing(do: Driver) -> None:
     held = one_assigned(do)
     other = replace(held, worker=profile("bob"))
-    elsewhere = progress(held).model_copy(update={"store": "lost"})
-    assert do(progress(replace(held, attempt=2)), progress(other), elsewhere) == []
+    other_store = progress(held).model_copy(update={"store": "lost"})
+    assert do(progress(replace(held, attempt=2)), progress(other), other_store) == []
 
 
 def test_a_result_counts_once(do: Driver) -> None:
@@ -215,22 +131,22 @@ def test_a_result_counts_once(do: Driver) -> None:
     assert len(pick(out, c.RecordStaleResult)) == 1
 
 
-def test_a_result_of_the_current_attempt_by_another_incarnation_is_stale(do: Driver) -> None:
+def test_a_result_of_the_current_attempt_from_another_incarnation_is_stale(do: Driver) -> None:
     held = one_assigned(do)
-    ghost = replace(held, worker=profile(incarnation="0"))
-    assert [type(command) for command in do(results(ghost))] == [c.RecordStaleResult]
+    other = replace(held, worker=profile(incarnation="0"))
+    assert [type(command) for command in do(results(other))] == [c.RecordStaleResult]
     assert do.state.is_current(ref(held), "ada", "1")
     assert not do.state.is_current(ref(held), "ada", "0")
 
 
 def test_a_result_of_a_lost_store_is_stale(do: Driver) -> None:
-    """Its attempts have the same numbers."""
+    # Attempts of the lost store have the same numbers.
     held = one_assigned(do)
     late = results(held).model_copy(update={"store": "lost"})
     assert [type(command) for command in do(late)] == [c.RecordStaleResult]
 
 
-def test_a_failure_is_tried_again_after_a_back_off_with_the_next_number(do: Driver) -> None:
+def test_a_failure_is_retried_after_a_back_off_with_the_next_attempt_number(do: Driver) -> None:
     held = one_assigned(do, max_attempts=2)
     end = one(do(results(held, Outcome.FAILED, error="no")), c.EndAttempt)
     assert (end.status, end.reason, end.retry_at) == (S.READY, "no", do.now + 1.0)
@@ -241,27 +157,27 @@ def test_a_failure_is_tried_again_after_a_back_off_with_the_next_number(do: Driv
     assert one(do(results(again, Outcome.TIMED_OUT)), c.EndAttempt).status is S.TIMED_OUT
 
 
-def test_without_jitter_a_failure_is_tried_again_at_once() -> None:
+def test_without_jitter_a_failure_is_retried_at_once() -> None:
     do = Driver(chance=0.0)
     held = one_assigned(do, max_attempts=2)
     assert one(do(results(held, Outcome.FAILED)), c.Assign).attempt == 2
 
 
-def test_a_refused_type_goes_to_another_worker_and_never_back(do: Driver) -> None:
+def test_a_refused_type_goes_to_another_worker_and_never_to_that_worker_again(do: Driver) -> None:
     held = one(do(connect("ada", 3), connect("bob", 9), submission(task(type="ocr"))), c.Assign)
     assert held.worker.name == "ada"
     assert pairs(do(results(held, Outcome.REFUSED))) == [("a", "bob")]
     assert pairs(do(submission(task("b", type="ocr")), submission(task("c")))) == [("c", "ada")]
 
 
-def test_what_cannot_be_sent_is_dead_lettered(do: Driver) -> None:
+def test_an_undeliverable_assignment_dead_letters_the_task(do: Driver) -> None:
     held = one_assigned(do, max_attempts=9)
     out = do(e.AssignmentUndeliverable(ref(held), "too large"))
     end = one(out, c.EndAttempt)
     assert (end.status, end.outcome, end.reason) == (S.DEAD_LETTERED, Outcome.RETURNED, "too large")
 
 
-def test_an_older_attempt_that_cannot_be_sent_changes_nothing(do: Driver) -> None:
+def test_an_undeliverable_older_attempt_changes_nothing(do: Driver) -> None:
     old = ref(one_assigned(do)).model_copy(update={"attempt": 0})
     assert do(e.AssignmentUndeliverable(old, "too large")) == []
 
@@ -277,21 +193,21 @@ def test_a_run_is_complete_when_its_last_task_has_ended(do: Driver) -> None:
     assert do() == []
 
 
-def test_a_run_that_is_complete_says_so_again_to_who_submits_it_again(do: Driver) -> None:
+def test_a_complete_run_is_reported_complete_again_when_it_is_resubmitted(do: Driver) -> None:
     do(results(one_assigned(do)))
     out = do(submission(task("a")))
     assert [type(command) for command in out] == [c.AnswerSubmission, c.CompleteRun]
 
 
-def test_a_run_that_ends_and_goes_on_in_one_batch_is_not_complete(do: Driver) -> None:
+def test_a_run_that_ends_and_gets_a_new_task_in_one_round_is_not_complete(do: Driver) -> None:
     held = one_assigned(do)
     assert not pick(do(results(held), submission(task("b"))), c.CompleteRun)
 
 
-# --- why a task waits
+# --- reasons
 
 
-def test_a_task_says_why_it_waits() -> None:
+def test_each_waiting_task_has_a_reason() -> None:
     do = Driver(expected_workers=2, retries=RetryPolicy(base=20.0))
     hard = submission(task("a", 5, max_attempts=2), task("b", 5), task("c", depends_on=("a",)))
     do(connect(skill=5), hard, submission(task("d", 9)))
@@ -306,7 +222,7 @@ def test_a_task_says_why_it_waits() -> None:
     assert do.reason("nobody-knows") is None
 
 
-def test_several_results_travel_in_one_message(do: Driver) -> None:
+def test_one_message_can_carry_several_results(do: Driver) -> None:
     first, second = pick(do(connect(slots=2), submission(task("a"), task("b"))), c.Assign)
     out = do(report(first.worker, result(first), result(second, Outcome.FAILED)))
     assert [end.status for end in pick(out, c.EndAttempt)] == [S.SUCCEEDED, S.FAILED]

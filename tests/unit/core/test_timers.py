@@ -1,6 +1,4 @@
-"""Timers and heaps keep what counts, and do not grow with what no longer does."""
-
-import pytest
+"""Timers and task queues drop entries of tasks that have ended."""
 
 from skillq.messages import TaskStatus
 from skillq_manager.core import commands as c
@@ -20,19 +18,14 @@ from tests.support.factories import (
 S = TaskStatus
 
 
-@pytest.fixture
-def do() -> Driver:
-    return Driver()
-
-
-def test_timers_whose_reason_is_gone_are_thrown_out() -> None:
+def test_timers_of_ended_tasks_are_removed() -> None:
     timers = Timers()
     entry = task_entry(1)
     entry.terms = terms(deadline=1)
     for n in range(5000):
-        gone = task_entry(n)
-        gone.status = S.SUCCEEDED
-        timers.add_timer(1e9, TimerKind.DEADLINE, gone)
+        ended = task_entry(n)
+        ended.status = S.SUCCEEDED
+        timers.add_timer(1e9, TimerKind.DEADLINE, ended)
     timers.add_timer(5.0, TimerKind.DEADLINE, entry)
     assert len(timers._heap) < 1100
     assert timers.next_at() == 5.0
@@ -42,18 +35,18 @@ def test_timers_whose_reason_is_gone_are_thrown_out() -> None:
     assert timers.next_at() is None
 
 
-def test_many_deadlines_that_are_met_leave_nothing_behind(do: Driver) -> None:
+def test_timers_of_many_met_deadlines_are_removed(do: Driver) -> None:
     do(connect(slots=100))
-    for turn in range(60):
-        out = do(submission(*(task(f"{turn}-{n}", deadline=1e6, timeout=9) for n in range(50))))
+    for round_ in range(60):
+        out = do(submission(*(task(f"{round_}-{n}", deadline=1e6, timeout=9) for n in range(50))))
         do(*(results(held) for held in pick(out, c.Assign)))
     assert len(do.state.tasks.timers._heap) < 2000
 
 
-def test_tasks_called_off_behind_one_that_waits_leave_nothing_behind(do: Driver) -> None:
+def test_cancelled_tasks_behind_a_waiting_task_are_removed_from_the_task_queue(do: Driver) -> None:
     do(connect(), submission(task("urgent", 9, priority=100)))
-    for turn in range(10):
-        ids = [f"{turn}-{n}" for n in range(100)]
+    for round_ in range(10):
+        ids = [f"{round_}-{n}" for n in range(100)]
         do(submission(*(task(id, 9) for id in ids)))
         do(cancel(*ids))
     (waiting,) = do.state.board._queues.values()

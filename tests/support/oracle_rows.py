@@ -1,4 +1,4 @@
-"""What a store has in the row of one task, and what may become of it."""
+"""Keep the row of one task as a store does, and name the statuses that may follow."""
 
 from dataclasses import dataclass
 from math import inf
@@ -12,7 +12,7 @@ MAX_LOSSES = 3
 
 
 @dataclass
-class Row:
+class OracleRow:
     task: Task
     fingerprint: int
     status: TaskStatus
@@ -24,26 +24,26 @@ class Row:
     seq: int = 0
     opened_at: float = 0.0
     ready_at: float = 0.0
-    asked_at: float = 0.0  # for less
+    need_changed_at: float = 0.0  # by "relax" or "escalate"
     assigned_at: float = 0.0
-    need: Need | None = None  # where it is not what the definition says
-    old: bool = False  # has waited so long that reserved workers may take it
+    need: Need | None = None  # set if it differs from the definition
+    has_aged: bool = False  # so reserved workers may take it
 
     @property
-    def asks(self) -> Need:
+    def current_need(self) -> Need:
         return self.need or Need.from_task(self.task)
 
     @property
-    def known(self) -> StoredStatus:
+    def stored_status(self) -> StoredStatus:
         return StoredStatus(self.status, self.fingerprint)
 
     @property
     def deadline(self) -> float:
         return self.opened_at + (self.task.deadline or inf)
 
-    def live(self, run: str) -> LiveRow:
-        """As a store hands it to the next manager."""
-        name, incarnation = who(self.worker) if self.worker else (None, None)
+    def live_row(self, run: str) -> LiveRow:
+        """Return the row that a store loads for the next manager."""
+        name, incarnation = worker_id(self.worker) if self.worker else (None, None)
         return LiveRow(
             run=run,
             id=self.task.id,
@@ -66,16 +66,16 @@ class Row:
     def holder(self) -> tuple[int, str, str] | None:
         return (self.attempt, self.worker.name, self.worker.incarnation) if self.worker else None
 
-    def after_loss(self) -> set[TaskStatus]:
+    def statuses_after_loss(self) -> set[TaskStatus]:
         return {TaskStatus.DEAD_LETTERED if self.losses >= MAX_LOSSES else TaskStatus.READY}
 
-    def after_failure(self, given_up: TaskStatus, errors: set[str]) -> set[TaskStatus]:
-        named = not self.task.retry_on or errors & {*self.task.retry_on}
-        again = self.failures < self.task.max_attempts and named
-        return {TaskStatus.READY if again else given_up}
+    def statuses_after_failure(self, final_status: TaskStatus, errors: set[str]) -> set[TaskStatus]:
+        is_retryable = not self.task.retry_on or errors & {*self.task.retry_on}
+        is_retried = self.failures < self.task.max_attempts and is_retryable
+        return {TaskStatus.READY if is_retried else final_status}
 
-    def may_be_refused(self, reason: str, others: set[TaskStatus], *, just_ended: bool) -> bool:
-        """Whether this is why it is not sent again; `others` are what became of its dependencies."""
+    def is_refusal_reason(self, reason: str, others: set[TaskStatus], *, just_ended: bool) -> bool:
+        """Return whether a retry may be refused for this reason; `others` are the statuses of the dependencies."""
         match reason:
             case "has not ended":
                 return self.status not in TERMINAL
@@ -87,5 +87,5 @@ class Row:
                 return bool(others & (TERMINAL - {TaskStatus.SUCCEEDED}))
 
 
-def who(worker: WorkerProfile) -> tuple[str, str]:
+def worker_id(worker: WorkerProfile) -> tuple[str, str]:
     return worker.name, worker.incarnation

@@ -1,4 +1,4 @@
-"""What the state machine draws its tasks and workers from."""
+"""Hypothesis strategies from which the state machine draws tasks and workers."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -11,13 +11,13 @@ from skillq_manager.core.model import TaskKey
 
 T = TypeVar("T")
 
-COMMON = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT)
-FAILURES = TERMINAL - {TaskStatus.SUCCEEDED}
-RUNS = ("alpha", "beta", "Beta")  # the last two fall together on the wire
-TEAM = (("ada", 4), ("bob", 9))
+COMMON_OUTCOMES = (Outcome.SUCCEEDED, Outcome.FAILED, Outcome.TIMED_OUT)
+UNSUCCESSFUL = TERMINAL - {TaskStatus.SUCCEEDED}
+RUNS = ("alpha", "beta", "Beta")  # the last two have the same name
+FIRST_WORKERS = (("ada", 4), ("bob", 9))
 TYPES = ("task", "ocr", "gpu")
-SOME = st.integers(0, 10_000)  # picks from what there is, modulo its length
-NAMES = st.sampled_from(("ada", "bob", "cyd"))
+INDEXES = st.integers(0, 10_000)  # modulo the length of a list
+WORKER_NAMES = st.sampled_from(("ada", "bob", "cyd"))
 SPECIALTIES = st.lists(st.sampled_from(TYPES), max_size=2)
 TASKS: st.SearchStrategy[dict[str, Any]] = st.builds(
     dict,
@@ -44,19 +44,19 @@ WORKERS: st.SearchStrategy[dict[str, Any]] = st.builds(
 )
 
 
-def took(seconds: float | None) -> dict[str, float]:
+def run_times(seconds: float | None) -> dict[str, float]:
     return {} if seconds is None else {"started_at": 3.0, "finished_at": 3.0 + seconds}
 
 
-def nth(items: Sequence[T], which: int) -> T:
-    return items[which % len(items)]
+def item_at(items: Sequence[T], index: int) -> T:
+    return items[index % len(items)]
 
 
-def holder(a: c.Assign) -> tuple[int, str, str]:
-    return a.attempt, a.worker.name, a.worker.incarnation
+def holder_of(assignment: c.Assign) -> tuple[int, str, str]:
+    return assignment.attempt, assignment.worker.name, assignment.worker.incarnation
 
 
-class Again(NamedTuple):
-    """An operator wants these sent again; the shell looks them up when the turn comes."""
+class PendingRetry(NamedTuple):
+    """A request to retry tasks; the oracle looks the tasks up when the round begins."""
 
     keys: list[TaskKey]
