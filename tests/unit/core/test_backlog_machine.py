@@ -40,22 +40,22 @@ class BacklogMachine(CoreMachine):
 
     @rule(
         run=st.sampled_from(RUNS[:2]),
-        several=st.lists(st.integers(1, 3), min_size=4, max_size=12),
+        priorities=st.lists(st.integers(1, 3), min_size=4, max_size=12),
         difficulty=st.sampled_from([1, 1, 5]),
-        after=st.booleans(),
+        with_dependent=st.booleans(),
     )
     def submit_many_equal_tasks(
-        self, run: str, several: list[int], difficulty: int, after: bool
+        self, run: str, priorities: list[int], difficulty: int, with_dependent: bool
     ) -> None:
         """Submit tasks with one need and perhaps a task that depends on the last of them."""
         first = sum(len(s.tasks) for s in self.submitted)
         tasks = [
             Task(id=f"t{n}", difficulty=difficulty, priority=priority, unroutable=Unroutable.WAIT)
-            for n, priority in enumerate(several, first)
+            for n, priority in enumerate(priorities, first)
         ]
-        if after:
+        if with_dependent:
             last = tasks[-1].id
-            tasks.append(Task(id=f"t{first + len(several)}", difficulty=1, depends_on=(last,)))
+            tasks.append(Task(id=f"t{first + len(priorities)}", difficulty=1, depends_on=(last,)))
         self._submit(run, tuple(tasks))
 
     def _handle(self, events: list[e.Event]) -> list[c.Command]:
@@ -64,14 +64,14 @@ class BacklogMachine(CoreMachine):
         self.shell.commit(out)
         return out + self.shell.refill(self.state, self.now)
 
-    def _take_over(self, rows: list[LiveRow]) -> list[c.Command]:
+    def _restore(self, rows: list[LiveRow]) -> list[c.Command]:
         for key in self.shell.backlog_keys:
             self.oracle.rows[key].ready_at = self.oracle.rows[key].opened_at
         self.state = self._new_state()
         out = self.shell.restore(self.state, list(self.oracle.workers.connected.values()), self.now)
         return out + self.shell.refill(self.state, self.now)
 
-    def _here(self) -> set[TaskKey]:
+    def _expected_keys(self) -> set[TaskKey]:
         """Exclude tasks that are only in the backlog; of these the state knows only the number."""
         expected = super()._expected_keys()
         in_backlog = self.shell.backlog_keys - self.state.tasks.live.keys()
@@ -110,8 +110,8 @@ class ComparingMachine(BacklogMachine):
         expected = self.state_in_memory.handle(events, self.now)
         return self._check_same(super()._handle(events), expected)
 
-    def _take_over(self, rows: list[LiveRow]) -> list[c.Command]:
-        out = super()._take_over(rows)
+    def _restore(self, rows: list[LiveRow]) -> list[c.Command]:
+        out = super()._restore(rows)
         workers = list(self.oracle.workers.connected.values())
         self.state_in_memory.begin_restore(
             workers, max((row.seq for row in self.oracle.rows.values()), default=0), self.now
