@@ -289,7 +289,7 @@ class ArrivalBoardMachine(BoardMachine):
 
 
 class ManyQueuesBoardMachine(BoardMachine):
-    many_classes = 4096
+    queues_before_cleanup = 4096
 
 
 @pytest.mark.parametrize("machine", [BoardMachine, ArrivalBoardMachine, ManyQueuesBoardMachine])
