@@ -93,7 +93,7 @@ class ChaosSystem:
                 self._jobs.append(threads.submit(action))
             self.restart_exited()
         for job in self._jobs:
-            job.result(120)
+            job.result(300)
 
     def restart_exited(self) -> None:
         """Wait a moment, then start the processes again that have exited."""

@@ -58,7 +58,7 @@ def chaos_system(
         broker_url = stack.enter_context(broker_faults.broker.vhost())
         store_url, managers = "sqlite:///skillq.db", ["manager"]
         if request.param == "postgresql":
-            store_url = stack.enter_context(request.getfixturevalue("postgres").own_database())
+            store_url = stack.enter_context(request.getfixturevalue("postgres").database_sync())
             managers = ["manager-0", "manager-1"]
         system = stack.enter_context(System(broker_url, tmp_path))
         chaos_system = ChaosSystem(

@@ -68,7 +68,7 @@ class BrokerFaults:
                     env=node._environment,
                     stdin=subprocess.DEVNULL,
                     capture_output=True,
-                    timeout=60,
+                    timeout=200,  # an Erlang VM starts slowly on a busy machine
                     check=True,
                 )
             case ContainerNode() as node:

@@ -102,7 +102,7 @@ def crash_system(
         broker_url = stack.enter_context(broker.vhost())
         store_url = "sqlite:///skillq.db"
         if request.param == "postgresql":
-            store_url = stack.enter_context(request.getfixturevalue("postgres").own_database())
+            store_url = stack.enter_context(request.getfixturevalue("postgres").database_sync())
         system = stack.enter_context(System(broker_url, folder))
         crash_system = CrashTestSystem(system, broker_url, store_url)
         crash_system.start_manager().wait_for_log("leading")

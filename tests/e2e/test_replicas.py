@@ -39,7 +39,7 @@ def wait_for_work(system: System, second: Process) -> Callable[[], None]:
     for name in ("one", "two"):
         system.start_worker(name, 5, "my_tasks:handlers").wait_for_log("connected")
     tasks = [
-        {"id": n, "difficulty": 1, "type": "wait_for_work", "payload": {"seconds": 0.3}}
+        {"id": n, "difficulty": 1, "type": "work", "payload": {"seconds": 0.3}}
         for n in range(TASKS)
     ]
     system.start_cli("submit", system.write_file("tasks.json", json.dumps({"tasks": tasks})))

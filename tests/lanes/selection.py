@@ -10,7 +10,7 @@ UNIT, SIMULATION, SERVERS = LANES = ("unit", "simulation", "servers")
 # One xdist worker runs all tests of a group; `serial` has a group in each folder.
 SERIAL, CHAOS = "serial", "chaos"
 _GROUP = re.compile(rf"@({CHAOS}|{SERIAL}-\w+)$")
-DEFAULT_TIMEOUT = 60.0
+DEFAULT_TIMEOUT = 120.0
 
 
 def needs_broker(item: pytest.Item) -> bool:

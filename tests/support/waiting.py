@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from inspect import isawaitable
 
-WAIT_SECONDS = 45.0  # generous: the machine may be busy
+WAIT_SECONDS = 100.0  # generous: the machine may be busy
 _PAUSE_SECONDS, _ASYNC_PAUSE_SECONDS = 0.02, 0.005
 
 
