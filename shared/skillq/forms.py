@@ -35,6 +35,7 @@ from skillq.messages import (
     slug,
 )
 from skillq.messages.error_text import plain_error, quote_value, shorten, with_value
+from skillq.messages.non_finite import find_non_finite
 
 _MAX_SHOWN = 60
 
@@ -82,6 +83,14 @@ class TaskForm(Task):
         "unroutable_after",
         mode="before",
     )(_reject_boolean)
+
+    @field_validator("payload")
+    @classmethod
+    def _reject_non_finite(cls, payload: dict[str, Any]) -> dict[str, Any]:
+        found = find_non_finite(payload, "payload")
+        if found is not None:
+            raise ValueError(f"{found}, which JSON cannot express; write null or text instead")
+        return payload
 
 
 class WorkerForm(BaseModel):

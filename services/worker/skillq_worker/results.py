@@ -54,7 +54,7 @@ def make_result(
         fields["started_at"] = started_at
     if finished_at is not None:
         fields["finished_at"] = finished_at
-    # NaN and infinity become null, as in pydantic's models: JSON cannot express them.
+    # `to_output` has refused NaN and infinity. As in pydantic's models, they would become null here.
     return Result(attempt, outcome, finished_at, to_json(fields, inf_nan_mode="null"))
 
 

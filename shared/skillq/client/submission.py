@@ -31,6 +31,7 @@ from skillq.messages import (
     first_error,
     slug,
 )
+from skillq.messages.non_finite import find_non_finite
 from skillq.transport.base import Outgoing
 from skillq.transport.batching import check_readable
 
@@ -257,6 +258,7 @@ def _encode_task(task: Task) -> bytes:
         body = task.to_wire()
         if task.payload:
             check_readable(body)
+            _check_finite(task, body)
     except ValueError as error:
         raise UsageError(
             f"task {task.id}: its payload cannot be sent as JSON: {one_line(str(error))}"
@@ -267,3 +269,12 @@ def _encode_task(task: Task) -> bytes:
             "depend on fewer tasks, or on one that depends on them"
         )
     return body
+
+
+def _check_finite(task: Task, body: bytes) -> None:
+    """Refuse a task with NaN or infinity in its payload: they are written as null."""
+    found = find_non_finite(task.payload, "payload") if b"null" in body else None
+    if found is not None:
+        raise UsageError(
+            f"task {task.id}: {one_line(found)}, which JSON cannot express; send null or text instead"
+        )
