@@ -41,7 +41,7 @@ _MAX_SHOWN = 60
 
 
 def _reject_boolean(written: object) -> object:
-    """Refuse a boolean: YAML reads `yes` as true, which pydantic would accept as 1."""
+    """Refuse a boolean, which pydantic would accept as 1 or 0."""
     if isinstance(written, bool):
         raise ValueError(f"should be a number, not {str(written).lower()}")  # noqa: TRY004 - for pydantic
     return written
@@ -89,7 +89,9 @@ class TaskForm(Task):
     def _reject_non_finite(cls, payload: dict[str, Any]) -> dict[str, Any]:
         found = find_non_finite(payload, "payload")
         if found is not None:
-            raise ValueError(f"{found}, which JSON cannot express; write null or text instead")
+            raise ValueError(
+                f"{found.removeprefix('payload.')}, which JSON cannot express; write null or text instead"
+            )
         return payload
 
 

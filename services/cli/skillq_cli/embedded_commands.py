@@ -42,6 +42,7 @@ class RunSettings(BaseSettings):
 @json_option
 def demo(scenario: str, as_json: bool) -> int:
     """Run the tutorial in this process: three workers, three tasks."""
+    gc_tuning.collect_rarely()
     chosen = tutorial.SCENARIOS[scenario]
     return _run(chosen.work, chosen.policy, tutorial.TIME_SCALE, as_json)
 
@@ -53,6 +54,7 @@ def demo(scenario: str, as_json: bool) -> int:
 def run(file: Path, as_json: bool, **given: Any) -> int:
     """Run the workers and tasks of FILE (YAML or JSON) in this process."""
     settings = load_settings(RunSettings, given)
+    gc_tuning.collect_rarely()  # a file may have many tasks
     work = read_work_file(file)
     with naming_file(file):
         return _run(work, settings.policy, settings.time_scale, as_json)
@@ -61,6 +63,5 @@ def run(file: Path, as_json: bool, **given: Any) -> int:
 def _run(work: WorkFile, policy: str, time_scale: float, as_json: bool) -> int:
     with progress(len(work.tasks), quiet=as_json) as display:
         logs.configure("warning", "console")  # after the display has redirected standard error
-        gc_tuning.collect_rarely()
         ended = uvloop.run(run_embedded(work, POLICIES[policy](), time_scale, display.on_event))
     return print_outcome(work.run, ended, Counter(e.status for e in ended), as_json)

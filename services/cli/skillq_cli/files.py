@@ -1,10 +1,8 @@
 """Read users' files: workers and tasks in YAML or JSON, tasks in CSV."""
 
-import csv
-import io
 import json
-import re
-from collections.abc import Hashable, Sequence
+import stat
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,10 @@ from skillq.errors import UsageError
 from skillq.forms import WorkFile, explain_form, one_line, reject_duplicate_names
 from skillq.messages import shorten
 from skillq.transport.batching import check_readable
+from skillq_cli.csv_file import parse_csv
+from skillq_cli.yaml_file import parse_yaml
 
-_LIST_COLUMNS = {"requires", "depends_on"}  # in CSV, separated by spaces or semicolons
+MAX_FILE_BYTES = 128 * 1024 * 1024  # twice what one submission can hold
 _MAX_ALIAS_LENGTH = 20_000_000  # characters in all repeated parts of a file with aliases
 _EXAMPLE = {
     ".csv": "a heading and a line for each task: id,difficulty",
@@ -34,8 +34,9 @@ def read_work_file(path: Path) -> WorkFile:
         UsageError: the file is wrong; the message is one line with the file, the item and the remedy.
     """
     data = _read(path)
+    _check_has_work(path, data)
     tasks_path = path
-    if isinstance(data, dict) and isinstance(name := data.get("tasks"), str):
+    if isinstance(name := data.get("tasks"), str):
         tasks_path = path.parent / name
         data = data | {"tasks": _read_csv(tasks_path)}
     _check_encodable(path, data)
@@ -61,27 +62,56 @@ def _read(path: Path) -> Any:
             )
 
 
+def _check_has_work(path: Path, data: Any) -> None:
+    """Refuse what is no file of tasks, without its content: it may be any file, with secrets.
+
+    Raises:
+        UsageError: the file is not a mapping, or has none of the fields of a file of tasks.
+    """
+    known = tuple(WorkFile.model_fields)
+    if not isinstance(data, dict):
+        raise UsageError(f"{path}: should be a mapping with tasks, {_example(path)}")
+    if not any(get_close_matches(str(name).lower(), known, n=1) for name in data):
+        raise UsageError(f"{path}: tasks is missing; write tasks into it, {_example(path)}")
+
+
 def _check_encodable(path: Path, data: Any) -> None:
-    """Check that JSON can express all values: NaN, for one, would arrive as another value.
+    """Check that JSON can express all texts. The models of the fields check the numbers.
 
     Raises:
         UsageError: a value cannot be encoded.
     """
     try:
-        _check_aliases(data)
-        text = json.dumps(data, ensure_ascii=False, allow_nan=False, skipkeys=True, default=str)
+        text = json.dumps(data, ensure_ascii=False, skipkeys=True)
         check_readable(text.encode())
     except (ValueError, RecursionError) as error:
-        raise UsageError(
-            f"{path}: holds what no message can carry: {one_line(shorten(str(error), 200))}"
-        ) from error
+        raise _no_message_can_carry(path, str(error)) from error
 
 
-def _check_aliases(data: Any) -> None:
+def _no_message_can_carry(path: Path, problem: str) -> UsageError:
+    return UsageError(f"{path}: holds what no message can carry: {one_line(shorten(problem, 200))}")
+
+
+def _check_aliases(path: Path, data: Any) -> None:
     """Check the size of what YAML aliases repeat: a few lines can stand for gigabytes.
 
     Raises:
-        ValueError: the repeated parts are too large, or a part contains itself.
+        UsageError: the repeated parts are too large, or a part contains itself.
+    """
+    try:
+        repeated = _count_repeated(data)
+    except (ValueError, RecursionError) as error:
+        raise _no_message_can_carry(path, str(error)) from error
+    if repeated > _MAX_ALIAS_LENGTH:
+        problem = f"its aliases repeat {repeated} characters; write less, or refer to it"
+        raise _no_message_can_carry(path, problem)
+
+
+def _count_repeated(data: Any) -> int:
+    """Return how many characters stand in the file once and are repeated by aliases.
+
+    Raises:
+        ValueError: a part contains itself.
     """
     sizes: dict[int, int | None] = {}  # by identity; None while the size is computed
     repeated = 0
@@ -99,13 +129,12 @@ def _check_aliases(data: Any) -> None:
         return sizes[id(part)] or 0
 
     def item_size(value: Any) -> int:
-        if isinstance(value, dict | list | tuple):
+        if isinstance(value, dict | list):
             return 1 + size(value)
-        return 1 + (len(value) if isinstance(value, str | bytes) else 8)
+        return 1 + (len(value) if isinstance(value, str) else 8)
 
     item_size(data)
-    if repeated > _MAX_ALIAS_LENGTH:
-        raise ValueError(f"its aliases repeat {repeated} characters; write less, or refer to it")
+    return repeated
 
 
 def _read_non_empty(path: Path) -> str:
@@ -116,13 +145,16 @@ def _read_non_empty(path: Path) -> str:
 
 
 def _empty_file_text(path: Path) -> str:
-    suffix = path.suffix.lower()
-    return f"{path}: is empty; write tasks into it, {_EXAMPLE.get(suffix, _EXAMPLE['.yaml'])}"
+    return f"{path}: is empty; write tasks into it, {_example(path)}"
+
+
+def _example(path: Path) -> str:
+    return _EXAMPLE.get(path.suffix.lower(), _EXAMPLE[".yaml"])
 
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8-sig")
+        return _read_bytes(path).decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UsageError(f"{path}: there is no such file") from error
     except UnicodeDecodeError as error:
@@ -135,6 +167,32 @@ def _read_text(path: Path) -> str:
         raise UsageError(f"{one_line(str(path))}: is no name of a file: {error}") from error
 
 
+def _read_bytes(path: Path) -> bytes:
+    """Return the content of a regular file; others may have no end, or wait for a writer.
+
+    Raises:
+        UsageError: the file is not regular, or too large.
+    """
+    status = path.stat()
+    if not stat.S_ISREG(status.st_mode) and not stat.S_ISDIR(status.st_mode):
+        raise UsageError(
+            f"{path}: is no regular file but a device, a pipe or a socket; save its content in a file"
+        )
+    _check_size(path, status.st_size)
+    with path.open("rb") as file:
+        content = file.read(MAX_FILE_BYTES + 1)  # the size of some files is not what they contain
+    _check_size(path, len(content))
+    return content
+
+
+def _check_size(path: Path, size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise UsageError(
+            f"{path}: has {size} bytes; at most {MAX_FILE_BYTES} are allowed: "
+            "split it into several files"
+        )
+
+
 def _read_json(path: Path) -> Any:
     try:
         return json.loads(_read_non_empty(path), object_pairs_hook=reject_duplicate_names)
@@ -142,94 +200,26 @@ def _read_json(path: Path) -> Any:
         raise UsageError(f"{path}: is no JSON: {error}") from error
 
 
-class _Loader(yaml.SafeLoader):
-    """A YAML loader that reads `12:30`, `2026-01-01`, `010` and `+49` as text.
-
-    YAML 1.1 has times, dates and octal numbers. A repeated key in a mapping is an error; PyYAML would
-    take the last value.
-    """
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=True)
-            if isinstance(key, Hashable) and key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"{key!r} stands twice", key_node.start_mark
-                )
-            if isinstance(key, Hashable):
-                seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_TAG_PREFIX = "tag:yaml.org,2002:"
-_DROPPED_TAGS = {_TAG_PREFIX + name for name in ("int", "float", "timestamp", "merge", "value")}
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, form) for tag, form in resolvers if tag not in _DROPPED_TAGS]
-    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-}
-_Loader.add_implicit_resolver(
-    _TAG_PREFIX + "int",
-    re.compile(r"-?(?:0|[1-9][0-9]*)$"),
-    list("-0123456789"),
-)
-_Loader.add_implicit_resolver(
-    _TAG_PREFIX + "float",
-    re.compile(
-        r"(?:[-+]?(?:\.[0-9]+|(?:0|[1-9][0-9]*)\.[0-9]*)(?:[eE][-+]?[0-9]+)?"
-        r"|[-+]?(?:0|[1-9][0-9]*)[eE][-+]?[0-9]+|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))$"
-    ),
-    list("-+.0123456789"),
-)
-
-
 def _read_yaml(path: Path) -> Any:
+    text = _read_non_empty(path)
     try:
-        data = yaml.load(_read_non_empty(path), _Loader)  # noqa: S506 - a SafeLoader
+        data, has_aliases = parse_yaml(text)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        position = f", line {mark.line + 1}" if mark is not None else ""
-        raise UsageError(f"{path}{position}: is no YAML: {error.problem}") from error
+        mark = error.problem_mark  # at the end of a text, libyaml's is one line further
+        lines = len(text.splitlines())
+        position = f", line {min(mark.line + 1, lines)}" if mark is not None else ""
+        raise UsageError(f"{path}{position}: is no YAML: {one_line(str(error.problem))}") from error
     except yaml.reader.ReaderError as error:
         raise UsageError(
             f"{path}: is no YAML: character {error.position + 1} may not stand in it; "
             "is it a text file?"
         ) from error
-    except (RecursionError, ValueError) as error:
-        raise UsageError(f"{path}: is no YAML: {one_line(str(error))}") from error
-    except (AttributeError, LookupError, TypeError) as error:  # for example `!!timestamp soon`
-        raise UsageError(f"{path}: is no YAML: a tag does not fit its value ({error!r})") from error
     if data is None:  # for example a file of comments
         raise UsageError(_empty_file_text(path))
+    if has_aliases:
+        _check_aliases(path, data)
     return data
 
 
 def _read_csv(path: Path) -> list[dict[str, Any]]:
-    reader = csv.reader(io.StringIO(_read_non_empty(path), newline=""), strict=True)
-    try:
-        rows = ((reader.line_num, row) for row in reader if row)
-        heading = [name.strip() for name in next(rows)[1]]
-        for name in heading:
-            if name and heading.count(name) > 1:
-                raise UsageError(f"{path}: the heading has {name!r} twice")
-        return [_task_from_row(path, line, heading, row) for line, row in rows]
-    except csv.Error as error:
-        raise UsageError(f"{path}, line {reader.line_num}: is no CSV: {error}") from error
-
-
-def _task_from_row(
-    path: Path, line: int, heading: Sequence[str], row: Sequence[str]
-) -> dict[str, Any]:
-    if len(row) > len(heading):
-        raise UsageError(f"{path}, line {line}: has more fields than the heading")
-    task: dict[str, Any] = {
-        name: text.strip() for name, text in zip(heading, row, strict=False) if text.strip()
-    }
-    for name in _LIST_COLUMNS & task.keys():
-        task[name] = task[name].replace(";", " ").split()
-    if "payload" in task:
-        try:
-            task["payload"] = json.loads(task["payload"], object_pairs_hook=reject_duplicate_names)
-        except (ValueError, RecursionError) as error:
-            raise UsageError(f"{path}, line {line}: payload is no JSON: {error}") from error
-    return task
+    return parse_csv(path, _read_non_empty(path))

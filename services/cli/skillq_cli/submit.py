@@ -11,7 +11,7 @@ from skillq.client import Client, Receipt, RunResult
 from skillq.errors import UsageError
 from skillq.forms import WorkFile
 from skillq.messages.error_text import with_count
-from skillq.runtime import logs
+from skillq.runtime import gc_tuning, logs
 from skillq.runtime.settings import Settings, load_settings
 from skillq.summary import EndedTask
 from skillq.transport.rabbitmq import RabbitTransport
@@ -40,6 +40,7 @@ from skillq_cli.progress import progress
 def submit(file: Path, run_name: str | None, watch: bool, as_json: bool, **given: Any) -> int:
     """Submit the tasks of FILE (YAML, JSON or CSV) to the manager; its workers are left aside."""
     settings = load_settings(Settings, given)
+    gc_tuning.collect_rarely()  # a file may have many tasks
     work = read_work_file(file)
     if run_name is not None:
         work = _with_run_name(work, run_name)
