@@ -368,6 +368,8 @@ async def test_an_unknown_host_is_an_error_that_names_it() -> None:
     ],
 )
 def test_an_invalid_broker_url_is_an_error_that_hides_the_password(url: str) -> None:
-    with pytest.raises(UsageError, match="write amqp://user:password@host") as caught:
+    with pytest.raises(
+        UsageError, match=r"broker URL: .*should be amqp://user:password@host"
+    ) as caught:
         open_to(url)
     assert "hei" not in str(caught.value)

@@ -31,7 +31,8 @@ from pathlib import Path
 
 from skillq.runtime import logs
 from skillq.transport.rabbitmq import RabbitTransport
-from skillq_manager.store import MEMORY, open_store
+from skillq_manager.store import open_store
+from skillq_manager.store.url import MEMORY
 from tests.corpus.captured_runs import LAST_KEY, CapturedRuns, run_and_stop
 from tests.corpus.contents import (
     EXPECTED,

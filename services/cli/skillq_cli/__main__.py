@@ -5,13 +5,13 @@ Exit statuses: 0 done, 1 tasks failed, 2 usage, 3 unreachable, 130 interrupted. 
 
 import sys
 
-from skillq.runtime.stdio import replace_closed
+from skillq.runtime import stdio
 from skillq_cli.interrupt import exit_on_interrupt
 
 
 def main() -> None:
     """Run the command line and exit with its status."""
-    replace_closed()
+    stdio.prepare()
     exit_on_interrupt()
     from skillq_cli import command  # noqa: PLC0415 - after Ctrl-C is handled
 

@@ -3,17 +3,16 @@
 from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote
 
 import httpx
 
 from skillq import timings
 from skillq.errors import SkillqError, Unreachable, UsageError
 from skillq.forms import one_line
-from skillq.runtime.settings import without_password
+from skillq.urls import HTTP, ServerUrl, is_loopback
 from skillq_cli.settings import ApiSettings
 
-_LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 _MAX_PAGE = 1000
 
 
@@ -28,20 +27,11 @@ class Api:
     """A client of the manager's HTTP API, open between enter and exit."""
 
     def __init__(self, settings: ApiSettings) -> None:
-        self._shown_url = without_password(settings.api_url)
+        url = ServerUrl.parse(settings.api_url, HTTP)
+        self._shown_url = url.display
         token = settings.api_token.get_secret_value() if settings.api_token else ""
         self._has_token = bool(token)
-        headers = {"Accept": "application/json"}
-        if token:
-            headers["Authorization"] = f"Bearer {token}"
-        self._client = httpx.Client(
-            base_url=settings.api_url,
-            headers=httpx.Headers(headers, encoding="utf-8"),
-            # No connection is kept: the server may close a kept connection just before its next use.
-            limits=httpx.Limits(max_keepalive_connections=0),
-            # A proxy from the environment cannot reach a manager on this machine.
-            trust_env=urlsplit(settings.api_url).hostname not in _LOOPBACK,
-        )
+        self._client = _open_client(url, token)
 
     def __enter__(self) -> Self:
         return self
@@ -81,11 +71,13 @@ class Api:
         return self._request("DELETE", path, timings.API_LONG_SECONDS)
 
     def _request(self, method: str, path: Sequence[str], seconds: float, **arguments: Any) -> Json:
-        url_path = "/api/" + "/".join(quote(part, safe="") for part in path)
         try:
+            url_path = "/api/" + "/".join(quote(part, safe="") for part in path)
             response = self._client.request(
                 method, url_path, timeout=_timeout(seconds), **arguments
             )
+        except UnicodeEncodeError as error:
+            raise UsageError("an argument of the command is no UTF-8 text") from error
         except httpx.ReadTimeout as error:
             raise Unreachable(
                 f"the manager at {self._shown_url} has not answered for {seconds:g} s"
@@ -139,3 +131,31 @@ class Api:
 
 def _timeout(seconds: float) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=timings.CONNECT_SECONDS)
+
+
+def _open_client(url: ServerUrl, token: str) -> httpx.Client:
+    headers = {"Accept": "application/json"} | (
+        {"Authorization": f"Bearer {token}"} if token else {}
+    )
+    try:
+        return httpx.Client(
+            base_url=url.text,
+            headers=httpx.Headers(headers, encoding="utf-8"),
+            # No connection is kept: the server may close a kept connection just before its next use.
+            limits=httpx.Limits(max_keepalive_connections=0),
+            # A proxy from the environment cannot reach a manager on this machine.
+            trust_env=not is_loopback(url.hosts[0].name.strip("[]")),
+        )
+    except UnicodeEncodeError as error:
+        raise UsageError("--api-token (SKILLQ_API_TOKEN): is no UTF-8 text") from error
+    except ImportError as error:
+        raise UsageError(
+            "ALL_PROXY, HTTP_PROXY or HTTPS_PROXY names a SOCKS proxy, which httpx does not support as it is "
+            "installed: unset the variable for skillq, or pip install 'httpx[socks]'"
+        ) from error
+    except (ValueError, OSError, httpx.InvalidURL) as error:
+        # The error may quote the URL of the proxy, with its password.
+        raise UsageError(
+            "httpx cannot use ALL_PROXY, HTTP_PROXY, HTTPS_PROXY, SSL_CERT_FILE or SSL_CERT_DIR "
+            f"({type(error).__name__}): correct the variable, or unset it for skillq"
+        ) from error

@@ -11,13 +11,15 @@ import uvloop
 from skillq.errors import SkillqError, UsageError
 from skillq.runtime import gc_tuning, logs, stdio
 from skillq.runtime.clock import steady_clock
-from skillq.runtime.settings import load_settings, without_password
+from skillq.runtime.settings import load_settings
 from skillq.transport.rabbitmq import RabbitTransport
+from skillq.urls import display_url
 from skillq_manager.core.state import BACKLOG_FROM, BACKLOG_KEEP, State
 from skillq_manager.manager import Manager
 from skillq_manager.outbound.run_summary import SummaryPrinter
 from skillq_manager.settings import POLICIES, ManagerSettings
-from skillq_manager.store import MEMORY, open_store
+from skillq_manager.store import open_store
+from skillq_manager.store.url import MEMORY
 from skillq_manager.web.app import create_app
 from skillq_manager.web.server import serve
 
@@ -64,8 +66,8 @@ async def run(settings: ManagerSettings) -> None:
         log = structlog.get_logger()
         log.info(
             logs.Log.STARTED,
-            broker=without_password(settings.broker_url),
-            store=without_password(settings.store_url),
+            broker=display_url(settings.broker_url),
+            store=display_url(settings.store_url),
             policy=settings.policy,
         )
         _stop_on_signals(manager)
@@ -90,7 +92,7 @@ def _stop_on_signals(manager: Manager) -> None:
 
 def main() -> int:
     """Run the manager; return the exit status: 0, 2 (usage), 3 (other errors) or 130 (Ctrl-C)."""
-    stdio.replace_closed()
+    stdio.prepare()
     try:
         uvloop.run(run(load_settings(ManagerSettings)))
     except SkillqError as error:

@@ -1,23 +1,33 @@
 """The settings of the manager: command-line options and environment variables."""
 
-from ipaddress import ip_address
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import AfterValidator, Field, SecretStr, model_validator
 
 from skillq import timings
-from skillq.runtime.settings import Settings
+from skillq.errors import UsageError
+from skillq.runtime.settings import Settings, url_error
+from skillq.urls import is_loopback
 from skillq_manager.core.rules.matching import Arrival, BestFit, Policy
 from skillq_manager.core.rules.retry import RetryPolicy
+from skillq_manager.store.url import parse_store_url
 
 POLICIES: dict[str, type[Policy]] = {"best-fit": BestFit, "arrival": Arrival}
 _RETRIES = RetryPolicy()
 
 
+def _check_store_url(url: str) -> str:
+    try:
+        parse_store_url(url)
+    except UsageError as error:
+        raise url_error(str(error)) from error
+    return url
+
+
 class ManagerSettings(Settings):
     """What a user can set for a manager; the descriptions are the help texts of the options."""
 
-    store_url: str = Field(
+    store_url: Annotated[str, AfterValidator(_check_store_url)] = Field(
         "sqlite:///skillq.db",
         description="where tasks are kept: sqlite:///FILE, postgresql://… or memory://",
     )
@@ -71,11 +81,3 @@ class ManagerSettings(Settings):
                 "off loopback, set SKILLQ_API_TOKEN, which clients then send as a bearer token"
             )
         return self
-
-
-def is_loopback(host: str) -> bool:
-    """Return whether a host name or address is of this machine only."""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

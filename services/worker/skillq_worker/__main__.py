@@ -14,8 +14,9 @@ from skillq.errors import SkillqError, UsageError
 from skillq.messages import WorkerProfile, slug
 from skillq.runtime import gc_tuning, logs, stdio
 from skillq.runtime.clock import steady_clock
-from skillq.runtime.settings import load_settings, without_password
+from skillq.runtime.settings import load_settings
 from skillq.transport.rabbitmq import RabbitTransport
+from skillq.urls import display_url
 from skillq_worker.execution.executor import Executor, HandlerExecutor
 from skillq_worker.execution.handlers import load_handlers
 from skillq_worker.execution.simulation import Simulation
@@ -57,7 +58,7 @@ async def run(settings: WorkerSettings) -> None:
                 cancel_on_lost_lease=settings.on_lost_lease == "abort",
             )
             structlog.get_logger().info(
-                logs.Log.STARTED, worker=profile.title, broker=without_password(settings.broker_url)
+                logs.Log.STARTED, worker=profile.title, broker=display_url(settings.broker_url)
             )
             _stop_on_signals(worker)
             async with serve_health(settings.health_port, lambda: worker.is_ready):
@@ -105,7 +106,7 @@ def _stop_on_signals(worker: Worker) -> None:
 
 def main() -> int:
     """Run the worker's process and return its exit status: 0, 2 (usage), 3 or 130."""
-    stdio.replace_closed()
+    stdio.prepare()
     handlers = sys.argv[1] if len(sys.argv) > 1 else None
     try:
         uvloop.run(run(load_settings(WorkerSettings, {"handlers": handlers})))

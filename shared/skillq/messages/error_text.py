@@ -41,7 +41,8 @@ _TEXT_IF_EMPTY = {
     "string_too_short": "should not be empty",
     "too_short": "should have at least one item",
 }
-_WITHOUT_VALUE = {"missing", "extra_forbidden"}
+URL_ERROR = "url"
+_WITHOUT_VALUE = {"missing", "extra_forbidden", URL_ERROR}
 
 
 def shorten(text: str, width: int) -> str:

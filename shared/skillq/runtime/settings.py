@@ -9,35 +9,39 @@ Every field of a settings class is an option of the command line, `--broker-url`
 import os
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field, ValidationError
 from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.messages.error_text import plain_error, with_value
+from skillq.messages.error_text import URL_ERROR, plain_error, with_value
+from skillq.urls import BROKER, ServerUrl, UrlError, UrlKind
 
 PREFIX = "SKILLQ_"
 
 
-def without_password(url: str) -> str:
-    """Return the URL without its password, as it may be shown."""
-    before_host, at, host = url.rpartition("@")
-    scheme_name, separator, rest = before_host.partition("://")
-    scheme, user = (scheme_name + separator, rest) if separator else ("", scheme_name)
-    return f"{scheme}{user.partition(':')[0]}@{host}" if at else url
+def server_url(kind: UrlKind) -> AfterValidator:
+    """Return the check of a setting that is a URL of this kind."""
+
+    def check(url: str) -> str:
+        try:
+            ServerUrl.parse(url, kind)
+        except UrlError as error:
+            raise url_error(str(error)) from error
+        return url
+
+    return AfterValidator(check)
 
 
-def _check_broker_url(url: str) -> str:
-    parts = urlsplit(url)
-    if parts.scheme not in {"amqp", "amqps"} or not parts.hostname:
-        raise ValueError("should be amqp://user:password@host:5672/vhost or amqps://…")
-    return url
+def url_error(text: str) -> PydanticCustomError:
+    """Return the error of a URL that is refused: its message has no value, which may hold a password."""
+    return PydanticCustomError(URL_ERROR, "{text}", {"text": text})
 
 
-BrokerUrl = Annotated[str, AfterValidator(_check_broker_url)]
+BrokerUrl = Annotated[str, server_url(BROKER)]
 
 
 def read_test_variable(name: str) -> str | None:
@@ -45,18 +49,28 @@ def read_test_variable(name: str) -> str | None:
     return os.environ.get(PREFIX + name)
 
 
+def is_set(variable: str) -> bool:
+    """Return whether a variable of another program has a value."""
+    return bool(os.environ.get(variable))
+
+
 class _SecretFiles(PydanticBaseSettingsSource):
     """The source of settings that reads the file named by `SKILLQ_X_FILE` for a field x."""
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        path = os.environ.get(f"{PREFIX}{field_name.upper()}_FILE")
+        name = f"{PREFIX}{field_name.upper()}_FILE"
+        path = os.environ.get(name)
         if path is None:
             return None, field_name, False
         try:
-            return Path(path).read_text().strip(), field_name, False
+            return Path(path).read_text(encoding="utf-8").strip(), field_name, False
         except (OSError, ValueError) as error:  # there is no such file, or it is no text
+            # A value that is no full path may be the secret itself.
+            shown_path = (
+                path if path.startswith("/") and "@" not in path else "the file that it names"
+            )
             raise UsageError(
-                f"{PREFIX}{field_name.upper()}_FILE: cannot read {path}: "
+                f"{name}: cannot read {shown_path}: "
                 f"{getattr(error, 'strerror', None) or 'it is no UTF-8 text'}"
             ) from error
 
@@ -127,5 +141,5 @@ def _error_line(error: ValidationError) -> str:
         )  # several settings contradict each other, and the message names them
     name = str(first["loc"][0])
     value = first["input"]
-    text = with_value(first, without_password(value) if isinstance(value, str) else value)
+    text = with_value(first, "a URL" if isinstance(value, str) and "://" in value else value)
     return f"--{name.replace('_', '-')} ({PREFIX}{name.upper()}): {text}"

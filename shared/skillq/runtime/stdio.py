@@ -1,7 +1,34 @@
-"""Standard streams that may be closed, have no reader any more, or be on a full disk."""
+"""Standard streams that may be closed, have no reader any more, be on a full disk, or lack characters."""
 
+import codecs
+import json
 import os
 import sys
+from io import TextIOWrapper
+
+_ESCAPE = "skillq.escape"  # the name of an error handler of Python's codecs
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """Return the escapes of JSON for characters that an encoding lacks: JSON stays JSON."""
+    assert isinstance(error, UnicodeEncodeError)  # noqa: S101 - for mypy
+    return json.dumps(error.object[error.start : error.end])[1:-1], error.end
+
+
+codecs.register_error(_ESCAPE, _escape)
+
+
+def prepare() -> None:
+    """Prepare the standard streams of a process, before anything is opened or written."""
+    replace_closed()
+    escape_unencodable()
+
+
+def escape_unencodable() -> None:
+    """Let standard output and error escape characters that their encoding lacks, such as emoji in Latin-1."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors=_ESCAPE)
 
 
 def replace_closed() -> None:
@@ -22,6 +49,6 @@ def write_out(text: str) -> None:
         OSError: the text cannot be written; a later one may be.
     """
     with open(
-        sys.stdout.fileno(), "w", encoding="utf-8", errors="backslashreplace", closefd=False
+        sys.stdout.fileno(), "w", encoding=sys.stdout.encoding, errors=_ESCAPE, closefd=False
     ) as out:
         out.write(text)

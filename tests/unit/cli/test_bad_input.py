@@ -94,7 +94,10 @@ USAGE: dict[str, tuple[list[str], str]] = {
         "should be amqp://user:password@host:5672/vhost",
     ),
     "a broker without host": (["worker", "--broker-url", "amqp://"], "should be amqp://"),
-    "a port that is none": (["worker", "--broker-url", "amqp://me:secret@h:99999"], "not usable"),
+    "a port that is none": (
+        ["worker", "--broker-url", "amqp://me:secret@h:99999"],
+        "a port that is no number",
+    ),
     "off loopback without token": (["manager", "--http-host", "0.0.0.0"], "set SKILLQ_API_TOKEN"),
     "a port of the moon": (["manager", "--http-port", "65536"], "--http-port"),
     "a run without name": (["submit", "tutorial.yaml", "--run", "…"], "--run: '…' makes no name"),

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field, SecretStr, model_validator
 
 from skillq.errors import UsageError
-from skillq.runtime.settings import Settings, load_settings, without_password
+from skillq.runtime.settings import Settings, load_settings
 
 
 class ExampleSettings(Settings):
@@ -89,21 +89,6 @@ def test_an_invalid_broker_url_is_refused_without_showing_its_password(url: str)
     line = settings_error(broker_url=url)
     assert line.startswith("--broker-url (SKILLQ_BROKER_URL): should be amqp://user:password@")
     assert "secret" not in line
-
-
-@pytest.mark.parametrize(
-    ("url", "shown"),
-    [
-        ("amqp://me:secret@host:5672/v", "amqp://me@host:5672/v"),
-        ("amqp://me:se:cr@t@host", "amqp://me@host"),
-        ("amqp://me@host", "amqp://me@host"),
-        ("amqp://host/v", "amqp://host/v"),
-        ("amqps://:secret@host", "amqps://@host"),
-        ("me:secret@host", "me@host"),
-    ],
-)
-def test_a_url_is_shown_without_its_password(url: str, shown: str) -> None:
-    assert without_password(url) == shown
 
 
 def test_unknown_variables_are_ignored(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,8 +2,7 @@
 
 from skillq_manager.store.base import Store
 from skillq_manager.store.memory import MemoryStore
-
-MEMORY = "memory://"
+from skillq_manager.store.url import MEMORY
 
 
 def open_store(url: str, *, connect_timeout: float) -> Store:

@@ -17,8 +17,8 @@ from skillq.errors import Unreachable, UsageError
 from skillq.forms import one_line
 from skillq.messages import shorten
 from skillq.messages.error_text import with_value
+from skillq.urls import is_loopback
 from skillq_manager.manager import Manager
-from skillq_manager.settings import is_loopback
 from skillq_manager.web import actions, api, metrics, views
 from skillq_manager.web.lookup import ManagerDependency
 from skillq_manager.web.unreadable import BrowsableTransport, UnreadableMessages

@@ -4,10 +4,10 @@ See docs/adr/0008-one-sql-layer-for-both-databases.md and docs/adr/0009-keep-lea
 """
 
 import asyncio
+import getpass
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import asyncpg  # type: ignore[import-untyped]
@@ -18,12 +18,13 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 
 from skillq import timings
 from skillq.errors import SkillqError, Unreachable, UsageError
-from skillq.runtime.settings import without_password
+from skillq.runtime.certificates import check_certificates
+from skillq.runtime.settings import is_set
+from skillq.urls import POSTGRESQL, ServerUrl
 from skillq_manager.store.base import LeadershipLost, StoreFailed
 from skillq_manager.store.sql import migrate
 from skillq_manager.store.sql.database import T, Work, first_line, translate_database_errors
 
-SCHEMES = ("postgresql", "postgres")
 READ_CONNECTIONS = 4
 _MIGRATION_LOCK = 0x736B696C6C71  # the number of the advisory lock
 
@@ -54,10 +55,12 @@ class Postgresql:
     """Implements `skillq_manager.store.sql.database.Database` on a PostgreSQL server."""
 
     def __init__(self, url: str, *, lease_seconds: float, connect_timeout: float) -> None:
-        self._url = url
-        self._location = without_password(url)
+        self._url = ServerUrl.parse(url, POSTGRESQL)
+        self._location = self._url.display
         self._lease_seconds = lease_seconds
         self._connect_timeout = connect_timeout
+        self._options = {name: values[-1] for name, values in self._url.options.items()}
+        self._check_options()
         self._holder = uuid4().hex
         self._epoch: int | None = None  # None if this manager does not lead, as far as it knows
         self._active: set[asyncio.Task[Any]] = set()
@@ -79,7 +82,7 @@ class Postgresql:
     def _engine(self, settings: dict[str, str], connections: int, **options: object) -> AsyncEngine:
         async def connect() -> asyncpg.Connection:
             return await asyncpg.connect(
-                self._url,
+                self._url.text,
                 timeout=max(
                     timings.MIN_CONNECT_SECONDS,
                     min(timings.CONNECT_SECONDS, self._connect_timeout),
@@ -96,6 +99,26 @@ class Postgresql:
             pool_timeout=timings.DATABASE_POOL_SECONDS,
             **options,
         )
+
+    def _check_options(self) -> None:
+        """Refuse a URL for which the driver would blame the network, or fail without a reason."""
+        location = f"store URL {self._location!r}"
+        check_certificates(
+            location,
+            self._options,
+            authorities=("sslrootcert", "sslcrl"),
+            certificate="sslcert",
+            key="sslkey",
+            password=self._options.get("sslpassword", ""),
+        )
+        if not (self._url.user or {"user", "service"} & self._options.keys() or is_set("PGUSER")):
+            try:
+                getpass.getuser()  # as the driver does
+            except (KeyError, OSError) as error:
+                raise UsageError(
+                    f"{location}: it names no user, and the user of this process has no name; "
+                    f"write {POSTGRESQL.example}"
+                ) from error
 
     # --- Open and close
 
@@ -127,7 +150,7 @@ class Postgresql:
         """Return the error for a cause that does not go away by waiting."""
         message = first_line(cause)
         if isinstance(cause, asyncpg.InvalidAuthorizationSpecificationError):
-            user = urlsplit(self._url).username or "by default"
+            user = self._url.user or self._options.get("user") or "by default"
             return Unreachable(
                 f"PostgreSQL at {self._location} refuses user {user}: {message}; check name and password"
             )

@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from urllib.parse import unquote
 
 from sqlalchemy import Connection, Engine, create_engine, event, inspect
 from sqlalchemy.exc import DatabaseError, DBAPIError, OperationalError
@@ -25,7 +24,6 @@ from skillq.errors import UsageError
 from skillq_manager.store.sql import migrate
 from skillq_manager.store.sql.database import T, Work, first_line, translate_database_errors
 
-PREFIX = "sqlite:///"
 READ_THREADS = 3
 
 _OLDEST_SQLITE = (3, 33)  # the first release with UPDATE … FROM
@@ -39,19 +37,10 @@ _PRAGMAS = (
 
 
 class Sqlite:
-    """Implements `skillq_manager.store.sql.database.Database` on one SQLite file.
+    """Implements `skillq_manager.store.sql.database.Database` on one SQLite file."""
 
-    Raises:
-        UsageError: The URL names no file, or has options.
-    """
-
-    def __init__(self, url: str) -> None:
-        name = unquote(url.removeprefix(PREFIX))
-        if not url.startswith(PREFIX) or not name or "?" in url:
-            raise UsageError(
-                f"store URL {url!r}: write sqlite:///FILE, with four / for a full path, and no options"
-            )
-        self._file = Path(name).resolve()
+    def __init__(self, file: Path) -> None:
+        self._file = file
         self._lock = _FileLock(self._file)
         self._write_thread = ThreadPoolExecutor(1, thread_name_prefix="store")
         self._read_threads = ThreadPoolExecutor(READ_THREADS, thread_name_prefix="view")

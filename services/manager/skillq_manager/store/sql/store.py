@@ -6,6 +6,7 @@ See docs/adr/0008-one-sql-layer-for-both-databases.md.
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import TracebackType
 from typing import Self
 
@@ -13,7 +14,6 @@ from sqlalchemy import Connection
 
 from skillq import timings
 from skillq.errors import UsageError
-from skillq.runtime.settings import without_password
 from skillq_manager.core.commands import Command, RefillRequest
 from skillq_manager.core.events import BacklogPage, BacklogSummary, StoredStatus
 from skillq_manager.core.model import TaskKey
@@ -33,6 +33,7 @@ from skillq_manager.store.sql.body_cache import BodyCache
 from skillq_manager.store.sql.database import Database
 from skillq_manager.store.sql.sqlite import Sqlite
 from skillq_manager.store.sql.writes import Group, WriteBatch
+from skillq_manager.store.url import parse_store_url
 
 LOAD_PAGE = 2000  # tasks that one query loads
 BRIEF_LOOKUP = 100  # so many tasks are looked up in a short time
@@ -186,18 +187,16 @@ class SqlStore:
 
 
 def _database(url: str, lease_seconds: float, connect_timeout: float) -> Database:
-    scheme, _, _ = url.partition(":")
-    if scheme == "sqlite":
-        return Sqlite(url)
-    if scheme in {"postgresql", "postgres"}:
-        # Only a manager on PostgreSQL needs the driver.
-        from skillq_manager.store.sql.postgresql import Postgresql  # noqa: PLC0415
+    try:
+        place = parse_store_url(url)
+    except UsageError as error:
+        raise UsageError(f"store URL: {error}") from error
+    if isinstance(place, Path):
+        return Sqlite(place)
+    # Only a manager on PostgreSQL needs the driver.
+    from skillq_manager.store.sql.postgresql import Postgresql  # noqa: PLC0415
 
-        return Postgresql(url, lease_seconds=lease_seconds, connect_timeout=connect_timeout)
-    raise UsageError(
-        f"store URL {without_password(url)!r}: should be memory://, sqlite:///FILE "
-        "or postgresql://user:password@host:5432/database"
-    )
+    return Postgresql(url, lease_seconds=lease_seconds, connect_timeout=connect_timeout)
 
 
 def _is_storable(*names: str | None) -> bool:
