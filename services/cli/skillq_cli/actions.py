@@ -11,10 +11,10 @@ from typing import Any, Literal
 import click
 
 from skillq.errors import UsageError
-from skillq.forms import one_line
 from skillq.runtime.settings import load_settings
 from skillq_cli.api import Api, Json, Refused
 from skillq_cli.options import settings_options
+from skillq_cli.output import write_note, write_text
 from skillq_cli.queries import to_json
 from skillq_cli.settings import ApiSettings
 from skillq_cli.task_names import TaskName, run_name, run_option, task_name
@@ -178,12 +178,12 @@ def _batches(names: Sequence[TaskName]) -> Iterator[list[TaskName]]:
 def _print_outcome(outcome: _ActionOutcome, parked: bool, as_json: bool) -> int:
     if as_json:
         answer = {outcome.verb: outcome.count, "refused": outcome.refused}
-        click.echo(to_json(answer, indent=2))
+        write_text(to_json(answer, indent=2))
     else:
         for refused in outcome.refused:
-            click.echo(one_line(f"skillq: {_refused_name(refused)}: {refused['reason']}"), err=True)
+            write_note(f"skillq: {_refused_name(refused)}: {refused['reason']}")
         noun = "message" if parked else "task"
-        click.echo(
+        write_text(
             f"{outcome.count} {noun}{'' if outcome.count == 1 else 's'} {_DONE_WORDS[outcome.verb, parked]}"
         )
     return NOT_ALL_DONE if outcome.refused else 0

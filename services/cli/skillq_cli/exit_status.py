@@ -1,7 +1,6 @@
 """Print the outcome of a run, and derive the exit status of a command from it."""
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,9 +8,9 @@ from pathlib import Path
 import click
 
 from skillq.errors import UsageError
-from skillq.forms import one_line
 from skillq.messages import TaskStatus
 from skillq.summary import EndedTask, success_rate, summary
+from skillq_cli.output import write_line
 
 TASKS_FAILED = 1
 
@@ -35,14 +34,9 @@ def print_outcome(
     if as_json:
         tasks = [e._asdict() for e in ended]
         rate = round(success_rate(counts), 2)
-        print_line(json.dumps({"run": run, "success_rate": rate, "counts": counts, "tasks": tasks}))
+        write_line(json.dumps({"run": run, "success_rate": rate, "counts": counts, "tasks": tasks}))
     else:
         for line in summary(ended, counts):
-            print_line(line)
+            write_line(line)
     all_succeeded = all(status is TaskStatus.SUCCEEDED for status, n in counts.items() if n)
     return 0 if all_succeeded else TASKS_FAILED
-
-
-def print_line(line: str) -> None:
-    """Print a text as one line, without control characters."""
-    sys.stdout.write(one_line(line) + "\n")

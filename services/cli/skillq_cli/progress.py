@@ -15,6 +15,7 @@ from rich.text import Text
 
 from skillq.forms import one_line
 from skillq.messages import TaskEvent, TaskStatus
+from skillq_cli.output import write_line
 
 _MAX_NAMED_TASKS = 100  # with more tasks, plain lines give numbers instead of names
 _MAX_SHOWN_TASKS = 12  # running tasks that the live view names
@@ -57,21 +58,16 @@ class _PlainProgress:
         if self._total > _MAX_NAMED_TASKS:
             self._count(event)
         elif event.status is TaskStatus.ASSIGNED:
-            _print_line(f"task {event.id}: assigned to {event.worker}")
+            write_line(f"task {event.id}: assigned to {event.worker}")
         elif event.status.is_terminal or (event.status is TaskStatus.READY and event.reason):
             reason = f" ({event.reason})" if event.reason else ""
             status = "to be retried" if event.status is TaskStatus.READY else event.status
-            _print_line(f"task {event.id}: {status}{reason}")
+            write_line(f"task {event.id}: {status}{reason}")
 
     def _count(self, event: TaskEvent) -> None:
         step = max(1, self._total // 10)
         if event.status.is_terminal and self._ended % step == 0:
-            _print_line(f"{self._ended} of {self._total} tasks have ended")
-
-
-def _print_line(line: str) -> None:
-    sys.stdout.write(one_line(line) + "\n")
-    sys.stdout.flush()
+            write_line(f"{self._ended} of {self._total} tasks have ended")
 
 
 class _LiveProgress:

@@ -20,6 +20,7 @@ from skillq.runtime.settings import load_settings
 from skillq_cli import tables
 from skillq_cli.api import Api, Json
 from skillq_cli.options import settings_options
+from skillq_cli.output import write_note, write_text
 from skillq_cli.settings import ApiSettings
 from skillq_cli.task_names import run_option, task_name
 
@@ -172,7 +173,7 @@ def _show(options: QueryOptions, fetch: Fetch, draw: Draw) -> None:
             with _until_interrupted():
                 (_watch_json if options.as_json else _watch_table)(api, answer, fetch, draw)
         elif options.as_json:
-            click.echo(to_json(answer, indent=2))
+            write_text(to_json(answer, indent=2))
         else:
             _print(_console(), draw(answer))
             _hint_at_more(answer)
@@ -180,7 +181,7 @@ def _show(options: QueryOptions, fetch: Fetch, draw: Draw) -> None:
 
 def _hint_at_more(answer: Json) -> None:
     if answer.get("next_cursor") is not None:
-        click.echo("There are more: --all shows them, or a larger --limit.", err=True)
+        write_note("There are more: --all shows them, or a larger --limit.")
 
 
 def _watch_json(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
@@ -189,9 +190,9 @@ def _watch_json(api: Api, answer: Json, fetch: Fetch, draw: Draw) -> None:
     for current in _poll_answers(api, answer, fetch):
         line = None if isinstance(current, Unreachable) else to_json(current)
         if line is None and last_line is not None:
-            click.echo(str(current), err=True)
+            write_note(str(current))
         elif line is not None and line != last_line:
-            click.echo(line)
+            write_text(line)
         last_line = line
 
 
@@ -245,7 +246,7 @@ def _print(console: Console, renderable: RenderableType) -> None:
     with console.capture() as captured:
         console.print(renderable)
     # The padding of cells is cut off: the widest cell may be very wide.
-    click.echo("\n".join(map(str.rstrip, captured.get().splitlines())))
+    write_text("\n".join(map(str.rstrip, captured.get().splitlines())))
 
 
 def to_json(answer: Json, indent: int | None = None) -> str:

@@ -19,11 +19,11 @@ from skillq_cli.exit_status import (
     file_argument,
     json_option,
     naming_file,
-    print_line,
     print_outcome,
 )
 from skillq_cli.files import read_work_file
 from skillq_cli.options import settings_options
+from skillq_cli.output import write_line
 from skillq_cli.progress import progress
 
 
@@ -97,18 +97,18 @@ def _ended_tasks(work: WorkFile, result: RunResult) -> list[EndedTask]:
 def _print_receipt(work: WorkFile, receipt: Receipt | None, as_json: bool) -> None:
     if as_json:
         answer = {"accepted": receipt.accepted, "known": receipt.known} if receipt else None
-        print_line(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
+        write_line(json.dumps({"run": work.run, "tasks": len(work.tasks), "answer": answer}))
     elif receipt is None:
-        print_line(
+        write_line(
             f"{with_count(len(work.tasks), 'task')} with the broker; no manager has answered yet"
         )
     elif receipt.accepted or not receipt.known:
-        print_line(
+        write_line(
             f"{with_count(receipt.accepted, 'task')} accepted in run {work.run}"
             + _known_text(receipt)
         )
     else:
-        print_line(
+        write_line(
             f"nothing new: run {work.run} had all {receipt.known} tasks already; "
             "--run NAME makes another run of them"
         )
