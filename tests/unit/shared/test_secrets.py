@@ -8,7 +8,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from skillq.errors import UsageError
-from skillq.runtime.settings import Settings, load_settings
+from skillq.runtime.settings import Environment, Settings, load_settings
 from skillq.transport.rabbitmq.url import BrokerAddress
 from skillq.urls import BROKER, HTTP, POSTGRESQL, ServerUrl, UrlError, UrlKind, display_url
 from skillq_cli.settings import ApiSettings
@@ -18,7 +18,7 @@ from skillq_manager.store.sql.store import SqlStore
 ENCODE = "a character of the password has to be written as %XX"
 WINDOW = 4  # so many characters in a row of a password are a part of it
 RAW = [*"/#?[]\\@ \n\t\x00", "://", "\ud800"]
-SETTINGS = {
+SETTINGS: dict[str, tuple[str, type[Environment]]] = {
     "amqp": ("broker_url", Settings),
     "postgresql": ("store_url", ManagerSettings),
     "http": ("api_url", ApiSettings),
