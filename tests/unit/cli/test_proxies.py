@@ -50,7 +50,7 @@ def test_a_variable_that_httpx_cannot_use_is_one_line_without_its_value(
 
 
 @pytest.fixture
-async def proxy(hasty_server: None) -> AsyncIterator[tuple[str, list[bytes]]]:
+async def proxy() -> AsyncIterator[tuple[str, list[bytes]]]:
     """The address of a proxy that refuses, and what it was asked."""
     asked: list[bytes] = []
 

@@ -66,7 +66,7 @@ def terminal(
 
 
 @pytest.fixture
-async def manager_url(hasty_server: None) -> AsyncIterator[str]:
+async def manager_url(fast_server_stop: None) -> AsyncIterator[str]:
     """The address of a manager with a task, a worker and a result that have an emoji."""
     logs.configure("error", "json")
     async with ApiHarness() as desk, serve(desk.app, "127.0.0.1", 0) as (host, port):
