@@ -25,6 +25,7 @@ from tests.chaos.task_stream import HANDLERS, RUN
 from tests.e2e.broker_faults import BrokerFaults
 from tests.e2e.processes import System
 from tests.support.broker import find_broker
+from tests.support.postgres import Postgres
 
 MINUTES = float(os.environ.get("SKILLQ_TEST_CHAOS_MINUTES", "0.8"))  # of faults, per store
 SEED = int(os.environ.get("SKILLQ_TEST_CHAOS_SEED") or SystemRandom().randrange(1_000_000))
@@ -58,7 +59,8 @@ def chaos_system(
         broker_url = stack.enter_context(broker_faults.broker.vhost())
         store_url, managers = "sqlite:///skillq.db", ["manager"]
         if request.param == "postgresql":
-            store_url = stack.enter_context(request.getfixturevalue("postgres").database_sync())
+            postgres: Postgres = request.getfixturevalue("postgres")
+            store_url = stack.enter_context(postgres.database_sync())
             managers = ["manager-0", "manager-1"]
         system = stack.enter_context(System(broker_url, tmp_path))
         chaos_system = ChaosSystem(

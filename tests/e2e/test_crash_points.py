@@ -18,6 +18,7 @@ from skillq.transport.rabbitmq import RabbitTransport
 from tests.e2e.conftest import prepare_folder
 from tests.e2e.processes import Process, System, start_counts
 from tests.support.broker import Broker
+from tests.support.postgres import Postgres
 from tests.support.waiting import until
 
 pytestmark = [pytest.mark.e2e, pytest.mark.rabbitmq, pytest.mark.timeout(120)]
@@ -102,7 +103,8 @@ def crash_system(
         broker_url = stack.enter_context(broker.vhost())
         store_url = "sqlite:///skillq.db"
         if request.param == "postgresql":
-            store_url = stack.enter_context(request.getfixturevalue("postgres").database_sync())
+            postgres: Postgres = request.getfixturevalue("postgres")
+            store_url = stack.enter_context(postgres.database_sync())
         system = stack.enter_context(System(broker_url, folder))
         crash_system = CrashTestSystem(system, broker_url, store_url)
         crash_system.start_manager().wait_for_log("leading")
