@@ -41,19 +41,19 @@ async def test_a_summary_is_printed_without_control_characters_of_users(
 
 
 @pytest.fixture(params=["its reader has gone", "the disk is full"])
-def broken_stdout(request: pytest.FixtureRequest) -> Iterator[io.FileIO]:
+def broken_stdout(request: pytest.FixtureRequest) -> Iterator[io.TextIOWrapper]:
     if request.param == "the disk is full":
         out = os.open("/dev/full", os.O_WRONLY)
     else:
         reading, out = os.pipe()
         os.close(reading)
-    with io.FileIO(out, "w") as file:
+    with open(out, "w", encoding="utf-8") as file:  # noqa: PTH123 - it has a descriptor, and no path
         yield file
 
 
 async def test_a_summary_that_cannot_be_written_is_logged_and_the_next_one_is_printed(
     store: MemoryStore,
-    broken_stdout: io.FileIO,
+    broken_stdout: io.TextIOWrapper,
     capfd: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
