@@ -28,7 +28,7 @@ class UrlError(ValueError):
 
 
 class UrlKind(NamedTuple):
-    """What the URLs of one kind of server look like."""
+    """The form of the URLs of one kind of server."""
 
     schemes: tuple[str, ...]
     example: str

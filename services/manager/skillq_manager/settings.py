@@ -25,7 +25,7 @@ def _check_store_url(url: str) -> str:
 
 
 class ManagerSettings(Settings):
-    """What a user can set for a manager; the descriptions are the help texts of the options."""
+    """The settings of a manager; the descriptions are the help texts of the options."""
 
     store_url: Annotated[str, AfterValidator(_check_store_url)] = Field(
         "sqlite:///skillq.db",

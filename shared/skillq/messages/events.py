@@ -31,7 +31,7 @@ class TaskEvents(WireModel):
 
 
 class WorkerEventKind(StrEnum):
-    """What happened to a worker."""
+    """An event in the life of a worker."""
 
     CONNECTED = "connected"
     DISCONNECTED = "disconnected"

@@ -93,7 +93,7 @@ STATUS_TEXT: Mapping[TaskStatus | Outcome, str] = {
 
 
 class Unroutable(StrEnum):
-    """What the manager does with a task that no connected worker can do."""
+    """The policy for a task that no connected worker can do."""
 
     WAIT = "wait"
     REJECT = "reject"  # dead-letter the task

@@ -15,7 +15,7 @@ FIRST: DispatchKey = (-(2**31), 0)  # less than or equal to the key of any task
 
 
 class Need(NamedTuple):
-    """What a task asks of a worker. Ready tasks with equal needs are in one task queue."""
+    """The requirements of a task for its worker. Ready tasks with equal needs are in one task queue."""
 
     type: str
     difficulty: int
@@ -30,7 +30,7 @@ class Need(NamedTuple):
 
 
 class Skills(NamedTuple):
-    """What a worker can do. Workers with equal skills are in one worker pool."""
+    """The abilities of a worker. Workers with equal skills are in one worker pool."""
 
     skill: int
     specialties: frozenset[str]
@@ -48,7 +48,7 @@ class Skills(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a task says of its attempts. Many tasks share one object. Times are in seconds."""
+    """The limits of a task for its attempts. Many tasks share one object. Times are in seconds."""
 
     max_attempts: int
     timeout: float | None

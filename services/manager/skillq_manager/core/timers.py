@@ -9,7 +9,7 @@ from skillq_manager.core.model import TaskEntry
 
 
 class TimerKind(Enum):
-    """What is due for a task when a timer ends."""
+    """The kind of work that is due for a task when a timer ends."""
 
     RETRY = auto()  # the back-off is over
     DEADLINE = auto()  # the deadline of the task is over

@@ -11,7 +11,7 @@ from skillq.messages import Lease
 
 
 class LeaseVerdict(Enum):
-    """What the silence of a worker means."""
+    """The judgement on the silence of a worker."""
 
     ALIVE = "alive"
     SUSPECT = "suspect"  # the worker gets nothing new
