@@ -36,11 +36,12 @@ def test_a_worker_that_leaves_returns_what_it_has_not_started_and_no_failure_is_
     system: System,
 ) -> None:
     manager = system.start_manager()
-    leaving = system.start_worker("leaving", 5, "my_tasks:handlers")
+    # It must not be suspect before the task is submitted, however slow the machine is.
+    lease = {"suspect_after": 120, "dead_after": 240}
+    leaving = system.start_worker("leaving", 5, "my_tasks:handlers", **lease)
     leaving.wait_for_log("connected")
-    leaving.signal(
-        signal.SIGSTOP
-    )  # so that it reads the assignment and the signal at the same time
+    # It reads the assignment and the second signal at the same time.
+    leaving.signal(signal.SIGSTOP)
     system.start_watching_submit(write_tasks(system, 1))
     manager.wait_for_log("task_assigned")
     leaving.signal(signal.SIGTERM)
