@@ -269,6 +269,18 @@ def test_a_reserved_worker_takes_aged_tasks_of_the_backlog(do: BacklogDriver) ->
     assert done == task_ids(10)
 
 
+def test_a_backlog_that_no_reserved_worker_can_do_is_not_loaded_for_ageing(
+    do: BacklogDriver,
+) -> None:
+    submit_tasks(do, 10, difficulty=9)
+    do.restart_manager()
+    loaded = set(do.state.tasks.live)
+    for _ in range(50):
+        do(connect("bob", 4, reserve=2))
+        assert not pick(do(after=2.0), c.Assign)
+    assert set(do.state.tasks.live) == loaded
+
+
 def test_a_task_queue_with_a_backlog_is_kept_when_empty_task_queues_are_removed(
     do: BacklogDriver,
 ) -> None:
